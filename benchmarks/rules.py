@@ -1,0 +1,83 @@
+"""What each rule is worth on each CPU engine: all rules against all but one, interleaved in one run.
+
+    python -m benchmarks.rules [RECIPE ...] [--backends openvino,onnxruntime] [--batch 1,8] [--seconds 20]
+
+A ratio above 1 says that the engine is slower without the rule; an interval that holds 1 decides nothing. `bare` is
+the graph with no rule at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import common
+from mlpdeploy.engine.backend import Batch, backends
+from mlpdeploy.evidence import timing
+from mlpdeploy.graph.rewrite import LAYOUT, all_rules
+
+CHOSEN = ("vip_s7", "mixer_s32", "resmlp_12", "gmlp_s16")
+ALL, BARE = "all rules", "bare"
+
+
+def variants(fired: dict[str, int]) -> dict[str, tuple[str, ...]]:
+    """What to disable, by contender: nothing, each rule that fired, everything."""
+    named = {ALL: ()} | {f"without {name}": (name,) for name, count in fired.items() if count}
+    return named | {BARE: (*all_rules(), LAYOUT)}
+
+
+def measure(name: str, backend: str, sizes: list[int], seconds: float, seed: int, threads: int) -> dict[str, Any]:
+    """By batch size: the latency of each variant and its ratio to all rules."""
+    network, spec = common.load(name, seed)
+    traced = common.traced(network, spec)
+    emitted, rewritten = common.ours(traced, "fp32")
+    graphs = {ALL: emitted}
+    for label, disabled in variants({report.name: report.fired for report in rewritten.report}).items():
+        if label != ALL:
+            graphs[label] = common.ours(traced, "fp32", disabled)[0]
+    batch = Batch(min(sizes), sizes[0], max(sizes))
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        engines = {
+            label: stack.enter_context(
+                common.engine(backends()[backend], graph, "fp32", batch, threads, folder / str(index))
+            )
+            for index, (label, graph) in enumerate(graphs.items())
+        }
+        found = {}
+        for size in sizes:
+            taken = timing.measure(engines, common.inputs(spec, size, seed), rounds=200, seconds=seconds, seed=seed)
+            found[f"batch {size}"] = taken.to_json(ALL)
+    return {"fired": {report.name: report.fired for report in rewritten.report}, **found}
+
+
+def main() -> None:
+    parser = common.parser(__doc__, CHOSEN)
+    parser.add_argument("--backends", default="openvino,onnxruntime")
+    parser.add_argument("--batch", default="1,8")
+    parser.add_argument("--seconds", type=float, default=20, help="budget of one measurement (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+    sizes = [int(size) for size in arguments.batch.split(",")]
+    results: dict[str, Any] = {}
+    with timing.pinned(arguments.threads):
+        torch.set_num_threads(arguments.threads)
+        for name in arguments.recipes:
+            for backend in arguments.backends.split(","):
+                row = measure(name, backend, sizes, arguments.seconds, arguments.seed, arguments.threads)
+                results.setdefault(name, {})[backend] = row
+                for size in sizes:
+                    for label, times in row[f"batch {size}"].items():
+                        ratio = times.get("ratio")
+                        verdict = "" if ratio is None else f"{ratio['value']:.3f} {ratio['verdict']}"
+                        print(f"{name:12s} {backend:12s} {size:3d} {label:40s} {times['median_ms']:9.2f} ms {verdict}")
+    settings = {"precision": "fp32", "threads": arguments.threads, "seconds": arguments.seconds, "baseline": ALL}
+    print(common.write("rules", results, settings, arguments.out))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,5 @@
+"""`python -m mlpdeploy`."""
+
+from mlpdeploy.cli import main
+
+main()

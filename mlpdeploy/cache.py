@@ -1,0 +1,91 @@
+"""When two builds are the same: a key over everything that an artifact's content depends on.
+
+The key of a recipe or a timm model is had without importing torch, which is what makes a second build a matter of a
+second. A user's network is code that may depend on anything, so its key needs the traced graph and its weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlpdeploy import recipe, store
+from mlpdeploy.engine.backends import _nvidia
+from mlpdeploy.errors import CheckpointError
+from mlpdeploy.selection import Selection
+
+if TYPE_CHECKING:
+    from mlpdeploy.graph.trace import Traced
+
+LIBRARIES = ("torch", "timm", "numpy", "onnx", "onnxscript", "safetensors")
+
+
+def key(selection: Selection, backend_versions: Mapping[str, str], fingerprint: str | None = None) -> str:
+    """The key of a selection whose backend is decided; `fingerprint` is needed for a user's network."""
+    content: dict[str, Any] = {
+        "schema": store.SCHEMA,
+        "selection": selection.to_json() | {"checkpoint": None},
+        "checkpoint": None if selection.checkpoint is None else checkpoint_sha256(selection.checkpoint),
+        "network": fingerprint,
+        "versions": versions(),
+        "backend": dict(backend_versions),
+        "gpu": _gpu(selection),
+        "sources": sources(),
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _gpu(selection: Selection) -> str | None:
+    """The GPU that an engine is built for unasked: TensorRT's is this machine's, others do not depend on it."""
+    found = _nvidia.probe() if selection.backend == "tensorrt" and not selection.gpus else ""
+    return None if isinstance(found, str) else f"{found.name} {found.capability}"
+
+
+def versions() -> dict[str, str]:
+    """The versions of mlpdeploy and of the libraries that decide what it emits; only those that are installed."""
+    from mlpdeploy import __version__
+
+    found = {"mlpdeploy": __version__}
+    for library in LIBRARIES:
+        try:
+            found[library] = metadata.version(library)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+@cache
+def sources() -> str:
+    """The hash of mlpdeploy's own code and recipes, so that a changed rule is never served an old engine."""
+    digest = hashlib.sha256()
+    package = Path(__file__).parent
+    for root, pattern in ((package, "*.py"), (recipe.folder(), "*.toml")):
+        for path in sorted(root.rglob(pattern)):
+            digest.update(f"{path.relative_to(root).as_posix()}\0".encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def checkpoint_sha256(path: Path) -> str:
+    """The hash of a checkpoint. Raises CheckpointError where it cannot be read."""
+    try:
+        return store.sha256(path)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise CheckpointError(f"{path}: cannot be read ({reason}): give the path of a checkpoint file") from error
+
+
+def fingerprint(traced: Traced) -> str:
+    """The hash of a traced network: its operations and every number in it."""
+    import torch
+
+    digest = hashlib.sha256(str(traced.module.graph).encode())
+    for name, tensor in sorted(traced.module.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\0".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,131 @@
+"""Weights from a file: safetensors, or torch's own format read without running anything that it holds.
+
+A checkpoint loads strictly: every key and every shape fits, and every number is finite. The wrappers that training
+programs put around a state dict are recognised, averaged weights (EMA) first, as timm does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+import re
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from mlpdeploy.errors import CheckpointError
+
+WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
+PREFIXES = ("module.", "_orig_mod.")
+LISTED = 10
+
+
+def load(network: nn.Module, path: Path, family: str) -> None:
+    """Load `path` into `network`, in place. Raises CheckpointError, and then leaves the network as it was."""
+    state = remap(_unwrapped(_read(path), path), family)
+    _check_fits(network.state_dict(), state, path)
+    for key, tensor in state.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise CheckpointError(f"{path}: {key} holds NaN or infinite values: this checkpoint cannot be used")
+    network.load_state_dict(state, strict=True)
+
+
+def remap(state: dict[str, Tensor], family: str) -> dict[str, Tensor]:
+    """The keys of timm's networks, from those of the authors' where these differ (ResMLP)."""
+    if family != "resmlp" or "patch_embed.proj.weight" not in state:
+        return state
+    renamed = {}
+    for key, tensor in state.items():
+        key = re.sub(r"^patch_embed\.", "stem.", key)
+        key = re.sub(r"(^blocks\.\d+)\.attn\.", r"\1.linear_tokens.", key)
+        key = re.sub(r"(^blocks\.\d+)\.mlp\.", r"\1.mlp_channels.", key)
+        key = re.sub(r"(^blocks\.\d+)\.gamma_", r"\1.ls", key)
+        renamed[key] = tensor.reshape(1, 1, -1) if key.endswith((".alpha", ".beta")) else tensor
+    return renamed
+
+
+def _read(path: Path) -> Any:
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise CheckpointError(f"{path}: {what}: give the path of a checkpoint file")
+    if path.stat().st_size == 0:
+        raise CheckpointError(f"{path}: is empty: download it again")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        # The Namespace is the command line that timm and DeiT keep beside the weights; it runs nothing.
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(f"{path}: refused, nothing of it was run: {_blocked(error)}") from error
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except (Exception, SafetensorError) as error:  # a broken file can break its reader anywhere
+        lines = str(error).splitlines() or [type(error).__name__]
+        raise CheckpointError(f"{path}: broken or not a checkpoint ({lines[0][:120]}): download it again") from error
+
+
+def _blocked(error: pickle.UnpicklingError) -> str:
+    wanted = re.search(r"GLOBAL (\S+)", str(error))
+    if wanted is None:
+        return "it is no checkpoint of torch or safetensors, or it is truncated: download it again"
+    return f"it wants to run {wanted[1]}; save the state dict alone, as safetensors"
+
+
+def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
+    for wrapper in WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+            break
+    if not isinstance(content, Mapping) or not content:
+        raise CheckpointError(f"{path}: holds no state dict but a {type(content).__name__}: save model.state_dict()")
+    others = [str(key) for key, value in content.items() if not (isinstance(key, str) and isinstance(value, Tensor))]
+    if others:
+        raise CheckpointError(f"{path}: holds more than weights: {_some(others)}; save model.state_dict() alone")
+    state = dict(content)
+    for prefix in PREFIXES:
+        if all(key.startswith(prefix) for key in state):
+            state = {key.removeprefix(prefix): value for key, value in state.items()}
+    return state
+
+
+def _check_fits(ours: Mapping[str, Tensor], state: Mapping[str, Tensor], path: Path) -> None:
+    missing = [key for key in ours if key not in state]
+    unknown = [key for key in state if key not in ours]
+    shapes = [key for key in ours if key in state and ours[key].shape != state[key].shape]
+    if not missing and not unknown and not shapes:
+        return
+    classes = _other_classes(ours, state, shapes)
+    if classes is not None and not missing and not unknown:
+        raise CheckpointError(f"{path}: its classifier has {classes} classes: pass --num-classes {classes}")
+    different = [f"{key} is {_size(state[key])}, not {_size(ours[key])}" for key in shapes]
+    kinds = (("missing", missing), ("unknown", unknown), ("of another shape", different))
+    details = [f"  {len(keys)} {what}: {_some(keys)}" for what, keys in kinds if keys]
+    raise CheckpointError("\n".join([f"{path}: is the checkpoint of another network; its weights are", *details]))
+
+
+def _other_classes(ours: Mapping[str, Tensor], state: Mapping[str, Tensor], shapes: list[str]) -> int | None:
+    """The checkpoint's number of classes where only the outputs of one layer, the last, differ in number."""
+    layers = {key.rpartition(".")[0] for key in shapes}
+    last = list(ours)[-1].rpartition(".")[0]
+    if layers != {last} or any(ours[key].shape[1:] != state[key].shape[1:] for key in shapes):
+        return None
+    sizes = {state[key].shape[0] for key in shapes}
+    return sizes.pop() if len(sizes) == 1 else None
+
+
+def _some(names: Iterable[str]) -> str:
+    names = list(names)
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return ", ".join(names[:LISTED]) + more
+
+
+def _size(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "a scalar"

@@ -1,0 +1,153 @@
+"""What an inference engine is to mlpdeploy: one small protocol, and the table of those that exist."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from mlpdeploy.engine import backends as _package
+from mlpdeploy.errors import InputError, MachineLacks
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from mlpdeploy.engine.emit import Emitted
+
+Arrays = Mapping[str, "np.ndarray"]
+
+# What `auto` tries, best first: an engine for this machine's GPU, one that builds without a GPU, then CPU engines.
+AUTO = ("tensorrt", "tensorrt-rtx", "openvino", "onnxruntime", "inductor")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The batch sizes an engine accepts, and the one that it is tuned for."""
+
+    min: int
+    opt: int
+    max: int
+
+    def sizes(self) -> tuple[int, ...]:
+        """The distinct sizes to check, ascending."""
+        return tuple(sorted({self.min, self.opt, self.max}))
+
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """What a backend is asked to build: the batch profile, the precision, and the GPUs (empty: this machine's).
+
+    `level` is TensorRT's builder optimisation level (0 to 5; None: its default). `threads` is how many threads one
+    operation of a CPU engine uses (None: the engine's default). A backend ignores the one that is not its own.
+    """
+
+    precision: str
+    batch: Batch
+    gpus: tuple[str, ...] = ()
+    level: int | None = None
+    threads: int | None = None
+
+
+class Progress(Protocol):
+    """Receives what a long build is doing; the command line draws it."""
+
+    def step(self, phase: str, done: int, total: int) -> None:
+        """`done` of `total` steps of `phase` are finished."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """An engine on disk, and the facts about it that the manifest keeps (JSON values only)."""
+
+    engine: Path
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+class Runner(Protocol):
+    """A loaded engine: arrays in by input name, arrays out by output name."""
+
+    def __call__(self, inputs: Arrays) -> dict[str, np.ndarray]: ...
+
+
+class Backend(Protocol):
+    """One inference engine. A file in `backends/` defines `BACKEND`, an object with these members."""
+
+    name: str
+    engine_file: str
+
+    def available(self) -> str | None:
+        """None where this machine can build with it, else one line: why not, and what to install."""
+
+    def executable(self) -> str | None:
+        """None where this machine can run its engines, else one line: why not."""
+
+    def supports(self, precision: str) -> str | None:
+        """None where it has engines of that precision, else one line: why not, and what to ask for instead."""
+
+    def versions(self) -> dict[str, str]:
+        """The versions that an engine depends on, without importing anything heavy."""
+
+    def build(self, emitted: Emitted, request: BuildRequest, folder: Path, progress: Progress) -> Built:
+        """Write `folder/engine_file`. Raises BuildError where the engine refuses the network."""
+
+    def load(self, engine: Path, facts: Mapping[str, Any]) -> AbstractContextManager[Runner]:
+        """Load an engine for running. Raises MachineLacks or ArtifactError before it would crash."""
+
+
+def backends() -> dict[str, Backend]:
+    """Every backend by name, in the order of `AUTO`, then by name.
+
+    Each public module of `mlpdeploy.engine.backends` defines BACKEND or BACKENDS; a file whose name starts with an
+    underscore is a helper of theirs. Importing them imports no inference library.
+    """
+    found: dict[str, Backend] = {}
+    for info in pkgutil.iter_modules(_package.__path__):
+        if info.name.startswith("_"):
+            continue
+        module = importlib.import_module(f"{_package.__name__}.{info.name}")
+        several = getattr(module, "BACKENDS", None)
+        for backend in (module.BACKEND,) if several is None else several:
+            found[backend.name] = backend
+    rank = {name: place for place, name in enumerate(AUTO)}
+    return dict(sorted(found.items(), key=lambda item: (rank.get(item[0], len(rank)), item[0])))
+
+
+def pick(name: str = "auto", precision: str = "fp32") -> Backend:
+    """The backend of that name, or for `auto` the first of `AUTO` that this machine can build `precision` with.
+
+    Raises InputError where no such backend exists or it has no such precision, and MachineLacks where this machine
+    cannot build with it.
+    """
+    table = backends()
+    if name == "auto":
+        return _pick_auto(table, precision)
+    if name not in table:
+        near = difflib.get_close_matches(name, table, n=2)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"choose one of: auto, {', '.join(table)}"
+        raise InputError(f"no backend is called {name!r}; {hint}")
+    backend = table[name]
+    reason = backend.available()
+    if reason is not None:
+        raise MachineLacks(f"backend {name} cannot build on this machine: {reason}")
+    refused = backend.supports(precision)
+    if refused is not None:
+        raise InputError(refused)
+    return backend
+
+
+def _pick_auto(table: Mapping[str, Backend], precision: str) -> Backend:
+    reasons = []
+    for name in (name for name in AUTO if name in table):
+        reason = table[name].available() or table[name].supports(precision)
+        if reason is None:
+            return table[name]
+        reasons.append(f"{name}: {reason}")
+    raise MachineLacks(
+        f"no backend of this machine can build {precision}; install one, for example: pip install tensorrt-rtx\n"
+        + "\n".join(reasons)
+    )

@@ -1,0 +1,230 @@
+"""What every backend checks the same way: a public method checks, and a small private one of the engine does."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlpdeploy.errors import ArtifactError, InputError, MachineLacks
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from mlpdeploy.engine.backend import Arrays, BuildRequest, Built, Progress, Runner
+    from mlpdeploy.engine.emit import Emitted
+    from mlpdeploy.graph.trace import TensorSpec
+
+PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
+
+
+@dataclass(frozen=True)
+class Port:
+    """An input or output of an engine: `shape` is without the batch axis, `dtype` is NumPy's name of it."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    def describe(self) -> str:
+        """The port as a reader writes it: `image: float32 [batch, 3, 224, 224]`."""
+        return f"{self.name}: {self.dtype} [{', '.join(['batch', *map(str, self.shape)])}]"
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What an engine takes and gives, and the batch sizes that it accepts."""
+
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    smallest: int
+    largest: int
+
+    @classmethod
+    def from_facts(cls, facts: Mapping[str, Any]) -> Signature:
+        """Read it back from the facts of a build; raises ArtifactError where they are not whole."""
+        try:
+            ports = {
+                side: tuple(Port(str(p["name"]), tuple(map(int, p["shape"])), str(p["dtype"])) for p in facts[side])
+                for side in ("inputs", "outputs")
+            }
+            smallest, _, largest = facts["batch"]
+            return cls(ports["inputs"], ports["outputs"], int(smallest), int(largest))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ArtifactError(
+                f"the manifest does not say what the engine takes and gives ({type(error).__name__}: {error}); "
+                "build the artifact again with --force"
+            ) from error
+
+    def check(self, inputs: Arrays) -> None:
+        """Raise InputError where `inputs` are not what the engine takes: names, dtypes, shapes, batch."""
+        expected = ", ".join(port.describe() for port in self.inputs)
+        if set(inputs) != {port.name for port in self.inputs}:
+            raise InputError(f"the engine takes {expected}; it was given {', '.join(sorted(inputs)) or 'nothing'}")
+        batches = set()
+        for port in self.inputs:
+            array = inputs[port.name]
+            dtype, shape = str(getattr(array, "dtype", type(array).__name__)), tuple(getattr(array, "shape", ()))
+            if dtype != port.dtype or shape[1:] != port.shape or not shape:
+                raise InputError(f"the engine takes {port.describe()}; it was given {dtype} {list(shape)}")
+            batches.add(shape[0])
+        if len(batches) > 1:
+            raise InputError(f"all inputs must have one batch size; they have {sorted(batches)}")
+        for batch in batches:
+            if not self.smallest <= batch <= self.largest:
+                raise InputError(
+                    f"the engine was built for batch {self.smallest} to {self.largest}; it was given {batch}; "
+                    "build it with another --batch"
+                )
+
+
+class EngineBackend(ABC):
+    """The part of a backend that all engines share; a subclass adds `_build` and `_load`."""
+
+    name: str
+    engine_file: str
+    packages: tuple[str, ...]  # distributions that an engine's file depends on
+
+    @abstractmethod
+    def available(self) -> str | None:
+        """See Backend.available."""
+
+    @abstractmethod
+    def executable(self) -> str | None:
+        """See Backend.executable."""
+
+    @abstractmethod
+    def _build(self, emitted: Emitted, request: BuildRequest, engine: Path, progress: Progress) -> dict[str, Any]:
+        """Write `engine` and return the facts that are this backend's own."""
+
+    @abstractmethod
+    def _load(
+        self, engine: Path, signature: Signature, facts: Mapping[str, Any]
+    ) -> AbstractContextManager[Runner]:
+        """Load a file whose hash and versions have been checked; the runner's inputs are checked too."""
+
+    def supports(self, precision: str) -> str | None:
+        """See Backend.supports: the CPU engines have no TF32, which is a mode of NVIDIA's tensor cores."""
+        if precision not in PRECISIONS:
+            return f"backend {self.name} has no precision {precision!r}; choose one of: {', '.join(PRECISIONS)}"
+        if precision == "tf32":
+            return f"backend {self.name} has no TF32, which is a mode of NVIDIA GPUs; ask for fp32"
+        return None
+
+    def versions(self) -> dict[str, str]:
+        """The versions of the installed packages that an engine depends on; "none" where one is missing."""
+        return {package: installed_version(package) or "none" for package in self.packages}
+
+    def build(self, emitted: Emitted, request: BuildRequest, folder: Path, progress: Progress) -> Built:
+        """Check the request, build, and record what the file's reader must know."""
+        from mlpdeploy.engine.backend import Built
+
+        self._check_request(request)
+        engine, started = folder / self.engine_file, time.perf_counter()
+        own = self._build(emitted, request, engine, progress)
+        batch = request.batch
+        facts = {
+            "backend": self.name,
+            "precision": request.precision,
+            "inputs": [_port(spec) for spec in emitted.typed.inputs],
+            "outputs": [_port(spec) for spec in emitted.typed.outputs],
+            "batch": [batch.min, batch.opt, batch.max],
+            "versions": self.versions(),
+            "engine_bytes": engine.stat().st_size,
+            "engine_sha256": sha256(engine),
+            "build_seconds": round(time.perf_counter() - started, 3),
+            **own,
+        }
+        return Built(engine, facts)
+
+    def load(self, engine: Path, facts: Mapping[str, Any]) -> AbstractContextManager[Runner]:
+        """Check the file against `facts` and this machine, then load it for running."""
+        return self._checked(engine, facts)
+
+    @contextmanager
+    def _checked(self, engine: Path, facts: Mapping[str, Any]) -> Iterator[Runner]:
+        signature = Signature.from_facts(facts)
+        self._check_file(engine, facts)
+        self._check_versions(engine, facts)
+        reason = self.executable()
+        if reason is not None:
+            raise MachineLacks(f"the {self.name} engine {engine} cannot run on this machine: {reason}")
+        with self._load(engine, signature, facts) as runner:
+
+            def run(inputs: Arrays) -> dict[str, np.ndarray]:
+                signature.check(inputs)
+                return runner(inputs)
+
+            yield run
+
+    def _check_request(self, request: BuildRequest) -> None:
+        reason = self.available()
+        if reason is not None:
+            raise MachineLacks(f"backend {self.name} cannot build on this machine: {reason}")
+        refused = self.supports(request.precision)
+        if refused is not None:
+            raise InputError(refused)
+        batch = request.batch
+        if not 1 <= batch.min <= batch.opt <= batch.max:
+            raise InputError(f"batch {batch.min}:{batch.opt}:{batch.max} must rise from 1 or more: MIN <= OPT <= MAX")
+        if request.gpus and not self.name.startswith("tensorrt"):
+            raise InputError(f"backend {self.name} builds for this machine only; leave --gpu out")
+
+    def _check_file(self, engine: Path, facts: Mapping[str, Any]) -> None:
+        if facts.get("backend") != self.name:
+            raise ArtifactError(f"{engine} is an engine of {facts.get('backend')}, not of {self.name}")
+        if not engine.is_file():
+            raise ArtifactError(f"there is no engine at {engine}; build the artifact again")
+        if sha256(engine) != facts.get("engine_sha256"):
+            raise ArtifactError(f"{engine} was altered or cut short since it was built; build it again with --force")
+
+    def _check_versions(self, engine: Path, facts: Mapping[str, Any]) -> None:
+        built = facts.get("versions")
+        built = built if isinstance(built, Mapping) else {}
+        for package, here in self.versions().items():
+            if here == "none":
+                raise MachineLacks(f"{engine} needs {package} {built.get(package)}, which is not installed here")
+            if built.get(package) != here:
+                raise ArtifactError(
+                    f"{engine} was built with {package} {built.get(package, 'of no recorded version')} and this "
+                    f"machine has {package} {here}; build it again, or install that version"
+                )
+
+
+def installed_version(package: str) -> str | None:
+    """The version of an installed distribution, without importing it; None where it is missing."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def missing(module: str, install: str) -> str | None:
+    """One line where `module` cannot be imported here, without importing it."""
+    if importlib.util.find_spec(module) is None:
+        return f"the Python package {module} is not installed; pip install {install}"
+    return None
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def one_line(error: BaseException | str, limit: int = 300) -> str:
+    """The first line of an error that says something, at most `limit` characters."""
+    lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
+    first = lines[0] if lines else type(error).__name__
+    return first if len(first) <= limit else first[: limit - 1] + "…"
+
+
+def _port(spec: TensorSpec) -> dict[str, Any]:
+    return {"name": spec.name, "shape": list(spec.shape), "dtype": str(spec.dtype).removeprefix("torch.")}

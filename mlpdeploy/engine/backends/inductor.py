@@ -1,0 +1,152 @@
+"""PyTorch's AOTInductor: the rewritten graph compiled ahead of time, the honest PyTorch baseline.
+
+It takes the typed graph itself, not the ONNX file. On a CPU, FP16 and BF16 graphs compute each operation in float32
+and round its result where it is stored; a chain of pointwise operations that Inductor fuses is rounded once, so a
+result can be closer to float32 than eager PyTorch's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlpdeploy.engine.backends import _nvidia
+from mlpdeploy.engine.backends._base import EngineBackend, Signature, missing, one_line
+from mlpdeploy.errors import ArtifactError, BuildError, MachineLacks
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from mlpdeploy.engine.backend import Arrays, Batch, BuildRequest, Progress, Runner
+    from mlpdeploy.engine.emit import Emitted
+
+_STEPS = 2
+
+
+class Inductor(EngineBackend):
+    """An AOTInductor package, for the CPU, or for the GPU that the typed graph's weights lie on."""
+
+    name = "inductor"
+    engine_file = "engine.pt2"
+    packages = ("torch",)
+
+    def available(self) -> str | None:
+        """PyTorch, and the C++ compiler that its generated code goes through."""
+        if absent := missing("torch", "torch"):
+            return absent
+        if not any(map(shutil.which, ("g++", "clang++", "cl"))):
+            return "AOTInductor needs a C++ compiler; install g++ (Debian, Ubuntu: apt-get install g++)"
+        return None
+
+    def executable(self) -> str | None:
+        """A CPU package runs anywhere that PyTorch is; a GPU package is checked when it is loaded."""
+        return missing("torch", "torch")
+
+    def _build(self, emitted: Emitted, request: BuildRequest, engine: Path, progress: Progress) -> dict[str, Any]:
+        from torch._inductor import aoti_compile_and_package
+
+        module = emitted.typed.module
+        device = next((str(value.device.type) for value in module.state_dict().values()), "cpu")
+        try:
+            exported = _exported(emitted, request.batch, device)
+            progress.step("exporting", 1, _STEPS)
+            aoti_compile_and_package(exported, package_path=str(engine), inductor_configs=_options(request.threads))
+            progress.step("compiling", 2, _STEPS)
+        except RuntimeError as error:  # the root of the errors of Inductor, Dynamo and export
+            raise BuildError(f"AOTInductor cannot compile the graph: {one_line(error)}\n{error}") from error
+        arithmetic = "float32" if device == "cpu" else "native"
+        return {
+            "threads": request.threads,
+            "device": device,
+            "executed": f"{request.precision} stored, {arithmetic} arithmetic",
+        }
+
+    @contextmanager
+    def _load(self, engine: Path, signature: Signature, facts: Mapping[str, Any]) -> Iterator[Runner]:
+        import torch
+        from torch._inductor import aoti_load_package
+
+        device = str(facts.get("device", "cpu"))
+        if device == "cuda" and isinstance(gpu := _nvidia.probe(), str):
+            raise MachineLacks(f"{engine} was compiled for a GPU: {gpu}")
+        try:
+            model = aoti_load_package(str(engine))
+        except RuntimeError as error:
+            raise ArtifactError(f"AOTInductor cannot load {engine}: {one_line(error)}") from error
+
+        def run(inputs: Arrays) -> dict[str, np.ndarray]:
+            with torch.inference_mode():
+                results = model(*(_tensor(inputs[port.name]).to(device) for port in signature.inputs))
+            results = results if isinstance(results, (tuple, list)) else (results,)
+            return {port.name: _array(result) for port, result in zip(signature.outputs, results, strict=True)}
+
+        with _threads(facts.get("threads")):
+            yield run
+
+
+BACKEND = Inductor()
+
+
+def _exported(emitted: Emitted, batch: Batch, device: str) -> Any:
+    import torch
+
+    # Traced at two rows or more: a size of one would be taken for a constant.
+    rows = max(2, min(batch.opt, batch.max))
+    sample = tuple(torch.zeros((rows, *spec.shape), dtype=spec.dtype, device=device) for spec in emitted.typed.inputs)
+    dim = torch.export.Dim("batch", min=1, max=max(2, batch.max))
+    with torch.no_grad():
+        exported = torch.export.export(emitted.typed.module, sample, dynamic_shapes=tuple({0: dim} for _ in sample))
+    return exported.run_decompositions(_meanings()) if _holds_ours(exported) else exported
+
+
+def _meanings() -> dict[Any, Any]:
+    """Our custom operations by what they mean, so that Inductor fuses them instead of calling back into Python."""
+    from mlpdeploy.graph import ops
+
+    return {ops.SEGMENT_GROUPED_PROJECTION: ops.segment_grouped_projection._init_fn}
+
+
+def _holds_ours(exported: Any) -> bool:
+    ours = _meanings()
+    return any(node.target in ours for node in exported.graph.nodes if node.op == "call_function")
+
+
+def _options(threads: int | None) -> dict[str, Any]:
+    return {} if threads is None else {"cpp.threads": threads}
+
+
+@contextlib.contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """PyTorch's number of threads for as long as the engine is loaded, where the request asked for one."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(before if count is None else count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _tensor(array: np.ndarray) -> Any:
+    import numpy as np
+    import torch
+
+    array = np.ascontiguousarray(array)
+    if array.dtype.name == "bfloat16":
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
+def _array(tensor: Any) -> np.ndarray:
+    import ml_dtypes
+    import torch
+
+    tensor = tensor.detach().cpu()
+    if tensor.dtype is torch.bfloat16:
+        return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+    return tensor.numpy()

@@ -1,0 +1,282 @@
+"""TensorRT in both flavours: `tensorrt` for data centre GPUs, `tensorrt-rtx`, which builds without any GPU.
+
+Both share one API, and Polygraphy's loaders, profiles and runners serve both (see `_polygraphy`). The network is
+strongly typed: its dtypes are the ONNX file's, and they are read back after parsing and before building. No plugin
+creator is ever registered here: one that TensorRT-RTX cannot use ends the process while it parses, and the local
+functions in the file hold the same arithmetic.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlpdeploy.engine.backends import _nvidia, _polygraphy
+from mlpdeploy.engine.backends._base import EngineBackend, Signature, installed_version, missing
+from mlpdeploy.engine.parsed import ParsedNetwork, read
+from mlpdeploy.errors import ArtifactError, BuildError, InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx
+
+    from mlpdeploy.engine.backend import Arrays, Batch, BuildRequest, Progress, Runner
+    from mlpdeploy.engine.emit import Emitted
+
+OLDEST = {"tensorrt": (10, 13), "tensorrt-rtx": (1, 0)}
+DTYPES = {"fp32": "FLOAT", "tf32": "FLOAT", "fp16": "HALF", "bf16": "BF16"}
+DOMAIN = "mlpdeploy"
+_NAMED = 4  # layers that one message names
+
+
+class TensorRT(EngineBackend):
+    """One flavour of TensorRT."""
+
+    engine_file = "engine.plan"
+
+    def __init__(self, flavour: str) -> None:
+        self.name = flavour
+        self.module = flavour.replace("-", "_")
+        self.packages = (self.module,)
+
+    def versions(self) -> dict[str, str]:
+        """The installed version; NVIDIA's wheels are called tensorrt, tensorrt-cu12 or tensorrt-cu13."""
+        names = (self.module, f"{self.module}-cu13", f"{self.module}-cu12")
+        return {self.module: next((found for name in names if (found := installed_version(name))), "none")}
+
+    def available(self) -> str | None:
+        """The library, in a version that is served; `tensorrt` also needs a GPU, which it times kernels on."""
+        absent = missing(self.module, self.name) or missing("polygraphy", "polygraphy")
+        if absent is not None:
+            return absent
+        version = self.versions()[self.module]
+        if version != "none" and _numbers(version)[:2] < OLDEST[self.name]:
+            oldest = ".".join(map(str, OLDEST[self.name]))
+            return f"{self.module} {version} is too old; install {oldest} or later: pip install -U {self.name}"
+        return self.executable() if self.name == "tensorrt" else None
+
+    def executable(self) -> str | None:
+        """An engine runs on an NVIDIA GPU only."""
+        gpu = _nvidia.probe()
+        return gpu if isinstance(gpu, str) else None
+
+    def supports(self, precision: str) -> str | None:
+        """Every precision: TF32 is a builder flag on FP32."""
+        return None if precision in DTYPES else super().supports(precision)
+
+    def _build(self, emitted: Emitted, request: BuildRequest, engine: Path, progress: Progress) -> dict[str, Any]:
+        gpus = compute_capabilities(self.name, request.gpus)
+        trt = _polygraphy.bind(self.name)
+        monitor = _polygraphy.monitor(trt, progress.step)
+        with _network(trt, emitted.model) as (network, errors):
+            parsed = _read_back(network[1], emitted.model)
+            check_precision(parsed, request.precision, emitted.fp32_nodes)
+            with self._timing_cache() as cache:
+                config = _config(trt, self.name, request, network[1], gpus, monitor, cache)
+                plan = _serialised(network, config, cache, monitor, errors)
+        engine.write_bytes(plan)
+        gpu = _nvidia.probe()
+        here = None if isinstance(gpu, str) else gpu
+        return {
+            "gpu": here.name if here else None,
+            "gpus": list(request.gpus) or ([here.capability] if here and self.name == "tensorrt" else []),
+            "executed": DTYPES[request.precision] + (" with TF32" if request.precision == "tf32" else ""),
+            "parsed": parsed.facts(),
+        }
+
+    def _timing_cache(self) -> contextlib.AbstractContextManager[str | None]:
+        if self.name == "tensorrt-rtx":  # which times no kernels while it builds: it compiles them where it runs
+            return contextlib.nullcontext()
+        return _polygraphy.timing_cache(f"{self.name}-{self.versions()[self.module]}")
+
+    @contextmanager
+    def _load(self, engine: Path, signature: Signature, facts: Mapping[str, Any]) -> Iterator[Runner]:
+        gpu = _nvidia.probe()
+        built_for = [str(name) for name in facts.get("gpus", ())]
+        if isinstance(gpu, _nvidia.Gpu) and built_for and gpu.capability not in built_for:
+            raise ArtifactError(
+                f"{engine} was built for {', '.join(built_for)} and this machine's {gpu.name} is {gpu.capability}; "
+                "build it again here" + (f" or with --gpu {gpu.capability}" if self.name == "tensorrt-rtx" else "")
+            )
+        trt = _polygraphy.bind(self.name)
+        from polygraphy.backend.trt import EngineFromBytes, TrtRunner
+        from polygraphy.exception import PolygraphyException
+
+        with _polygraphy.collected_errors(trt) as errors, contextlib.ExitStack() as stack:
+            try:
+                runner = stack.enter_context(TrtRunner(EngineFromBytes(engine.read_bytes())))
+            except PolygraphyException as error:
+                raise ArtifactError(_polygraphy.message(f"TensorRT cannot load {engine}", errors, error)) from error
+
+            def run(inputs: Arrays) -> dict[str, np.ndarray]:
+                outputs = runner.infer(dict(inputs), check_inputs=False)
+                return {port.name: outputs[port.name].copy() for port in signature.outputs}  # Polygraphy reuses them
+
+            yield run
+
+
+BACKENDS = (TensorRT("tensorrt"), TensorRT("tensorrt-rtx"))
+
+
+def parse(model: onnx.ModelProto, flavour: str = "tensorrt-rtx") -> ParsedNetwork:
+    """What TensorRT's parser makes of `model`: no GPU is needed, and nothing is built.
+
+    Raises BuildError, with TensorRT's own words, where the parser refuses the model.
+    """
+    trt = _polygraphy.bind(flavour)
+    with _network(trt, model) as (network, _):
+        return _read_back(network[1], model)
+
+
+def check_precision(parsed: ParsedNetwork, precision: str, kept: Collection[str] = ()) -> None:
+    """Raise BuildError where a layer that computes has another dtype than asked for.
+
+    `kept` are the ONNX nodes that the precision plan keeps in FP32.
+    """
+    wanted = DTYPES[precision]
+    wrong = [
+        layer
+        for layer in parsed.computing
+        if layer.dtype != wanted and not (layer.dtype == "FLOAT" and set(kept) & {layer.layer, *layer.nodes})
+    ]
+    if wrong:
+        names = ", ".join(f"{layer.layer} ({layer.type}) in {layer.dtype}" for layer in wrong[:_NAMED])
+        more = f", and {len(wrong) - _NAMED} more" if len(wrong) > _NAMED else ""
+        raise BuildError(
+            f"{len(wrong)} of {len(parsed.computing)} layers would not compute in {precision} ({wanted}): "
+            f"{names}{more}; the ONNX file does not follow the precision plan"
+        )
+
+
+def compute_capabilities(flavour: str, gpus: Collection[str]) -> list[tuple[int, int]] | None:
+    """("sm86", ...) as TensorRT-RTX's (major, minor) pairs; None where none are named.
+
+    Raises InputError for a GPU that TensorRT-RTX cannot build for, and, in the plain flavour, for any but this
+    machine's own: it times kernels on the GPU that the engine will run on.
+    """
+    if not gpus:
+        return None
+    if flavour == "tensorrt":
+        gpu = _nvidia.probe()
+        here = gpu.capability if isinstance(gpu, _nvidia.Gpu) else "none"
+        if set(gpus) != {here}:
+            raise InputError(
+                f"backend tensorrt builds for this machine's own GPU only ({here}), not for {', '.join(gpus)}; "
+                "build there, or use --backend tensorrt-rtx"
+            )
+        return None
+    members = _polygraphy.bind(flavour).ComputeCapability.__members__
+    known = sorted((name.lower() for name in members if name.startswith("SM")), key=lambda name: int(name[2:]))
+    unknown = [name for name in gpus if name not in known]
+    if unknown:
+        raise InputError(f"{flavour} cannot build for {', '.join(unknown)}; choose from: {', '.join(known)}")
+    return [(int(name[2:-1]), int(name[-1])) for name in dict.fromkeys(gpus)]
+
+
+def strongly_typed_flag(trt: Any) -> bool:
+    """Whether a network must be asked to be strongly typed; where the flag is gone (TensorRT 11), it always is."""
+    if hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED"):
+        return True
+    if trt.__name__ == "tensorrt" and _numbers(trt.__version__)[0] < 11:
+        raise BuildError(f"TensorRT {trt.__version__} has no strongly typed networks; install 10.13 or later")
+    return False
+
+
+def set_tf32(trt: Any, config: Any, wanted: bool) -> None:
+    """TF32 is on by default: leave it on only where it was asked for. Raises BuildError where it cannot be had."""
+    flag = getattr(trt.BuilderFlag, "TF32", None)
+    if flag is None:
+        if wanted:
+            raise BuildError(f"TensorRT {trt.__version__} has no TF32 builder flag; ask for fp32, fp16 or bf16")
+        return
+    (config.set_flag if wanted else config.clear_flag)(flag)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".") if part.isdigit())
+
+
+def _read_back(network: Any, model: onnx.ModelProto) -> ParsedNetwork:
+    from polygraphy.backend.trt.util import get_layer_class_mapping
+
+    classes = get_layer_class_mapping()
+
+    def downcast(layer: Any) -> Any:
+        layer.__class__ = classes.get(layer.type, layer.__class__)
+        return layer
+
+    return read(network, downcast, {function.name for function in model.functions if function.domain == DOMAIN})
+
+
+@contextmanager
+def _network(trt: Any, model: onnx.ModelProto) -> Iterator[tuple[tuple[Any, Any, Any], list[str]]]:
+    """Polygraphy's (builder, network, parser) of a model, and the list that TensorRT's errors go to."""
+    from polygraphy.backend.trt import network_from_onnx_bytes
+    from polygraphy.exception import PolygraphyException
+
+    with _polygraphy.collected_errors(trt) as errors:
+        try:
+            network = network_from_onnx_bytes(model.SerializeToString(), strongly_typed=strongly_typed_flag(trt))
+        except PolygraphyException as error:
+            raise BuildError(_polygraphy.message("TensorRT cannot parse the ONNX file", errors, error)) from error
+        yield network, errors
+
+
+def _config(
+    trt: Any,
+    flavour: str,
+    request: BuildRequest,
+    network: Any,
+    gpus: list[tuple[int, int]] | None,
+    monitor: Any,
+    cache: str | None,
+) -> Callable[..., Any]:
+    from polygraphy.backend.tensorrt_rtx import CreateConfigRTX
+    from polygraphy.backend.trt import CreateConfig, PostprocessConfig
+
+    common = {
+        "profiles": [_profile(network, request.batch)],
+        "builder_optimization_level": request.level,
+        "progress_monitor": monitor,
+        "load_timing_cache": cache if cache and os.path.getsize(cache) else None,
+    }
+    if flavour == "tensorrt-rtx":
+        config = CreateConfigRTX(compute_capabilities=gpus, **common)
+    else:
+        config = CreateConfig(**common)
+    wanted = request.precision == "tf32"
+    return PostprocessConfig(config, lambda builder, network, made: set_tf32(trt, made, wanted))
+
+
+def _profile(network: Any, batch: Batch) -> Any:
+    from polygraphy.backend.trt import Profile
+
+    profile = Profile()
+    for index in range(network.num_inputs):
+        tensor = network.get_input(index)
+        rest = tuple(tensor.shape)[1:]
+        profile.add(tensor.name, (batch.min, *rest), (batch.opt, *rest), (batch.max, *rest))
+    return profile
+
+
+def _serialised(network: Any, config: Any, cache: str | None, monitor: Any, errors: list[str]) -> bytes:
+    from polygraphy.backend.trt import engine_bytes_from_network
+    from polygraphy.exception import PolygraphyException
+
+    try:
+        with warnings.catch_warnings():
+            # Polygraphy gives every configuration a timing cache, which TensorRT-RTX deprecates and ignores.
+            warnings.filterwarnings("ignore", ".*Timing cache operations are no-ops", DeprecationWarning)
+            plan = bytes(engine_bytes_from_network(network, config=config, save_timing_cache=cache))
+    except PolygraphyException as error:
+        if monitor.raised is not None:
+            raise monitor.raised from None
+        raise BuildError(_polygraphy.message("TensorRT cannot build the network", errors, error)) from error
+    if monitor.raised is not None:
+        raise monitor.raised
+    return plan

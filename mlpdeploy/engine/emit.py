@@ -1,0 +1,125 @@
+"""Stage 4: the typed graph becomes one ONNX file that every backend reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+import onnxscript
+import torch
+from onnxscript import opset20
+from torch import fx, nn
+
+from mlpdeploy.engine.tidy import ORIGIN, tidy
+from mlpdeploy.errors import NetworkError
+from mlpdeploy.graph import ops
+from mlpdeploy.graph.precision import Typed
+from mlpdeploy.graph.trace import TRACE_BATCH, network_of, quiet
+
+BATCH = "batch"
+"""Name of the symbolic first dimension in the ONNX file."""
+
+
+@dataclass(frozen=True)
+class Emitted:
+    """The ONNX model (custom operations as local functions of domain `mlpdeploy`) and the graph it came from.
+
+    Nodes are named `<module path>/<operation>`. `fp32_nodes`: those that the precision plan keeps in FP32.
+    """
+
+    model: onnx.ModelProto
+    typed: Typed
+    fp32_nodes: frozenset[str] = frozenset()
+
+
+def emit(typed: Typed) -> Emitted:
+    """Export `typed` to ONNX with a dynamic batch, checked by onnx's own checker.
+
+    Raises NetworkError, naming the operation and the module of the user's network, where ONNX has no such operation.
+    """
+    program = _exported(typed)
+    fp32 = tidy(program.model, typed.fp32)
+    proto = ir.serde.serialize_model(program.model)
+    if any(node.domain == ops.DOMAIN for node in proto.graph.node):
+        proto.functions.append(ops.segment_grouped_projection_onnx())
+    onnx.checker.check_model(proto)
+    return Emitted(proto, typed, fp32)
+
+
+class _Named(nn.Module):
+    """Runs the graph node by node, so that export sees which module of the user's network each node came from."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__()
+        self.module = module
+        for node in module.graph.nodes:
+            node.meta["custom"] = {ORIGIN: node.name}
+
+    def forward(self, *inputs: torch.Tensor) -> Any:
+        with torch.fx.traceback.preserve_node_meta():
+            return fx.Interpreter(self.module).run(*inputs)
+
+
+def _exported(typed: Typed) -> torch.onnx.ONNXProgram:
+    examples = tuple(spec.example(TRACE_BATCH) for spec in typed.inputs)
+    dynamic = ({0: torch.export.Dim(BATCH, min=1, max=2**16)},) * len(examples)
+    try:
+        with torch.no_grad(), quiet():
+            program = torch.export.export(_Named(typed.module).eval(), examples, dynamic_shapes=(dynamic,))
+            result = torch.onnx.export(
+                program,
+                (),
+                dynamo=True,
+                verbose=False,
+                opset_version=ops.OPSET,
+                input_names=[spec.name for spec in typed.inputs],
+                output_names=[spec.name for spec in typed.outputs],
+                custom_translation_table=_TRANSLATIONS,
+            )
+    except torch.onnx.errors.OnnxExporterError as error:
+        raise NetworkError(_unsupported(typed.module, error)) from error
+    assert result is not None
+    return result
+
+
+def _unsupported(module: fx.GraphModule, error: BaseException) -> str:
+    """Which operation of which module ONNX has no form for."""
+    chain: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None:
+        chain.append(str(cause))
+        cause = cause.__cause__
+    for node in module.graph.nodes:
+        if node.op == "call_function" and any(f"%{node.name} " in text or str(node.target) in text for text in chain):
+            where = network_of(node) or "the network itself"
+            line = (node.meta.get("stack_trace") or "").strip().splitlines()[-2:-1]
+            return f"{node.target} has no ONNX form: module '{where}'{', ' + line[0].strip() if line else ''}; replace it there"
+    return f"the network cannot be written as ONNX: {chain[-1].splitlines()[0]}"
+
+
+def _segment_grouped_projection(x: Any, weight: Any, segments: int) -> Any:
+    rows = int(weight.shape[0])
+    transposed = opset20.Transpose(weight, perm=[1, 0])
+    return _SEGMENT_OP(x, transposed, split=[0, 0, int(segments), rows // int(segments)])
+
+
+def _segment_schema() -> onnx.defs.OpSchema:
+    kinds = [f"tensor({name})" for name in ("float", "float16", "bfloat16", "double")]
+    parameter, attribute = onnx.defs.OpSchema.FormalParameter, onnx.defs.OpSchema.Attribute
+    return onnx.defs.OpSchema(
+        "segment_grouped_projection",
+        ops.DOMAIN,
+        1,
+        inputs=[parameter("X", "T"), parameter("W", "T")],
+        outputs=[parameter("Y", "T")],
+        type_constraints=[("T", kinds, "")],
+        attributes=[attribute("split", onnx.defs.OpSchema.AttrType.INTS, "", required=True)],
+    )
+
+
+_SEGMENT_OP = onnxscript.values.Op(onnxscript.values.Opset(ops.DOMAIN, 1), "segment_grouped_projection", _segment_schema())
+_TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {ops.SEGMENT_GROUPED_PROJECTION: _segment_grouped_projection}
+

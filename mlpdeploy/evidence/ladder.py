@@ -1,0 +1,197 @@
+"""What verification found: frozen, stage by stage, with the budget that each stage had."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mlpdeploy.evidence.compare import Agreement, Comparison
+from mlpdeploy.recipe import Budget
+
+PASSED, FAILED, NOT_EXECUTED = "passed", "failed", "not executed"
+
+REWRITTEN = "rewritten graph, float64"
+TYPED = "typed graph, PyTorch"
+EMITTED = "emitted ONNX, ONNX Runtime"
+ENGINE = "engine"
+
+FLOAT64_BUDGET = Budget(max_relative_error=1e-9, min_top1_agreement=1.0)
+"""A rewrite is algebra: in float64 it agrees with the network to rounding."""
+
+
+def worst(comparisons: Sequence[Comparison]) -> Comparison:
+    """The comparison that is furthest off, of one or more."""
+    return max(comparisons, key=lambda c: c.max_relative)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One output at one batch size.
+
+    `reference` compares it with the network. `permuted` compares the output of the permuted batch with the permuted
+    output; None where a batch of one has nothing to permute. `agreement` is None where the output is no logits.
+    """
+
+    batch: int
+    output: str
+    reference: Comparison
+    permuted: Comparison | None
+    agreement: Agreement | None
+
+    @property
+    def worst(self) -> Comparison:
+        """The comparison that is furthest off."""
+        return worst([c for c in (self.reference, self.permuted) if c is not None])
+
+
+@dataclass(frozen=True)
+class OnImages:
+    """A stage on the images of `--data`; accuracy is None without labels."""
+
+    reference: Comparison
+    agreement: Agreement | None
+    accuracy: float | None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One rung. `reason` says why it failed or was not executed; empty where it passed."""
+
+    name: str
+    status: str
+    reason: str
+    budget: Budget
+    checks: tuple[Check, ...]
+    images: OnImages | None
+    seconds: float
+
+    @property
+    def comparisons(self) -> tuple[Comparison, ...]:
+        """Every comparison that the budget gates."""
+        images = () if self.images is None else (self.images.reference,)
+        return (*(check.worst for check in self.checks), *images)
+
+    @property
+    def max_relative(self) -> float | None:
+        """The worst relative error of all checks; None where nothing was compared."""
+        return max((c.max_relative for c in self.comparisons), default=None)
+
+    @property
+    def passing_tolerance(self) -> float | None:
+        """The tolerance that would have passed; None where no tolerance would have, or nothing was compared."""
+        return worst(self.comparisons).passing_tolerance if self.comparisons else None
+
+    def to_json(self) -> dict[str, Any]:
+        """Its fields and findings as JSON values."""
+        return {
+            "name": self.name,
+            "status": self.status,
+            "reason": self.reason,
+            "budget": asdict(self.budget),
+            "max_relative": _finite(self.max_relative),
+            "passing_tolerance": self.passing_tolerance,
+            "seconds": round(self.seconds, 3),
+            "checks": [
+                {
+                    "batch": check.batch,
+                    "output": check.output,
+                    "reference": check.reference.to_json(),
+                    "permuted": None if check.permuted is None else check.permuted.to_json(),
+                    "agreement": None if check.agreement is None else asdict(check.agreement),
+                }
+                for check in self.checks
+            ],
+            "images": None
+            if self.images is None
+            else {
+                "reference": self.images.reference.to_json(),
+                "agreement": None if self.images.agreement is None else asdict(self.images.agreement),
+                "accuracy": self.images.accuracy,
+            },
+        }
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The whole ladder, and what it was climbed with.
+
+    `rows` distinct rows of `inputs` (`random` or `images`) made up every batch. `notes` are warnings to the reader.
+    """
+
+    precision: str
+    stages: tuple[Stage, ...]
+    sizes: tuple[int, ...]
+    rows: int
+    inputs: str
+    seed: int
+    reference_accuracy: float | None
+    notes: tuple[str, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether no stage failed; a stage that was not executed is not a failure."""
+        return self.first_failed is None
+
+    @property
+    def first_failed(self) -> Stage | None:
+        """The stage that broke it: the first one that missed its budget."""
+        return next((stage for stage in self.stages if stage.status == FAILED), None)
+
+    def verdict(self) -> str:
+        """One line: that it passed, or which stage missed its budget first and what would have passed."""
+        stage = self.first_failed
+        if stage is not None:
+            return f"{stage.name}: {stage.reason}"
+        skipped = [stage.name for stage in self.stages if stage.status == NOT_EXECUTED]
+        return "passed" + (f" ({', '.join(skipped)} not executed)" if skipped else "")
+
+    def to_json(self) -> dict[str, Any]:
+        """The document that `verification.json` holds."""
+        failed = self.first_failed
+        return {
+            "passed": self.passed,
+            "verdict": self.verdict(),
+            "first_failed": None if failed is None else failed.name,
+            "passing_tolerance": None if failed is None else failed.passing_tolerance,
+            "precision": self.precision,
+            "sizes": list(self.sizes),
+            "rows": self.rows,
+            "inputs": self.inputs,
+            "seed": self.seed,
+            "reference_accuracy": self.reference_accuracy,
+            "notes": list(self.notes),
+            "stages": [stage.to_json() for stage in self.stages],
+        }
+
+
+def judge(checks: tuple[Check, ...], images: OnImages | None, allowed: Budget) -> str:
+    """Why a stage with these findings fails its budget, in one line: the first miss, and the tolerance that would
+    have passed all of them. Empty where the stage passes."""
+    found: list[tuple[str, Comparison]] = []
+    for check in checks:
+        where = f"output {check.output!r} at batch {check.batch}"
+        found.append((where, check.reference))
+        if check.permuted is not None:
+            found.append((f"permuting the rows does not permute {where}: it", check.permuted))
+    if images is not None:
+        found.append(("the output on the images", images.reference))
+    for where, comparison in found:
+        if not comparison.finite:
+            return f"{where} holds NaN or infinity in row {comparison.worst_row}"
+        if not comparison.within(allowed.max_relative_error):
+            missed = f"{where} is off by {comparison.max_relative:.1e} relative"
+            return f"{missed}, the budget is {allowed.max_relative_error:.1e} ({_advice([c for _, c in found])})"
+    if images is not None and images.agreement is not None and images.agreement.top1 < allowed.min_top1_agreement:
+        kept = f"{images.agreement.top1:.2%} of {images.agreement.images} images keep their top-1 class"
+        return f"{kept}, the budget asks for {allowed.min_top1_agreement:.2%}"
+    return ""
+
+
+def _advice(comparisons: Sequence[Comparison]) -> str:
+    tolerance = worst(comparisons).passing_tolerance
+    return "no tolerance would have passed" if tolerance is None else f"{tolerance:.1e} would have passed"
+
+
+def _finite(value: float | None) -> float | None:
+    return None if value is None or value == float("inf") else value

@@ -1,0 +1,96 @@
+"""What the ladder compares with: rows of input, and what the network itself makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import nn
+
+from mlpdeploy.engine.backend import Arrays, Batch
+from mlpdeploy.errors import InputError
+from mlpdeploy.evidence.runs import Outputs, Run, float64_run, module_run
+from mlpdeploy.graph.trace import TensorSpec
+
+DISTINCT_ROWS = 8
+FLOAT64_ROWS = 2
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Distinct rows with the network's outputs for them; `images` and `labels` are those of `--data`."""
+
+    rows: Arrays
+    outputs: Outputs
+    images: Arrays = field(default_factory=dict)
+    image_outputs: Outputs = field(default_factory=dict)
+    labels: np.ndarray | None = None
+
+    @property
+    def count(self) -> int:
+        """How many distinct rows there are."""
+        return len(next(iter(self.rows.values())))
+
+
+def in_float32(
+    network: nn.Module,
+    inputs: Sequence[TensorSpec],
+    names: Sequence[str],
+    samples: Arrays | None,
+    labels: np.ndarray | None,
+    batch: Batch,
+    seed: int,
+) -> Reference:
+    """The distinct rows and the images with the float32 network's outputs for them."""
+    run = module_run(network, inputs, names, torch.float32)
+    rows = _distinct_rows(inputs, samples, min(DISTINCT_ROWS, batch.max), seed)
+    # One row at a time: the reference itself must not depend on who else is in the batch.
+    outputs = in_batches(run, rows, Batch(1, 1, 1))
+    images = {} if samples is None else {spec.name: samples[spec.name] for spec in inputs}
+    image_outputs = in_batches(run, images, batch) if images else {}
+    for name, values in (*outputs.items(), *image_outputs.items()):
+        if not np.isfinite(values).all():
+            raise InputError(
+                f"the network's own output {name!r} holds NaN or infinity in float32, so nothing can be verified "
+                "against it: check the checkpoint and the inputs"
+            )
+    return Reference(rows, outputs, images, image_outputs, labels)
+
+
+def in_float64(wide: nn.Module, inputs: Sequence[TensorSpec], names: Sequence[str], of: Reference) -> Reference:
+    """The first rows with the outputs of the network in float64."""
+    rows = {name: values[:FLOAT64_ROWS] for name, values in of.rows.items()}
+    return Reference(rows, in_batches(float64_run(wide, inputs, names), rows, Batch(1, 1, 1)))
+
+
+def _distinct_rows(inputs: Sequence[TensorSpec], samples: Arrays | None, count: int, seed: int) -> Arrays:
+    """`count` rows of every input: real ones, evenly spread, as far as there are, else standard normal ones."""
+    rng = np.random.default_rng(seed)
+    rows = {}
+    for spec in inputs:
+        real = np.empty((0, *spec.shape), np.float32)
+        if samples is not None:
+            if spec.name not in samples or samples[spec.name].shape[1:] != spec.shape or not len(samples[spec.name]):
+                got = {name: values.shape for name, values in samples.items()}
+                raise InputError(f"input {spec.name!r} takes rows of shape {spec.shape}, the samples given are {got}")
+            taken = min(count, len(samples[spec.name]))
+            real = samples[spec.name][np.arange(taken) * len(samples[spec.name]) // taken]
+        missing = count - len(real)
+        if missing and not spec.dtype.is_floating_point:
+            raise InputError(f"input {spec.name!r} is {spec.dtype}, for which no random values are known: give samples")
+        drawn = rng.standard_normal((missing, *spec.shape), dtype=np.float32)
+        rows[spec.name] = np.concatenate([real, drawn]) if missing else real
+    return rows
+
+
+def in_batches(run: Run, arrays: Arrays, batch: Batch) -> Outputs:
+    """`run` over many rows in batches of the optimal size; the last is filled up with its own rows."""
+    count, parts = len(next(iter(arrays.values()))), []
+    for start in range(0, count, batch.opt):
+        index = np.arange(start, min(start + batch.opt, count))
+        filled = np.resize(index, max(len(index), batch.min))
+        outputs = run({name: values[filled] for name, values in arrays.items()})
+        parts.append({name: values[: len(index)] for name, values in outputs.items()})
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -1,0 +1,168 @@
+"""Latency on a monotonic clock: contenders take turns, in random order, and are judged by the ratio to a baseline.
+
+Two programs timed one after the other meet two different machines: clocks, caches and neighbours drift. Interleaved
+round by round they meet the same one, and the ratio within rounds is what the bootstrap resamples.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+Run = Callable[[Any], object]
+
+FASTER, SLOWER, UNDECIDED = "faster", "slower", "undecided"
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Seconds a call, over the rounds."""
+
+    median: float
+    p90: float
+    p99: float
+    samples: int
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Median latency over the baseline's, with its 95 % bootstrap interval; below 1 is faster."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def verdict(self) -> str:
+        """`faster` or `slower` where the whole interval says so, else `undecided`."""
+        if self.high < 1:
+            return FASTER
+        return SLOWER if self.low > 1 else UNDECIDED
+
+
+@dataclass(frozen=True)
+class Timings:
+    """The samples of every contender (seconds a call, one a round, rounds aligned) and how they were taken."""
+
+    seconds: dict[str, np.ndarray]
+    calls: dict[str, int]
+    seed: int
+
+    def latency(self, name: str) -> Latency:
+        """Median and tail of one contender."""
+        median, p90, p99 = np.percentile(self.seconds[name], (50, 90, 99))
+        return Latency(float(median), float(p90), float(p99), len(self.seconds[name]))
+
+    def ratio(self, name: str, baseline: str, resamples: int = 2000) -> Ratio:
+        """The ratio of medians, whole rounds resampled together so that what both suffered cancels."""
+        mine, other = self.seconds[name], self.seconds[baseline]
+        rows = np.random.default_rng(self.seed).integers(0, len(mine), (resamples, len(mine)))
+        ratios = np.median(mine[rows], axis=1) / np.median(other[rows], axis=1)
+        low, high = np.percentile(ratios, (2.5, 97.5))
+        return Ratio(float(np.median(mine) / np.median(other)), float(low), float(high))
+
+    def to_json(self, baseline: str | None = None) -> dict[str, dict[str, Any]]:
+        """By contender: its latency in milliseconds, and its ratio to the baseline with the verdict."""
+        table: dict[str, dict[str, Any]] = {}
+        for name in self.seconds:
+            latency = self.latency(name)
+            row: dict[str, Any] = {
+                "median_ms": 1e3 * latency.median,
+                "p90_ms": 1e3 * latency.p90,
+                "p99_ms": 1e3 * latency.p99,
+                "rounds": latency.samples,
+                "calls_a_round": self.calls[name],
+            }
+            if baseline is not None and name != baseline:
+                ratio = self.ratio(name, baseline)
+                row["ratio"] = {**asdict(ratio), "baseline": baseline, "verdict": ratio.verdict}
+            table[name] = row
+        return table
+
+
+def measure(
+    contenders: Mapping[str, Run],
+    inputs: Sequence[Any],
+    *,
+    rounds: int = 30,
+    seconds: float | None = None,
+    warmup: int = 3,
+    shortest: float = 2e-3,
+    seed: int = 0,
+) -> Timings:
+    """Time each contender once a round, in an order drawn anew for each round.
+
+    `inputs` are rotated, the same one for all contenders of a round. A sample is as many calls as last `shortest`
+    seconds, so the clock's own grain does not show. `seconds` is a budget for the whole measurement: the rounds end
+    when it is spent, but never before five. Raises ValueError without contenders or inputs.
+    """
+    if not contenders or not inputs or rounds < 1:
+        raise ValueError("timing needs at least one contender, one input and one round")
+    rng = np.random.default_rng(seed)
+    names = list(contenders)
+    began = time.perf_counter()
+    calls = {name: _calls(contenders[name], inputs, warmup, shortest) for name in names}
+    samples: dict[str, list[float]] = {name: [] for name in names}
+    with _no_collector():
+        for turn in range(rounds):
+            if seconds is not None and turn >= 5 and time.perf_counter() - began > seconds:
+                break
+            value = inputs[turn % len(inputs)]
+            for name in rng.permutation(names):
+                samples[name].append(_time(contenders[name], value, calls[name]))
+    return Timings({name: np.array(values) for name, values in samples.items()}, calls, seed)
+
+
+@contextlib.contextmanager
+def pinned(threads: int) -> Iterator[tuple[int, ...]]:
+    """Hold this thread, and the threads it starts, to `threads` cores; yields the cores (empty where unsupported).
+
+    Enter it before an engine is loaded: a thread pool keeps the cores that its creator had. Raises ValueError where
+    fewer cores are allowed than asked for.
+    """
+    if not hasattr(os, "sched_setaffinity"):
+        yield ()
+        return
+    before = os.sched_getaffinity(0)
+    if not 1 <= threads <= len(before):
+        raise ValueError(f"{threads} threads were asked for, this process may use {len(before)} cores")
+    cores = tuple(sorted(before)[:threads])
+    os.sched_setaffinity(0, cores)
+    try:
+        yield cores
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def _calls(run: Run, inputs: Sequence[Any], warmup: int, shortest: float) -> int:
+    """Warm up, and find how many calls last `shortest` seconds."""
+    quickest = min(_time(run, inputs[turn % len(inputs)], 1) for turn in range(max(1, warmup)))
+    return max(1, math.ceil(shortest / max(quickest, 1e-9)))
+
+
+def _time(run: Run, value: Any, calls: int) -> float:
+    began = time.perf_counter_ns()
+    for _ in range(calls):
+        run(value)
+    return (time.perf_counter_ns() - began) / calls * 1e-9
+
+
+@contextlib.contextmanager
+def _no_collector() -> Iterator[None]:
+    """Keep Python's cyclic collector out of the samples."""
+    enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

@@ -1,0 +1,161 @@
+"""Building a recipe's network: from `zoo/`, from timm, or from the user's own code."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from mlpdeploy.errors import InputError, MachineLacks
+from mlpdeploy.recipe import Recipe, kind
+
+
+def check_timm(name: str) -> None:
+    """Raises InputError, with the nearest names, where timm has no model of this name (`timm:` may lead)."""
+    import timm
+
+    model, _, tag = name.removeprefix("timm:").partition(".")
+    if not timm.is_model(model):
+        near = difflib.get_close_matches(model, timm.list_models(), n=3)
+        hint = f"did you mean {' or '.join(f'timm:{n}' for n in near)}?" if near else "see timm.list_models()"
+        raise InputError(f"timm {timm.__version__} has no model {model!r}: {hint}")
+    tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{model}.*")]
+    if tag and tag not in tags:
+        raise InputError(f"timm's {model} has no weights {tag!r}: it has {', '.join(tags) or 'none'}")
+
+
+def imported(name: str) -> Any:
+    """The object that `package.module:attribute` names, the current folder first on the path. Raises InputError."""
+    module_name, _, path = name.partition(":")
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        missing = error.name or module_name
+        where = "" if module_name == missing or module_name.startswith(f"{missing}.") else f", which {module_name} uses"
+        raise InputError(f"there is no module {missing!r}{where}: install it, or run where it lies") from error
+    except (Exception, SystemExit) as error:  # the user's code may raise anything, all of it is one kind of bad input
+        raise InputError(f"importing {module_name!r} failed: {one_line(error)}") from error
+    for attribute in path.split("."):
+        if not hasattr(found, attribute):
+            near = difflib.get_close_matches(attribute, [key for key in vars(found) if not key.startswith("_")], n=3)
+            hint = f": did you mean {' or '.join(near)}?" if near else ""
+            raise InputError(f"{module_name!r} has no {path!r}{hint}")
+        found = getattr(found, attribute)
+    if not isinstance(found, nn.Module) and not callable(found):
+        raise InputError(f"{name} is a {type(found).__name__}: it must be an nn.Module, or make one when called")
+    return found
+
+
+def make(recipe: Recipe, seed: int, *, image_size: int | None, num_classes: int | None, pretrained: bool) -> nn.Module:
+    """The network with the weights of its constructor (torch seeded by `seed`) or timm's pretrained ones."""
+    with _seeded(seed):
+        if kind(recipe.factory) == "timm":
+            network = _make_timm(recipe, image_size, num_classes, pretrained)
+        else:
+            network = _make_object(recipe, image_size, num_classes)
+    if recipe.gelu is not None:
+        set_gelu(network, "tanh" if recipe.gelu == "tanh" else "none")
+    return network
+
+
+def set_gelu(network: nn.Module, approximate: str) -> None:
+    """Use the exact ("none") or the tanh form of GELU throughout; JAX networks were trained with the latter."""
+    for module in network.modules():
+        if isinstance(module, nn.GELU):
+            module.approximate = approximate
+
+
+def one_line(error: BaseException) -> str:
+    """The type and the first line of an exception's message, for a message of ours."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    with torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(seed)
+        yield
+
+
+def _make_timm(recipe: Recipe, image_size: int | None, num_classes: int | None, pretrained: bool) -> nn.Module:
+    import timm
+
+    name = recipe.factory.removeprefix("timm:")
+    options: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
+    if pretrained:
+        _check_pretrained(recipe, name, num_classes)
+    sized = options if image_size is None else options | {"img_size": image_size}
+    try:
+        try:
+            return timm.create_model(name, pretrained=pretrained, **sized)
+        except TypeError as error:
+            if "img_size" not in str(error):
+                raise
+            # Convolutional networks take any size, so their constructors have no such argument.
+            return timm.create_model(name, pretrained=pretrained, **options)
+    except Exception as error:
+        if pretrained:
+            raise MachineLacks(
+                f"timm could not fetch the pretrained weights of {name} ({one_line(error)}): "
+                "check the network access, or download a checkpoint and pass --checkpoint FILE"
+            ) from error
+        raise _refused(recipe, image_size, num_classes, error) from error
+
+
+def _check_pretrained(recipe: Recipe, name: str, num_classes: int | None) -> None:
+    from timm.models import get_pretrained_cfg
+
+    config = get_pretrained_cfg(name)
+    if config is None or not (config.hf_hub_id or config.url or config.file):
+        raise InputError(f"timm has no pretrained weights for {name}: pass --checkpoint FILE, or neither")
+    if num_classes is not None and num_classes != config.num_classes:
+        raise InputError(
+            f"the pretrained weights of {recipe.name} have {config.num_classes} classes, not {num_classes}: "
+            "drop --num-classes, or pass --checkpoint FILE with your own head"
+        )
+
+
+def _make_object(recipe: Recipe, image_size: int | None, num_classes: int | None) -> nn.Module:
+    found = imported(recipe.factory)
+    asked = {"image_size": image_size, "num_classes": num_classes}
+    options = {key: value for key, value in asked.items() if value is not None}
+    if isinstance(found, nn.Module):
+        if options:
+            raise InputError(f"{recipe.name} is a network already: {', '.join(options)} cannot be chosen any more")
+        return found
+    _check_accepts(recipe.name, found, options)
+    try:
+        network = found(**options)
+    except Exception as error:
+        raise _refused(recipe, image_size, num_classes, error) from error
+    if not isinstance(network, nn.Module):
+        raise InputError(f"{recipe.name} made a {type(network).__name__}: it must make an nn.Module")
+    return network
+
+
+def _check_accepts(name: str, found: Callable[..., Any], options: dict[str, Any]) -> None:
+    parameters = inspect.signature(found).parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return
+    refused = sorted(options.keys() - {parameter.name for parameter in parameters})
+    if refused:
+        raise InputError(f"{name} takes no argument {' or '.join(refused)}: add it there, or drop the option here")
+
+
+def _refused(recipe: Recipe, image_size: int | None, num_classes: int | None, error: Exception) -> InputError:
+    parts = [] if image_size is None else [f"image size {image_size}"]
+    parts += [] if num_classes is None else [f"{num_classes} classes"]
+    asked = f" with {' and '.join(parts)}" if parts else ""
+    reason = next(iter(str(error).splitlines()), "") if isinstance(error, ValueError) else ""
+    return InputError(f"{recipe.name} cannot be built{asked}: {reason or one_line(error)}")

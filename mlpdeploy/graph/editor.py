@@ -1,0 +1,100 @@
+"""Adds nodes to a graph with their metadata, so that no rule has to repair any."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch._dispatch.python import enable_python_dispatcher
+
+from mlpdeploy.graph.layout import Size, size_of
+
+ORIGIN = ("nn_module_stack", "stack_trace")
+"""Metadata that tells where in the user's network a node came from; new nodes inherit it."""
+
+aten = torch.ops.aten
+
+
+class Editor:
+    """Writes into a graph whose weights `module` holds; every new node gets `meta["val"]` by running on fake tensors."""
+
+    def __init__(self, module: nn.Module, graph: fx.Graph) -> None:
+        self.module = module
+        self.graph = graph
+        self.inputs = [node for node in self.graph.nodes if node.op == "placeholder"]
+        self.fake_mode = self.inputs[0].meta["val"].fake_mode
+
+    @contextmanager
+    def before(self, node: fx.Node) -> Iterator[None]:
+        """New nodes go in front of `node`."""
+        with self.graph.inserting_before(node):
+            yield
+
+    def call(self, target: Any, args: Sequence[Any], kwargs: dict[str, Any] | None = None, *, origin: fx.Node) -> fx.Node:
+        """A call_function node; `origin` is the node of the user's network that it stands for."""
+        node = self.graph.call_function(target, tuple(args), kwargs or {})
+        node.meta.update({key: origin.meta[key] for key in ORIGIN if key in origin.meta})
+        values = fx.map_arg((node.args, node.kwargs), lambda arg: arg.meta["val"])
+        with self.fake_mode, enable_python_dispatcher(), torch.no_grad():
+            node.meta["val"] = target(*values[0], **values[1])
+        return node
+
+    def constant(self, tensor: torch.Tensor, name: str, *, origin: fx.Node) -> fx.Node:
+        """A get_attr node for a new weight; `name` is made unique and kept readable."""
+        base = re.sub(r"\W", "_", name)
+        unique, count = base, 1
+        while hasattr(self.module, unique):
+            unique, count = f"{base}_{count}", count + 1
+        self.module.register_parameter(unique, torch.nn.Parameter(tensor.detach().contiguous(), requires_grad=False))
+        node = self.graph.get_attr(unique)
+        node.meta.update({key: origin.meta[key] for key in ORIGIN if key in origin.meta})
+        node.meta["val"] = self.fake_mode.from_tensor(tensor, static_shapes=True)
+        return node
+
+    def reshape(self, node: fx.Node, shape: Sequence[Size], *, origin: fx.Node) -> fx.Node:
+        """`node` in another shape; the node itself where it has that shape already."""
+        shape = list(shape)
+        if shape == [size_of(size) for size in node.meta["val"].shape]:
+            return node
+        return self.call(aten.reshape.default, (node, self.arguments(shape, origin)), origin=origin)
+
+    def permute(self, node: fx.Node, order: Sequence[int], *, origin: fx.Node) -> fx.Node:
+        """`node` permuted; the node itself where the order is the identity."""
+        if list(order) == list(range(len(order))):
+            return node
+        return self.call(aten.permute.default, (node, list(order)), origin=origin)
+
+    def arguments(self, shape: Sequence[Size], origin: fx.Node) -> list[Any]:
+        """A shape as arguments of reshape: -1 for the symbolic size, graph nodes for any further ones."""
+        result: list[Any] = []
+        for size in shape:
+            result.append(size if isinstance(size, int) else self._symbolic(size, origin) if -1 in result else -1)
+        return result
+
+    def _symbolic(self, size: Size, origin: fx.Node) -> fx.Node:
+        """A node for a size that is a multiple of the batch."""
+        batch = self.call(aten.sym_size.int, (self.inputs[0], 0), origin=origin)
+        factor = size / size_of(batch.meta["val"])
+        return batch if factor == 1 else self.call(operator.mul, (batch, int(factor)), origin=origin)
+
+
+def weight(module: nn.Module, node: Any) -> torch.Tensor | None:
+    """The tensor behind a get_attr node, or None where `node` is anything else."""
+    if not isinstance(node, fx.Node) or node.op != "get_attr":
+        return None
+    value: Any = module
+    for part in str(node.target).split("."):
+        value = getattr(value, part)
+    return value if isinstance(value, torch.Tensor) else None
+
+
+def is_linear_of_constants(node: fx.Node) -> bool:
+    """Whether `node` is `aten.linear` with its weight (and bias) taken from the network, not computed from inputs."""
+    return node.target is aten.linear.default and all(
+        isinstance(arg, fx.Node) and arg.op == "get_attr" for arg in node.args[1:] if arg is not None
+    )

@@ -1,0 +1,91 @@
+"""What an ATen operation does to layout, read from its schema and tags rather than from a list of names."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+from torch import fx
+
+from mlpdeploy.graph.layout import Size, View, concrete, meaning, size_of
+
+aten = torch.ops.aten
+
+REDUCTIONS = {aten.mean.dim, aten.sum.dim_IntList, aten.amax.default, aten.amin.default}
+"""`op(x, dims, keepdim)`: the other axes keep their places."""
+
+SPLITS = {aten.chunk.default, aten.split.Tensor, aten.split_with_sizes.default}
+"""`op(x, ..., dim)` to a list: every part differs from x in the size of one dimension."""
+
+PICKS = {aten.select.int, aten.unbind.int}
+"""`op(x, ..., dim)`: one dimension goes."""
+
+ALONG = SPLITS | PICKS | {aten.softmax.int, aten.slice.Tensor}
+"""Operations along one dimension that leave the order of all axes alone."""
+
+CONVOLUTIONS = {aten.conv1d.default, aten.conv2d.default, aten.conv2d.padding, aten.conv3d.default}
+
+LISTS = SPLITS | {aten.unbind.int}
+"""Operations that return a list of tensors."""
+
+
+def shape_of(node: fx.Node) -> tuple[Size, ...]:
+    """The shape of a node's tensor, symbolic in the batch."""
+    return tuple(size_of(size) for size in node.meta["val"].shape)
+
+
+def is_tensor(node: fx.Node) -> bool:
+    """Whether a node's value is one tensor."""
+    return isinstance(node.meta.get("val"), torch.Tensor)
+
+
+def is_pointwise(node: fx.Node) -> bool:
+    """Whether every element of the result comes from the elements at the same place (torch's own tag)."""
+    target = node.target
+    return isinstance(target, torch._ops.OpOverload) and torch.Tag.pointwise in target.tags and is_tensor(node)
+
+
+def dim_of(node: fx.Node) -> int:
+    """The `dim` argument of an operation along one dimension, counted from the front."""
+    rank = len(shape_of(node.all_input_nodes[0]))
+    for position, argument in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]
+        if argument.name == "dim":
+            given = node.args[position] if position < len(node.args) else node.kwargs.get("dim", argument.default_value)
+            return int(given) % rank  # type: ignore[arg-type]
+    raise AssertionError(f"{node.target} has no dim")
+
+
+def dims_of(node: fx.Node) -> tuple[int, ...] | None:
+    """The dimensions that a reduction removes; None where it takes all of them."""
+    rank = len(shape_of(node.all_input_nodes[0]))
+    given = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
+    given = [given] if isinstance(given, int) else given
+    return tuple(sorted(int(dim) % rank for dim in given)) if given else None  # type: ignore[union-attr, arg-type]
+
+
+def keeps_dims(node: fx.Node) -> bool:
+    """The `keepdim` argument of a reduction."""
+    return bool(node.args[2] if len(node.args) > 2 else node.kwargs.get("keepdim", False))
+
+
+def rearranged(node: fx.Node, view: View) -> View | None:
+    """The view of `node`'s result, given that of its input, where `node` only reshapes and permutes; else None."""
+    target = node.target
+    if not isinstance(target, torch._ops.OpOverload) or target is aten.as_strided.default or not is_tensor(node):
+        return None
+    first = target._schema.arguments[0].alias_info if target._schema.arguments else None
+    if first is None or first.is_write or not isinstance(node.args[0], fx.Node):
+        return None
+    args, kwargs = fx.map_arg((node.args[1:], dict(node.kwargs)), _number)
+    return meaning(view, target, (None, *args), kwargs, shape_of(node))
+
+
+def _number(node: fx.Node) -> Any:
+    value = node.meta["val"]
+    return concrete(size_of(value)) if isinstance(value, int | torch.SymInt) else value
+
+
+def is_getitem(node: fx.Node) -> bool:
+    """Whether a node takes one tensor out of a list."""
+    return node.target is operator.getitem

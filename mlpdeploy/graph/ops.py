@@ -1,0 +1,61 @@
+"""Our custom operations: their meaning, their shape function, and their ONNX function."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    import onnx
+
+DOMAIN = "mlpdeploy"
+OPSET = 20
+
+
+@torch.library.custom_op("mlpdeploy::segment_grouped_projection", mutates_args=())
+def segment_grouped_projection(x: Tensor, weight: Tensor, segments: int) -> Tensor:
+    """Project the axes p and s of `x` together, leaving the axis q between them alone.
+
+        y[b, k, q, t] = sum over p, s of x[b, p, q, s] * weight[(k t), (p s)]
+
+    Both branches of Permute-MLP are this operation on the activations as they lie in memory (`b h w (n s)`): the
+    height branch with p = h and q = (w n), the width branch with p = w, q = n and the rows h counted to the batch.
+
+    `x`: (B, P, Q, S). `weight`: (K*T, P*S). `segments`: K. Returns (B, K, Q, T), contiguous.
+    Source: Hou et al., Vision Permutator, section 3.2 (arXiv 2106.12368).
+    """
+    b, p, q, s = x.shape
+    rows = x.permute(0, 2, 1, 3).reshape(b, q, p * s)
+    projected = torch.nn.functional.linear(rows, weight).reshape(b, q, segments, weight.shape[0] // segments)
+    return projected.permute(0, 2, 1, 3).contiguous()
+
+
+@segment_grouped_projection.register_fake
+def _(x: Tensor, weight: Tensor, segments: int) -> Tensor:
+    return x.new_empty((x.shape[0], segments, x.shape[2], weight.shape[0] // segments))
+
+
+SEGMENT_GROUPED_PROJECTION = torch.ops.mlpdeploy.segment_grouped_projection.default
+
+
+def segment_grouped_projection_onnx() -> onnx.FunctionProto:
+    """The same as an ONNX local function: X (B, P, Q, S), W (P*S, K*T), attribute `split` = [0, 0, K, T]."""
+    from onnx import AttributeProto, helper
+
+    split = helper.make_node("Constant", [], ["split"])
+    split.attribute.append(AttributeProto(name="value_ints", type=AttributeProto.INTS, ref_attr_name="split"))
+    nodes = [
+        helper.make_node("Transpose", ["X"], ["rows"], perm=[0, 2, 1, 3]),
+        helper.make_node("Constant", [], ["merge"], value_ints=[0, 0, -1]),
+        helper.make_node("Reshape", ["rows", "merge"], ["merged"]),
+        helper.make_node("MatMul", ["merged", "W"], ["projected"]),
+        split,
+        helper.make_node("Reshape", ["projected", "split"], ["factored"]),
+        helper.make_node("Transpose", ["factored"], ["Y"], perm=[0, 2, 1, 3]),
+    ]
+    name = "segment_grouped_projection"
+    opsets = [helper.make_opsetid("", OPSET)]
+    return helper.make_function(DOMAIN, name, ["X", "W"], ["Y"], nodes, opsets, attributes=["split"])
+

@@ -1,0 +1,194 @@
+"""Stage 3: a frozen plan that gives every node its dtype, and the graph that follows it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx, nn
+
+from mlpdeploy.errors import InputError
+from mlpdeploy.graph.editor import Editor, weight
+from mlpdeploy.graph.kinds import REDUCTIONS, dims_of, is_tensor
+from mlpdeploy.graph.rewrite import Rewritten
+from mlpdeploy.graph.trace import TensorSpec, network_of
+
+DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+"""Precision name to the dtype of the graph; TF32 is FP32 in the graph and a flag of the engine's builder."""
+
+HEADROOM = 0.5
+"""A value may reach this share of the largest FP16 number in the range pass; real data may go further than its samples."""
+
+RANGE_BATCH = 2
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A node that stays in FP32 in a lower-precision plan: its module in the user's network, and the reason."""
+
+    node: str
+    module: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The dtype of every floating-point node by name, of inputs and outputs, and what was kept in FP32 and why."""
+
+    precision: str
+    dtypes: Mapping[str, torch.dtype]
+    io: torch.dtype
+    kept: tuple[Kept, ...]
+
+
+@dataclass(frozen=True)
+class Typed:
+    """A graph whose every cast is a node; inputs and outputs have the dtypes of the specs."""
+
+    module: fx.GraphModule
+    precision: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    fp32: frozenset[str] = frozenset()
+    """Names of the nodes that the plan keeps in FP32 although `precision` is lower."""
+
+
+def plan(
+    rewritten: Rewritten, precision: str, io: str = "fp32", samples: Mapping[str, np.ndarray] | None = None
+) -> Plan:
+    """Give every node its dtype.
+
+    For FP16 the network runs once in FP32 over `samples` (arrays by input name; without them standard normal numbers),
+    and nodes whose values come near the end of FP16's range stay in FP32, as do their consumers.
+    """
+    if precision not in DTYPES or io not in DTYPES:
+        raise InputError(f"precision {precision!r} is not one of {', '.join(DTYPES)}")
+    low = DTYPES[precision]
+    reasons = _overflows(rewritten, samples) if low is torch.float16 else {}
+    nodes = [node for node in rewritten.module.graph.nodes if node.op == "call_function" and _is_float(node)]
+    kept = tuple(Kept(node.name, network_of(node), reasons[node.name]) for node in nodes if node.name in reasons)
+    dtypes = {node.name: torch.float32 if node.name in reasons else low for node in nodes}
+    return Plan(precision, dtypes, DTYPES[io], kept)
+
+
+def _is_float(node: fx.Node) -> bool:
+    value = node.meta.get("val")
+    values = value if isinstance(value, list | tuple) else [value]
+    return any(isinstance(item, torch.Tensor) and item.is_floating_point() for item in values)
+
+
+def _overflows(rewritten: Rewritten, samples: Mapping[str, np.ndarray] | None) -> dict[str, str]:
+    """Why each node that cannot run in FP16 cannot, by node name."""
+    limit = HEADROOM * torch.finfo(torch.float16).max
+    ranges = _Ranges(rewritten.module)
+    ranges.run(*_range_inputs(rewritten.inputs, samples))
+    reasons: dict[str, str] = {}
+    for node in rewritten.module.graph.nodes:
+        peak = ranges.peaks.get(node.name, 0.0)
+        if node.op == "call_function" and not peak <= limit:
+            reasons[node.name] = f"reaches {peak:.3g}, FP16 ends at 6.55e4"
+            reasons |= {user.name: f"reads {peak:.3g} from {node.name}" for user in node.users if user.name not in reasons}
+    return {name: reason for name, reason in reasons.items() if name != "output"}
+
+
+class _Ranges(fx.Interpreter):
+    """Largest magnitude of every node; of a sum, that of its terms times their number, as FP16 would accumulate it."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module)
+        self.peaks: dict[str, float] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        with torch.no_grad():
+            result = super().run_node(n)
+        if isinstance(result, torch.Tensor) and result.is_floating_point() and result.numel():
+            peak = float(result.abs().max())
+            source = n.all_input_nodes[0] if n.target in REDUCTIONS else None
+            if source is not None and is_tensor(source) and n.target is torch.ops.aten.mean.dim:
+                shape = source.meta["val"].shape
+                count = int(np.prod([int(shape[dim]) for dim in dims_of(n) or () if isinstance(shape[dim], int)]))
+                peak = max(peak, float(self.env[source].float().mean(dims_of(n) or None).abs().max()) * count)
+            self.peaks[n.name] = peak
+        return result
+
+
+def _range_inputs(specs: Sequence[TensorSpec], samples: Mapping[str, np.ndarray] | None) -> list[torch.Tensor]:
+    if samples is not None:
+        return [torch.from_numpy(samples[spec.name][:RANGE_BATCH]).to(spec.dtype) for spec in specs]
+    generator = torch.Generator().manual_seed(0)
+    return [random_input(spec, RANGE_BATCH, generator) for spec in specs]
+
+
+def random_input(spec: TensorSpec, batch: int, generator: torch.Generator) -> torch.Tensor:
+    """Standard normal numbers of shape `(batch, *spec.shape)`; zeros where the input is of integers."""
+    if not spec.dtype.is_floating_point:
+        return spec.example(batch)
+    return torch.randn((batch, *spec.shape), generator=generator, dtype=torch.float32).to(spec.dtype)
+
+
+def apply(rewritten: Rewritten, plan: Plan) -> Typed:
+    """The graph with its weights converted and its casts inserted, as `plan` says; `rewritten` stays as it is."""
+    module = _Typing(rewritten, plan).run()
+    dtype = {True: plan.io}
+    inputs, outputs = (
+        tuple(TensorSpec(s.name, s.shape, dtype.get(s.dtype.is_floating_point, s.dtype)) for s in specs)
+        for specs in (rewritten.inputs, rewritten.outputs)
+    )
+    return Typed(module, plan.precision, inputs, outputs, frozenset(kept.node for kept in plan.kept))
+
+
+class _Typing:
+    """Copies a graph node by node, each with its inputs in its own dtype."""
+
+    def __init__(self, rewritten: Rewritten, plan: Plan) -> None:
+        self.source, self.plan = rewritten.module, plan
+        self.copies: dict[fx.Node, fx.Node] = {}
+        self.casts: dict[tuple[fx.Node, torch.dtype], fx.Node] = {}
+        graph = fx.Graph()
+        for node in self.source.graph.nodes:
+            if node.op == "placeholder":
+                self.copies[node] = graph.node_copy(node)
+        self.editor = Editor(nn.Module(), graph)
+        for copy in self.copies.values():
+            if copy.meta["val"].is_floating_point():
+                with self.editor.fake_mode:
+                    copy.meta["val"] = copy.meta["val"].to(plan.io)
+
+    def run(self) -> fx.GraphModule:
+        for node in self.source.graph.nodes:
+            if node.op == "call_function":
+                self.copies[node] = self.typed(node)
+            elif node.op == "output":
+                self.editor.graph.output(fx.map_arg(node.args[0], lambda arg: self.cast(arg, self.plan.io)))
+        return fx.GraphModule(self.editor.module, self.editor.graph)
+
+    def typed(self, node: fx.Node) -> fx.Node:
+        dtype = self.plan.dtypes.get(node.name)
+        args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), lambda arg: self.cast(arg, dtype))
+        copy = self.editor.call(node.target, args, kwargs, origin=node)
+        copy.name = node.name
+        return copy
+
+    def cast(self, node: fx.Node, dtype: torch.dtype | None) -> fx.Node:
+        """The copy of `node` in `dtype`; weights are converted once, values by a cast that their readers share."""
+        if not _is_float(node) or dtype is None:
+            return self.weight(node, None) if node.op == "get_attr" else self.copies[node]
+        if node.op == "get_attr":
+            return self.weight(node, dtype)
+        copy = self.copies[node]
+        if isinstance(copy.meta["val"], list | tuple) or copy.meta["val"].dtype == dtype:
+            return copy
+        if (copy, dtype) not in self.casts:
+            self.casts[copy, dtype] = self.editor.call(torch.ops.aten.to.dtype, (copy, dtype), origin=node)
+        return self.casts[copy, dtype]
+
+    def weight(self, node: fx.Node, dtype: torch.dtype | None) -> fx.Node:
+        tensor = weight(self.source, node)
+        assert tensor is not None
+        dtype = dtype or tensor.dtype
+        if (node, dtype) not in self.casts:
+            self.casts[node, dtype] = self.editor.constant(tensor.to(dtype), str(node.target), origin=node)
+        return self.casts[node, dtype]

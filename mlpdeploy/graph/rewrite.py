@@ -1,0 +1,111 @@
+"""Stage 2: runs the rules, and records what fired, what was refused and why, and how long each took."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import fx
+
+from mlpdeploy.errors import InputError
+from mlpdeploy.graph import rules
+from mlpdeploy.graph.editor import Editor, weight
+from mlpdeploy.graph.projection import Lowering
+from mlpdeploy.graph.propagate import propagate
+from mlpdeploy.graph.rule import PHASES, Log, Rule, RuleReport
+from mlpdeploy.graph.spec import check
+from mlpdeploy.graph.trace import TensorSpec, Traced
+
+T = TypeVar("T")
+
+LAYOUT = "propagate_layout"
+"""Name of the layout pass itself; without it the lowerings have nothing to do."""
+
+
+@dataclass(frozen=True)
+class Rewritten:
+    """The network after the rules: the same inputs and outputs, the same function in real arithmetic."""
+
+    module: fx.GraphModule
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    report: tuple[RuleReport, ...]
+
+
+def all_rules() -> dict[str, Rule | Lowering]:
+    """Every rule by name: one for each file of `rules/`."""
+    names = sorted(module.name for module in pkgutil.iter_modules(rules.__path__))
+    found = [importlib.import_module(f"{rules.__name__}.{name}").RULE for name in names]
+    return {rule.name: rule for rule in found}
+
+
+def rewrite(traced: Traced, disabled: Collection[str] = ()) -> Rewritten:
+    """Run every rule but the `disabled` ones. `traced` stays as it is. Raises InputError for an unknown rule name."""
+    known = all_rules()
+    unknown = sorted(set(disabled) - {*known, LAYOUT})
+    if unknown:
+        raise InputError(f"no rule is named {unknown[0]!r}; the rules are {', '.join([*known, LAYOUT])}")
+    active = [rule for rule in known.values() if rule.name not in disabled and rule.default]
+    module = fold_constants(fx.GraphModule(traced.module, _copied(traced.module.graph)))
+    reports: list[RuleReport] = []
+    for phase in PHASES:
+        if phase == "layout" and LAYOUT not in disabled:
+            module, layout = _propagate(module, [rule for rule in active if isinstance(rule, Lowering)])
+            reports += layout
+        for rule in active:
+            if isinstance(rule, Rule) and rule.phase == phase:
+                log = Log()
+                seconds, _ = _timed(lambda rule=rule, log=log: rule.rewrite(Editor(module, module.graph), log))  # type: ignore[misc]
+                reports.append(RuleReport(rule.name, log.count, tuple(log.refusals), seconds))
+        module = fold_constants(module)
+        check(module, phase)
+    return Rewritten(module, traced.inputs, traced.outputs, tuple(reports))
+
+
+def _propagate(module: fx.GraphModule, lowerings: list[Lowering]) -> tuple[fx.GraphModule, list[RuleReport]]:
+    logs = [(lowering, Log()) for lowering in lowerings]
+    seconds, module = _timed(lambda: propagate(module, logs))
+    reports = [RuleReport(low.name, log.count, tuple(log.refusals), 0.0) for low, log in logs]
+    return module, [RuleReport(LAYOUT, 1, (), seconds), *reports]
+
+
+def _timed(work: Callable[[], T]) -> tuple[float, T]:
+    start = time.perf_counter()
+    result = work()
+    return time.perf_counter() - start, result
+
+
+def _copied(graph: fx.Graph) -> fx.Graph:
+    copy = fx.Graph()
+    copy.output(copy.graph_copy(graph, {}))
+    return copy
+
+
+def fold_constants(module: fx.GraphModule) -> fx.GraphModule:
+    """Compute what depends on weights alone, and drop what nothing uses."""
+    editor = Editor(module, module.graph)
+    module.graph.eliminate_dead_code()
+    constant: dict[fx.Node, object] = {}
+    for node in module.graph.nodes:
+        if node.op == "get_attr":
+            constant[node] = weight(module, node)
+        elif node.op == "call_function" and node.all_input_nodes and all(arg in constant for arg in node.all_input_nodes):
+            args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), constant.__getitem__)
+            with torch.no_grad():
+                constant[node] = node.target(*args, **kwargs)
+    for node, value in list(constant.items()):
+        live = [user for user in node.users if user not in constant]
+        if node.op == "get_attr" or not live or not isinstance(value, torch.Tensor):
+            continue
+        with editor.before(node):
+            folded = editor.constant(value, node.name, origin=node)
+        node.replace_all_uses_with(folded)
+    module.graph.eliminate_dead_code()
+    module.delete_all_unused_submodules()
+    module.recompile()
+    return module

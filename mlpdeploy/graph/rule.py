@@ -1,0 +1,61 @@
+"""What a rewrite rule is, and the log in which it records where it fired and where it refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from torch import fx
+
+from mlpdeploy.graph.editor import Editor
+from mlpdeploy.graph.trace import network_of
+
+PHASES = ("normalise", "layout", "algebra")
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A place where a rule's pattern was found and its guard said no: the user's module, and the reason."""
+
+    where: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class RuleReport:
+    """What one rule did to a graph."""
+
+    name: str
+    fired: int
+    refused: tuple[Refusal, ...]
+    seconds: float
+
+
+@dataclass
+class Log:
+    """Collects what a rule does while it runs."""
+
+    count: int = 0
+    refusals: list[Refusal] = field(default_factory=list)
+
+    def fired(self) -> None:
+        """The rule replaced one occurrence."""
+        self.count += 1
+
+    def refused(self, node: fx.Node, reason: str) -> None:
+        """The pattern was there at `node`, and the guard gave this reason not to replace it."""
+        self.refusals.append(Refusal(network_of(node) or node.name, reason))
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One rewrite. Each file of `rules/` defines one as RULE; its docstring says before, after, and why it pays.
+
+    `phase`: one of PHASES, in which order rules run (within a phase, by name). `default`: whether it runs unless asked
+    for; a rule that does not pay on every backend is off by default.
+    """
+
+    name: str
+    phase: str
+    rewrite: Callable[[Editor, Log], None]
+    default: bool = True

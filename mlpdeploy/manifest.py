@@ -1,0 +1,174 @@
+"""What an artifact says about itself: the manifest for programs, and the report for people."""
+
+from __future__ import annotations
+
+import platform
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from mlpdeploy import cache
+from mlpdeploy.engine.backend import Backend, Built
+from mlpdeploy.recipe import kind
+from mlpdeploy.selection import Selection
+
+if TYPE_CHECKING:
+    from torch import fx
+
+    from mlpdeploy.evidence.ladder import Verification
+    from mlpdeploy.graph.trace import TensorSpec
+    from mlpdeploy.pipeline import Compiled, Source
+
+
+def describe(
+    selection: Selection,
+    backend: Backend,
+    source: Source,
+    compiled: Compiled,
+    built: Built,
+    key: str | None,
+    seconds: Mapping[str, float],
+) -> dict[str, Any]:
+    """The manifest of a build, as JSON values; the store adds schema and files."""
+    before, after = compiled.traced.module, compiled.typed.module
+    return {
+        "key": key,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "recipe": {
+            "name": source.recipe.name,
+            "family": source.recipe.family,
+            "source": source.recipe.source,
+            "parameters": sum(parameter.numel() for parameter in source.network.parameters()),
+        },
+        "selection": selection.to_json(),
+        "weights": _weights(selection, source.network),
+        "precision": selection.precision,
+        "batch": asdict(selection.profile),
+        "inputs": [_spec(spec) for spec in compiled.typed.inputs],
+        "outputs": [_spec(spec) for spec in compiled.typed.outputs],
+        "backend": backend.name,
+        "engine": built.engine.name,
+        "versions": cache.versions() | backend.versions() | {"python": platform.python_version()},
+        "gpus": list(selection.gpus),
+        "facts": built.facts,
+        "rules": [
+            {
+                "name": rule.name,
+                "fired": rule.fired,
+                "refused": [asdict(refusal) for refusal in rule.refused],
+                "seconds": round(rule.seconds, 4),
+            }
+            for rule in compiled.rewritten.report
+        ],
+        "kept_fp32": [{"node": kept.node, "module": kept.module, "reason": kept.reason} for kept in compiled.plan.kept],
+        "ops": {"before": _operations(before), "after": _operations(compiled.rewritten.module)},
+        "dtypes": _dtypes(after),
+        "seconds": dict(seconds),
+    }
+
+
+def verified(manifest: Mapping[str, Any], verification: Verification) -> dict[str, Any]:
+    """The document of verification.json: the findings, and which files they are about."""
+    files = {name: facts["sha256"] for name, facts in manifest["files"].items()}
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "recipe": manifest["recipe"]["name"],
+        "backend": manifest["backend"],
+        "weights": manifest["weights"]["text"],
+        "files": files,
+        "versions": cache.versions(),
+        **verification.to_json(),
+    }
+
+
+def report(manifest: Mapping[str, Any], verification: Mapping[str, Any] | None = None) -> str:
+    """report.md: what was built, from what, what the rules did, and what verification found."""
+    return "\n".join([*_built(manifest), *_rules(manifest), *_graph(manifest), *_verification(verification), ""])
+
+
+def _weights(selection: Selection, network: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {"text": selection.weights(), "random": False}
+    if selection.checkpoint is not None:
+        sha256 = cache.checkpoint_sha256(selection.checkpoint)
+        return found | {"kind": "checkpoint", "file": str(selection.checkpoint), "sha256": sha256}
+    if selection.pretrained:
+        return found | {"kind": "pretrained", "tag": network.pretrained_cfg.get("tag")}
+    if kind(selection.name) == "user":
+        return found | {"kind": "factory", "seed": selection.seed}
+    return found | {"kind": "random", "random": True, "seed": selection.seed}
+
+
+def _spec(spec: TensorSpec) -> dict[str, Any]:
+    return {"name": spec.name, "shape": ["batch", *spec.shape], "dtype": str(spec.dtype).removeprefix("torch.")}
+
+
+def _calls(module: fx.GraphModule) -> Iterator[tuple[str, fx.Node]]:
+    for node in module.graph.nodes:
+        if node.op == "call_function":
+            yield str(getattr(node.target, "overloadpacket", node.target)).replace(".", "::", 1), node
+
+
+def _operations(module: fx.GraphModule) -> dict[str, int]:
+    return dict(Counter(name for name, _ in _calls(module)).most_common())
+
+
+def _dtypes(module: fx.GraphModule) -> dict[str, dict[str, int]]:
+    """How many operations of each type produce which dtype."""
+    counts: dict[str, Counter[str]] = {}
+    for name, node in _calls(module):
+        dtype = getattr(node.meta.get("val"), "dtype", None)
+        if dtype is not None:
+            counts.setdefault(name, Counter())[str(dtype).removeprefix("torch.")] += 1
+    return {name: dict(found.most_common()) for name, found in sorted(counts.items())}
+
+
+def _built(manifest: Mapping[str, Any]) -> list[str]:
+    batch = manifest["batch"]
+    rows = {
+        "network": f"{manifest['recipe']['name']} ({manifest['recipe']['source']})",
+        "weights": manifest["weights"]["text"],
+        "precision": manifest["precision"],
+        "batch": f"{batch['min']} to {batch['max']}, tuned for {batch['opt']}",
+        "backend": manifest["backend"],
+        "versions": ", ".join(f"{name} {version}" for name, version in manifest["versions"].items()),
+        "built": f"{manifest['created']} in {sum(manifest['seconds'].values()):.1f} s",
+    }
+    return [f"# {manifest['recipe']['name']}, {manifest['precision']}, {manifest['backend']}", "", *_table(rows), ""]
+
+
+def _rules(manifest: Mapping[str, Any]) -> list[str]:
+    lines = ["## Rules", "", "| rule | fired | refused |", "|---|---:|---:|"]
+    lines += [f"| {rule['name']} | {rule['fired']} | {len(rule['refused'])} |" for rule in manifest["rules"]]
+    refusals = [(rule["name"], refusal) for rule in manifest["rules"] for refusal in rule["refused"]]
+    lines += ["", *(f"- {name} at `{refusal['where']}`: {refusal['reason']}" for name, refusal in refusals)]
+    return [*lines, ""] if refusals else lines
+
+
+def _graph(manifest: Mapping[str, Any]) -> list[str]:
+    before, after = manifest["ops"]["before"], manifest["ops"]["after"]
+    lines = ["## Operations", "", "| operation | before | after |", "|---|---:|---:|"]
+    lines += [f"| {op} | {before.get(op, 0)} | {after.get(op, 0)} |" for op in dict.fromkeys([*before, *after])]
+    lines += [f"| all | {sum(before.values())} | {sum(after.values())} |", ""]
+    if manifest["kept_fp32"]:
+        lines += ["## Kept in FP32", ""]
+        lines += [f"- `{kept['module'] or kept['node']}`: {kept['reason']}" for kept in manifest["kept_fp32"]]
+        lines += [""]
+    return lines
+
+
+def _verification(verification: Mapping[str, Any] | None) -> list[str]:
+    if verification is None:
+        return ["## Verification", "", "Not verified yet: run `mlpdeploy verify`."]
+    lines = ["## Verification", "", f"{verification['created']}: {verification['verdict']}", ""]
+    lines += ["| stage | result | largest relative error | budget |", "|---|---|---:|---:|"]
+    for stage in verification["stages"]:
+        error = "" if stage["max_relative"] is None else f"{stage['max_relative']:.1e}"
+        lines.append(f"| {stage['name']} | {stage['status']} | {error} | {stage['budget']['max_relative_error']:.0e} |")
+    lines += [""] + [f"- {note}" for note in verification["notes"]]
+    return lines
+
+
+def _table(rows: Mapping[str, str]) -> list[str]:
+    return ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())]

@@ -1,0 +1,280 @@
+"""The product, top to bottom: what each command does, as one straight flow of named stages.
+
+    recipe -> trace -> rewrite -> plan precision -> emit -> build        `build`, which ends with an artifact
+    recipe -> trace -> rewrite -> plan precision -> climb the ladder     `verify`, which ends with a verification
+
+`compile_network` is what the two share. Everything heavy is imported where it is used.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlpdeploy import cache, store
+from mlpdeploy.engine.backend import Backend, BuildRequest, pick
+from mlpdeploy.errors import ArtifactError, InputError
+from mlpdeploy.progress import Listener, Stages
+from mlpdeploy.recipe import Recipe, complete, find, kind, recipes, reference
+from mlpdeploy.selection import OUT, Selection
+from mlpdeploy.store import Artifact
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import nn
+
+    from mlpdeploy.evidence.ladder import Verification
+    from mlpdeploy.graph.precision import Plan, Typed
+    from mlpdeploy.graph.rewrite import Rewritten
+    from mlpdeploy.graph.trace import Traced
+
+
+@dataclass(frozen=True)
+class Source:
+    """The network as it was asked for, in float32 and eval mode, and everything that is known about it."""
+
+    recipe: Recipe
+    network: nn.Module
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What the graph compiler made of a network, each stage's result."""
+
+    traced: Traced
+    rewritten: Rewritten
+    plan: Plan
+    typed: Typed
+
+
+def build(selection: Selection, *, force: bool = False, progress: Listener | None = None) -> Artifact:
+    """Build the engine of a selection, or find that it is built already (`Artifact.cached`); `force` builds anyway.
+
+    Raises InputError (and its kinds), BuildError or MachineLacks; an artifact that was there before is then untouched.
+    """
+    from mlpdeploy import manifest
+
+    stages = Stages(progress)
+    backend = pick(selection.backend, selection.precision)
+    selection = selection.with_backend(backend.name)
+    folder = store.folder_of(selection, backend.name)
+    with store.locked(folder, stages.say):
+        key = _key(selection, backend)
+        if (found := _cached(folder, key, force, stages)) is not None:
+            return found
+        source = load(selection, stages)
+        traced = trace_network(source, stages)
+        key = key or _key(selection, backend, traced)
+        if (found := _cached(folder, key, force, stages)) is not None:
+            return found
+        compiled = compile_network(traced, selection, stages)
+        with stages("emit"):
+            from mlpdeploy.engine.emit import emit
+
+            emitted = emit(compiled.typed)
+        with store.draft(folder) as draft:
+            with stages("build"):
+                import onnx
+
+                onnx.save(emitted.model, draft.folder / store.MODEL)
+                request = BuildRequest(selection.precision, selection.profile, selection.gpus, selection.level)
+                built = backend.build(emitted, request, draft.folder, stages)
+            facts = manifest.describe(selection, backend, source, compiled, built, key, stages.seconds)
+            (draft.folder / store.REPORT).write_text(manifest.report(facts), encoding="utf-8")
+            return draft.commit(facts)
+
+
+def verify(selection: Selection, *, data: Path | None = None, progress: Listener | None = None) -> Verification:
+    """Prove that the built engine of a selection computes what its network computes (`Verification.passed`).
+
+    Climbs the ladder of `evidence.verify`, on random inputs or on the images below `data`, and writes
+    verification.json beside the engine. Raises ArtifactError where nothing of that selection is built.
+    """
+    import onnx
+
+    from mlpdeploy import manifest
+    from mlpdeploy.evidence.verify import verify as climb
+
+    stages = Stages(progress)
+    backend = pick(selection.backend, selection.precision)
+    selection = selection.with_backend(backend.name)
+    folder = store.folder_of(selection, backend.name)
+    with store.locked(folder, stages.say), ExitStack() as stack:
+        with stages("open"):
+            artifact = store.open_artifact(folder)
+            _check_same(artifact, selection)
+        source = load(selection, stages)
+        samples, labels = _images(source.recipe, data, stages)
+        compiled = compile_network(trace_network(source, stages), selection, stages)
+        with stages("verify"):
+            reason = backend.executable()
+            engine = None
+            if reason is None:
+                engine = stack.enter_context(backend.load(artifact.engine, artifact.manifest["facts"]))
+            budgets = source.recipe.budgets
+            verification = climb(
+                source.network,
+                compiled.rewritten,
+                compiled.typed,
+                onnx.load(artifact.model),
+                engine,
+                reason,
+                selection.profile,
+                budgets[selection.precision],
+                samples,
+                selection.seed,
+                stages,
+                labels=labels,
+                # No CPU has TF32: there its graph is computed in FP32.
+                cpu_budget=budgets["fp32"] if selection.precision == "tf32" else None,
+                disabled_rules=selection.disabled_rules,
+            )
+        document = manifest.verified(artifact.manifest, verification)
+        store.attach(artifact, store.VERIFICATION, json.dumps(document, indent=2, allow_nan=False) + "\n")
+        store.attach(artifact, store.REPORT, manifest.report(artifact.manifest, document))
+        return verification
+
+
+def load(selection: Selection, stages: Stages) -> Source:
+    """The network of a selection, with its weights."""
+    with stages("load"):
+        recipe = find(selection.name)
+        network = reference(
+            selection.name,
+            selection.checkpoint,
+            selection.seed,
+            image_size=selection.image_size,
+            num_classes=selection.num_classes,
+            pretrained=selection.pretrained,
+            input_shape=selection.input_shape,
+        )
+        recipe = complete(
+            recipe,
+            network,
+            image_size=selection.image_size,
+            input_shape=selection.input_shape,
+            num_classes=selection.num_classes,
+        )
+    return Source(recipe, network)
+
+
+def trace_network(source: Source, stages: Stages) -> Traced:
+    """The network's graph, over inputs (batch, *input_shape)."""
+    with stages("trace"):
+        import torch
+
+        from mlpdeploy.graph.trace import TensorSpec, trace
+
+        return trace(source.network, [TensorSpec("input", source.recipe.input_shape, torch.float32)])
+
+
+def compile_network(traced: Traced, selection: Selection, stages: Stages) -> Compiled:
+    """The graph compiler: from a traced network to the graph whose every dtype is decided."""
+    with stages("rewrite"):
+        from mlpdeploy.graph.rewrite import rewrite
+
+        rewritten = rewrite(traced, selection.disabled_rules)
+    with stages("plan precision"):
+        from mlpdeploy.graph.precision import apply, plan
+
+        planned = plan(rewritten, selection.precision, io=selection.io)
+        typed = apply(rewritten, planned)
+    return Compiled(traced, rewritten, planned, typed)
+
+
+def inspect(
+    target: str, *, precision: str | None = None, backend: str | None = None, out: Path = OUT
+) -> dict[str, Any]:
+    """What is in an artifact: its manifest, where it lies, and its verification where there is one.
+
+    `target` is a path or the name of a network; where several of its artifacts fit, InputError lists them.
+    """
+    path = Path(target)
+    if not (path.exists() and (path.is_file() or (path / store.MANIFEST).exists())):
+        path = _only_artifact(Selection(target, out=out), precision, backend)
+    artifact = store.open_artifact(path)
+    found = artifact.folder / store.VERIFICATION
+    verification = json.loads(found.read_text(encoding="utf-8")) if found.exists() else None
+    return {"folder": str(artifact.folder), "manifest": artifact.manifest, "verification": verification}
+
+
+def catalogue() -> list[dict[str, Any]]:
+    """Every recipe, as JSON values."""
+    from dataclasses import asdict
+
+    return [asdict(recipe) for recipe in recipes().values()]
+
+
+def doctor() -> dict[str, Any]:
+    """What this machine has, which backends work on it, why others do not, and what to install."""
+    from mlpdeploy.doctor import examine
+
+    return examine()
+
+
+def _key(selection: Selection, backend: Backend, traced: Traced | None = None) -> str | None:
+    """The cache key; None where it needs the traced network and there is none yet."""
+    if kind(selection.name) != "user":
+        return cache.key(selection, backend.versions())
+    return None if traced is None else cache.key(selection, backend.versions(), cache.fingerprint(traced))
+
+
+def _cached(folder: Path, key: str | None, force: bool, stages: Stages) -> Artifact | None:
+    """The artifact at `folder` where it is whole and has this key."""
+    if force or key is None or not (folder / store.MANIFEST).exists():
+        return None
+    try:
+        artifact = store.open_artifact(folder)
+    except ArtifactError as error:
+        stages.say(f"building again: {error}")
+        return None
+    return Artifact(folder, artifact.manifest, cached=True) if artifact.manifest.get("key") == key else None
+
+
+def _check_same(artifact: Artifact, selection: Selection) -> None:
+    """Raises ArtifactError where the artifact was built from another selection, naming what differs."""
+    built, asked = artifact.manifest["selection"], selection.to_json()
+    # The same weights may lie elsewhere now; GPUs and builder level change no number.
+    names = asked.keys() - {"checkpoint", "gpus", "level"}
+    different = [f"{n} {asked[n]} (built with {built.get(n)})" for n in sorted(names) if asked[n] != built.get(n)]
+    weights = None if selection.checkpoint is None else cache.checkpoint_sha256(selection.checkpoint)
+    if weights != artifact.manifest["weights"].get("sha256"):
+        different.append(f"{selection.weights()} (built with {artifact.manifest['weights']['text']})")
+    if different:
+        raise ArtifactError(
+            f"{artifact.folder} holds another engine than was asked for: {', '.join(different)}; "
+            "build that first, or give the options that it was built with"
+        )
+
+
+def _images(
+    recipe: Recipe, data: Path | None, stages: Stages
+) -> tuple[dict[str, np.ndarray] | None, np.ndarray | None]:
+    """The images of --data as inputs, with labels where the folder tells them."""
+    if data is None:
+        return None, None
+    if len(recipe.input_shape) != 3:
+        raise InputError(f"{recipe.name} takes inputs of shape {recipe.input_shape}, which images do not have")
+    with stages("read images"):
+        from mlpdeploy.evidence.data import Preprocess, load_folder
+
+        height, width = recipe.input_shape[1:]
+        preprocess = Preprocess((height, width), recipe.crop, recipe.interpolation, recipe.mean, recipe.std)
+        images = load_folder(data, preprocess, num_classes=recipe.num_classes)
+    for skipped in images.skipped:
+        stages.say(f"skipped {skipped.file}: {skipped.reason}")
+    return {"input": images.arrays}, images.labels
+
+
+def _only_artifact(selection: Selection, precision: str | None, backend: str | None) -> Path:
+    """The one artifact of a network that fits. Raises ArtifactError where there is none, InputError where several."""
+    root = selection.out / selection.folder_name
+    found = sorted(path.parent for path in root.glob(f"{precision or '*'}/{backend or '*'}/{store.MANIFEST}"))
+    if not found:
+        raise ArtifactError(f"nothing of {selection.name} is built below {root}: run `mlpdeploy build` first")
+    if len(found) > 1:
+        raise InputError(f"{selection.name} has {len(found)} artifacts, give one: {', '.join(map(str, found))}")
+    return found[0]

@@ -1,0 +1,211 @@
+"""Which network: recipes, timm models and the user's own factories, under one kind of name.
+
+    vip_s7                    a recipe of `recipes/*.toml`, or one of its aliases
+    timm:mixer_b32_224        any model that timm can build
+    package.module:factory    an `nn.Module`, or a class or function that makes one, found from the current folder
+
+`find` describes a network without building it, and `reference` builds it. Neither torch nor timm is imported before
+it is needed, so that names can be listed and checked at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from mlpdeploy.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+# Our names of preprocessing facts, and those of timm's `pretrained_cfg`.
+_TIMM = {
+    "input_shape": "input_size",
+    "mean": "mean",
+    "std": "std",
+    "crop": "crop_pct",
+    "interpolation": "interpolation",
+    "num_classes": "num_classes",
+}
+
+Kind = Literal["recipe", "timm", "user"]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What an engine of one precision may lose: relative error of the logits, and agreement of the top-1 class."""
+
+    max_relative_error: float
+    min_top1_agreement: float
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything about a network that is known before it is built.
+
+    `input_shape` is (channels, height, width) and empty where only the built network knows it (see `complete`).
+    `gmacs` counts matrix products and convolutions at batch 1, in 1e9 multiply-accumulates. `rules` gives for each
+    rewrite rule how often it fires. Facts that nobody published or counted are None.
+    """
+
+    name: str
+    family: str
+    factory: str
+    input_shape: tuple[int, ...]
+    num_classes: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    crop: float
+    interpolation: str
+    precisions: tuple[str, ...]
+    budgets: Mapping[str, Budget]
+    source: str = ""
+    parameters: int | None = None
+    gmacs: float | None = None
+    top1: float | None = None
+    top1_source: str | None = None
+    aliases: tuple[str, ...] = ()
+    gelu: Literal["erf", "tanh"] | None = None
+    rules: Mapping[str, int] = field(default_factory=dict)
+
+
+def folder() -> Path:
+    """Where the recipes lie: inside the package where it was installed, beside it in a checkout."""
+    inside = Path(__file__).parent / "recipes"
+    return inside if inside.is_dir() else Path(__file__).parent.parent / "recipes"
+
+
+@cache
+def _defaults() -> dict[str, Any]:
+    return tomllib.loads((folder() / "defaults.toml").read_text(encoding="utf-8"))
+
+
+def _make(name: str, *layers: Mapping[str, Any]) -> Recipe:
+    """A recipe from tables, later ones first; budgets are merged precision by precision."""
+    facts: dict[str, Any] = {"name": name, "input_shape": ()}
+    budgets: dict[str, Budget] = {}
+    for layer in (_defaults(), *layers):
+        facts |= {key: tuple(value) if isinstance(value, list) else value for key, value in layer.items()}
+        budgets |= {precision: Budget(**budget) for precision, budget in layer.get("budgets", {}).items()}
+    return Recipe(**(facts | {"budgets": budgets}))
+
+
+@cache
+def recipes() -> Mapping[str, Recipe]:
+    """Every recipe by name, in the order of the families' files."""
+    found: dict[str, Recipe] = {}
+    for path in sorted(folder().glob("*.toml")):
+        if path.name == "defaults.toml":
+            continue
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        for name, facts in table.pop("networks").items():
+            found[name] = _make(name, table, facts)
+    return found
+
+
+def kind(name: str) -> Kind:
+    """How a name is looked up."""
+    if name.startswith("timm:"):
+        return "timm"
+    return "user" if ":" in name else "recipe"
+
+
+def canonical(name: str) -> str:
+    """The name without aliases. Raises InputError, with the nearest names, where a recipe's name is unknown."""
+    if kind(name) != "recipe":
+        prefix, _, rest = name.partition(":")
+        if not prefix or not rest:
+            raise InputError(f"{name!r} is not a network: write timm:<model> or package.module:factory")
+        return name
+    aliases = {alias: recipe.name for recipe in recipes().values() for alias in recipe.aliases}
+    if name in recipes() or name in aliases:
+        return aliases.get(name, name)
+    near = difflib.get_close_matches(name, [*recipes(), *aliases], n=3)
+    hint = f"did you mean {' or '.join(near)}?" if near else "see `mlpdeploy list`."
+    raise InputError(f"there is no network {name!r}: {hint} timm:<model> and package.module:factory work too")
+
+
+def find(name: str) -> Recipe:
+    """The recipe of a name. Raises InputError where the name is unknown or what it names cannot be imported."""
+    name = canonical(name)
+    if kind(name) == "recipe":
+        return recipes()[name]
+    from mlpdeploy import factory
+
+    if kind(name) == "timm":
+        factory.check_timm(name)
+        return _make(name, {"family": "timm", "factory": name, "source": "timm"})
+    factory.imported(name)
+    return _make(name, {"family": "user", "factory": name, "source": name})
+
+
+def reference(
+    name: str,
+    checkpoint: str | Path | None = None,
+    seed: int = 0,
+    *,
+    image_size: int | None = None,
+    num_classes: int | None = None,
+    pretrained: bool = False,
+    input_shape: tuple[int, ...] | None = None,
+) -> nn.Module:
+    """The network of a name, in eval mode, in float32, on the CPU: images (b, c, h, w) to logits (b, num_classes).
+
+    Its weights are the checkpoint's (loaded strictly, in the authors' format or timm's), or timm's pretrained ones,
+    or else random ones that depend on `seed` only; the global random state stays as it was. A user's network keeps
+    the weights that its factory gave it (with torch seeded by `seed`), since these may be trained ones. For it,
+    `input_shape` (c, h, w) says what it takes; it plays no part in building.
+
+    Raises InputError where the network cannot be made as asked, CheckpointError where the checkpoint does not fit,
+    MachineLacks where pretrained weights cannot be fetched.
+    """
+    from mlpdeploy import checkpoint as checkpoints
+    from mlpdeploy import factory, weights
+
+    recipe = find(name)
+    if checkpoint is not None and pretrained:
+        raise InputError("a checkpoint and pretrained weights exclude each other: give one of the two")
+    if pretrained and kind(recipe.factory) != "timm":
+        raise InputError(f"{recipe.name} has no pretrained weights in timm: download a checkpoint, pass --checkpoint")
+    if input_shape is not None and kind(recipe.name) == "recipe" and tuple(input_shape) != recipe.input_shape:
+        raise InputError(f"{recipe.name} fixes its input's shape; --image-size N changes height and width")
+    if image_size is not None and recipe.input_shape and image_size == recipe.input_shape[1]:
+        image_size = None
+    if num_classes is not None and num_classes == recipe.num_classes and kind(recipe.name) == "recipe":
+        num_classes = None
+    network = factory.make(recipe, seed, image_size=image_size, num_classes=num_classes, pretrained=pretrained)
+    if checkpoint is not None:
+        checkpoints.load(network, Path(checkpoint), recipe.family)
+    elif not pretrained and kind(recipe.name) != "user":
+        weights.randomise(network, seed)
+    return network.float().eval().requires_grad_(False)
+
+
+def complete(
+    recipe: Recipe,
+    network: nn.Module,
+    *,
+    image_size: int | None = None,
+    input_shape: tuple[int, ...] | None = None,
+    num_classes: int | None = None,
+) -> Recipe:
+    """The recipe with what the built network knows: the input's shape and, for timm's networks, the preprocessing.
+
+    Raises InputError where nothing says what shape the network takes.
+    """
+    config = getattr(network, "pretrained_cfg", None) or getattr(network, "default_cfg", None)
+    if not recipe.input_shape and isinstance(config, Mapping):
+        known = {ours: config[theirs] for ours, theirs in _TIMM.items() if config.get(theirs)}
+        facts: dict[str, Any] = {ours: tuple(v) if isinstance(v, list) else v for ours, v in known.items()}
+        recipe = replace(recipe, **facts)
+    shape = tuple(input_shape or recipe.input_shape)
+    if not shape:
+        raise InputError(f"nothing says what images {recipe.name} takes: pass --input-shape CHANNELS,HEIGHT,WIDTH")
+    if image_size is not None and input_shape is None:
+        shape = (shape[0], image_size, image_size)
+    return replace(recipe, input_shape=shape, num_classes=num_classes or recipe.num_classes)

@@ -1,0 +1,128 @@
+"""What the user asks for, checked: one frozen value that names an artifact and everything that goes into it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mlpdeploy.engine.backend import Batch
+from mlpdeploy.errors import InputError
+from mlpdeploy.recipe import canonical, kind
+
+PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
+IO = ("fp32", "fp16", "bf16")
+BATCH = "1:8:32"
+OUT = Path("artifacts")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A network, its weights, and the engine to build from it.
+
+    `batch` is MIN:OPT:MAX or one number for all three. `gpus` are compute capabilities such as sm86 (none: those of
+    this machine). `io` is the dtype of inputs and outputs. `level` is TensorRT's builder optimisation level, 0 to 5.
+    Raises InputError, on creation, where a value cannot be used.
+    """
+
+    name: str
+    precision: str = "fp16"
+    backend: str = "auto"
+    batch: str = BATCH
+    checkpoint: Path | None = None
+    image_size: int | None = None
+    num_classes: int | None = None
+    input_shape: tuple[int, ...] | None = None
+    gpus: tuple[str, ...] = ()
+    out: Path = OUT
+    seed: int = 0
+    disabled_rules: tuple[str, ...] = ()
+    pretrained: bool = False
+    io: str = "fp32"
+    level: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", canonical(self.name))
+        _one_of("precision", self.precision, PRECISIONS)
+        _one_of("io", self.io, IO)
+        _at_least("image size", self.image_size, 1)
+        _at_least("number of classes", self.num_classes, 1)
+        _at_least("seed", self.seed, 0)
+        parse_batch(self.batch)
+        if self.level is not None and not 0 <= self.level <= 5:
+            raise InputError(f"builder level {self.level}: TensorRT's levels are 0 to 5")
+        if self.input_shape is not None and (len(self.input_shape) < 1 or min(self.input_shape) < 1):
+            raise InputError(f"input shape {self.input_shape}: give positive sizes, such as 3,224,224")
+        if self.input_shape is not None and self.image_size is not None:
+            raise InputError("--input-shape and --image-size exclude each other: give one of the two")
+        if self.input_shape is not None and kind(self.name) == "recipe":
+            raise InputError(f"{self.name} fixes its input's shape: --image-size N changes its height and width")
+        if self.pretrained and self.checkpoint is not None:
+            raise InputError("--checkpoint and --pretrained exclude each other: give one of the two")
+        for gpu in self.gpus:
+            if not re.fullmatch(r"sm\d{2,3}", gpu):
+                raise InputError(f"GPU {gpu!r}: give compute capabilities such as sm86,sm89")
+
+    @property
+    def profile(self) -> Batch:
+        """The batch sizes as numbers."""
+        return parse_batch(self.batch)
+
+    @property
+    def folder_name(self) -> str:
+        """The network's name as the name of a folder."""
+        return re.sub(r"[^\w.-]+", "-", self.name)
+
+    def with_backend(self, backend: str) -> Selection:
+        """The same selection with `auto` decided."""
+        return replace(self, backend=backend)
+
+    def to_json(self) -> dict[str, Any]:
+        """What decides the content of an artifact, as JSON values: all but the folder it lies in."""
+        values = asdict(self)
+        del values["out"]
+        values["batch"] = "{min}:{opt}:{max}".format(**asdict(self.profile))
+        values["checkpoint"] = None if self.checkpoint is None else str(self.checkpoint)
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+
+    def weights(self) -> str:
+        """Where the weights come from, in words that every output repeats."""
+        if self.checkpoint is not None:
+            return f"weights from {self.checkpoint}"
+        if self.pretrained:
+            return "timm's pretrained weights"
+        if kind(self.name) == "user":
+            return f"weights as {self.name} made them (seed {self.seed}); no checkpoint was given"
+        return f"random weights from seed {self.seed}; no checkpoint was given"
+
+
+def parse_batch(text: str) -> Batch:
+    """MIN:OPT:MAX, or one number for all three. Raises InputError where these are not 1 <= MIN <= OPT <= MAX."""
+    parts = text.split(":")
+    if len(parts) not in (1, 3) or not all(re.fullmatch(r"\d{1,6}", part) for part in parts):
+        raise InputError(f"batch {text!r}: give MIN:OPT:MAX such as 1:8:32, or one number")
+    low, opt, high = (int(part) for part in (parts * 3 if len(parts) == 1 else parts))
+    if low < 1:
+        raise InputError(f"batch {text!r}: the smallest batch is 1")
+    if not low <= opt <= high:
+        raise InputError(f"batch {text!r}: it must be MIN <= OPT <= MAX")
+    return Batch(low, opt, high)
+
+
+def parse_shape(text: str) -> tuple[int, ...]:
+    """C,H,W as numbers. Raises InputError where they are not positive whole numbers."""
+    parts = re.split(r"[,x]", text.strip())
+    if not all(re.fullmatch(r"[1-9]\d{0,6}", part) for part in parts):
+        raise InputError(f"input shape {text!r}: give positive sizes without the batch, such as 3,224,224")
+    return tuple(int(part) for part in parts)
+
+
+def _one_of(what: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise InputError(f"{what} {value!r} is not known: choose one of {', '.join(known)}")
+
+
+def _at_least(what: str, value: int | None, least: int) -> None:
+    if value is not None and value < least:
+        raise InputError(f"{what} {value}: it must be at least {least}")

@@ -1,0 +1,260 @@
+"""Artifacts on disk: `<out>/<recipe>/<precision>/<backend>/`, each whole or not there at all.
+
+    model.onnx  the engine  manifest.json  report.md        written together, by `draft`
+    verification.json                                       added later, by `attach`
+
+A draft is a hidden folder beside the artifact. When everything in it is on the disk, it is exchanged with the
+artifact in one step (renameat2 with RENAME_EXCHANGE). Where a system has no such step, the artifact is first set
+aside as `.<backend>.previous`; a writer killed in between leaves that, and the next one to open the artifact puts it
+back. One lock an artifact makes writers wait for each other, so a draft that the holder of the lock finds is a dead
+writer's and is removed. The manifest has size and SHA-256 of each file, and opening an artifact checks them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlpdeploy.errors import ArtifactError, InputError
+from mlpdeploy.selection import Selection
+
+SCHEMA = 1
+MODEL, MANIFEST, REPORT, VERIFICATION = "model.onnx", "manifest.json", "report.md", "verification.json"
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """An artifact whose files were found to be those that its manifest names; `cached` where a build only found it."""
+
+    folder: Path
+    manifest: dict[str, Any]
+    cached: bool = False
+
+    @property
+    def model(self) -> Path:
+        """The ONNX file."""
+        return self.folder / MODEL
+
+    @property
+    def engine(self) -> Path:
+        """The engine file, or folder."""
+        return self.folder / str(self.manifest["engine"])
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A folder to write into, which `commit` turns into the artifact."""
+
+    folder: Path
+    target: Path
+
+    def commit(self, manifest: dict[str, Any]) -> Artifact:
+        """Complete the manifest with the files found here, and replace the artifact in one step."""
+        files = {str(path.relative_to(self.folder)): path for path in sorted(self.folder.rglob("*")) if path.is_file()}
+        facts = {name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for name, path in files.items()}
+        # The report is for people and is written again after a verification, so it is not held to its hash.
+        facts.pop(REPORT, None)
+        manifest = {"schema": SCHEMA, **manifest, "files": facts}
+        (self.folder / MANIFEST).write_text(_dump(manifest), encoding="utf-8")
+        for path in (*files.values(), self.folder / MANIFEST):
+            _sync(path)
+        for path in (*(p for p in self.folder.rglob("*") if p.is_dir()), self.folder):
+            _sync(path)
+        _replace_folder(self.folder, self.target)
+        return Artifact(self.target, manifest)
+
+
+def folder_of(selection: Selection, backend: str) -> Path:
+    """Where the artifact of a selection lies."""
+    return selection.out / selection.folder_name / selection.precision / backend
+
+
+@contextmanager
+def locked(folder: Path, say: Callable[[str], None] = lambda line: None) -> Iterator[None]:
+    """Hold an artifact's lock; says so where another process holds it, and waits. Clears what dead writers left."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder.parent / f".{folder.name}.lock")
+    with _writing(folder, everything=True):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            say(f"waiting: another process is working on {folder}")
+            lock.acquire()
+    try:
+        with _writing(folder, everything=True):
+            _recover(folder)
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def draft(folder: Path) -> Iterator[Draft]:
+    """A draft of the artifact at `folder`, whose lock must be held; it goes away unless it was committed.
+
+    Raises InputError, one line, where the folder cannot be written or its disk is full.
+    """
+    path = folder.parent / f".{folder.name}.draft-{uuid.uuid4().hex}"
+    try:
+        with _writing(folder):
+            path.mkdir()
+            yield Draft(path, folder)
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def attach(artifact: Artifact, name: str, text: str) -> Path:
+    """Write one more file beside the engine, whole or not at all. Raises InputError where it cannot be written."""
+    path = artifact.folder / name
+    temporary = path.with_name(f".{name}.{uuid.uuid4().hex}")
+    with _writing(artifact.folder, everything=True):
+        try:
+            temporary.write_text(text, encoding="utf-8")
+            _sync(temporary)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    return path
+
+
+def open_artifact(path: Path) -> Artifact:
+    """The artifact at a folder, or at a file in it, with every file checked against the manifest.
+
+    Raises ArtifactError, naming the file, where one is missing or altered, or where the manifest cannot be used.
+    """
+    folder = path.parent if path.is_file() else path
+    if not folder.exists() and _previous(folder).exists():
+        with locked(folder):  # recovers it
+            pass
+    manifest = read_manifest(folder)
+    problem = _problem(folder, manifest)
+    # A build may have replaced the artifact since its manifest was read: then the new one counts.
+    while problem is not None and (again := read_manifest(folder)) != manifest:
+        manifest, problem = again, _problem(folder, again)
+    if problem is not None:
+        raise ArtifactError(f"{problem}: build it again with --force")
+    return Artifact(folder, manifest)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest alone. Raises ArtifactError where there is none, or none of this version."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ArtifactError(f"there is no artifact at {folder}: run `mlpdeploy build` first") from error
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{folder / MANIFEST} cannot be read ({error}): build it again with --force") from error
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
+        raise ArtifactError(f"{folder / MANIFEST} is no manifest of mlpdeploy: build it again with --force")
+    if manifest.get("schema") != SCHEMA:
+        raise ArtifactError(
+            f"{folder / MANIFEST} has schema {manifest.get('schema')}, this mlpdeploy reads {SCHEMA}: "
+            "build it again with --force"
+        )
+    return manifest
+
+
+def sha256(path: Path) -> str:
+    """The hash of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _problem(folder: Path, manifest: dict[str, Any]) -> str | None:
+    """Which file is not the one that the manifest names, or None."""
+    named = manifest["files"]
+    if MODEL not in named or not any(f == manifest.get("engine") or _inside(f, manifest) for f in named):
+        return f"{folder / MANIFEST} does not name the model and the engine"
+    for name, facts in named.items():
+        path = folder / name
+        if not path.resolve().is_relative_to(folder.resolve()):
+            return f"{folder / MANIFEST} names {name}, outside the artifact"
+        if not path.is_file():
+            return f"{path} is missing"
+        if path.stat().st_size != facts.get("bytes") or sha256(path) != facts.get("sha256"):
+            return f"{path} was altered after it was built"
+    return None
+
+
+def _inside(name: str, manifest: dict[str, Any]) -> bool:
+    return name.startswith(f"{manifest.get('engine')}/")
+
+
+def _replace_folder(new: Path, target: Path) -> None:
+    if not target.exists():
+        new.rename(target)
+    elif not _exchange(new, target):
+        target.rename(_previous(target))
+        new.rename(target)
+        shutil.rmtree(_previous(target))
+    _sync(target.parent)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Swap two folders' names in one step; False where the system or the file system cannot."""
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if os.name == "posix" else None
+    if renameat2 is None:
+        return False
+    if renameat2(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EXDEV):
+        return False
+    raise OSError(code, os.strerror(code), str(second))
+
+
+def _recover(folder: Path) -> None:
+    """Finish or undo what a killed writer began; the lock must be held."""
+    previous = _previous(folder)
+    if previous.exists() and not folder.exists():
+        previous.rename(folder)
+    for leftover in (previous, *folder.parent.glob(f".{folder.name}.draft-*")):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _previous(folder: Path) -> Path:
+    return folder.parent / f".{folder.name}.previous"
+
+
+def _sync(path: Path) -> None:
+    if path.is_dir() and os.name != "posix":
+        return
+    descriptor = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _dump(value: Any) -> str:
+    return json.dumps(value, indent=2, allow_nan=False) + "\n"
+
+
+@contextmanager
+def _writing(folder: Path, *, everything: bool = False) -> Iterator[None]:
+    """Turn the errors of a disk that takes no writes into one line; every OSError of the body with `everything`."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        if error.errno in _FULL:
+            raise InputError(f"no space is left for {folder} ({reason}): free some or pass --out DIR") from error
+        ours = error.filename is not None and str(folder.parent) in str(error.filename)
+        if everything or ours or error.errno == errno.EROFS:
+            raise InputError(f"{folder} cannot be written ({reason}): pass --out DIR with a folder that can") from error
+        raise

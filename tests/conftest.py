@@ -1,0 +1,50 @@
+"""What every test can use."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+REPOSITORY = Path(__file__).parent.parent
+Cli = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Two cores are usual; results must not depend on how many there are.
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Cli:
+    """Run `mlpdeploy` with these arguments as a user would: another process, another folder, 80 columns."""
+
+    def run(*arguments: str | Path, code: int | None = 0, **environment: str) -> subprocess.CompletedProcess[str]:
+        found = subprocess.run(
+            [sys.executable, "-m", "mlpdeploy", *map(str, arguments)],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(REPOSITORY), "COLUMNS": "80", "NO_COLOR": "1"} | environment,
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+        if code is not None:
+            assert found.returncode == code, found.stdout + found.stderr
+        assert "Traceback" not in found.stderr
+        return found
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def checkpoint_keys() -> dict[str, Any]:
+    """Parameters, and the shape of every key, of the authors' checkpoints."""
+    found: dict[str, Any] = json.loads((Path(__file__).parent / "data" / "checkpoint_keys.json").read_text())
+    return found

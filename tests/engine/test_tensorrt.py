@@ -1,0 +1,242 @@
+"""TensorRT-RTX on a machine without a GPU: what it builds, what it refuses, and what a load checks first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+from small_networks import emitted, graph_model, projections
+
+from mlpdeploy.engine.backend import Batch, BuildRequest, backends
+from mlpdeploy.engine.backends import _nvidia
+from mlpdeploy.engine.backends.tensorrt import TensorRT, parse
+from mlpdeploy.engine.emit import Emitted
+from mlpdeploy.errors import ArtifactError, BuildError, InputError, MachineLacks
+
+BATCH = Batch(1, 2, 4)
+GPU = _nvidia.Gpu("Stand-in 4090", "sm89", "13.0")
+
+
+class Silent:
+    def step(self, phase: str, done: int, total: int) -> None: ...
+
+
+@pytest.fixture
+def rtx() -> TensorRT:
+    backend = backends()["tensorrt-rtx"]
+    reason = backend.available()
+    if reason is not None:
+        pytest.skip(reason)
+    assert isinstance(backend, TensorRT)
+    return backend
+
+
+def build(rtx: TensorRT, folder: Path, precision: str = "fp16", **more: Any) -> dict[str, Any]:
+    return rtx.build(emitted(precision), BuildRequest(precision, BATCH, **more), folder, Silent()).facts
+
+
+def test_gpus_are_compiled_for_and_recorded(rtx: TensorRT, tmp_path: Path) -> None:
+    facts = build(rtx, tmp_path, gpus=("sm86", "sm120"))
+    assert facts["gpus"] == ["sm86", "sm120"] and facts["executed"] == "HALF"
+    hashes = {facts["engine_sha256"]}
+    hashes.add(build(rtx, tmp_path, gpus=("sm86",))["engine_sha256"])
+    hashes.add(build(rtx, tmp_path, gpus=("sm75",))["engine_sha256"])
+    anywhere = build(rtx, tmp_path)
+    assert anywhere["gpus"] == [] and len(hashes | {anywhere["engine_sha256"]}) == 4
+
+
+@pytest.mark.parametrize("gpu", ["sm61", "86", "SM86", "current", "none", "sm"])
+def test_an_unknown_gpu_is_refused_with_the_known_ones(rtx: TensorRT, tmp_path: Path, gpu: str) -> None:
+    with pytest.raises(InputError, match=f"cannot build for {gpu}; choose from: sm75, sm80, sm86, sm89, sm120"):
+        build(rtx, tmp_path, gpus=("sm86", gpu))
+    assert not list(tmp_path.iterdir())
+
+
+def test_cpu_engines_take_no_gpu(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="leave --gpu out"):
+        request = BuildRequest("fp32", BATCH, gpus=("sm86",))
+        backends()["onnxruntime"].build(emitted("fp32"), request, tmp_path, Silent())
+
+
+def test_tf32_is_a_flag_on_an_fp32_network(rtx: TensorRT, tmp_path: Path) -> None:
+    facts = build(rtx, tmp_path, "tf32")
+    assert facts["executed"] == "FLOAT with TF32"
+    assert set(facts["parsed"]["dtypes"]["MATRIX_MULTIPLY"]) == {"FLOAT"}
+    tf32 = (tmp_path / "engine.plan").read_bytes()
+    assert build(rtx, tmp_path, "fp32")["executed"] == "FLOAT"
+    assert (tmp_path / "engine.plan").read_bytes() != tf32
+
+
+def test_a_network_of_another_precision_fails_the_build(rtx: TensorRT, tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match="would not compute in bf16"):
+        rtx.build(emitted("fp16"), BuildRequest("bf16", BATCH), tmp_path, Silent())
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_plans_own_fp32_nodes_are_let_through(rtx: TensorRT, tmp_path: Path) -> None:
+    wide = emitted("fp32")
+    names = frozenset(node.name for node in wide.model.graph.node)
+    request = BuildRequest("fp16", BATCH)
+    rtx.build(Emitted(wide.model, wide.typed, names), request, tmp_path, Silent())
+    with pytest.raises(BuildError, match=r"1 of .* would not compute in fp16"):
+        rtx.build(Emitted(wide.model, wide.typed, names - {"node_conv2d"}), request, tmp_path, Silent())
+
+
+@pytest.mark.parametrize("level", [0, 5])
+def test_builder_levels(rtx: TensorRT, tmp_path: Path, level: int) -> None:
+    assert build(rtx, tmp_path, level=level)["engine_bytes"] > 1000
+
+
+def test_progress_counts_up_and_nothing_is_printed(
+    rtx: TensorRT, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[tuple[str, int, int]] = []
+
+    class Steps:
+        def step(self, phase: str, done: int, total: int) -> None:
+            seen.append((phase, done, total))
+
+    rtx.build(emitted("fp16"), BuildRequest("fp16", BATCH), tmp_path, Steps())
+    assert len({phase for phase, _, _ in seen}) > 3 and all(1 <= done <= total for _, done, total in seen)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("the terminal went away")])
+def test_an_interrupt_ends_the_build_and_comes_out_as_itself(
+    rtx: TensorRT, tmp_path: Path, error: BaseException
+) -> None:
+    class Interrupts:
+        calls = 0
+
+        def step(self, phase: str, done: int, total: int) -> None:
+            self.calls += 1
+            raise error
+
+    progress = Interrupts()
+    with pytest.raises(type(error)) as raised:
+        rtx.build(emitted("fp16"), BuildRequest("fp16", BATCH), tmp_path, progress)
+    assert raised.value is error and progress.calls == 1 and not list(tmp_path.iterdir())
+
+
+def refused_by_the_parser() -> Emitted:
+    ports = {"x": (TensorProto.FLOAT, ["n", 3, 4])}, {"y": (TensorProto.FLOAT, ["n", 3, 4])}
+    model = graph_model([helper.make_node("MatMul", ["x", "x"], ["y"], name="mismatch")], *ports)
+    return Emitted(model, emitted("fp32").typed)
+
+
+def test_what_the_parser_refuses_is_one_line_with_the_node_then_detail(
+    rtx: TensorRT, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(BuildError) as raised:
+        rtx.build(refused_by_the_parser(), BuildRequest("fp32", BATCH), tmp_path, Silent())
+    first, *detail = str(raised.value).splitlines()
+    assert first.startswith("TensorRT cannot parse the ONNX file at node mismatch: ") and "must match" in first
+    assert "driver" not in first and detail
+    assert capfd.readouterr() == ("", "")
+
+
+def test_what_the_builder_refuses_is_told_in_its_own_words(rtx: TensorRT, tmp_path: Path) -> None:
+    ports = {"x": (TensorProto.FLOAT, ["n", 4]), "z": (TensorProto.FLOAT, [3, 4])}, {"y": (TensorProto.FLOAT, ["n", 4])}
+    model = graph_model([helper.make_node("Add", ["x", "z"], ["y"], name="sum")], *ports)
+    with pytest.raises(BuildError, match="TensorRT cannot build the network: ") as raised:
+        rtx.build(Emitted(model, emitted("fp32").typed), BuildRequest("fp32", Batch(1, 2, 4)), tmp_path, Silent())
+    assert "Invalid Engine" not in str(raised.value).splitlines()[0]
+
+
+def test_local_functions_build_at_every_precision(rtx: TensorRT, tmp_path: Path) -> None:
+    typed = emitted("fp16").typed
+    facts = rtx.build(Emitted(projections(), typed), BuildRequest("fp16", BATCH), tmp_path, Silent()).facts
+    assert [body["node"] for body in facts["parsed"]["bodies"]] == ["blocks.0/height", "blocks.1/height"]
+    assert parse(projections()).facts() == facts["parsed"]
+
+
+def load(rtx: TensorRT, folder: Path, facts: dict[str, Any]) -> None:
+    with rtx.load(folder / "engine.plan", facts):
+        pass
+
+
+def test_another_gpu_is_refused_naming_both(rtx: TensorRT, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = build(rtx, tmp_path, gpus=("sm75", "sm86"))
+    monkeypatch.setattr(_nvidia, "probe", lambda: GPU)
+    with pytest.raises(ArtifactError, match=r"built for sm75, sm86 and this machine's Stand-in 4090 is sm89") as raised:
+        load(rtx, tmp_path, facts)
+    assert "--gpu sm89" in str(raised.value)
+
+
+def test_a_missing_library_is_what_the_machine_lacks(
+    rtx: TensorRT, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = build(rtx, tmp_path)
+    monkeypatch.setattr(TensorRT, "versions", lambda self: {"tensorrt_rtx": "none"})
+    with pytest.raises(MachineLacks, match=r"needs tensorrt_rtx \d.*not installed"):
+        load(rtx, tmp_path, facts)
+
+
+def test_an_engine_that_tensorrt_refuses_is_no_crash(
+    rtx: TensorRT, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    if rtx.executable() is None:
+        pytest.skip("the engine can be loaded here")
+    facts = build(rtx, tmp_path)
+    monkeypatch.setattr(_nvidia, "probe", lambda: GPU)  # as if the driver were there: TensorRT itself must refuse
+    with pytest.raises(ArtifactError, match=r"TensorRT cannot load .*engine.plan: "):
+        load(rtx, tmp_path, facts)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.gpu
+def test_the_driver_names_the_gpu() -> None:
+    gpu = _nvidia.probe()
+    if isinstance(gpu, str):
+        pytest.skip(gpu)
+    assert gpu.capability.startswith("sm") and gpu.name and np.prod([int(n) for n in gpu.driver.split(".")]) >= 0
+
+
+def test_without_a_driver_the_reason_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str) -> None:
+        raise OSError("libcuda.so.1: cannot open shared object file")
+
+    monkeypatch.setattr(_nvidia.ctypes, "CDLL", absent)
+    _nvidia.probe.cache_clear()
+    try:
+        assert _nvidia.probe() == "no NVIDIA GPU (its driver library is not installed)"
+    finally:
+        _nvidia.probe.cache_clear()
+
+
+class Driver:
+    """A stand-in of libcuda: `broken` names the function that fails, `count` the number of GPUs."""
+
+    def __init__(self, broken: str = "", count: int = 1) -> None:
+        self.values = {"cuDeviceGetCount": count, "cuDriverGetVersion": 12080, "cuDeviceGet": 0}
+        self.broken = broken
+
+    def __getattr__(self, function: str) -> Any:
+        def call(*arguments: Any) -> int:
+            if function == self.broken:
+                return 999
+            if function in self.values:
+                arguments[0]._obj.value = self.values[function]
+            elif function == "cuDeviceGetName":
+                arguments[0].value = b"Stand-in"
+            elif function == "cuDeviceGetAttribute":
+                arguments[0]._obj.value = {75: 12, 76: 0}[arguments[1]]
+            return 0
+
+        return call
+
+
+@pytest.mark.parametrize(
+    ("driver", "expected"),
+    [
+        (Driver(), _nvidia.Gpu("Stand-in", "sm120", "12.8")),
+        (Driver(count=0), "no NVIDIA GPU (the driver sees no device)"),
+        (Driver(broken="cuInit"), "no usable NVIDIA GPU (the driver's cuInit answered error 999)"),
+    ],
+)
+def test_the_driver_is_asked(monkeypatch: pytest.MonkeyPatch, driver: Driver, expected: object) -> None:
+    monkeypatch.setattr(_nvidia.ctypes, "CDLL", lambda name: driver)
+    assert _nvidia.probe.__wrapped__() == expected

@@ -1,0 +1,75 @@
+"""The pure parts of the measuring scripts; the measuring itself is run by hand."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import build, common, cpu, graph, rules
+from benchmarks.train_digits import augment
+from mlpdeploy.engine.parsed import Counts, FunctionBody, ParsedNetwork
+from mlpdeploy.evidence.timing import Timings
+from mlpdeploy.graph.rewrite import LAYOUT, all_rules
+
+
+def test_a_result_names_its_machine_and_is_strict_json(tmp_path: Path) -> None:
+    path = common.write("x", {"a": 1.5}, {"threads": 1}, tmp_path / "results")
+    found = json.loads(path.read_text())
+    assert found["results"] == {"a": 1.5} and found["settings"] == {"threads": 1}
+    assert found["machine"]["cpu"] and found["machine"]["cores"] >= 1 and "torch" in found["machine"]["versions"]
+    with pytest.raises(ValueError, match="JSON compliant"):
+        common.write("x", {"a": float("nan")}, {}, tmp_path / "results")
+    assert json.loads(path.read_text()) == found
+
+
+def test_the_processor_is_named_where_the_system_tells(tmp_path: Path) -> None:
+    info = tmp_path / "cpuinfo"
+    info.write_text("processor : 0\nmodel name\t: A Fine CPU @ 3 GHz\n")
+    assert common.cpu_model(info) == "A Fine CPU @ 3 GHz"
+    assert common.cpu_model(tmp_path / "missing")
+
+
+def test_a_command_is_measured_by_itself_and_its_failure_is_raised() -> None:
+    small = build.run([sys.executable, "-c", "pass"])
+    large = build.run([sys.executable, "-c", "x = bytearray(200 << 20)"])
+    assert large["peak_mib"] > small["peak_mib"] + 150
+    assert build.run([sys.executable, "-c", "pass"])["peak_mib"] < large["peak_mib"] - 150
+    with pytest.raises(subprocess.CalledProcessError):
+        build.run([sys.executable, "-c", "raise SystemExit(3)"])
+
+
+def test_counts_separate_the_bodies_from_the_rest() -> None:
+    body = FunctionBody("node", "segment_grouped_projection", Counts(5, 2, 1))
+    parsed = ParsedNetwork(Counts(100, 5, 9), Counts(90, 1, 7), (body, body), {}, {}, ())
+    found = graph.counts(parsed)
+    assert found["total"]["transposes"] == 5 and found["outside"]["transposes"] == 1
+    assert found["bodies"] == {
+        "segment_grouped_projection": {"calls": 2, "most_transposes": 2, "most_reshapes": 1},
+    }
+    assert graph.saved(Counts(400, 0, 0), Counts(300, 0, 0)) == 0.25
+
+
+def test_each_rule_that_fired_is_left_out_once() -> None:
+    found = rules.variants({"a": 3, "b": 0})
+    assert found == {rules.ALL: (), "without a": ("a",), rules.BARE: (*all_rules(), LAYOUT)}
+
+
+def test_ours_is_judged_against_the_plain_export_of_the_same_engine() -> None:
+    times = {"eager": 4.0, "openvino ours": 1.0, "openvino plain": 2.0}
+    taken = Timings({name: np.full(9, value) for name, value in times.items()}, dict.fromkeys(times, 1), 0)
+    found = cpu.against_plain(taken, ["openvino"])
+    assert found["openvino"]["openvino plain"]["value"] == 0.5
+    assert found["openvino"]["eager"]["verdict"] == "faster" and cpu.COMPILED not in found["openvino"]
+
+
+def test_augmentation_keeps_the_range_and_is_reproducible() -> None:
+    images = torch.rand(16, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    first, second = (augment(images, torch.Generator().manual_seed(1)) for _ in range(2))
+    assert torch.equal(first, second) and first.shape == images.shape
+    assert first.min() >= -1 and first.max() <= 1 and not torch.equal(first, images)

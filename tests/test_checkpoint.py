@@ -1,0 +1,199 @@
+"""Checkpoints: what loads, what is refused, and that nothing in one is ever run."""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from mlpdeploy import checkpoint
+from mlpdeploy.errors import CheckpointError
+from mlpdeploy.recipe import reference
+
+
+class Net(nn.Module):
+    def __init__(self, classes: int = 5) -> None:
+        super().__init__()
+        self.body = nn.ModuleList(nn.Linear(4, 4) for _ in range(12))
+        self.norm = nn.BatchNorm1d(4)
+        self.head = nn.Linear(4, classes)
+
+
+def state(classes: int = 5) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    drawn = {
+        key: torch.randn(value.shape, generator=generator) if value.is_floating_point() else value + 7
+        for key, value in Net(classes).state_dict().items()
+    }
+    return drawn
+
+
+def loaded(path: Path, family: str = "user") -> dict[str, Tensor]:
+    network = Net()
+    checkpoint.load(network, path, family)
+    return dict(network.state_dict())
+
+
+def refusal(path: Path, network: nn.Module | None = None) -> str:
+    network = network or Net()
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    with pytest.raises(CheckpointError) as caught:
+        checkpoint.load(network, path, "user")
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+    message = str(caught.value)
+    assert message.startswith(str(path))
+    return message
+
+
+WRAPPED = {
+    "flat": lambda weights: weights,
+    "model": lambda weights: {"model": weights, "epoch": 3, "args": argparse.Namespace(lr=0.1)},
+    "state_dict": lambda weights: {"state_dict": weights, "optimizer": {"state": {}}, "arch": "net"},
+    "module": lambda weights: {"model": {f"module.{key}": value for key, value in weights.items()}},
+    "compiled": lambda weights: {f"_orig_mod.{key}": value for key, value in weights.items()},
+    "ema": lambda weights: {"state_dict": {k: v * 0 for k, v in weights.items()}, "state_dict_ema": weights},
+    "model_ema": lambda weights: {"model_ema": weights, "model": {k: v * 0 for k, v in weights.items()}},
+}
+
+
+@pytest.mark.parametrize("wrapper", WRAPPED)
+def test_wrappers_of_training_programs(tmp_path: Path, wrapper: str) -> None:
+    torch.save(WRAPPED[wrapper](state()), tmp_path / "net.pth")
+    found = loaded(tmp_path / "net.pth")
+    assert all(torch.equal(found[key], value) for key, value in state().items())
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_safetensors(tmp_path: Path, half: bool) -> None:
+    weights = {k: v.half() if half and v.is_floating_point() else v for k, v in state().items()}
+    save_file(weights, tmp_path / "net.safetensors")
+    found = loaded(tmp_path / "net.safetensors")
+    assert all(torch.equal(found[key], value.to(found[key].dtype)) for key, value in weights.items())
+
+
+def test_legacy_format_of_torch(tmp_path: Path) -> None:
+    torch.save(state(), tmp_path / "net.pth", _use_new_zipfile_serialization=False)
+    assert torch.equal(loaded(tmp_path / "net.pth")["head.weight"], state()["head.weight"])
+
+
+class Hostile:
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.marker,)
+
+
+@pytest.mark.parametrize("form", ["zip", "legacy", "pickle", "named safetensors"])
+def test_a_pickle_that_would_run_code_does_not(tmp_path: Path, form: str) -> None:
+    marker, path = tmp_path / "was run", tmp_path / "net.pth"
+    content = {"state_dict": state(), "extra": Hostile(marker)}
+    if form == "pickle":
+        path.write_bytes(pickle.dumps(content))
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=form != "legacy")
+    if form == "named safetensors":
+        path = path.rename(path.with_suffix(".safetensors"))
+    message = refusal(path)
+    assert "\n" not in message
+    assert not marker.exists()
+    if form in ("zip", "legacy"):
+        assert "refused, nothing of it was run: it wants to run" in message
+
+
+def test_missing_empty_and_folder(tmp_path: Path) -> None:
+    assert "does not exist" in refusal(tmp_path / "none.pth")
+    assert "is a folder" in refusal(tmp_path)
+    (tmp_path / "empty.pth").touch()
+    assert "is empty" in refusal(tmp_path / "empty.pth")
+
+
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+@pytest.mark.parametrize("kept", [1, 7, 40, 1000, -1])
+def test_truncated(tmp_path: Path, suffix: str, kept: int) -> None:
+    path = tmp_path / f"net.{suffix}"
+    if suffix == "pth":
+        torch.save(state(), path)
+    else:
+        save_file(state(), path)
+    path.write_bytes(path.read_bytes()[:kept])
+    assert "\n" not in refusal(path)
+
+
+@pytest.mark.parametrize("content", [b"<html>not found</html>", b"\x80\x04.", b"\0" * 4096, b"PK\x03\x04 broken"])
+def test_files_that_are_no_checkpoints(tmp_path: Path, content: bytes) -> None:
+    for suffix in ("pth", "safetensors"):
+        (tmp_path / f"net.{suffix}").write_bytes(content)
+        assert "\n" not in refusal(tmp_path / f"net.{suffix}")
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"model": {}}, {}, {"a": "text"}, {3: torch.zeros(1)}, torch.zeros(3)])
+def test_contents_that_are_no_state_dict(tmp_path: Path, content: Any) -> None:
+    torch.save(content, tmp_path / "net.pth")
+    assert "save model.state_dict()" in refusal(tmp_path / "net.pth")
+
+
+def test_wrong_keys_and_shapes_are_listed(tmp_path: Path) -> None:
+    weights = {f"{'other.' if 'body' in key else ''}{key}": value for key, value in state().items()}
+    weights["norm.weight"] = torch.zeros(7)
+    torch.save(weights, tmp_path / "net.pth")
+    lines = refusal(tmp_path / "net.pth").splitlines()
+    assert "another network" in lines[0]
+    assert lines[1].startswith("  24 missing: body.0.weight, body.0.bias") and lines[1].endswith(" and 14 more")
+    assert lines[1].count(",") == 9
+    assert lines[2].startswith("  24 unknown: other.body.0.weight") and lines[2].endswith(" and 14 more")
+    assert lines[3] == "  1 of another shape: norm.weight is 7, not 4"
+
+
+def test_another_number_of_classes_says_which(tmp_path: Path) -> None:
+    torch.save(state(classes=9), tmp_path / "net.pth")
+    assert refusal(tmp_path / "net.pth").endswith("pass --num-classes 9")
+
+
+def test_another_width_is_not_taken_for_another_number_of_classes(tmp_path: Path) -> None:
+    weights = state()
+    weights["head.weight"] = torch.zeros(5, 6)
+    torch.save(weights, tmp_path / "net.pth")
+    assert "head.weight is 5x6, not 5x4" in refusal(tmp_path / "net.pth")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_named(tmp_path: Path, value: float) -> None:
+    weights = state()
+    weights["body.3.weight"][1, 2] = value
+    torch.save(weights, tmp_path / "net.pth")
+    assert "body.3.weight holds NaN or infinite values" in refusal(tmp_path / "net.pth")
+
+
+def authors_resmlp(shapes: dict[str, list[int]]) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    return {key: torch.randn(shape, generator=generator) * 0.02 for key, shape in shapes.items()}
+
+
+def test_resmlp_loads_in_the_authors_format_and_in_timms(tmp_path: Path, checkpoint_keys: dict[str, Any]) -> None:
+    theirs = authors_resmlp(checkpoint_keys["resmlp_12"]["shapes"])
+    torch.save(theirs, tmp_path / "authors.pth")
+    network = reference("resmlp_12", tmp_path / "authors.pth")
+    found = network.state_dict()
+    assert torch.equal(found["blocks.3.linear_tokens.weight"], theirs["blocks.3.attn.weight"])
+    assert torch.equal(found["blocks.3.mlp_channels.fc1.bias"], theirs["blocks.3.mlp.fc1.bias"])
+    assert torch.equal(found["blocks.11.ls2"], theirs["blocks.11.gamma_2"])
+    assert torch.equal(found["norm.alpha"], theirs["norm.alpha"].reshape(1, 1, -1))
+    assert torch.equal(found["stem.proj.weight"], theirs["patch_embed.proj.weight"])
+    save_file(found, tmp_path / "timm.safetensors")
+    again = reference("resmlp_12", tmp_path / "timm.safetensors").state_dict()
+    assert all(torch.equal(again[key], value) for key, value in found.items())
+
+
+def test_vip_loads_the_authors_keys_unchanged(tmp_path: Path, checkpoint_keys: dict[str, Any]) -> None:
+    theirs = authors_resmlp(checkpoint_keys["vip_s7"]["shapes"])
+    torch.save({"state_dict": theirs, "arch": "vip_s7"}, tmp_path / "vip.pth.tar")
+    found = reference("vip_s", tmp_path / "vip.pth.tar").state_dict()
+    assert found.keys() == theirs.keys()
+    assert all(torch.equal(found[key], value) for key, value in theirs.items())
