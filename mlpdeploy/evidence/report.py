@@ -1,0 +1,183 @@
+"""report.md: what one artifact is and what was proved about it, for people to read."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+REFUSALS = 10
+"""Refusals that are listed for each rule; the manifest has all."""
+
+
+def report(manifest: Mapping[str, Any], verification: Mapping[str, Any] | None = None) -> str:
+    """Markdown about an artifact, from its manifest and, where there is one, its verification.json."""
+    parts = [
+        _built(manifest),
+        _stages(manifest["seconds"]),
+        _operations(manifest["ops"]["before"], manifest["ops"]["after"]),
+        _rules(manifest["rules"]),
+        _precision(manifest),
+        _verified(verification),
+        _files(manifest.get("files", {})),
+        _reproduce(manifest),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _built(manifest: Mapping[str, Any]) -> str:
+    recipe, batch, weights = manifest["recipe"], manifest["batch"], manifest["weights"]
+    source = f" ({recipe['source']})" if recipe["source"] else ""
+    rows = {
+        "network": f"{recipe['name']}{source}",
+        "parameters": f"{recipe['parameters'] / 1e6:.1f} M",
+        "weights": f"**{weights['text']}**" if weights["random"] else weights["text"],
+        "precision": manifest["precision"],
+        "inputs": _ports(manifest["inputs"]),
+        "outputs": _ports(manifest["outputs"]),
+        "batch": f"{batch['min']} to {batch['max']}, tuned for {batch['opt']}",
+        "backend": manifest["backend"],
+        "GPUs": ", ".join(manifest["gpus"]),
+        "versions": ", ".join(f"{name} {version}" for name, version in manifest["versions"].items()),
+        "built": manifest["created"],
+    }
+    title = f"# {recipe['name']}, {manifest['precision']}, {manifest['backend']}"
+    return title + "\n\n" + _table(["", ""], [[name, value] for name, value in rows.items() if value])
+
+
+def _stages(seconds: Mapping[str, float]) -> str:
+    rows = [[name, f"{value:.2f}"] for name, value in seconds.items()]
+    return "## Stages\n\n" + _table(["stage", "seconds:"], [*rows, ["all", f"{sum(seconds.values()):.2f}"]])
+
+
+def _operations(before: Mapping[str, int], after: Mapping[str, int]) -> str:
+    names = sorted({*before, *after}, key=lambda name: (-before.get(name, 0), name))
+    rows = [[f"`{name}`", before.get(name, 0), after.get(name, 0)] for name in names]
+    rows.append(["all", sum(before.values()), sum(after.values())])
+    return "## Operations\n\n" + _table(["operation", "before:", "after:"], rows)
+
+
+def _rules(rules: Sequence[Mapping[str, Any]]) -> str:
+    table = _table(
+        ["rule", "fired:", "refused:", "seconds:"],
+        [[f"`{rule['name']}`", rule["fired"], len(rule["refused"]), f"{rule['seconds']:.2f}"] for rule in rules],
+    )
+    lines = []
+    for rule in rules:
+        refused = rule["refused"]
+        lines += [
+            f"- `{rule['name']}` refused at {_where(r['where'])}: {_cell(r['reason'])}" for r in refused[:REFUSALS]
+        ]
+        if len(refused) > REFUSALS:
+            lines.append(f"- `{rule['name']}` refused at {len(refused) - REFUSALS} more places, see manifest.json")
+    return "\n\n".join(["## Rules", table, *(["\n".join(lines)] if lines else [])])
+
+
+def _precision(manifest: Mapping[str, Any]) -> str:
+    """Dtypes by operation in our graph; by layer in the network that TensorRT parsed, where it did; what was kept."""
+    parts = ["## Precision"]
+    parsed = manifest["facts"].get("parsed")
+    if parsed is not None:
+        parts += ["Layers of the network that TensorRT parsed:", _dtypes("layer", parsed["dtypes"])]
+    parts += ["Operations of the typed graph:", _dtypes("operation", manifest["dtypes"])]
+    kept = [f"- {_where(one['module'] or one['node'])}: {_cell(one['reason'])}" for one in manifest["kept_fp32"]]
+    if kept:
+        parts += ["Kept in FP32:", "\n".join(kept)]
+    return "\n\n".join(parts)
+
+
+def _dtypes(what: str, dtypes: Mapping[str, Mapping[str, int]]) -> str:
+    rows = [[f"`{kind}`", ", ".join(f"{n} x {dtype}" for dtype, n in count.items())] for kind, count in dtypes.items()]
+    return _table([what, "dtype"], rows)
+
+
+def _verified(verification: Mapping[str, Any] | None) -> str:
+    if verification is None:
+        return "## Verification\n\nNot verified yet: run `mlpdeploy verify` with the same selection."
+    stages = verification["stages"]
+    table = _table(
+        ["stage", "result", "largest error:", "budget:", "top-1 kept", "seconds:"],
+        [
+            [
+                stage["name"],
+                stage["status"],
+                "" if stage["max_relative"] is None else f"{stage['max_relative']:.1e}",
+                f"{stage['budget']['max_relative_error']:.0e}",
+                _top1(stage),
+                f"{stage['seconds']:.1f}",
+            ]
+            for stage in stages
+        ],
+    )
+    sizes = ", ".join(map(str, verification["sizes"]))
+    how = (
+        f"Errors are max |y - reference| / max |reference| of the worst row, at batch {sizes}, in order and with the "
+        f"rows permuted, on {verification['rows']} distinct rows ({_rows_of(verification)})."
+    )
+    reasons = [f"- {stage['name']}: {stage['reason']}" for stage in stages if stage["reason"]]
+    notes = [f"- {note}" for note in verification["notes"]]
+    text = ["## Verification", f"**{verification['verdict']}**", table, how]
+    return "\n\n".join([*text, *(["\n".join(reasons + notes)] if reasons or notes else [])])
+
+
+def _rows_of(verification: Mapping[str, Any]) -> str:
+    return "real images" if verification["inputs"] == "images" else f"random, seed {verification['seed']}"
+
+
+def _top1(stage: Mapping[str, Any]) -> str:
+    """The share of images that keep their class; of random rows, which gate nothing, in brackets."""
+    images = stage["images"]
+    if images is not None and images["agreement"] is not None:
+        accuracy = "" if images["accuracy"] is None else f", {images['accuracy']:.2%} right"
+        return f"{images['agreement']['top1']:.2%} of {images['agreement']['images']} images{accuracy}"
+    ranked = [check["agreement"] for check in stage["checks"] if check["agreement"] is not None]
+    return f"({ranked[-1]['top1']:.0%})" if ranked else ""
+
+
+def _files(files: Mapping[str, Mapping[str, Any]]) -> str:
+    if not files:
+        return ""
+    rows = [[f"`{name}`", f"{facts['bytes'] / 1e6:.1f}", f"`{facts['sha256'][:16]}`"] for name, facts in files.items()]
+    return "## Files\n\n" + _table(["file", "MB:", "SHA-256 begins"], rows)
+
+
+def _reproduce(manifest: Mapping[str, Any]) -> str:
+    command = build_command(manifest["selection"])
+    return f"## Reproduce\n\n```sh\n{command}\n{command.replace(' build ', ' verify ', 1)}\n```"
+
+
+def build_command(selection: Mapping[str, Any]) -> str:
+    """The command line that builds a selection again, as `Selection.to_json` has it."""
+    words = ["mlpdeploy", "build", str(selection["name"])]
+    options = ("precision", "backend", "batch", "checkpoint", "image_size", "num_classes", "io", "level", "seed")
+    for name in options:
+        if selection.get(name) is not None:
+            words += [f"--{name.replace('_', '-')}", str(selection[name])]
+    for name, flag in (("input_shape", "--input-shape"), ("gpus", "--gpu")):
+        if selection.get(name):
+            words += [flag, ",".join(map(str, selection[name]))]
+    for rule in selection.get("disabled_rules") or ():
+        words += ["--disable-rule", str(rule)]
+    if selection.get("pretrained"):
+        words.append("--pretrained")
+    return shlex.join(words)
+
+
+def _ports(ports: Iterable[Mapping[str, Any]]) -> str:
+    return "; ".join(f"`{port['name']}` {port['dtype']} [{', '.join(map(str, port['shape']))}]" for port in ports)
+
+
+def _where(name: str) -> str:
+    return f"`{name}`" if name else "the network itself"
+
+
+def _cell(value: object) -> str:
+    """A value that cannot break out of its table or line."""
+    return " ".join(str(value).split()).replace("|", "\\|")
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A Markdown table; a header that ends in a colon aligns its column to the right."""
+    rule = ["---:" if name.endswith(":") else "---" for name in header]
+    lines = [[name.removesuffix(":") for name in header], rule, *([_cell(value) for value in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,0 +1,224 @@
+"""Constant scales and shifts go into the weights of a neighbouring projection.
+
+before: x * alpha + beta -> linear(W, b) -> * gamma                 (ResMLP's Affine and LayerScale, BatchNorm)
+after:  linear(gamma * W * alpha, gamma * (b + W beta))
+
+A product from the left, W @ x with x of shape (..., K, C), takes scales along K and N into W; a scale along C commutes
+with it and is left as one product, and all shifts become one constant of shape (N, C). The scale and shift of a
+LayerNorm that one linear alone reads go into that linear. Each saved operation is a pass over memory, or a launch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import fx
+
+from mlpdeploy.graph.affine import Affine, affine
+from mlpdeploy.graph.editor import Editor, is_linear_of_constants, weight
+from mlpdeploy.graph.kinds import shape_of
+from mlpdeploy.graph.rule import Log, Rule
+
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Affine operations in the order in which they run: those in front of a projection, or those behind it."""
+
+    links: tuple[Affine, ...]
+
+    def total(self, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scale and shift of the whole chain along one dimension of `size`, which is all that it varies along."""
+        scale, shift = torch.ones(size, dtype=torch.float64), torch.zeros(size, dtype=torch.float64)
+        for link in self.links:
+            if link.scale is not None:
+                factor = link.scale.reshape(-1)
+                scale, shift = scale * factor, shift * factor
+            if link.shift is not None:
+                shift = shift + link.shift.reshape(-1)
+        return scale, shift
+
+
+def rewrite(editor: Editor, log: Log) -> None:
+    """Fold around every projection, in the order of the graph."""
+    for node in list(editor.graph.nodes):
+        if is_linear_of_constants(node):
+            _fold_linear(editor, node, log)
+        elif node.target is aten.conv2d.default and weight(editor.module, node.args[1]) is not None:
+            _fold_convolution(editor, node, log)
+        elif node.target is aten.matmul.default and _is_left_product(editor, node):
+            _fold_left_product(editor, node, log)
+
+
+def _is_left_product(editor: Editor, node: fx.Node) -> bool:
+    matrix = weight(editor.module, node.args[0])
+    return matrix is not None and matrix.dim() == 2 and len(shape_of(node)) >= 2
+
+
+def _in_front(editor: Editor, node: fx.Node, accepts: Callable[[Affine], bool]) -> Chain:
+    """Affine operations that only `node` reads, back from its input."""
+    links: list[Affine] = []
+    while len(node.users) == 1 and (link := _link(editor, node)) is not None and accepts(link):
+        links.append(link)
+        if link.source is node:
+            break
+        node = link.source
+    return Chain(tuple(reversed(links)))
+
+
+def _behind(editor: Editor, node: fx.Node, accepts: Callable[[Affine], bool]) -> Chain:
+    """Affine operations that alone read `node`, and so on."""
+    links: list[Affine] = []
+    while len(node.users) == 1:
+        link = affine(editor.module, next(iter(node.users)))
+        if link is None or link.source is not node or not accepts(link):
+            break
+        links.append(link)
+        node = link.node
+    return Chain(tuple(links))
+
+
+def _link(editor: Editor, node: fx.Node) -> Affine | None:
+    """An affine operation, or the scale and shift of a LayerNorm over one dimension."""
+    if node.target is not aten.layer_norm.default:
+        return affine(editor.module, node)
+    gamma, beta = (weight(editor.module, arg) for arg in (*node.args[2:4], None, None)[:2])
+    if gamma is None or beta is None or gamma.dim() != 1 or bool((gamma == 1).all() and (beta == 0).all()):
+        return None
+    shape = (1,) * (len(shape_of(node)) - 1) + (-1,)
+    return Affine(node, node, gamma.double().reshape(shape), beta.double().reshape(shape))
+
+
+def _source(editor: Editor, chain: Chain, node: fx.Node) -> fx.Node:
+    """What a projection reads once `chain` is folded into it: a LayerNorm stays, with scale 1 and shift 0."""
+    if not chain.links:
+        return node
+    first = chain.links[0]
+    if first.source is not first.node:
+        return first.source
+    size = int(shape_of(first.node)[-1])
+    dtype = first.node.meta["val"].dtype
+    with editor.before(first.node):
+        ones = editor.constant(torch.ones(size, dtype=dtype), "unit_scale", origin=first.node)
+        zeros = editor.constant(torch.zeros(size, dtype=dtype), "zero_shift", origin=first.node)
+    first.node.args = (*first.node.args[:2], ones, zeros, *first.node.args[4:])
+    return first.node
+
+
+def _fold_linear(editor: Editor, node: fx.Node, log: Log) -> None:
+    front = _in_front(editor, node.args[0], lambda link: link.varies(-1))  # type: ignore[arg-type]
+    behind = _behind(editor, node, lambda link: link.varies(-1))
+    if front.links or behind.links:
+        _replace(editor, node, front, behind, ())
+        log.fired()
+
+
+def _fold_convolution(editor: Editor, node: fx.Node, log: Log) -> None:
+    stride_padding = node.args[4] if len(node.args) > 4 else [0, 0]
+    padded = any(stride_padding)  # type: ignore[arg-type]
+    front = _in_front(editor, node.args[0], lambda link: link.varies(1) and not (padded and link.shift is not None))  # type: ignore[arg-type]
+    behind = _behind(editor, node, lambda link: link.varies(1))
+    if padded and not front.links and (link := _link(editor, node.args[0])) and link.varies(1) and len(node.args[0].users) == 1:  # type: ignore[arg-type, union-attr]
+        log.refused(node, "a shift in front of zero padding is not a bias")
+    if front.links or behind.links:
+        _replace(editor, node, front, behind, (1, 1))
+        log.fired()
+
+
+def _replace(editor: Editor, node: fx.Node, front: Chain, behind: Chain, kernel: tuple[int, ...]) -> None:
+    """A linear or convolution with both chains in its weight (N, K / groups, *kernel) and bias (N)."""
+    matrix = weight(editor.module, node.args[1])
+    assert matrix is not None
+    groups = int(node.args[6]) if kernel and len(node.args) > 6 else 1  # type: ignore[call-overload]
+    rows, columns = matrix.shape[0], matrix.shape[1] * groups
+    old = weight(editor.module, node.args[2]) if len(node.args) > 2 else None
+    bias = torch.zeros(rows, dtype=torch.float64) if old is None else old.double()
+    (scale_in, shift_in), (scale_out, shift_out) = front.total(columns), behind.total(rows)
+    inside = _per_row(scale_in, rows, groups), _per_row(shift_in, rows, groups)
+    expand = (...,) + (None,) * len(kernel)
+    bias = bias + (matrix.double() * inside[1][expand]).flatten(1).sum(1)
+    folded = matrix.double() * inside[0][expand] * scale_out[(slice(None), None, *(None,) * len(kernel))]
+    bias = bias * scale_out + shift_out
+    source = _source(editor, front, node.args[0])  # type: ignore[arg-type]
+    dtype, name = matrix.dtype, str(node.args[1].target)  # type: ignore[union-attr]
+    with editor.before(node):
+        weights = editor.constant(folded.to(dtype), f"{name}_folded", origin=node)
+        biases = editor.constant(bias.to(dtype), f"{name}_bias_folded", origin=node)
+        result = editor.call(node.target, (source, weights, biases, *node.args[3:]), origin=node)
+    (behind.links[-1].node if behind.links else node).replace_all_uses_with(result)
+
+
+def _per_row(vector: torch.Tensor, rows: int, groups: int) -> torch.Tensor:
+    """A vector over all input channels as (rows, channels that each row reads)."""
+    return vector.reshape(groups, 1, -1).expand(groups, rows // groups, -1).reshape(rows, -1)
+
+
+def _fold_left_product(editor: Editor, node: fx.Node, log: Log) -> None:
+    """W @ x: y = (r W q) @ x * c + shift, with q along K, r along N, c along C."""
+
+    def accepts(link: Affine) -> bool:
+        scale = link.scale
+        along = scale is None or scale.shape[-1] == 1 or scale.shape[-2] == 1
+        return link.varies(-2, -1) and along
+
+    front = Chain(()) if node.args[1].target is aten.layer_norm.default else _in_front(editor, node.args[1], accepts)  # type: ignore[arg-type, union-attr]
+    behind = _behind(editor, node, accepts)
+    matrix = weight(editor.module, node.args[0])
+    assert matrix is not None
+    folded, columns, shift = _left_total(matrix.double(), front, behind)
+    steps = (columns is not None) + (shift is not None)
+    if steps >= len(front.links) + len(behind.links) and folded.equal(matrix.double()):
+        return
+    dtype, name = matrix.dtype, str(node.args[0].target)  # type: ignore[union-attr]
+    with editor.before(behind.links[-1].node if behind.links else node):
+        weights = editor.constant(folded.to(dtype), f"{name}_folded", origin=node)
+        result = editor.call(aten.matmul.default, (weights, _source(editor, front, node.args[1])), origin=node)  # type: ignore[arg-type]
+        if columns is not None:
+            scale = editor.constant(columns.to(dtype), f"{name}_scale_folded", origin=node)
+            result = editor.call(aten.mul.Tensor, (result, scale), origin=node)
+        if shift is not None:
+            constant = editor.constant(shift.to(dtype), f"{name}_shift_folded", origin=node)
+            result = editor.call(aten.add.Tensor, (result, constant), origin=node)
+    (behind.links[-1].node if behind.links else node).replace_all_uses_with(result)
+    log.fired()
+
+
+def _left_total(
+    matrix: torch.Tensor, front: Chain, behind: Chain
+) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+    """W with q and r in it, the scale c (1, C) where there is one, and the shift (N or 1, C or 1) where there is one."""
+    columns: torch.Tensor | None = None
+    shift: torch.Tensor | None = None
+    inner = torch.ones(1, 1, dtype=torch.float64)
+    for link in front.links:
+        rows, columns, shift = _step(link, columns, shift)
+        inner = inner * rows
+    shift = None if shift is None else matrix @ shift.expand(matrix.shape[1], -1)
+    matrix = matrix * inner.mT
+    for link in behind.links:
+        rows, columns, shift = _step(link, columns, shift)
+        matrix = matrix * rows
+    return matrix, columns, shift
+
+
+def _step(
+    link: Affine, columns: torch.Tensor | None, shift: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+    """One affine operation: its scale along the rows, and the scale of columns and the shift after it."""
+    rows = torch.ones(1, 1, dtype=torch.float64)
+    if link.scale is not None:
+        scale = link.scale.reshape(link.scale.shape[-2:])
+        shift = None if shift is None else shift * scale
+        if scale.shape[1] == 1:
+            rows = scale
+        else:
+            columns = scale if columns is None else columns * scale
+    if link.shift is not None:
+        shift = link.shift.reshape(link.shift.shape[-2:]) + (0 if shift is None else shift)
+    return rows, columns, shift
+
+
+RULE = Rule("fold_affine", phase="algebra", rewrite=rewrite)

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import copy
+import re
+from typing import Any
+
+import pytest
+
+from mlpdeploy.evidence.report import REFUSALS, build_command, report
+
+MANIFEST: dict[str, Any] = {
+    "created": "2030-01-02T03:04:05+00:00",
+    "recipe": {"name": "vip_s7", "family": "vip", "source": "Hou et al. 2021", "parameters": 25_114_984},
+    "selection": {
+        "name": "vip_s7", "precision": "fp16", "backend": "tensorrt-rtx", "batch": "1:8:32", "checkpoint": None,
+        "image_size": None, "num_classes": None, "input_shape": None, "gpus": ["sm86", "sm89"], "seed": 3,
+        "disabled_rules": ["project_tokens"], "pretrained": False, "io": "fp32", "level": None,
+    },
+    "weights": {"text": "random weights from seed 3; no checkpoint was given", "random": True},
+    "precision": "fp16",
+    "batch": {"min": 1, "opt": 8, "max": 32},
+    "inputs": [{"name": "input", "shape": ["batch", 3, 224, 224], "dtype": "float32"}],
+    "outputs": [{"name": "output", "shape": ["batch", 1000], "dtype": "float32"}],
+    "backend": "tensorrt-rtx",
+    "versions": {"mlpdeploy": "0.1", "torch": "2.15.0"},
+    "gpus": ["sm86", "sm89"],
+    "facts": {"parsed": {"dtypes": {"MATRIX_MULTIPLY": {"HALF": 108}}}},
+    "rules": [
+        {"name": "project_segments", "fired": 36, "refused": [], "seconds": 0.5},
+        {"name": "fold_affine", "fired": 0, "refused": [{"where": "head", "reason": "a | b\nc"}], "seconds": 0.0},
+    ],
+    "kept_fp32": [{"node": "mul_3", "module": "network.0.1", "reason": "reaches 7e4"}],
+    "ops": {"before": {"aten::permute": 109, "aten::linear": 50}, "after": {"aten::linear": 50, "aten::permute": 1}},
+    "dtypes": {"aten::linear": {"float16": 50}},
+    "seconds": {"trace": 2.0, "build": 5.5},
+    "files": {"model.onnx": {"bytes": 50_300_000, "sha256": "ab" * 32}},
+}  # fmt: skip
+
+BUDGET = {"max_relative_error": 1e-2, "min_top1_agreement": 0.99}
+
+
+def stage(name: str, status: str, reason: str = "", **more: Any) -> dict[str, Any]:
+    empty = {"max_relative": None, "checks": [], "images": None, "seconds": 1.0, "budget": BUDGET}
+    return {"name": name, "status": status, "reason": reason, **empty, **more}
+
+
+VERIFICATION: dict[str, Any] = {
+    "verdict": "passed (engine not executed)",
+    "sizes": [1, 8, 32],
+    "rows": 8,
+    "inputs": "random",
+    "seed": 3,
+    "notes": [],
+    "stages": [
+        stage("typed graph, PyTorch", "passed", max_relative=7.1e-4, checks=[{"agreement": {"top1": 0.75}}]),
+        stage("engine", "not executed", "built, not executed: no NVIDIA GPU"),
+    ],
+}
+
+
+def test_the_report_says_what_was_built_from_what() -> None:
+    text = report(MANIFEST)
+    assert text.startswith("# vip_s7, fp16, tensorrt-rtx\n")
+    assert "**random weights from seed 3; no checkpoint was given**" in text
+    assert "| `aten::permute` | 109 | 1 |" in text and "| all | 159 | 51 |" in text
+    assert "| `project_segments` | 36 | 0 | 0.50 |" in text
+    assert "| `MATRIX_MULTIPLY` | 108 x HALF |" in text and "- `network.0.1`: reaches 7e4" in text
+    assert "| all | 7.50 |" in text and "| `model.onnx` | 50.3 | `abababababababab` |" in text
+    assert "Not verified yet" in text
+
+
+def test_weights_from_a_checkpoint_are_not_shouted() -> None:
+    manifest = MANIFEST | {"weights": {"text": "weights from a.pth", "random": False}}
+    assert "| weights | weights from a.pth |" in report(manifest)
+
+
+def test_an_engine_that_did_not_run_is_never_reported_as_passed() -> None:
+    text = report(MANIFEST, VERIFICATION)
+    assert "**passed (engine not executed)**" in text
+    assert "| engine | not executed |  | 1e-02 |  | 1.0 |" in text
+    assert "- engine: built, not executed: no NVIDIA GPU" in text
+    assert "| typed graph, PyTorch | passed | 7.1e-04 | 1e-02 | (75%) | 1.0 |" in text
+    assert "random, seed 3" in text
+
+
+def test_real_images_give_agreement_and_accuracy() -> None:
+    found = copy.deepcopy(VERIFICATION)
+    found["inputs"] = "images"
+    found["stages"][0]["images"] = {"agreement": {"top1": 0.995, "images": 200}, "accuracy": 0.8}
+    text = report(MANIFEST, found)
+    assert "99.50% of 200 images, 80.00% right" in text and "real images" in text
+
+
+def test_every_table_is_well_formed_whatever_the_reasons_hold() -> None:
+    text = report(MANIFEST, VERIFICATION)
+    assert "- `fold_affine` refused at `head`: a \\| b c" in text
+    for block in re.findall(r"(?:^\|.*\n)+", text, re.M):
+        widths = {len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}
+        assert len(widths) == 1, block
+
+
+def test_many_refusals_are_cut_and_counted() -> None:
+    refused = [{"where": f"blocks.{i}", "reason": "axes differ"} for i in range(REFUSALS + 5)]
+    text = report(MANIFEST | {"rules": [{"name": "r", "fired": 0, "refused": refused, "seconds": 0.0}]})
+    assert text.count("axes differ") == REFUSALS and "refused at 5 more places" in text
+
+
+@pytest.mark.parametrize("checkpoint", [None, "my weights.pth"])
+def test_the_command_reproduces_the_selection(checkpoint: str | None) -> None:
+    command = build_command(MANIFEST["selection"] | {"checkpoint": checkpoint})
+    expected = f" --checkpoint '{checkpoint}'" if checkpoint else ""
+    assert command == (
+        f"mlpdeploy build vip_s7 --precision fp16 --backend tensorrt-rtx --batch 1:8:32{expected} --io fp32 --seed 3 "
+        "--gpu sm86,sm89 --disable-rule project_tokens"
+    )
