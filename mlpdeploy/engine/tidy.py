@@ -13,7 +13,7 @@ from mlpdeploy.graph.trace import network_of
 ORIGIN = "mlpdeploy"
 """Key of `node.meta["custom"]` under which a node of the typed graph carries its own name through export."""
 
-BROADCASTS = {"Add", "Sub", "Mul", "Div", "MatMul", "LayerNormalization", "segment_grouped_projection"}
+BROADCASTS = {"Add", "Sub", "Mul", "Div", "MatMul", "Gemm", "LayerNormalization", "segment_grouped_projection"}
 """Operations whose constant operands TensorRT would reshape at run time to the rank of the result."""
 
 

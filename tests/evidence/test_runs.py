@@ -71,3 +71,11 @@ def test_another_number_of_outputs_than_named_is_an_error() -> None:
     spec = TensorSpec("x", (3,), torch.float32)
     with pytest.raises(ValueError, match="zip"):
         module_run(lambda x: (x, x), [spec], ["y"])({"x": np.ones((1, 3), np.float32)})
+
+
+def test_views_of_low_precision_tensors_are_left_alone() -> None:
+    x = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(0)).half()
+    q, k, v = (part.float() for part in x.unbind(0))
+    found = rounded(lambda t: nn.functional.scaled_dot_product_attention(*t.unbind(0)), x[:, None, None])
+    expected = nn.functional.scaled_dot_product_attention(q[None, None], k[None, None], v[None, None]).half()
+    assert torch.equal(found, expected) and rounded(lambda t: t.transpose(0, 2)[1:], x).dtype == torch.float16

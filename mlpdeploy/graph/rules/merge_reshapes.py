@@ -1,0 +1,73 @@
+"""Reshapes in a row become one, through operations that do not mind the shape.
+
+before: reshape -> softmax over the last axis -> reshape             (split attention: b (c k) -> b c k -> b 1 1 c k)
+after:  reshape -> softmax
+
+An engine may copy, and TensorRT's network has a layer, for each reshape that is left.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import fx
+
+from mlpdeploy.graph.editor import Editor
+from mlpdeploy.graph.kinds import dim_of, is_pointwise, shape_of
+from mlpdeploy.graph.rule import Log, Rule
+
+aten = torch.ops.aten
+
+
+def rewrite(editor: Editor, log: Log) -> None:
+    """Merge each later reshape into the earlier one."""
+    for node in list(editor.graph.nodes):
+        if node.target is not aten.reshape.default:
+            continue
+        between = _between(node)
+        if between is None:
+            continue
+        with editor.before(node):
+            first = between[0].args[0] if between else node.args[0]
+            result = editor.reshape(first.args[0], shape_of(node), origin=node)  # type: ignore[union-attr]
+            for link in between:
+                result = _again(editor, link, result)
+        node.replace_all_uses_with(result)
+        log.fired()
+
+
+def _again(editor: Editor, link: fx.Node, x: fx.Node) -> fx.Node:
+    """The same operation on `x`."""
+    if link.target is aten.softmax.int:
+        return editor.call(link.target, (x,), {"dim": -1, "dtype": _dtype_of(link)}, origin=link)
+    args, kwargs = fx.map_arg((link.args, dict(link.kwargs)), lambda _: x)
+    return editor.call(link.target, args, kwargs, origin=link)
+
+
+def _dtype_of(softmax: fx.Node) -> torch.dtype | None:
+    """The dtype that a softmax converts to, where it does."""
+    return softmax.args[2] if len(softmax.args) > 2 else softmax.kwargs.get("dtype")  # type: ignore[return-value]
+
+
+def _between(node: fx.Node) -> list[fx.Node] | None:
+    """Operations between an earlier reshape and `node` that give the same whatever the shape; None where there is no such."""
+    links: list[fx.Node] = []
+    current = node.args[0]
+    assert isinstance(current, fx.Node)
+    while len(current.users) == 1:
+        if current.target is aten.reshape.default:
+            return links
+        if not _indifferent(current, node):
+            return None
+        links.insert(0, current)
+        current = current.all_input_nodes[0]
+    return None
+
+
+def _indifferent(link: fx.Node, later: fx.Node) -> bool:
+    """Pointwise on one tensor, or a softmax over a last axis that the later reshape keeps."""
+    if link.target is aten.softmax.int:
+        return bool(dim_of(link) == len(shape_of(link)) - 1 and shape_of(later)[-1:] == shape_of(link)[-1:])
+    return is_pointwise(link) and len(link.all_input_nodes) == 1
+
+
+RULE = Rule("merge_reshapes", phase="algebra", rewrite=rewrite)
