@@ -42,7 +42,7 @@ class _Propagation:
             if node.op in ("placeholder", "get_attr"):
                 copy = graph.node_copy(node)
                 self.values[node] = Value(copy, View.of(shape_of(copy))) if is_tensor(copy) else copy
-        self.editor = Editor(fx.GraphModule(module, graph), graph)
+        self.editor = Editor(fx.GraphModule(module, module.graph), graph)  # a module of its own for new weights
 
     def run(self) -> fx.GraphModule:
         for node in self.source.nodes:
