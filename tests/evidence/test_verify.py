@@ -235,8 +235,7 @@ def test_an_output_of_another_shape_fails_its_stage(case: Case) -> None:
 
 def test_permuted_rows_are_judged_even_where_the_values_pass() -> None:
     near, far = compare(np.ones((2, 2)), np.ones((2, 2))), compare(np.ones((2, 2)) * 1.1, np.ones((2, 2)))
-    reason = judge((Check(2, "y", near, far, None),), None, FP16)
-    assert reason.startswith("permuting the rows does not permute output 'y' at batch 2")
+    assert judge((Check(2, "y", near, far, None),), None, FP16).startswith("permuting the rows does not permute")
     assert judge((Check(2, "y", near, near, None),), None, FP16) == ""
 
 

@@ -92,8 +92,9 @@ class Writer:
         recent = list(self.values)[-3:]
         name = self.pick(recent[::-1])
         assert isinstance(name, str)
-        kind = self.pick(KINDS)
-        kind(self, name, self.values[name])  # type: ignore[operator]
+        shape = self.values[name]
+        kind = self.pick(KINDS if _free(shape) else [_unary, _split, _ones])
+        kind(self, name, shape)  # type: ignore[operator]
 
     def finish(self) -> Program:
         """Return all that nothing used, the batch axis first."""
