@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from benchmarks import common
-from mlpdeploy.engine.backends.tensorrt import parse
+from mlpdeploy.engine.backends.tensorrt import parse, parse_emitted
 from mlpdeploy.engine.parsed import Counts, ParsedNetwork
 
 
@@ -38,7 +38,7 @@ def measure(name: str, seed: int) -> dict[str, Any]:
     network, spec = common.load(name, seed)
     before = parse(common.plain(network, spec, "fp16").model)
     emitted, rewritten = common.ours(common.traced(network, spec), "fp16")
-    after = parse(emitted.model)
+    after = parse_emitted(emitted)
     return {
         "before": counts(before),
         "after": counts(after),

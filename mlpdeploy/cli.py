@@ -57,6 +57,9 @@ Gpu = Annotated[str | None, typer.Option("--gpu", metavar="SM,...", help="GPUs t
 Out = Annotated[Path, typer.Option(metavar="DIR", help="Where artifacts lie.")]
 Seed = Annotated[int, typer.Option(help="Seed of random weights and inputs.")]
 DisableRule = Annotated[list[str] | None, typer.Option(metavar="NAME", help="Leave a rewrite rule out; repeatable.")]
+EnableRule = Annotated[
+    list[str] | None, typer.Option(metavar="NAME", help="Run a rewrite rule that is off by default; repeatable.")
+]
 Io = Annotated[str, typer.Option("--io", help="Dtype of inputs and outputs: fp32, fp16 or bf16.")]
 Level = Annotated[int | None, typer.Option(metavar="0..5", help="TensorRT's builder optimisation level.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout, and nothing else there.")]
@@ -93,6 +96,7 @@ def build(
     out: Out = OUT,
     seed: Seed = 0,
     disable_rule: DisableRule = None,
+    enable_rule: EnableRule = None,
     io: Io = "fp32",
     level: Level = None,
     force: Annotated[bool, typer.Option("--force", help="Build even if it is built already.")] = False,
@@ -123,6 +127,7 @@ def verify(
     out: Out = OUT,
     seed: Seed = 0,
     disable_rule: DisableRule = None,
+    enable_rule: EnableRule = None,
     io: Io = "fp32",
     level: Level = None,
     data: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Images to verify on.")] = None,
@@ -212,6 +217,7 @@ def _selection(options: dict[str, Any]) -> Selection:
         input_shape=None if shape is None else parse_shape(shape),
         gpus=() if gpus is None else tuple(part.strip() for part in gpus.split(",")),
         disabled_rules=tuple(sorted(options["disable_rule"] or ())),
+        enabled_rules=tuple(sorted(options["enable_rule"] or ())),
     )
 
 

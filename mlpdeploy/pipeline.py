@@ -131,6 +131,7 @@ def verify(selection: Selection, *, data: Path | None = None, progress: Listener
                 # No CPU has TF32: there its graph is computed in FP32.
                 cpu_budget=budgets["fp32"] if selection.precision == "tf32" else None,
                 disabled_rules=selection.disabled_rules,
+                enabled_rules=selection.enabled_rules,
             )
         document = manifest.verified(artifact.manifest, verification)
         store.attach(artifact, store.VERIFICATION, json.dumps(document, indent=2, allow_nan=False) + "\n")
@@ -176,7 +177,7 @@ def compile_network(traced: Traced, selection: Selection, stages: Stages) -> Com
     with stages("rewrite"):
         from mlpdeploy.graph.rewrite import rewrite
 
-        rewritten = rewrite(traced, selection.disabled_rules)
+        rewritten = rewrite(traced, selection.disabled_rules, selection.enabled_rules)
     with stages("plan precision"):
         from mlpdeploy.graph.precision import apply, plan
 

@@ -38,6 +38,7 @@ class Selection:
     out: Path = OUT
     seed: int = 0
     disabled_rules: tuple[str, ...] = ()
+    enabled_rules: tuple[str, ...] = ()
     pretrained: bool = False
     io: str = "fp32"
     level: int | None = None

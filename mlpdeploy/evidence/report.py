@@ -158,6 +158,8 @@ def build_command(selection: Mapping[str, Any]) -> str:
             words += [flag, ",".join(map(str, selection[name]))]
     for rule in selection.get("disabled_rules") or ():
         words += ["--disable-rule", str(rule)]
+    for rule in selection.get("enabled_rules") or ():
+        words += ["--enable-rule", str(rule)]
     if selection.get("pretrained"):
         words.append("--pretrained")
     return shlex.join(words)

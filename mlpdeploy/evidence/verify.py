@@ -64,6 +64,7 @@ def verify(
     labels: np.ndarray | None = None,
     cpu_budget: Budget | None = None,
     disabled_rules: Collection[str] = (),
+    enabled_rules: Collection[str] = (),
 ) -> Verification:
     """Climb the ladder.
 
@@ -71,7 +72,7 @@ def verify(
     inputs by name (n, ...), with `labels` (n,) where known: with them the top-1 agreement is gated, without them (on
     random inputs, where margins mean little) it is only reported. `cpu_budget` holds for the stages that PyTorch and
     ONNX Runtime execute, where it differs: no CPU has TF32, so they compute its graph in FP32.
-    `disabled_rules` are those that `rewritten` was made without.
+    `disabled_rules` and `enabled_rules` are those that `rewritten` was made without and with.
 
     Raises InputError where the samples do not fit the network, or its own output is not finite.
     """
@@ -89,7 +90,7 @@ def verify(
         return _stage(name, load, against, fitting, batch, allowed, np.random.default_rng(seed), progress)
 
     def rewritten_run() -> Run:
-        return float64_run(_rewritten_again(wide, rewritten, disabled_rules), typed.inputs, names)
+        return float64_run(_rewritten_again(wide, rewritten, disabled_rules, enabled_rules), typed.inputs, names)
 
     stages = [
         climb(REWRITTEN, rewritten_run, exact, FLOAT64_BUDGET),
@@ -185,7 +186,9 @@ def _on_images(run: Run, against: Reference, batch: Batch) -> OnImages:
     return OnImages(compare(outputs[name], expected), ranked, _accuracy({name: outputs[name]}, against.labels))
 
 
-def _rewritten_again(wide: nn.Module, rewritten: Rewritten, disabled: Collection[str]) -> fx.GraphModule:
+def _rewritten_again(
+    wide: nn.Module, rewritten: Rewritten, disabled: Collection[str], enabled: Collection[str]
+) -> fx.GraphModule:
     """The rewritten graph of the network in float64.
 
     Rules compute new weights (folded scales, means of rows). Those of `rewritten` are rounded to float32, so the
@@ -194,7 +197,7 @@ def _rewritten_again(wide: nn.Module, rewritten: Rewritten, disabled: Collection
     specs = [
         replace(spec, dtype=torch.float64 if spec.dtype.is_floating_point else spec.dtype) for spec in rewritten.inputs
     ]
-    again = rewrite(trace(wide, specs), disabled).module
+    again = rewrite(trace(wide, specs), disabled, enabled).module
     if _operations(again) != _operations(rewritten.module):
         raise ValueError("the rules rewrote the float64 network into another graph than the float32 network")
     return again

@@ -98,7 +98,6 @@ def describe(axes: Group) -> str:
     return " ".join(str(axis.size) if isinstance(axis.size, int) else "batch" for axis in axes)
 
 
-
 def _contracts_last(projection: Projection) -> bool:
     pieces = projection.runs()
     return projection.contracts(pieces[-1]) and not any(projection.contracts(piece) for piece in pieces[:-1])

@@ -121,8 +121,8 @@ class _Propagation:
         order, axes = value.view.order, value.view.seen[dim]
         start = order.index(axes[0])
         others = (*value.view.seen[:dim], *value.view.seen[dim + 1 :])
-        if flat(others) == (*order[:start], *order[start + len(axes) :]):
-            index = _boundary(others, start)
+        index = _boundary(others, start)
+        if index is not None and flat(others) == (*order[:start], *order[start + len(axes) :]):
             groups: tuple[Group, ...] = (*others[:index], axes, *others[index:])
         else:
             groups = tuple(run for group in value.view.stored for run in runs(group, axes))
@@ -260,13 +260,13 @@ class _Propagation:
         return self.laid(value, laid, origin)
 
 
-def _boundary(groups: tuple[Group, ...], count: int) -> int:
-    """How many of `groups` hold the first `count` axes."""
+def _boundary(groups: tuple[Group, ...], count: int) -> int | None:
+    """How many of `groups` hold the first `count` axes; None where a group reaches across that place."""
     index = 0
     while count > 0:
         count -= len(groups[index])
         index += 1
-    return index
+    return index if count == 0 else None
 
 
 def _padded(view: View, rank: int) -> View:

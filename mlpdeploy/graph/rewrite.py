@@ -44,27 +44,32 @@ def all_rules() -> dict[str, Rule | Lowering]:
     return {rule.name: rule for rule in found}
 
 
-def rewrite(traced: Traced, disabled: Collection[str] = ()) -> Rewritten:
-    """Run every rule but the `disabled` ones. `traced` stays as it is. Raises InputError for an unknown rule name."""
+def rewrite(traced: Traced, disabled: Collection[str] = (), enabled: Collection[str] = ()) -> Rewritten:
+    """Run the rules that are on by default, and those `enabled`, but none of the `disabled`. `traced` stays as it is.
+
+    Raises InputError for an unknown rule name.
+    """
     known = all_rules()
-    unknown = sorted(set(disabled) - {*known, LAYOUT})
+    unknown = sorted({*disabled, *enabled} - {*known, LAYOUT})
     if unknown:
         raise InputError(f"no rule is named {unknown[0]!r}; the rules are {', '.join([*known, LAYOUT])}")
-    active = [rule for rule in known.values() if rule.name not in disabled and rule.default]
+    active = [rule for rule in known.values() if rule.name not in disabled and (rule.default or rule.name in enabled)]
     module = fold_constants(fx.GraphModule(traced.module, _copied(traced.module.graph)))
     reports: list[RuleReport] = []
     for phase in PHASES:
         if phase == "layout" and LAYOUT not in disabled:
             module, layout = _propagate(module, [rule for rule in active if isinstance(rule, Lowering)])
             reports += layout
-        for rule in active:
-            if isinstance(rule, Rule) and rule.phase == phase:
-                log = Log()
-                seconds, _ = _timed(lambda rule=rule, log=log: rule.rewrite(Editor(module, module.graph), log))  # type: ignore[misc]
-                reports.append(RuleReport(rule.name, log.count, tuple(log.refusals), seconds))
+        reports += [_run(rule, module) for rule in active if isinstance(rule, Rule) and rule.phase == phase]
         module = fold_constants(module)
-        check(module, phase)
+        check(module, phase, {report.name for report in reports})
     return Rewritten(module, traced.inputs, traced.outputs, tuple(reports))
+
+
+def _run(rule: Rule, module: fx.GraphModule) -> RuleReport:
+    log = Log()
+    seconds, _ = _timed(lambda: rule.rewrite(Editor(module, module.graph), log))
+    return RuleReport(rule.name, log.count, tuple(log.refusals), seconds)
 
 
 def _propagate(module: fx.GraphModule, lowerings: list[Lowering]) -> tuple[fx.GraphModule, list[RuleReport]]:

@@ -67,6 +67,7 @@ def trace(network: nn.Module, inputs: Sequence[TensorSpec]) -> Traced:
     module.graph.set_codegen(fx.graph.CodeGen())
     _require_symbolic_batch(network, module)
     _rename_inputs(module, inputs)
+    _freeze(module)
     module.graph.eliminate_dead_code()
     module.recompile()
     return Traced(module, tuple(inputs), _outputs(module))
@@ -96,6 +97,13 @@ def _placeholders(module: fx.GraphModule) -> list[fx.Node]:
 def _rename_inputs(module: fx.GraphModule, inputs: Sequence[TensorSpec]) -> None:
     for node, spec in zip(_placeholders(module), inputs, strict=True):
         node.target = node.name = spec.name
+
+
+def _freeze(module: fx.GraphModule) -> None:
+    """Weights become constants that share memory with the network's own, which stay as they are."""
+    for name, parameter in list(module.named_parameters(remove_duplicate=False)):
+        owner, _, leaf = name.rpartition(".")
+        setattr(module.get_submodule(owner), leaf, nn.Parameter(parameter.detach(), requires_grad=False))
 
 
 def _outputs(module: fx.GraphModule) -> tuple[TensorSpec, ...]:

@@ -12,7 +12,7 @@ from torch import fx
 from mlpdeploy.graph.kinds import ALONG, LISTS, PICKS, REDUCTIONS, dim_of, is_getitem, is_pointwise, is_tensor
 from mlpdeploy.graph.kinds import rearranged, shape_of
 from mlpdeploy.graph.editor import is_linear_of_constants
-from mlpdeploy.graph.layout import Axis, View, align
+from mlpdeploy.graph.layout import Axis, Size, View, align
 
 CONFLICT = View((), ())
 """Two consumers want different layouts."""
@@ -73,10 +73,7 @@ def _through_projection(node: fx.Node, want: View | None) -> View | None:
         return None
     if want is CONFLICT:
         return View.of(shape)
-    last = want.seen[-1]
-    if len(last) == 1:
-        return want.replace({last[0]: (Axis(shape[-1]),)})
-    return want if want.shape == shape else None
+    return _resized(want, shape, -1)
 
 
 def _through_dimension(user: fx.Node, node: fx.Node, want: View | None) -> View | None:
@@ -85,6 +82,12 @@ def _through_dimension(user: fx.Node, node: fx.Node, want: View | None) -> View 
         return want
     if user.target in PICKS:
         return View.of(shape) if want.contiguous else None
+    return _resized(want, shape, dim)
+
+
+def _resized(want: View, shape: tuple[Size, ...], dim: int) -> View | None:
+    """The same layout for a value of `shape`, which differs in `dim`; None where that dimension has no place of its own."""
     if want.shape == shape:
         return want
-    return want.replace({want.seen[dim][0]: (Axis(shape[dim]),)}) if len(want.seen[dim]) == 1 else None
+    axis = (Axis(shape[dim]),) if shape[dim] != 1 else ()
+    return want.replace({want.seen[dim][0]: axis}) if len(want.seen[dim]) == 1 else None

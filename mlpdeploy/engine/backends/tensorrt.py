@@ -73,8 +73,11 @@ class TensorRT(EngineBackend):
         gpus = compute_capabilities(self.name, request.gpus)
         trt = _polygraphy.bind(self.name)
         monitor = _polygraphy.monitor(trt, progress.step)
-        with _network(trt, emitted.model) as (network, errors):
-            parsed = _read_back(network[1], emitted.model)
+        from mlpdeploy.engine.backends._ranks import full_rank_constants
+
+        model = full_rank_constants(emitted.model)
+        with _network(trt, model) as (network, errors):
+            parsed = _read_back(network[1], model)
             check_precision(parsed, request.precision, emitted.fp32_nodes)
             with self._timing_cache() as cache:
                 config = _config(trt, self.name, request, network[1], gpus, monitor, cache)
@@ -131,6 +134,13 @@ def parse(model: onnx.ModelProto, flavour: str = "tensorrt-rtx") -> ParsedNetwor
     trt = _polygraphy.bind(flavour)
     with _network(trt, model) as (network, _):
         return _read_back(network[1], model)
+
+
+def parse_emitted(emitted: Emitted, flavour: str = "tensorrt-rtx") -> ParsedNetwork:
+    """What TensorRT parses when it builds `emitted`: its file, with constants of full rank."""
+    from mlpdeploy.engine.backends._ranks import full_rank_constants
+
+    return parse(full_rank_constants(emitted.model), flavour)
 
 
 def check_precision(parsed: ParsedNetwork, precision: str, kept: Collection[str] = ()) -> None:

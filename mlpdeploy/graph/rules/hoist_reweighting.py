@@ -112,4 +112,4 @@ def _mean(editor: Editor, node: fx.Node, leaf: fx.Node) -> fx.Node:
     return editor.reshape(result, shape_of(node), origin=leaf)
 
 
-RULE = Rule("hoist_reweighting", phase="algebra", rewrite=rewrite)
+RULE = Rule("hoist_reweighting", phase="algebra", rewrite=rewrite, default=False)
