@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,6 +28,7 @@ class Editor:
         self.graph = graph
         self.inputs = [node for node in self.graph.nodes if node.op == "placeholder"]
         self.fake_mode = self.inputs[0].meta["val"].fake_mode
+        self.known: dict[Any, Any] = {}
 
     @contextmanager
     def before(self, node: fx.Node) -> Iterator[None]:
@@ -39,10 +40,17 @@ class Editor:
         """A call_function node; `origin` is the node of the user's network that it stands for."""
         node = self.graph.call_function(target, tuple(args), kwargs or {})
         node.meta.update({key: origin.meta[key] for key in ORIGIN if key in origin.meta})
-        values = fx.map_arg((node.args, node.kwargs), lambda arg: arg.meta["val"])
-        with self.fake_mode, enable_python_dispatcher(), torch.no_grad():
-            node.meta["val"] = target(*values[0], **values[1])
+        node.meta["val"] = self._value(node)
         return node
+
+    def _value(self, node: fx.Node) -> Any:
+        """What `node` gives on fake tensors; a network repeats its blocks, so most of them are known already."""
+        key = _key((node.target, node.args, node.kwargs))
+        if key not in self.known:
+            values = fx.map_arg((node.args, node.kwargs), lambda arg: arg.meta["val"])
+            with self.fake_mode, enable_python_dispatcher(), torch.no_grad():
+                self.known[key] = node.target(*values[0], **values[1])  # type: ignore[operator]
+        return self.known[key]
 
     def constant(self, tensor: torch.Tensor, name: str, *, origin: fx.Node) -> fx.Node:
         """A get_attr node for a new weight; `name` is made unique and kept readable."""
@@ -81,6 +89,21 @@ class Editor:
         batch = self.call(aten.sym_size.int, (self.inputs[0], 0), origin=origin)
         factor = size / size_of(batch.meta["val"])
         return batch if factor == 1 else self.call(operator.mul, (batch, int(factor)), origin=origin)
+
+
+def _key(value: Any) -> Any:
+    """A hashable form of arguments, in which fake tensors of one dtype, shape and strides are the same."""
+    if isinstance(value, fx.Node):
+        return ("node", _key(value.meta["val"]))
+    if isinstance(value, torch.Tensor):
+        return ("tensor", value.dtype, *map(size_of, value.shape), *map(size_of, value.stride()))
+    if isinstance(value, torch.SymInt):
+        return ("size", size_of(value))
+    if isinstance(value, list | tuple):
+        return (type(value), *map(_key, value))
+    if isinstance(value, Mapping):
+        return tuple((name, _key(item)) for name, item in value.items())
+    return (type(value), value)
 
 
 def weight(module: nn.Module, node: Any) -> torch.Tensor | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,6 @@ from torch import fx, nn
 
 from mlpdeploy.errors import InputError
 from mlpdeploy.graph.editor import Editor, weight
-from mlpdeploy.graph.kinds import REDUCTIONS, dims_of, is_tensor
 from mlpdeploy.graph.rewrite import Rewritten
 from mlpdeploy.graph.trace import TensorSpec, network_of
 
@@ -23,6 +23,8 @@ HEADROOM = 0.5
 """A value may reach this share of the largest FP16 number in the range pass; real data may go further than its samples."""
 
 RANGE_BATCH = 2
+
+MEANS = {torch.ops.aten.mean.dim, torch.ops.aten.mean.default, torch.ops.aten.adaptive_avg_pool2d.default}
 
 
 @dataclass(frozen=True)
@@ -81,38 +83,47 @@ def _is_float(node: fx.Node) -> bool:
 
 
 def _overflows(rewritten: Rewritten, samples: Mapping[str, np.ndarray] | None) -> dict[str, str]:
-    """Why each node that cannot run in FP16 cannot, by node name."""
+    """Why each node that cannot run in FP16 cannot, by node name: what it computes or what it reads is too large."""
     limit = HEADROOM * torch.finfo(torch.float16).max
     ranges = _Ranges(rewritten.module)
-    ranges.run(*_range_inputs(rewritten.inputs, samples))
+    with single_thread(), torch.no_grad():
+        ranges.run(*_range_inputs(rewritten.inputs, samples))
     reasons: dict[str, str] = {}
     for node in rewritten.module.graph.nodes:
         peak = ranges.peaks.get(node.name, 0.0)
-        if node.op == "call_function" and not peak <= limit:
+        if peak <= limit:
+            continue
+        if node.op == "call_function":
             reasons[node.name] = f"reaches {peak:.3g}, FP16 ends at 6.55e4"
-            reasons |= {user.name: f"reads {peak:.3g} from {node.name}" for user in node.users if user.name not in reasons}
-    return {name: reason for name, reason in reasons.items() if name != "output"}
+        for user in node.users:
+            reasons.setdefault(user.name, f"reads {peak:.3g} from {node.name}")
+    return reasons
 
 
 class _Ranges(fx.Interpreter):
-    """Largest magnitude of every node; of a sum, that of its terms times their number, as FP16 would accumulate it."""
+    """Largest magnitude of every node, weights and inputs included; of a mean, that of the sum which FP16 would form."""
 
     def __init__(self, module: fx.GraphModule) -> None:
         super().__init__(module)
         self.peaks: dict[str, float] = {}
 
     def run_node(self, n: fx.Node) -> Any:
-        with torch.no_grad():
-            result = super().run_node(n)
+        result = super().run_node(n)
         if isinstance(result, torch.Tensor) and result.is_floating_point() and result.numel():
-            peak = float(result.abs().max())
-            source = n.all_input_nodes[0] if n.target in REDUCTIONS else None
-            if source is not None and is_tensor(source) and n.target is torch.ops.aten.mean.dim:
-                shape = source.meta["val"].shape
-                count = int(np.prod([int(shape[dim]) for dim in dims_of(n) or () if isinstance(shape[dim], int)]))
-                peak = max(peak, float(self.env[source].float().mean(dims_of(n) or None).abs().max()) * count)
-            self.peaks[n.name] = peak
+            terms = self.env[n.all_input_nodes[0]].numel() / result.numel() if n.target in MEANS else 1
+            self.peaks[n.name] = float(result.detach().abs().amax()) * terms
         return result
+
+
+@contextlib.contextmanager
+def single_thread() -> Iterator[None]:
+    """Run PyTorch on one thread: small operations, whose threads wait for each other where the cores are busy."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _range_inputs(specs: Sequence[TensorSpec], samples: Mapping[str, np.ndarray] | None) -> list[torch.Tensor]:
@@ -131,7 +142,8 @@ def random_input(spec: TensorSpec, batch: int, generator: torch.Generator) -> to
 
 def apply(rewritten: Rewritten, plan: Plan) -> Typed:
     """The graph with its weights converted and its casts inserted, as `plan` says; `rewritten` stays as it is."""
-    module = _Typing(rewritten, plan).run()
+    with single_thread():
+        module = _Typing(rewritten, plan).run()
     dtype = {True: plan.io}
     inputs, outputs = (
         tuple(TensorSpec(s.name, s.shape, dtype.get(s.dtype.is_floating_point, s.dtype)) for s in specs)

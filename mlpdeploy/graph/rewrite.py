@@ -63,6 +63,7 @@ def rewrite(traced: Traced, disabled: Collection[str] = (), enabled: Collection[
         reports += [_run(rule, module) for rule in active if isinstance(rule, Rule) and rule.phase == phase]
         module = fold_constants(module)
         check(module, phase, {report.name for report in reports})
+    module.recompile()
     return Rewritten(module, traced.inputs, traced.outputs, tuple(reports))
 
 
@@ -111,6 +112,4 @@ def fold_constants(module: fx.GraphModule) -> fx.GraphModule:
             folded = editor.constant(value, node.name, origin=node)
         node.replace_all_uses_with(folded)
     module.graph.eliminate_dead_code()
-    module.delete_all_unused_submodules()
-    module.recompile()
     return module

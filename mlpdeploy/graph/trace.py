@@ -5,13 +5,19 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
+import sys
+import threading
 import traceback
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from torch import fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
 from mlpdeploy.errors import NetworkError
 
@@ -59,12 +65,14 @@ def trace(network: nn.Module, inputs: Sequence[TensorSpec]) -> Traced:
     dynamic = tuple({0: torch.export.Dim.AUTO} for _ in inputs)
     try:
         with torch.no_grad(), quiet():
-            program = torch.export.export(network, examples, dynamic_shapes=dynamic)
+            program = _functional(torch.export.export(network, examples, dynamic_shapes=dynamic))
             module = program.module(check_guards=False)
     except Exception as error:  # torch.export raises many unrelated types; each becomes one clear line
         raise NetworkError(f"cannot trace {type(network).__name__}: {_explain(error)}{_blame(network, error)}") from error
     assert isinstance(module, fx.GraphModule)
     module.graph.set_codegen(fx.graph.CodeGen())
+    _require_no_state(network, program)
+    _require_known_values(network, module)
     _require_symbolic_batch(network, module)
     _rename_inputs(module, inputs)
     _freeze(module)
@@ -75,13 +83,28 @@ def trace(network: nn.Module, inputs: Sequence[TensorSpec]) -> Traced:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep the graph dumps that torch logs on failure off the user's terminal: the error says what they mean."""
+    """Keep the graph dumps and warnings of torch.export off the user's terminal: an error says what they mean."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        yield
+        with warnings.catch_warnings(), contextlib.redirect_stderr(_Muted(sys.stderr)):  # type: ignore[type-var]
+            warnings.simplefilter("ignore")
+            yield
     finally:
         logging.disable(before)
+
+
+class _Muted:
+    """A stream that drops what this thread writes; another thread may be drawing progress on it."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream, self._thread = stream, threading.get_ident()
+
+    def write(self, text: str) -> int:
+        return len(text) if threading.get_ident() == self._thread else self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def network_of(node: fx.Node) -> str:
@@ -109,14 +132,39 @@ def _freeze(module: fx.GraphModule) -> None:
 def _outputs(module: fx.GraphModule) -> tuple[TensorSpec, ...]:
     output = next(node for node in reversed(module.graph.nodes) if node.op == "output")
     nodes = [node for node in output.args[0] if isinstance(node, fx.Node)]
-    if len(nodes) != len(output.args[0]) or not nodes:
+    values = [node.meta.get("val") for node in nodes]
+    if not nodes or len(nodes) != len(output.args[0]) or not all(isinstance(value, torch.Tensor) for value in values):
         raise NetworkError("the network must return tensors only (a tensor, or a tuple, list or dict of tensors)")
     names = ["output"] if len(nodes) == 1 else [f"output_{index}" for index in range(len(nodes))]
-    values = [node.meta["val"] for node in nodes]
     for name, value in zip(names, values, strict=True):
         if value.dim() == 0 or isinstance(value.shape[0], int):
             raise NetworkError(f"{name} of the network has shape {tuple(value.shape)}: its first axis is not the batch")
     return tuple(TensorSpec(n, tuple(int(s) for s in v.shape[1:]), v.dtype) for n, v in zip(names, values, strict=True))
+
+
+def _functional(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """Without operations that write into their input, so that a value can be had in another layout."""
+    nodes = (node for node in program.graph.nodes if isinstance(node.target, torch._ops.OpOverload))
+    return program.run_decompositions({}) if any(node.target._schema.is_mutable for node in nodes) else program
+
+
+def _require_no_state(network: nn.Module, program: torch.export.ExportedProgram) -> None:
+    signature = program.graph_signature
+    changed = [*signature.buffers_to_mutate.values(), *signature.user_inputs_to_mutate.values()]
+    if changed:
+        raise NetworkError(f"{type(network).__name__} writes into {changed[0]!r}; a network must leave its inputs and buffers alone")
+
+
+def _require_known_values(network: nn.Module, module: fx.GraphModule) -> None:
+    """Raise where a shape or a number depends on the values of a tensor."""
+    for node in module.graph.nodes:
+        values = node.meta.get("val")
+        values = values if isinstance(values, list | tuple) else [values]
+        if node.op == "call_function" and any(map(free_unbacked_symbols, values)):
+            raise NetworkError(
+                f"{type(network).__name__} makes a number or a shape out of the values of a tensor ({node.target}), in"
+                f"{_site(network_of(node), *_source(node))}; keep it a tensor of a fixed shape there"
+            )
 
 
 def _require_symbolic_batch(network: nn.Module, module: fx.GraphModule) -> None:
@@ -124,13 +172,12 @@ def _require_symbolic_batch(network: nn.Module, module: fx.GraphModule) -> None:
     sizes = [node.meta["val"].shape[0] for node in _placeholders(module)]
     environment = _placeholders(module)[0].meta["val"].fake_mode.shape_env
     for guard in environment.guards:
-        batches = {symbol: n for n in CHECKED_BATCHES for symbol in guard.expr.free_symbols}
-        if not batches or all(_holds(guard.expr, n) for n in CHECKED_BATCHES):
-            continue
-        raise NetworkError(
-            f"{type(network).__name__} works only for some batch sizes ({guard.expr}), decided at"
-            f"{_place(network, guard.sloc)}; use integer arithmetic (//) or -1 in reshape there"
-        )
+        refused = [n for n in CHECKED_BATCHES if not _holds(guard.expr, n)]
+        if refused and guard.expr.free_symbols:
+            raise NetworkError(
+                f"{type(network).__name__} works only for some batch sizes ({guard.expr}), decided in"
+                f"{_place(network, module, guard.sloc, refused)}; use integer arithmetic (//) or -1 in reshape there"
+            )
     if any(isinstance(size, int) for size in sizes):
         raise NetworkError(f"{type(network).__name__} fixes the batch at {TRACE_BATCH}; keep its first axis free")
 
@@ -139,13 +186,46 @@ def _holds(expression: Any, batch: int) -> bool:
     return bool(expression.subs(dict.fromkeys(expression.free_symbols, batch)))
 
 
-def _place(network: nn.Module, location: Any) -> str:
-    """` module 'a.b' (file.py, line 7)` for a guard's source location."""
-    frame = getattr(location, "maybe_user_loc", None) or location.framework_loc
-    if not isinstance(frame, traceback.FrameSummary):
-        return f" {frame}"
-    owners = [path for path, module in network.named_modules() if _defines(type(module), frame)]
-    return _site(owners[0] if owners else None, frame.filename, frame.lineno)
+def _place(network: nn.Module, module: fx.GraphModule, location: Any, batches: Sequence[int]) -> str:
+    """` module 'a.b' (file.py, line 7)`: the user's line that made a guard, or the operation that fails without it."""
+    node = next(filter(None, (_failing(module, batch) for batch in reversed(batches))), None)
+    frame = location.framework_loc
+    if not isinstance(frame, traceback.FrameSummary) or _is_torch(frame.filename):
+        return " one of its operations" if node is None else _site(network_of(node), *_source(node))
+    owners = [path for path, owner in network.named_modules() if _defines(type(owner), frame)]
+    path = owners[0] if owners else None if node is None else network_of(node)
+    return _site(path, frame.filename, frame.lineno)
+
+
+class _Recorder(fx.Interpreter):
+    """Runs a graph and remembers where it is."""
+
+    def run_node(self, n: fx.Node) -> Any:
+        self.node = n
+        return super().run_node(n)
+
+
+def _failing(module: fx.GraphModule, batch: int) -> fx.Node | None:
+    """The first operation that refuses inputs of this batch; nothing is computed but shapes."""
+    recorder = _Recorder(module)
+    values = [node.meta["val"] for node in _placeholders(module)]
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        try:
+            recorder.run(*(torch.zeros((batch, *map(int, value.shape[1:])), dtype=value.dtype) for value in values))
+        except Exception:  # whatever it raises, it is the operation looked for
+            return recorder.node
+    return None
+
+
+def _is_torch(filename: str) -> bool:
+    return filename.startswith(os.path.dirname(torch.__file__) + os.sep)
+
+
+def _source(node: fx.Node) -> tuple[str, int | None]:
+    """File and line of the user's code that a node came from: the innermost that is not torch's."""
+    found = re.findall(r'File "(.+?)", line (\d+)', node.meta.get("stack_trace") or "")
+    lines = [(name, int(line)) for name, line in found if not _is_torch(name)]
+    return lines[-1] if lines else ("unknown file", None)
 
 
 def _defines(kind: type, frame: traceback.FrameSummary) -> bool:
@@ -162,13 +242,12 @@ def _site(path: str | None, filename: str, line: int | None) -> str:
 
 def _blame(network: nn.Module, error: BaseException) -> str:
     """The innermost line outside torch that raised, and the module that it belongs to."""
-    torch_root = os.path.dirname(torch.__file__)
     paths = {id(module): path for path, module in network.named_modules()}
     place = ""
     for frame, line in traceback.walk_tb(error.__traceback__):
         names = frame.f_code.co_varnames
         owner = frame.f_locals.get(names[0]) if names else None
-        if id(owner) in paths and not frame.f_code.co_filename.startswith(torch_root):
+        if id(owner) in paths and not _is_torch(frame.f_code.co_filename):
             place = _site(paths[id(owner)], frame.f_code.co_filename, line)
     return f", in{place}" if place else ""
 

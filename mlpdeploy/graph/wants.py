@@ -49,7 +49,7 @@ def want_of(user: fx.Node, node: fx.Node, wants: Wants) -> View | None:
         if (seen := rearranged(user, View.of(shape_of(node)))) is not None:
             return _through_rearrangement(seen, want)
         if is_pointwise(user):
-            return want if shape_of(user) == shape_of(node) else None
+            return _unless_conflict(want, user) if shape_of(user) == shape_of(node) else None
         if user.target in REDUCTIONS:
             return None
         if is_linear_of_constants(user):
@@ -57,6 +57,11 @@ def want_of(user: fx.Node, node: fx.Node, wants: Wants) -> View | None:
     if user.target in ALONG:
         return _through_dimension(user, node, want)
     return View.of(shape_of(node)) if is_tensor(node) else None
+
+
+def _unless_conflict(want: View | None, user: fx.Node) -> View | None:
+    """`user` computes a new tensor: where its consumers disagree it does so as it is seen, and wants its input so."""
+    return View.of(shape_of(user)) if want is CONFLICT else want
 
 
 def _through_rearrangement(seen: View, want: View | None) -> View | None:
@@ -79,7 +84,7 @@ def _through_projection(node: fx.Node, want: View | None) -> View | None:
 def _through_dimension(user: fx.Node, node: fx.Node, want: View | None) -> View | None:
     shape, dim = shape_of(node), dim_of(user)
     if want is None or want is CONFLICT:
-        return want
+        return want if want is None else View.of(shape)
     if user.target in PICKS:
         return View.of(shape) if want.contiguous else None
     return _resized(want, shape, dim)

@@ -161,7 +161,7 @@ class Mixing(nn.Module):
         return self.last(x + self.channels(x))
 
 
-QUICK = settings(max_examples=50, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+QUICK = settings(max_examples=30, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 
 
 @QUICK
