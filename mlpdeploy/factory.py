@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -95,6 +96,7 @@ def _make_timm(recipe: Recipe, image_size: int | None, num_classes: int | None, 
     options: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
     if pretrained:
         _check_pretrained(recipe, name, num_classes)
+        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries; a failure is told once, below
     sized = options if image_size is None else options | {"img_size": image_size}
     try:
         try:

@@ -1,4 +1,4 @@
-"""What an artifact says about itself: the manifest for programs, and the report for people."""
+"""What an artifact says about itself to programs: the manifest, and the document of a verification."""
 
 from __future__ import annotations
 
@@ -83,11 +83,6 @@ def verified(manifest: Mapping[str, Any], verification: Verification) -> dict[st
     }
 
 
-def report(manifest: Mapping[str, Any], verification: Mapping[str, Any] | None = None) -> str:
-    """report.md: what was built, from what, what the rules did, and what verification found."""
-    return "\n".join([*_built(manifest), *_rules(manifest), *_graph(manifest), *_verification(verification), ""])
-
-
 def _weights(selection: Selection, network: Any) -> dict[str, Any]:
     found: dict[str, Any] = {"text": selection.weights(), "random": False}
     if selection.checkpoint is not None:
@@ -122,53 +117,3 @@ def _dtypes(module: fx.GraphModule) -> dict[str, dict[str, int]]:
         if dtype is not None:
             counts.setdefault(name, Counter())[str(dtype).removeprefix("torch.")] += 1
     return {name: dict(found.most_common()) for name, found in sorted(counts.items())}
-
-
-def _built(manifest: Mapping[str, Any]) -> list[str]:
-    batch = manifest["batch"]
-    rows = {
-        "network": f"{manifest['recipe']['name']} ({manifest['recipe']['source']})",
-        "weights": manifest["weights"]["text"],
-        "precision": manifest["precision"],
-        "batch": f"{batch['min']} to {batch['max']}, tuned for {batch['opt']}",
-        "backend": manifest["backend"],
-        "versions": ", ".join(f"{name} {version}" for name, version in manifest["versions"].items()),
-        "built": f"{manifest['created']} in {sum(manifest['seconds'].values()):.1f} s",
-    }
-    return [f"# {manifest['recipe']['name']}, {manifest['precision']}, {manifest['backend']}", "", *_table(rows), ""]
-
-
-def _rules(manifest: Mapping[str, Any]) -> list[str]:
-    lines = ["## Rules", "", "| rule | fired | refused |", "|---|---:|---:|"]
-    lines += [f"| {rule['name']} | {rule['fired']} | {len(rule['refused'])} |" for rule in manifest["rules"]]
-    refusals = [(rule["name"], refusal) for rule in manifest["rules"] for refusal in rule["refused"]]
-    lines += ["", *(f"- {name} at `{refusal['where']}`: {refusal['reason']}" for name, refusal in refusals)]
-    return [*lines, ""] if refusals else lines
-
-
-def _graph(manifest: Mapping[str, Any]) -> list[str]:
-    before, after = manifest["ops"]["before"], manifest["ops"]["after"]
-    lines = ["## Operations", "", "| operation | before | after |", "|---|---:|---:|"]
-    lines += [f"| {op} | {before.get(op, 0)} | {after.get(op, 0)} |" for op in dict.fromkeys([*before, *after])]
-    lines += [f"| all | {sum(before.values())} | {sum(after.values())} |", ""]
-    if manifest["kept_fp32"]:
-        lines += ["## Kept in FP32", ""]
-        lines += [f"- `{kept['module'] or kept['node']}`: {kept['reason']}" for kept in manifest["kept_fp32"]]
-        lines += [""]
-    return lines
-
-
-def _verification(verification: Mapping[str, Any] | None) -> list[str]:
-    if verification is None:
-        return ["## Verification", "", "Not verified yet: run `mlpdeploy verify`."]
-    lines = ["## Verification", "", f"{verification['created']}: {verification['verdict']}", ""]
-    lines += ["| stage | result | largest relative error | budget |", "|---|---|---:|---:|"]
-    for stage in verification["stages"]:
-        error = "" if stage["max_relative"] is None else f"{stage['max_relative']:.1e}"
-        lines.append(f"| {stage['name']} | {stage['status']} | {error} | {stage['budget']['max_relative_error']:.0e} |")
-    lines += [""] + [f"- {note}" for note in verification["notes"]]
-    return lines
-
-
-def _table(rows: Mapping[str, str]) -> list[str]:
-    return ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())]

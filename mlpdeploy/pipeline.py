@@ -23,13 +23,16 @@ from mlpdeploy.selection import OUT, Selection
 from mlpdeploy.store import Artifact
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import nn
 
+    from mlpdeploy.evidence.data import Images
     from mlpdeploy.evidence.ladder import Verification
     from mlpdeploy.graph.precision import Plan, Typed
     from mlpdeploy.graph.rewrite import Rewritten
     from mlpdeploy.graph.trace import Traced
+
+SKIPPED = 5
+"""Unreadable images that are named one by one."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ def build(selection: Selection, *, force: bool = False, progress: Listener | Non
     Raises InputError (and its kinds), BuildError or MachineLacks; an artifact that was there before is then untouched.
     """
     from mlpdeploy import manifest
+    from mlpdeploy.evidence.report import report
 
     stages = Stages(progress)
     backend = pick(selection.backend, selection.precision)
@@ -83,8 +87,7 @@ def build(selection: Selection, *, force: bool = False, progress: Listener | Non
                 request = BuildRequest(selection.precision, selection.profile, selection.gpus, selection.level)
                 built = backend.build(emitted, request, draft.folder, stages)
             facts = manifest.describe(selection, backend, source, compiled, built, key, stages.seconds)
-            (draft.folder / store.REPORT).write_text(manifest.report(facts), encoding="utf-8")
-            return draft.commit(facts)
+            return draft.commit(facts, report)
 
 
 def verify(selection: Selection, *, data: Path | None = None, progress: Listener | None = None) -> Verification:
@@ -96,6 +99,7 @@ def verify(selection: Selection, *, data: Path | None = None, progress: Listener
     import onnx
 
     from mlpdeploy import manifest
+    from mlpdeploy.evidence.report import report
     from mlpdeploy.evidence.verify import verify as climb
 
     stages = Stages(progress)
@@ -107,7 +111,7 @@ def verify(selection: Selection, *, data: Path | None = None, progress: Listener
             artifact = store.open_artifact(folder)
             _check_same(artifact, selection)
         source = load(selection, stages)
-        samples, labels = _images(source.recipe, data, stages)
+        images = None if data is None else _images(source.recipe, data, stages)
         compiled = compile_network(trace_network(source, stages), selection, stages)
         with stages("verify"):
             reason = backend.executable()
@@ -124,10 +128,10 @@ def verify(selection: Selection, *, data: Path | None = None, progress: Listener
                 reason,
                 selection.profile,
                 budgets[selection.precision],
-                samples,
+                None if images is None else {"input": images.arrays},
                 selection.seed,
                 stages,
-                labels=labels,
+                labels=None if images is None else images.labels,
                 # No CPU has TF32: there its graph is computed in FP32.
                 cpu_budget=budgets["fp32"] if selection.precision == "tf32" else None,
                 disabled_rules=selection.disabled_rules,
@@ -135,7 +139,7 @@ def verify(selection: Selection, *, data: Path | None = None, progress: Listener
             )
         document = manifest.verified(artifact.manifest, verification)
         store.attach(artifact, store.VERIFICATION, json.dumps(document, indent=2, allow_nan=False) + "\n")
-        store.attach(artifact, store.REPORT, manifest.report(artifact.manifest, document))
+        store.attach(artifact, store.REPORT, report(artifact.manifest, document))
         return verification
 
 
@@ -251,23 +255,20 @@ def _check_same(artifact: Artifact, selection: Selection) -> None:
         )
 
 
-def _images(
-    recipe: Recipe, data: Path | None, stages: Stages
-) -> tuple[dict[str, np.ndarray] | None, np.ndarray | None]:
-    """The images of --data as inputs, with labels where the folder tells them."""
-    if data is None:
-        return None, None
-    if len(recipe.input_shape) != 3:
-        raise InputError(f"{recipe.name} takes inputs of shape {recipe.input_shape}, which images do not have")
+def _images(recipe: Recipe, folder: Path, stages: Stages) -> Images:
+    """The images of --data as inputs, with labels where the folder tells them; says which were left out."""
     with stages("read images"):
         from mlpdeploy.evidence.data import Preprocess, load_folder
 
-        height, width = recipe.input_shape[1:]
-        preprocess = Preprocess((height, width), recipe.crop, recipe.interpolation, recipe.mean, recipe.std)
-        images = load_folder(data, preprocess, num_classes=recipe.num_classes)
-    for skipped in images.skipped:
+        images = load_folder(folder, Preprocess.of(recipe), num_classes=recipe.num_classes)
+    for skipped in images.skipped[:SKIPPED]:
         stages.say(f"skipped {skipped.file}: {skipped.reason}")
-    return {"input": images.arrays}, images.labels
+    if len(images.skipped) > SKIPPED:
+        stages.say(f"skipped {len(images.skipped) - SKIPPED} more that cannot be read")
+    known = "labelled by their folders" if images.labels is not None else "without labels"
+    spread = "" if images.found == len(images.files) else f", of {images.found} below {folder}"
+    stages.say(f"{len(images.files)} images{spread}, {known}")
+    return images
 
 
 def _only_artifact(selection: Selection, precision: str | None, backend: str | None) -> Path:

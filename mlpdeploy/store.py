@@ -61,15 +61,19 @@ class Draft:
     folder: Path
     target: Path
 
-    def commit(self, manifest: dict[str, Any]) -> Artifact:
-        """Complete the manifest with the files found here, and replace the artifact in one step."""
+    def commit(self, manifest: dict[str, Any], report: Callable[[dict[str, Any]], str]) -> Artifact:
+        """Complete the manifest with the files found here, and replace the artifact in one step.
+
+        `report` makes the text of report.md of the complete manifest. It is for people, and written again after a
+        verification, so it is not held to a hash.
+        """
         files = {str(path.relative_to(self.folder)): path for path in sorted(self.folder.rglob("*")) if path.is_file()}
         facts = {name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for name, path in files.items()}
-        # The report is for people and is written again after a verification, so it is not held to its hash.
-        facts.pop(REPORT, None)
         manifest = {"schema": SCHEMA, **manifest, "files": facts}
-        (self.folder / MANIFEST).write_text(_dump(manifest), encoding="utf-8")
-        for path in (*files.values(), self.folder / MANIFEST):
+        texts = {MANIFEST: _dump(manifest), REPORT: report(manifest)}
+        for name, text in texts.items():
+            (self.folder / name).write_text(text, encoding="utf-8")
+        for path in (*files.values(), *(self.folder / name for name in texts)):
             _sync(path)
         for path in (*(p for p in self.folder.rglob("*") if p.is_dir()), self.folder):
             _sync(path)

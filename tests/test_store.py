@@ -35,7 +35,7 @@ for generation in itertools.count(int(sys.argv[3])):
     with store.locked(folder), store.draft(folder) as draft:
         for name in ("model.onnx", "engine.bin", "more.bin"):
             (draft.folder / name).write_bytes(str(generation).encode() * 20000)
-        draft.commit({"engine": "engine.bin", "generation": generation})
+        draft.commit({"engine": "engine.bin", "generation": generation}, str)
     print(generation, flush=True)
 """
 
@@ -44,8 +44,7 @@ def write(folder: Path, content: bytes = b"engine", **facts: Any) -> store.Artif
     with store.locked(folder), store.draft(folder) as draft:
         (draft.folder / "model.onnx").write_bytes(b"model")
         (draft.folder / "engine.bin").write_bytes(content)
-        (draft.folder / "report.md").write_text("report")
-        return draft.commit(FACTS | facts)
+        return draft.commit(FACTS | facts, lambda manifest: f"report on {', '.join(manifest['files'])}")
 
 
 def names(folder: Path) -> set[str]:
@@ -60,6 +59,7 @@ def folder(tmp_path: Path) -> Path:
 def test_written_and_opened(folder: Path) -> None:
     artifact = write(folder)
     assert names(folder) == {"model.onnx", "engine.bin", "report.md", "manifest.json"}
+    assert (folder / "report.md").read_text() == "report on engine.bin, model.onnx"
     assert names(folder.parent) == {"backend", ".backend.lock"}
     for path in (folder, folder / "manifest.json", folder / "engine.bin"):
         assert store.open_artifact(path) == artifact

@@ -92,6 +92,16 @@ def _sub(module: nn.Module, node: fx.Node) -> Read | None:
     return (found[0], -torch.ones(()), found[1]) if found[2] else (found[0], None, -found[1])
 
 
+def _rsub(module: nn.Module, node: fx.Node) -> Read | None:
+    source, constant = node.args[:2]
+    plain = isinstance(source, fx.Node) and isinstance(constant, int | float) and len(node.args) == 2 and not node.kwargs
+    return (source, -torch.ones(()), _constant(module, constant)) if plain else None  # type: ignore[return-value]
+
+
+def _neg(module: nn.Module, node: fx.Node) -> Read | None:
+    return node.args[0], -torch.ones(()), None  # type: ignore[return-value]
+
+
 def _addcmul(module: nn.Module, node: fx.Node) -> Read | None:
     shift, first, second = (_constant(module, arg) for arg in node.args[:3])
     if shift is None or (first is None) == (second is None):
@@ -120,5 +130,7 @@ _READERS = {
     aten.div.Tensor: _div,
     aten.add.Tensor: _add,
     aten.sub.Tensor: _sub,
+    aten.rsub.Scalar: _rsub,
+    aten.neg.default: _neg,
     aten.addcmul.default: _addcmul,
 } | dict.fromkeys(BATCH_NORMS, _batch_norm)

@@ -26,6 +26,9 @@ ALONG = SPLITS | PICKS | {aten.softmax.int, aten.slice.Tensor}
 
 CONVOLUTIONS = {aten.conv1d.default, aten.conv2d.default, aten.conv2d.padding, aten.conv3d.default}
 
+CASTS = {aten.to.dtype, aten.to.dtype_layout, aten._to_copy.default}
+"""`op(x, dtype, ...)`."""
+
 LISTS = SPLITS | {aten.unbind.int}
 """Operations that return a list of tensors."""
 
@@ -41,9 +44,10 @@ def is_tensor(node: fx.Node) -> bool:
 
 
 def is_pointwise(node: fx.Node) -> bool:
-    """Whether every element of the result comes from the elements at the same place (torch's own tag)."""
+    """Whether every element of the result comes from the elements at the same place (torch's own tag, and casts)."""
     target = node.target
-    return isinstance(target, torch._ops.OpOverload) and torch.Tag.pointwise in target.tags and is_tensor(node)
+    tagged = isinstance(target, torch._ops.OpOverload) and torch.Tag.pointwise in target.tags
+    return (tagged or target in CASTS) and is_tensor(node)
 
 
 def dim_of(node: fx.Node) -> int:
@@ -76,6 +80,8 @@ def rearranged(node: fx.Node, view: View) -> View | None:
         return None
     first = target._schema.arguments[0].alias_info if target._schema.arguments else None
     if first is None or first.is_write or not isinstance(node.args[0], fx.Node):
+        return None
+    if node.meta["val"].dtype != node.args[0].meta["val"].dtype:
         return None
     args, kwargs = fx.map_arg((node.args[1:], dict(node.kwargs)), _number)
     return meaning(view, target, (None, *args), kwargs, shape_of(node))

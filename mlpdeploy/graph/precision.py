@@ -67,7 +67,8 @@ def plan(
     and nodes whose values come near the end of FP16's range stay in FP32, as do their consumers.
     """
     if precision not in DTYPES or io not in DTYPES:
-        raise InputError(f"precision {precision!r} is not one of {', '.join(DTYPES)}")
+        unknown = io if precision in DTYPES else precision
+        raise InputError(f"precision {unknown!r} is not one of {', '.join(DTYPES)}")
     low = DTYPES[precision]
     reasons = _overflows(rewritten, samples) if low is torch.float16 else {}
     nodes = [node for node in rewritten.module.graph.nodes if node.op == "call_function" and _is_float(node)]

@@ -15,8 +15,21 @@ import torch
 from torch import fx
 
 from mlpdeploy.graph.editor import Editor, is_linear_of_constants
-from mlpdeploy.graph.kinds import ALONG, LISTS, PICKS, REDUCTIONS, dim_of, dims_of, is_getitem, is_pointwise, is_tensor
-from mlpdeploy.graph.kinds import CONVOLUTIONS, keeps_dims, rearranged, shape_of
+from mlpdeploy.graph.kinds import (
+    ALONG,
+    CONVOLUTIONS,
+    LISTS,
+    PICKS,
+    REDUCTIONS,
+    dim_of,
+    dims_of,
+    is_getitem,
+    is_pointwise,
+    is_tensor,
+    keeps_dims,
+    rearranged,
+    shape_of,
+)
 from mlpdeploy.graph.layout import Axis, Group, View, align, flat, numel, runs
 from mlpdeploy.graph.projection import CHANNELS, Lowering, Projection, Value, regroup
 from mlpdeploy.graph.rule import Log

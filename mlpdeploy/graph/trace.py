@@ -71,6 +71,8 @@ def trace(network: nn.Module, inputs: Sequence[TensorSpec]) -> Traced:
         raise NetworkError(f"cannot trace {type(network).__name__}: {_explain(error)}{_blame(network, error)}") from error
     assert isinstance(module, fx.GraphModule)
     module.graph.set_codegen(fx.graph.CodeGen())
+    _restore_batch_norms(module.graph)
+    _drop_assertions(module.graph)
     _require_no_state(network, program)
     _require_known_values(network, module)
     _require_symbolic_batch(network, module)
@@ -148,6 +150,23 @@ def _functional(program: torch.export.ExportedProgram) -> torch.export.ExportedP
     return program.run_decompositions({}) if any(node.target._schema.is_mutable for node in nodes) else program
 
 
+def _restore_batch_norms(graph: fx.Graph) -> None:
+    """`batch_norm` in place of the form with three results that functionalisation makes of it."""
+    for node in list(graph.nodes):
+        if node.target is not torch.ops.aten._native_batch_norm_legit_no_training.default:
+            continue
+        first = next(user for user in node.users if user.args[1] == 0)
+        *operands, momentum, epsilon = node.args
+        first.target, first.args = torch.ops.aten.batch_norm.default, (*operands, False, momentum, epsilon, False)
+
+
+def _drop_assertions(graph: fx.Graph) -> None:
+    """Casts come with assertions on the dtype traced; the precision plan decides dtypes anew."""
+    for node in list(graph.nodes):
+        if node.target is torch.ops.aten._assert_tensor_metadata.default:
+            graph.erase_node(node)
+
+
 def _require_no_state(network: nn.Module, program: torch.export.ExportedProgram) -> None:
     signature = program.graph_signature
     changed = [*signature.buffers_to_mutate.values(), *signature.user_inputs_to_mutate.values()]
@@ -172,11 +191,11 @@ def _require_symbolic_batch(network: nn.Module, module: fx.GraphModule) -> None:
     sizes = [node.meta["val"].shape[0] for node in _placeholders(module)]
     environment = _placeholders(module)[0].meta["val"].fake_mode.shape_env
     for guard in environment.guards:
-        refused = [n for n in CHECKED_BATCHES if not _holds(guard.expr, n)]
-        if refused and guard.expr.free_symbols:
+        refused = [n for n in CHECKED_BATCHES if guard.expr.free_symbols and not _holds(guard.expr, n)]
+        if refused and (place := _place(network, module, guard.sloc, refused)):
             raise NetworkError(
-                f"{type(network).__name__} works only for some batch sizes ({guard.expr}), decided in"
-                f"{_place(network, module, guard.sloc, refused)}; use integer arithmetic (//) or -1 in reshape there"
+                f"{type(network).__name__} works only for some batch sizes ({guard.expr}), decided in{place};"
+                " use integer arithmetic (//) or -1 in reshape there"
             )
     if any(isinstance(size, int) for size in sizes):
         raise NetworkError(f"{type(network).__name__} fixes the batch at {TRACE_BATCH}; keep its first axis free")
@@ -186,12 +205,16 @@ def _holds(expression: Any, batch: int) -> bool:
     return bool(expression.subs(dict.fromkeys(expression.free_symbols, batch)))
 
 
-def _place(network: nn.Module, module: fx.GraphModule, location: Any, batches: Sequence[int]) -> str:
-    """` module 'a.b' (file.py, line 7)`: the user's line that made a guard, or the operation that fails without it."""
-    node = next(filter(None, (_failing(module, batch) for batch in reversed(batches))), None)
+def _place(network: nn.Module, module: fx.GraphModule, location: Any, batches: Sequence[int]) -> str | None:
+    """` module 'a.b' (file.py, line 7)`: the user's line that made a guard, or the operation that fails without it.
+
+    None where torch made the guard and every operation takes the batches that it rules out: a shortcut, no restriction.
+    """
+    with quiet():
+        node = next(filter(None, (_failing(module, batch) for batch in reversed(batches))), None)
     frame = location.framework_loc
     if not isinstance(frame, traceback.FrameSummary) or _is_torch(frame.filename):
-        return " one of its operations" if node is None else _site(network_of(node), *_source(node))
+        return None if node is None else _site(network_of(node), *_source(node))
     owners = [path for path, owner in network.named_modules() if _defines(type(owner), frame)]
     path = owners[0] if owners else None if node is None else network_of(node)
     return _site(path, frame.filename, frame.lineno)
@@ -247,7 +270,7 @@ def _blame(network: nn.Module, error: BaseException) -> str:
     for frame, line in traceback.walk_tb(error.__traceback__):
         names = frame.f_code.co_varnames
         owner = frame.f_locals.get(names[0]) if names else None
-        if id(owner) in paths and not _is_torch(frame.f_code.co_filename):
+        if id(owner) in paths and not _is_torch(frame.f_code.co_filename) and frame.f_code.co_filename != __file__:
             place = _site(paths[id(owner)], frame.f_code.co_filename, line)
     return f", in{place}" if place else ""
 

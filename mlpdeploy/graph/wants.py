@@ -9,9 +9,19 @@ from __future__ import annotations
 
 from torch import fx
 
-from mlpdeploy.graph.kinds import ALONG, LISTS, PICKS, REDUCTIONS, dim_of, is_getitem, is_pointwise, is_tensor
-from mlpdeploy.graph.kinds import rearranged, shape_of
 from mlpdeploy.graph.editor import is_linear_of_constants
+from mlpdeploy.graph.kinds import (
+    ALONG,
+    LISTS,
+    PICKS,
+    REDUCTIONS,
+    dim_of,
+    is_getitem,
+    is_pointwise,
+    is_tensor,
+    rearranged,
+    shape_of,
+)
 from mlpdeploy.graph.layout import Axis, Size, View, align
 
 CONFLICT = View((), ())

@@ -113,8 +113,11 @@ def _free(shape: list[Dim]) -> list[int]:
     return [index for index, one in enumerate(shape) if not one[1]]
 
 
+IN_PLACE = "{}.clone().relu_().add_(0.1)"
+
+
 def _unary(w: Writer, name: str, shape: list[Dim]) -> None:
-    text = w.pick(["F.gelu({})", "torch.tanh({})", "{} * 1.5", "1 - {}", "-{}", "{} / 3", "{}.sigmoid() + 0.5", "{}.clone()"])
+    text = w.pick(["F.gelu({})", "torch.tanh({})", "{} * 1.5", "1 - {}", "-{}", "{} / 3", "{}.sigmoid() + 0.5", "{}.clone()", IN_PLACE])
     w.emit(str(text).format(name), shape, name)
 
 

@@ -7,9 +7,10 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+
 from mlpdeploy.graph.rewrite import Rewritten, rewrite
 from mlpdeploy.graph.trace import TensorSpec, trace
-from torch import Tensor, nn
 
 aten = torch.ops.aten
 
@@ -35,19 +36,29 @@ def specs(shapes: Sequence[Sequence[int]]) -> list[TensorSpec]:
     return [TensorSpec(f"input_{i}", tuple(shape), torch.float64) for i, shape in enumerate(shapes)]
 
 
-def rewritten(network: nn.Module, *shapes: Sequence[int], disabled: Collection[str] = ()) -> Rewritten:
+def rewritten(
+    network: nn.Module, *shapes: Sequence[int], disabled: Collection[str] = (), enabled: Collection[str] = ()
+) -> Rewritten:
     """`network` with random parameters after the rules."""
-    return rewrite(trace(randomised(network), specs(shapes)), disabled)
+    return rewrite(trace(randomised(network), specs(shapes)), disabled, enabled)
 
 
-def prove(network: nn.Module, *shapes: Sequence[int], batches: Sequence[int] = BATCHES, disabled: Collection[str] = ()) -> Rewritten:
+def prove(
+    network: nn.Module,
+    *shapes: Sequence[int],
+    batches: Sequence[int] = BATCHES,
+    disabled: Collection[str] = (),
+    enabled: Collection[str] = (),
+) -> Rewritten:
     """`network` after the rules, having given the same results as before them at every one of `batches`."""
-    result = rewritten(network, *shapes, disabled=disabled)
+    result = rewritten(network, *shapes, disabled=disabled, enabled=enabled)
     assert_same(network, result, shapes, batches)
     return result
 
 
-def assert_same(network: nn.Module, result: Rewritten, shapes: Sequence[Sequence[int]], batches: Sequence[int] = BATCHES) -> None:
+def assert_same(
+    network: nn.Module, result: Rewritten, shapes: Sequence[Sequence[int]], batches: Sequence[int] = BATCHES
+) -> None:
     """Equal to TOLERANCE relative to the largest element, finite, and of the same shape."""
     for batch in batches:
         generator = torch.Generator().manual_seed(batch)

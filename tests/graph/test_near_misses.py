@@ -280,14 +280,32 @@ def test_views_that_repeat_or_leave_out_elements(name: str) -> None:
     prove(Net(VIEWS[name]), (T, C))
 
 
-def test_channels_last_memory_is_no_layout_of_the_value() -> None:
+@pytest.mark.parametrize("disabled", [(), ("remove_identities",)])
+def test_channels_last_memory_is_no_layout_of_the_value(disabled: tuple[str, ...]) -> None:
     """`contiguous(memory_format=channels_last)` changes strides, not what the network sees."""
 
     def forward(net: Net, x: Tensor) -> Tensor:
         x = x.contiguous(memory_format=torch.channels_last)
         return net.channels(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
-    prove(Net(forward), (C, 2, 3))
+    prove(Net(forward), (C, 2, 3), disabled=disabled)
+
+
+def test_casts_stay_and_do_not_stand_in_the_way() -> None:
+    def forward(net: Net, x: Tensor) -> Tensor:
+        rows = net.norm(x).mT.to(torch.float16).to(torch.float32).tanh().double()
+        return net.norm(net.tokens(rows).mT)
+
+    result = prove(Net(forward), (T, C))
+    assert (fired(result)["project_tokens"], moves(result)) == (1, 0)
+    assert targets(result)[aten.to.dtype] == 3
+
+
+def test_bits_read_as_another_dtype() -> None:
+    def forward(net: Net, x: Tensor) -> Tensor:
+        return net.norm(net.tokens(x.mT).mT.contiguous().view(torch.int64).view(torch.float64))
+
+    assert fired(prove(Net(forward), (T, C)))["project_tokens"] == 1
 
 
 def test_negative_dimensions_and_detours() -> None:

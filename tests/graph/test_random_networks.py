@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import pytest
-import torch
 from hypothesis import HealthCheck, given, settings
 from programs import Program, programs
-from proof import assert_same, prove, rewritten
-from torch import Tensor, nn
+from proof import prove
 
 
 @settings(max_examples=200, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))

@@ -46,8 +46,11 @@ class OnnxRuntime(EngineBackend):
         return self.available()
 
     def _build(self, emitted: Emitted, request: BuildRequest, engine: Path, progress: Progress) -> dict[str, Any]:
+        from mlpdeploy.engine.backends._segments import by_columns
+
         low = request.precision in ("fp16", "bf16")
-        model = judge_model(emitted.model) if low else emitted.model
+        model = by_columns(emitted.model)
+        model = judge_model(model) if low else model
         progress.step("preparing the model", 1, _STEPS)
         try:
             session = _session(model.SerializeToString(), request.threads)

@@ -1,0 +1,278 @@
+"""The same questions to every rule, and to the custom operation; a rule without a firing example here fails."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+import torch.nn.functional as F
+from onnx import TensorProto, helper, numpy_helper
+from proof import assert_same, fired, prove, randomised, rewritten, specs, targets
+from torch import Tensor, nn
+
+from mlpdeploy.errors import InputError
+from mlpdeploy.graph import ops, spec
+from mlpdeploy.graph.rewrite import LAYOUT, Rewritten, all_rules, rewrite
+from mlpdeploy.graph.rule import PHASES
+from mlpdeploy.graph.trace import Traced, trace
+from mlpdeploy.zoo.vip import WeightedPermuteMLP
+
+Shape = tuple[int, ...]
+
+
+class Tokens(nn.Module):
+    """Token mixing by einsum, dropout, an affine in front and a LayerScale behind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens, self.channels = nn.Parameter(torch.empty(6, 6)), nn.Linear(4, 4)
+        self.norm, self.scale, self.shift = nn.LayerNorm(4), nn.Parameter(torch.empty(4)), nn.Parameter(torch.empty(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        mixed = torch.einsum("ut,btc->buc", self.tokens, self.norm(x))
+        x = x + F.dropout(mixed, 0.1, self.training)
+        return x + self.scale * self.channels(self.norm(x) * self.scale + self.shift)
+
+
+class Gated(nn.Module):
+    """A projection whose result is split (gMLP, GLU)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(4, 6), nn.Linear(3, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        u, v = F.gelu(self.up(x)).chunk(2, -1)
+        return self.down(u * v)
+
+
+class Patches(nn.Module):
+    """Patch embedding of an image, a token-mixing block, and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.tokens, self.head = nn.Conv2d(3, 4, 2, 2), nn.Linear(6, 6), nn.Linear(4, 3)
+        self.norm = nn.LayerNorm(4)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.stem(image).flatten(2).transpose(1, 2)
+        return self.head((x + self.tokens(self.norm(x).transpose(1, 2)).transpose(1, 2)).mean(1))
+
+
+class Stages(nn.Module):
+    """Patch merging on channels-last activations (ViP's Downsample)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.merge, self.last = nn.LayerNorm(3), nn.Conv2d(3, 4, 2, 2), nn.LayerNorm(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.merge(self.norm(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+
+
+class Branches(nn.Module):
+    """Two Permute-MLP blocks with split attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.first, self.second = nn.LayerNorm(16), WeightedPermuteMLP(16, 4), WeightedPermuteMLP(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.first(self.norm(x))
+        return x + self.second(self.norm(x))
+
+
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], Shape]] = {
+    "tokens": (Tokens, (6, 4)),
+    "gated": (Gated, (6, 4)),
+    "patches": (Patches, (3, 4, 6)),
+    "stages": (Stages, (4, 6, 3)),
+    "branches": (Branches, (4, 4, 16)),
+}
+FIRES = {
+    "fold_affine": ("tokens", 1),
+    "hoist_reweighting": ("branches", 2),
+    "merge_reshapes": ("branches", 2),
+    "normalise_contractions": ("tokens", 1),
+    "project_patches": ("stages", 1),
+    "project_segments": ("branches", 4),
+    "project_tokens": ("patches", 1),
+    "remove_identities": ("tokens", 1),
+    "split_projection": ("gated", 1),
+}
+"""Rule, the network in which it fires, and how often."""
+RULES = sorted(all_rules())
+
+
+def _again(result: Rewritten) -> Rewritten:
+    return rewrite(Traced(result.module, result.inputs, result.outputs), enabled=RULES)
+
+
+def test_every_rule_has_an_example() -> None:
+    assert sorted(FIRES) == RULES
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_fires_as_often_as_it_should(name: str) -> None:
+    network, count = FIRES[name]
+    build, shape = NETWORKS[network]
+    assert fired(prove(build(), shape, enabled=[name]))[name] == count
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_can_be_disabled(name: str) -> None:
+    build, shape = NETWORKS[FIRES[name][0]]
+    result = prove(build(), shape, disabled=(name,), enabled=set(RULES) - {name})
+    assert name not in {report.name for report in result.report}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_says_what_it_does(name: str) -> None:
+    """Before, after, and a name that is its file's."""
+    rule = all_rules()[name]
+    module = sys.modules[f"mlpdeploy.graph.rules.{name}"]
+    assert rule.name == name
+    assert module.__doc__
+    assert "\nbefore: " in module.__doc__
+    assert "\nafter:  " in module.__doc__
+    assert getattr(rule, "phase", "layout") in PHASES
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_nothing_is_left_to_do(network: str) -> None:
+    """A second rewrite gives the same operations: no rule but that which reads `W @ x` as a contraction, to write it again."""
+    build, shape = NETWORKS[network]
+    reference = build()
+    once = prove(reference, shape, enabled=RULES)
+    twice = _again(once)
+    products = sum(node.target is torch.ops.aten.matmul.default for node in _calls(once))
+    again = {LAYOUT: 1, "normalise_contractions": products, "project_tokens": products}
+    assert {name: count for name, count in fired(twice).items() if count} == {n: c for n, c in again.items() if c}
+    before, after = targets(once), targets(twice)
+    reshape = torch.ops.aten.reshape.default
+    assert after.pop(reshape, 0) <= before.pop(reshape, 0)  # the layout pass may merge those that later rules made
+    assert after == before
+    assert_same(reference, twice, [shape])
+
+
+def _calls(result: Rewritten) -> list[torch.fx.Node]:
+    return [node for node in result.module.graph.nodes if node.op == "call_function"]
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_every_node_knows_its_shape_and_where_it_came_from(network: str) -> None:
+    build, shape = NETWORKS[network]
+    result = rewritten(build(), shape, enabled=RULES)
+    for node in result.module.graph.nodes:
+        if node.op == "output":
+            continue
+        assert "val" in node.meta, node
+        if node.op == "call_function":
+            assert node.meta.get("nn_module_stack"), node
+    spec.check(result.module, PHASES[-1], RULES)
+
+
+class _Shapes(torch.fx.Interpreter):
+    """Compares what each node computes with the shape and dtype that it claims."""
+
+    def run_node(self, n: torch.fx.Node) -> object:
+        value = super().run_node(n)
+        if isinstance(value, Tensor):
+            claimed = n.meta["val"]
+            assert claimed.dtype == value.dtype, n
+            sizes = [size if isinstance(size, int) else None for size in claimed.shape]
+            assert len(sizes) == value.dim(), n
+            assert all(size in (None, real) for size, real in zip(sizes, value.shape, strict=True)), n
+        return value
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_claimed_shapes_are_the_real_ones(network: str) -> None:
+    build, shape = NETWORKS[network]
+    result = rewritten(build(), shape, enabled=RULES)
+    _Shapes(result.module).run(torch.randn(5, *shape, dtype=torch.float64))
+
+
+def test_unknown_rule_is_named_with_those_there_are() -> None:
+    traced = trace(randomised(Tokens()), specs([(6, 4)]))
+    with pytest.raises(InputError, match=r"no rule is named 'fold_affin'.*fold_affine") as caught:
+        rewrite(traced, ["fold_affin"])
+    assert "\n" not in str(caught.value)
+
+
+def test_all_rules_off_leaves_the_plain_graph() -> None:
+    network = Branches()
+    result = prove(network, (4, 4, 16), disabled=[*RULES, LAYOUT])
+    assert result.report == ()
+    plain = trace(network, specs([(4, 4, 16)]))
+    assert len(_calls(result)) == sum(node.op == "call_function" for node in plain.module.graph.nodes)
+
+
+def test_rewriting_leaves_the_traced_graph_alone() -> None:
+    network = randomised(Branches())
+    traced = trace(network, specs([(4, 4, 16)]))
+    before = str(traced.module.graph), {name: tensor.clone() for name, tensor in traced.module.state_dict().items()}
+    first = rewrite(traced)
+    assert str(traced.module.graph) == before[0]
+    assert traced.module.state_dict().keys() == before[1].keys()
+    assert all(torch.equal(tensor, before[1][name]) for name, tensor in traced.module.state_dict().items())
+    assert [report.fired for report in rewrite(traced).report] == [report.fired for report in first.report]
+
+
+# The custom operation.
+
+SIZES = [(2, 3, 5, 4, 3, 4), (1, 2, 1, 3, 6, 1), (3, 1, 4, 2, 1, 5), (2, 4, 4, 4, 4, 4)]
+"""B, P, Q, S, K, T."""
+
+
+def _example(sizes: tuple[int, ...], dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, int]:
+    b, p, q, s, k, t = sizes
+    generator = torch.Generator().manual_seed(sum(sizes))
+    x = torch.randn(b, p, q, s, generator=generator, dtype=dtype)
+    return x, torch.randn(k * t, p * s, generator=generator, dtype=dtype), k
+
+
+def _einsum(x: Tensor, weight: Tensor, k: int) -> Tensor:
+    p, s = x.shape[1], x.shape[3]
+    return torch.einsum("bpqs,ktps->bkqt", x, weight.reshape(k, -1, p, s))
+
+
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+def test_segment_grouped_projection_is_the_contraction_it_says(sizes: tuple[int, ...]) -> None:
+    example = _example(sizes)
+    result = ops.segment_grouped_projection(*example)
+    assert result.is_contiguous()
+    torch.testing.assert_close(result, _einsum(*example), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("sizes", SIZES[:2], ids=str)
+def test_segment_grouped_projection_passes_opcheck(sizes: tuple[int, ...]) -> None:
+    tests = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
+    torch.library.opcheck(ops.SEGMENT_GROUPED_PROJECTION, _example(sizes), test_utils=tests)
+
+
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+def test_its_onnx_function_agrees_in_onnx_runtime(sizes: tuple[int, ...]) -> None:
+    x, weight, k = _example(sizes, torch.float32)
+    b, _, q, _ = x.shape
+    t = weight.shape[0] // k
+    node = helper.make_node("segment_grouped_projection", ["x", "w"], ["y"], domain=ops.DOMAIN, split=[0, 0, k, t])
+    graph = helper.make_graph(
+        [node],
+        "one",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", *x.shape[1:]])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", k, q, t])],
+        [numpy_helper.from_array(weight.T.contiguous().numpy(), "w")],
+    )
+    opsets = [helper.make_opsetid("", ops.OPSET), helper.make_opsetid(ops.DOMAIN, 1)]
+    model = helper.make_model(graph, opset_imports=opsets, functions=[ops.segment_grouped_projection_onnx()], ir_version=10)
+    onnx.checker.check_model(model, full_check=True)
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    got = session.run(None, {"x": x.numpy()})[0]
+    assert got.shape == (b, k, q, t)
+    np.testing.assert_allclose(got, _einsum(x, weight, k).numpy(), rtol=1e-5, atol=1e-5)
