@@ -98,9 +98,11 @@ def load(name: str, seed: int) -> tuple[nn.Module, TensorSpec]:
     return network, TensorSpec(INPUT, complete(find(name), network).input_shape, torch.float32)
 
 
-def ours(traced: Traced, precision: str, disabled: Collection[str] = ()) -> tuple[Emitted, Rewritten]:
+def ours(
+    traced: Traced, precision: str, disabled: Collection[str] = (), enabled: Collection[str] = ()
+) -> tuple[Emitted, Rewritten]:
     """The graph after our rules, emitted; and the rewritten graph with its report."""
-    rewritten = rewrite(traced, disabled)
+    rewritten = rewrite(traced, disabled, enabled)
     return emit(precisions.apply(rewritten, precisions.plan(rewritten, precision))), rewritten
 
 

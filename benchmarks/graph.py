@@ -50,7 +50,7 @@ def measure(name: str, seed: int) -> dict[str, Any]:
 def main() -> None:
     arguments = common.parser(__doc__).parse_args()
     torch.set_num_threads(1)
-    results = {}
+    results: dict[str, Any] = {}
     for name in arguments.recipes:
         results[name] = measure(name, arguments.seed)
         before, after = results[name]["before"]["total"], results[name]["after"]
@@ -60,7 +60,9 @@ def main() -> None:
             f"bodies), reshapes {before['reshapes']} -> {after['total']['reshapes']}",
             flush=True,
         )
-    print(common.write("graph", results, {"precision": "fp16", "opset": common.OPSET}, arguments.out))
+        # Written after each recipe, so that a long run that is stopped keeps what it has.
+        path = common.write("graph", results, {"precision": "fp16", "opset": common.OPSET}, arguments.out)
+    print(path)
 
 
 if __name__ == "__main__":

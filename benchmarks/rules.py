@@ -1,9 +1,9 @@
-"""What each rule is worth on each CPU engine: all rules against all but one, interleaved in one run.
+"""What each rule is worth on each CPU engine: the default rules against all but one, or one more, in one run.
 
     python -m benchmarks.rules [RECIPE ...] [--backends openvino,onnxruntime] [--batch 1,8] [--seconds 20]
 
-A ratio above 1 says that the engine is slower without the rule; an interval that holds 1 decides nothing. `bare` is
-the graph with no rule at all.
+A ratio above 1 says that the engine is slower than with the default rules; an interval that holds 1 decides nothing.
+`with` names a rule that is off by default, `bare` is the graph with no rule at all.
 """
 
 from __future__ import annotations
@@ -18,27 +18,32 @@ import torch
 from benchmarks import common
 from mlpdeploy.engine.backend import Batch, backends
 from mlpdeploy.evidence import timing
-from mlpdeploy.graph.rewrite import LAYOUT, all_rules
+from mlpdeploy.graph.rewrite import LAYOUT, all_rules, rewrite
 
 CHOSEN = ("vip_s7", "mixer_s32", "resmlp_12", "gmlp_s16")
-ALL, BARE = "all rules", "bare"
+ALL, BARE = "default rules", "bare"
 
 
-def variants(fired: dict[str, int]) -> dict[str, tuple[str, ...]]:
-    """What to disable, by contender: nothing, each rule that fired, everything."""
-    named = {ALL: ()} | {f"without {name}": (name,) for name, count in fired.items() if count}
-    return named | {BARE: (*all_rules(), LAYOUT)}
+Variant = tuple[tuple[str, ...], tuple[str, ...]]
+"""What is disabled, and what is enabled."""
+
+
+def variants(fired: dict[str, int]) -> dict[str, Variant]:
+    """By contender: the default rules, each rule left out that `fired`, each that is off by default put in, no rule."""
+    extra = [name for name, rule in all_rules().items() if not rule.default and fired.get(name)]
+    named: dict[str, Variant] = {ALL: ((), ())}
+    named |= {f"without {name}": ((name,), ()) for name, count in fired.items() if count and name not in extra}
+    named |= {f"with {name}": ((), (name,)) for name in extra}
+    return named | {BARE: ((*all_rules(), LAYOUT), ())}
 
 
 def measure(name: str, backend: str, sizes: list[int], seconds: float, seed: int, threads: int) -> dict[str, Any]:
     """By batch size: the latency of each variant and its ratio to all rules."""
     network, spec = common.load(name, seed)
     traced = common.traced(network, spec)
-    emitted, rewritten = common.ours(traced, "fp32")
-    graphs = {ALL: emitted}
-    for label, disabled in variants({report.name: report.fired for report in rewritten.report}).items():
-        if label != ALL:
-            graphs[label] = common.ours(traced, "fp32", disabled)[0]
+    everything = rewrite(traced, enabled=[rule.name for rule in all_rules().values() if not rule.default])
+    fired = {report.name: report.fired for report in everything.report}
+    graphs = {label: common.ours(traced, "fp32", *variant)[0] for label, variant in variants(fired).items()}
     batch = Batch(min(sizes), sizes[0], max(sizes))
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -52,7 +57,7 @@ def measure(name: str, backend: str, sizes: list[int], seconds: float, seed: int
         for size in sizes:
             taken = timing.measure(engines, common.inputs(spec, size, seed), rounds=200, seconds=seconds, seed=seed)
             found[f"batch {size}"] = taken.to_json(ALL)
-    return {"fired": {report.name: report.fired for report in rewritten.report}, **found}
+    return {"fired": fired, **found}
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import groupby
@@ -13,6 +14,9 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
 
 SIMPLE: dict[str, Any] = {"box": None, "padding": (0, 2, 0, 0), "header_style": "bold"}
+PASSED, FAILED = "[green]passed[/]", "[red]failed[/]"
+LAYOUT = "propagate_layout"  # runs once in every build, so saying so tells nothing
+TRANSPOSES = ("aten::permute", "aten::transpose")
 
 
 class Live:
@@ -65,30 +69,22 @@ def print_catalogue(console: Console, catalogue: Sequence[Mapping[str, Any]]) ->
         if index:
             console.print()
         console.print(f"[bold cyan]{entries[0]['family']}[/]  {escape(entries[0]['source'])}", highlight=False)
-        console.print(f"     {' '.join(entries[0]['precisions'])}", style="dim", highlight=False)
-        console.print(_family(entries))
-    console.print("\nMore networks: timm:<model> and package.module:factory. Top-1 is what was published, in percent.")
+        console.print(f"  {', '.join(entries[0]['precisions'])}", highlight=False)
+        for line in _family(entries):
+            console.print(line, highlight=False)
+    console.print("\nTop-1 is what was published, in percent. Below each network: how often which rule fires.")
+    console.print("Other networks: timm:<model> and package.module:factory.", markup=False)
 
 
-def _family(entries: Sequence[Mapping[str, Any]]) -> Table:
-    table = Table(**SIMPLE)
-    table.add_column("  name", width=24)
-    table.add_column("input", width=9)
-    table.add_column("M params", justify="right", width=8)
-    table.add_column("GMACs", justify="right", width=6)
-    table.add_column("top-1", justify="right", width=5)
-    table.add_column("rules fire", ratio=1)
+def _family(entries: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    yield f"  {'':26}{'input':>11}{'M params':>12}{'GMACs':>9}{'top-1':>9}"
     for entry in entries:
-        names = entry["name"] + (f" ({', '.join(entry['aliases'])})" if entry["aliases"] else "")
-        table.add_row(
-            f"  {names}",
-            "x".join(map(str, entry["input_shape"])),
-            f"{entry['parameters'] / 1e6:.1f}",
-            f"{entry['gmacs']:.2f}",
-            "-" if entry["top1"] is None else f"{entry['top1']:.1f}",
-            ", ".join(f"{name} {count}" for name, count in entry["rules"].items()) or "-",
-        )
-    return table
+        name = entry["name"] + (f" ({', '.join(entry['aliases'])})" if entry["aliases"] else "")
+        shape = "x".join(map(str, entry["input_shape"]))
+        top1 = "-" if entry["top1"] is None else f"{entry['top1']:.1f}"
+        yield f"  {name:26}{shape:>11}{entry['parameters'] / 1e6:12.1f}{entry['gmacs']:9.2f}{top1:>9}"
+        fired = ", ".join(f"{rule} {count}" for rule, count in entry["rules"].items())
+        yield f"[dim]    {fired or 'no rule fires'}[/]"
 
 
 def print_build(console: Console, folder: str, manifest: Mapping[str, Any], cached: bool) -> None:
@@ -112,30 +108,50 @@ def print_verification(console: Console, name: str, weights: str, document: Mapp
     console.print(f"[bold]{escape(name)}[/] at batch {sizes}, {document['inputs']} inputs", highlight=False)
     console.print(f"  {escape(weights)}", highlight=False, soft_wrap=True)
     table = Table(**SIMPLE)
-    for column in ("  stage", "result"):
-        table.add_column(column)
-    for column in ("error", "budget", "top-1", "s"):
+    table.add_column("  stage")
+    for column in ("batch", "worst error", "budget"):
         table.add_column(column, justify="right")
+    table.add_column("verdict")
+    table.add_column("top-1", justify="right")
     for stage in document["stages"]:
-        result = {"passed": "[green]passed[/]", "failed": "[red]failed[/]"}.get(stage["status"], stage["status"])
-        error = "" if stage["max_relative"] is None else f"{stage['max_relative']:.1e}"
-        agreement = (stage["images"] or {}).get("agreement")
-        table.add_row(
-            f"  {stage['name']}",
-            result,
-            error,
-            f"{stage['budget']['max_relative_error']:.0e}",
-            "-" if agreement is None else f"{agreement['top1']:.1%}",
-            f"{stage['seconds']:.1f}",
-        )
+        for row in _stage(stage):
+            table.add_row(*row)
     console.print(table)
-    for stage in document["stages"]:
-        if stage["status"] == "not executed":
-            console.print(f"  {stage['name']}: {escape(stage['reason'])}", highlight=False)
+    skipped = {stage["name"]: stage["reason"] for stage in document["stages"] if stage["status"] == "not executed"}
+    if skipped:
+        console.print(_facts(skipped))
     for note in document["notes"]:
         console.print(f"  note: {escape(note)}", highlight=False)
     colour = "green" if document["passed"] else "red"
     console.print(f"[bold {colour}]{escape(document['verdict'])}[/]", highlight=False)
+
+
+def _stage(stage: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    """A row for each batch size of a stage and one for the images; where nothing ran, one row with its status."""
+    name, budget = f"  {stage['name']}", stage["budget"]
+    allowed = f"{budget['max_relative_error']:.0e}"
+    for batch, checks in groupby(stage["checks"], key=lambda check: check["batch"]):
+        compared = [found for check in checks for found in (check["reference"], check["permuted"]) if found]
+        yield name, str(batch), *_error(compared, budget), "-"
+        name = ""
+    if stage["images"] is not None:
+        agreement = stage["images"]["agreement"]
+        row = _error([stage["images"]["reference"]], budget)
+        if agreement is not None and agreement["top1"] < budget["min_top1_agreement"]:
+            row = (*row[:2], FAILED)
+        yield name, "images", *row, "-" if agreement is None else f"{agreement['top1']:.1%}"
+        name = ""
+    if name:
+        yield name, "-", "-", allowed, FAILED if stage["status"] == "failed" else stage["status"], "-"
+
+
+def _error(compared: Sequence[Mapping[str, Any]], budget: Mapping[str, float]) -> tuple[str, str, str]:
+    """The worst relative error of some comparisons, its budget, and the verdict."""
+    allowed = budget["max_relative_error"]
+    errors = [found["max_relative"] for found in compared]
+    worst = math.inf if None in errors else max(errors)
+    shown = "not finite" if worst == math.inf else f"{worst:.1e}"
+    return shown, f"{allowed:.0e}", PASSED if worst <= allowed else FAILED
 
 
 def print_artifact(console: Console, found: Mapping[str, Any]) -> None:
@@ -198,23 +214,41 @@ def print_doctor(console: Console, found: Mapping[str, Any]) -> None:
             " ".join(backend["precisions"]),
         )
     console.print(table)
+    reasons = {}
     for backend in found["backends"]:
         for what, reason in (("build", backend["cannot_build"]), ("run", backend["cannot_run"])):
             if reason is not None and (what == "build" or reason != backend["cannot_build"]):
-                console.print(f"  {backend['name']} cannot {what}: {escape(reason)}", highlight=False)
+                reasons[f"{backend['name']} cannot {what}"] = reason
+    if reasons:
+        console.print("\n[bold]Why not[/]")
+        console.print(_facts(reasons))
 
 
 def _summary(manifest: Mapping[str, Any]) -> dict[str, str]:
-    batch = manifest["batch"]
-    fired = ", ".join(f"{rule['name']} {rule['fired']}" for rule in manifest["rules"] if rule["fired"])
-    before, after = (sum(manifest["ops"][when].values()) for when in ("before", "after"))
-    return {
+    batch, ops = manifest["batch"], manifest["ops"]
+    fired = ", ".join(f"{r['name']} {r['fired']}" for r in manifest["rules"] if r["fired"] and r["name"] != LAYOUT)
+    before, after = (sum(ops[when].values()) for when in ("before", "after"))
+    permuted = [sum(ops[when].get(name, 0) for name in TRANSPOSES) for when in ("before", "after")]
+    rows = {
         "weights": manifest["weights"]["text"],
         "batch": f"{batch['min']} to {batch['max']}, tuned for {batch['opt']}",
         "rules": fired or "none fired",
         "operations": f"{before} before the rules, {after} after",
+        "transposes": f"{permuted[0]} before the rules, {permuted[1]} after",
         "kept in FP32": f"{len(manifest['kept_fp32'])} operations" if manifest["kept_fp32"] else "nothing",
     }
+    if "parsed" in manifest["facts"]:
+        rows["in TensorRT"] = _parsed(manifest["facts"]["parsed"])
+    return rows
+
+
+def _parsed(parsed: Mapping[str, Any]) -> str:
+    """Layers and activation transposes of the network that TensorRT parsed."""
+    text = f"{parsed['total']['layers']} layers, {parsed['outside']['transposes']} transposes"
+    for function, bodies in groupby(sorted(b["function"] for b in parsed["bodies"])):
+        worst = max(b["counts"]["transposes"] for b in parsed["bodies"] if b["function"] == function)
+        text += f", at most {worst} more in each of {len(list(bodies))} {function}"
+    return text
 
 
 def _facts(rows: Mapping[str, str]) -> Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -41,7 +42,7 @@ def emit(typed: Typed) -> Emitted:
     Raises NetworkError, naming the operation and the module of the user's network, where ONNX has no such operation.
     """
     program = _exported(typed)
-    fp32 = tidy(program.model, typed.fp32)
+    fp32 = tidy(program.model, typed.fp32, BATCH)
     proto = ir.serde.serialize_model(program.model)
     if any(node.domain == ops.DOMAIN for node in proto.graph.node):
         proto.functions.append(ops.segment_grouped_projection_onnx())
@@ -66,9 +67,9 @@ class _Named(nn.Module):
 def _exported(typed: Typed) -> torch.onnx.ONNXProgram:
     examples = tuple(spec.example(TRACE_BATCH) for spec in typed.inputs)
     dynamic = ({0: torch.export.Dim(BATCH, min=1, max=2**16)},) * len(examples)
-    try:
-        with torch.no_grad(), quiet():
-            program = torch.export.export(_Named(typed.module).eval(), examples, dynamic_shapes=(dynamic,))
+    with torch.no_grad(), quiet():
+        program = torch.export.export(_Named(typed.module).eval(), examples, dynamic_shapes=(dynamic,))
+        try:
             result = torch.onnx.export(
                 program,
                 (),
@@ -79,24 +80,28 @@ def _exported(typed: Typed) -> torch.onnx.ONNXProgram:
                 output_names=[spec.name for spec in typed.outputs],
                 custom_translation_table=_TRANSLATIONS,
             )
-    except torch.onnx.errors.OnnxExporterError as error:
-        raise NetworkError(_unsupported(typed.module, error)) from error
+        except torch.onnx.errors.OnnxExporterError as error:
+            raise NetworkError(_unsupported(typed.module, program, error)) from error
     assert result is not None
     return result
 
 
-def _unsupported(module: fx.GraphModule, error: BaseException) -> str:
+def _unsupported(module: fx.GraphModule, program: torch.export.ExportedProgram, error: BaseException) -> str:
     """Which operation of which module ONNX has no form for."""
     chain: list[str] = []
     cause: BaseException | None = error
     while cause is not None:
         chain.append(str(cause))
         cause = cause.__cause__
-    for node in module.graph.nodes:
-        if node.op == "call_function" and any(f"%{node.name} " in text or str(node.target) in text for text in chain):
-            where = network_of(node) or "the network itself"
-            line = (node.meta.get("stack_trace") or "").strip().splitlines()[-2:-1]
-            return f"{node.target} has no ONNX form: module '{where}'{', ' + line[0].strip() if line else ''}; replace it there"
+    known = {node.name: node for node in module.graph.nodes}
+    # The exporter names the operation that it could not write, which may be a part of what the network calls.
+    for node in program.run_decompositions().graph.nodes:
+        source = known.get((node.meta.get("custom") or {}).get(ORIGIN, ""))
+        if source is not None and any(repr(node.target) in text or str(node.target) in text for text in chain):
+            where = network_of(source) or "the network itself"
+            line = (source.meta.get("stack_trace") or "").strip().splitlines()[-2:-1]
+            place = f", {_PATH.sub('', line[0].strip())}" if line else ""
+            return f"{source.target} has no ONNX form: module '{where}'{place}; replace it there"
     return f"the network cannot be written as ONNX: {chain[-1].splitlines()[0]}"
 
 
@@ -119,6 +124,9 @@ def _segment_schema() -> onnx.defs.OpSchema:
         attributes=[attribute("split", onnx.defs.OpSchema.AttrType.INTS, "", required=True)],
     )
 
+
+_PATH = re.compile(r'(?<=")[^"]*[/\\](?=[^"/\\]*")')
+"""The folders of a file in a line of a stack trace."""
 
 _SEGMENT_OP = onnxscript.values.Op(onnxscript.values.Opset(ops.DOMAIN, 1), "segment_grouped_projection", _segment_schema())
 _TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {ops.SEGMENT_GROUPED_PROJECTION: _segment_grouped_projection}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import onnx_ir as ir
 from onnx_ir.passes import common
 from torch import fx
@@ -11,9 +13,17 @@ from mlpdeploy.graph.trace import network_of
 ORIGIN = "mlpdeploy"
 """Key of `node.meta["custom"]` under which a node of the typed graph carries its own name through export."""
 
-def tidy(model: ir.Model, keep: frozenset[str]) -> frozenset[str]:
-    """Improve `model` in place; returns the names of the nodes that stem from those of the typed graph in `keep`."""
+
+def tidy(model: ir.Model, keep: frozenset[str], batch: str) -> frozenset[str]:
+    """Improve `model` in place; returns the names of the nodes that stem from those of the typed graph in `keep`.
+
+    The symbolic first dimension of the inputs is called `batch`.
+    """
     kept = _name_nodes(model, keep)
+    values = [*model.graph.inputs, *model.graph.initializers.values(), *(out for node in model.graph for out in node.outputs)]
+    _name_batch(model, values, batch)
+    for value in values:
+        value.metadata_props.clear()
     for each in (common.DeduplicateInitializersPass(), common.RemoveUnusedNodesPass(), common.ClearMetadataAndDocStringPass()):
         each(model)
     return kept
@@ -34,3 +44,13 @@ def _name_nodes(model: ir.Model, keep: frozenset[str]) -> frozenset[str]:
         if isinstance(source, fx.Node) and (source.meta.get("custom") or {}).get(ORIGIN) in keep:
             kept.add(name)
     return frozenset(kept)
+
+
+def _name_batch(model: ir.Model, values: list[ir.Value], name: str) -> None:
+    """Call the batch by its name in all shapes, where it is a factor of a dimension as well (`16*s21`)."""
+    symbols = {str(value.shape[0]) for value in model.graph.inputs if value.shape}
+    pattern = re.compile("|".join(rf"\b{re.escape(symbol)}\b" for symbol in symbols))
+    for value in values:
+        for index, size in enumerate(value.shape or ()):
+            if isinstance(size, ir.SymbolicDim) and size.value is not None:
+                value.shape[index] = ir.SymbolicDim(pattern.sub(name, str(size.value)))  # type: ignore[index]

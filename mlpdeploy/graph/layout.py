@@ -123,7 +123,8 @@ class View:
 
     def rename(self, names: dict[Axis, Axis]) -> View:
         """The same view told in other axes of the same sizes."""
-        stored, seen = (tuple(tuple(names.get(a, a) for a in group) for group in side) for side in (self.stored, self.seen))
+        sides = (self.stored, self.seen)
+        stored, seen = (tuple(tuple(names.get(axis, axis) for axis in group) for group in side) for side in sides)
         return View(stored, seen)
 
     def __str__(self) -> str:
@@ -131,8 +132,8 @@ class View:
         names = {axis: f"{chr(97 + index % 26)}{axis.size}" for index, axis in enumerate(self.order)}
         sides = []
         for side in (self.stored, self.seen):
-            words = [" ".join(names[axis] for axis in group) for group in side]
-            sides.append(" ".join("1" if not g else w if len(g) == 1 else f"({w})" for g, w in zip(side, words, strict=True)))
+            words = [" ".join(names[axis] for axis in group) or "1" for group in side]
+            sides.append(" ".join(f"({word})" if " " in word else word for word in words))
         return " -> ".join(sides)
 
 
@@ -184,13 +185,16 @@ def runs(order: Sequence[Axis], chosen: Iterable[Axis]) -> list[Group]:
     return [tuple(group) for group in groups]
 
 
-def meaning(view: View, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out_shape: Sequence[Size]) -> View | None:
+def meaning(
+    view: View, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out_shape: Sequence[Size]
+) -> View | None:
     """The view after any aliasing operation of torch, found by what it does to strides; None where it does more.
 
     The operation runs once on a contiguous meta tensor of the shape seen, with a prime for the batch. Its result is a
     rearrangement exactly when sorting its dimensions by stride gives a contiguous tensor of as many elements.
 
-    `args[0]` is replaced by that tensor; the rest hold plain numbers (see `concrete`). `out_shape`: the symbolic result.
+    `args[0]` is replaced by that tensor; the rest hold plain numbers (see `concrete`). `out_shape`: the symbolic shape
+    of the result.
     """
     probe = torch.empty([concrete(size) for size in view.shape], device="meta")
     result = target(probe, *args[1:], **kwargs)

@@ -25,7 +25,7 @@ class Value:
 class Projection:
     """Contraction of the axes `contracted` (in the order of the weight's columns) of a tensor that lies as `stored`.
 
-    It produces the axes `produced` (in the order of the weight's rows); its consumers want the result to lie as `wanted`.
+    It produces the axes `produced` (in the order of the weight's rows); consumers want the result to lie as `wanted`.
     """
 
     stored: tuple[Group, ...]
@@ -49,7 +49,7 @@ Emit = Callable[[Editor, fx.Node, Projection, fx.Node, "fx.Node | None", fx.Node
 class Lowering:
     """A way to compute an axis projection. Each file of `rules/` that knows one defines it as RULE.
 
-    `matches(projection)`: whether it is of this kind. `guard(projection)`: None where it serves, else the reason why not.
+    `matches(projection)`: whether it is of this kind. `guard(projection)`: None where it serves, else the reason.
     `emit(editor, stored tensor, projection, weight, bias, origin)`: the node that computes it, and how its result lies
     in memory: as `projection.wanted`, in groups.
     """
@@ -83,7 +83,9 @@ def reindexed(
     return editor.constant(factored.reshape(tensor.shape), str(matrix.target), origin=origin)
 
 
-def vector(editor: Editor, bias: fx.Node, produced: Group, wanted: Group, shape: Sequence[int], origin: fx.Node) -> fx.Node:
+def vector(
+    editor: Editor, bias: fx.Node, produced: Group, wanted: Group, shape: Sequence[int], origin: fx.Node
+) -> fx.Node:
     """A bias over `produced`, reordered as `wanted` and reshaped so that it broadcasts."""
     tensor = weight(editor.module, bias)
     assert tensor is not None

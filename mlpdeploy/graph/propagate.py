@@ -68,7 +68,7 @@ class _Propagation:
 
     def handler(self, node: fx.Node) -> Callable[[fx.Node], Any]:
         if is_getitem(node) and isinstance(self.values[node.args[0]], list):  # type: ignore[index]
-            return lambda node: self.values[node.args[0]][node.args[1]]
+            return lambda node: self.values[node.args[0]][node.args[1]]  # type: ignore[index]
         if is_linear_of_constants(node):
             return self.linear
         if node.target is aten.layer_norm.default:
@@ -159,7 +159,9 @@ class _Propagation:
         x: Value = self.values[node.args[0]]  # type: ignore[index]
         if not x.view.seen[-1] or shape_of(node)[-1] == 1:
             return self.other(node)
-        matrix, bias = (fx.map_arg(arg, self.plain) for arg in (*node.args[1:], None)[:2])
+        weights: Any = (*node.args[1:], None)[:2]
+        matrix, bias = (None if arg is None else self.plain(arg) for arg in weights)
+        assert matrix is not None
         projection, seen = self.projection(x.view, node)
         for lowering, log in ((CHANNELS, Log()), *self.lowerings):
             if not lowering.matches(projection):

@@ -68,11 +68,12 @@ def trace(network: nn.Module, inputs: Sequence[TensorSpec]) -> Traced:
             program = _functional(torch.export.export(network, examples, dynamic_shapes=dynamic))
             module = program.module(check_guards=False)
     except Exception as error:  # torch.export raises many unrelated types; each becomes one clear line
-        raise NetworkError(f"cannot trace {type(network).__name__}: {_explain(error)}{_blame(network, error)}") from error
+        name = type(network).__name__
+        raise NetworkError(f"cannot trace {name}: {_explain(error)}{_blame(network, error)}") from error
     assert isinstance(module, fx.GraphModule)
     module.graph.set_codegen(fx.graph.CodeGen())
     _restore_batch_norms(module.graph)
-    _drop_assertions(module.graph)
+    _free_of_strides(module.graph)
     _require_no_state(network, program)
     _require_known_values(network, module)
     _require_symbolic_batch(network, module)
@@ -89,7 +90,7 @@ def quiet() -> Iterator[None]:
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stderr(_Muted(sys.stderr)):  # type: ignore[type-var]
+        with warnings.catch_warnings(), contextlib.redirect_stderr(_Muted(sys.stderr)):
             warnings.simplefilter("ignore")
             yield
     finally:
@@ -134,8 +135,8 @@ def _freeze(module: fx.GraphModule) -> None:
 def _outputs(module: fx.GraphModule) -> tuple[TensorSpec, ...]:
     output = next(node for node in reversed(module.graph.nodes) if node.op == "output")
     nodes = [node for node in output.args[0] if isinstance(node, fx.Node)]
-    values = [node.meta.get("val") for node in nodes]
-    if not nodes or len(nodes) != len(output.args[0]) or not all(isinstance(value, torch.Tensor) for value in values):
+    values = [value for node in nodes if isinstance(value := node.meta.get("val"), torch.Tensor)]
+    if not values or len(values) != len(output.args[0]):
         raise NetworkError("the network must return tensors only (a tensor, or a tuple, list or dict of tensors)")
     names = ["output"] if len(nodes) == 1 else [f"output_{index}" for index in range(len(nodes))]
     for name, value in zip(names, values, strict=True):
@@ -160,18 +161,22 @@ def _restore_batch_norms(graph: fx.Graph) -> None:
         first.target, first.args = torch.ops.aten.batch_norm.default, (*operands, False, momentum, epsilon, False)
 
 
-def _drop_assertions(graph: fx.Graph) -> None:
-    """Casts come with assertions on the dtype traced; the precision plan decides dtypes anew."""
+def _free_of_strides(graph: fx.Graph) -> None:
+    """No operation may ask for the strides or dtypes of the trace: those of the rewritten graph are others."""
+    aten = torch.ops.aten
     for node in list(graph.nodes):
-        if node.target is torch.ops.aten._assert_tensor_metadata.default:
+        if node.target is aten._assert_tensor_metadata.default:
             graph.erase_node(node)
+        elif node.target in (aten.view.default, aten._unsafe_view.default):
+            node.target = aten.reshape.default
 
 
 def _require_no_state(network: nn.Module, program: torch.export.ExportedProgram) -> None:
     signature = program.graph_signature
     changed = [*signature.buffers_to_mutate.values(), *signature.user_inputs_to_mutate.values()]
     if changed:
-        raise NetworkError(f"{type(network).__name__} writes into {changed[0]!r}; a network must leave its inputs and buffers alone")
+        name = type(network).__name__
+        raise NetworkError(f"{name} writes into {changed[0]!r}; a network must leave its inputs and buffers alone")
 
 
 def _require_known_values(network: nn.Module, module: fx.GraphModule) -> None:

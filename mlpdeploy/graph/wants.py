@@ -101,7 +101,7 @@ def _through_dimension(user: fx.Node, node: fx.Node, want: View | None) -> View 
 
 
 def _resized(want: View, shape: tuple[Size, ...], dim: int) -> View | None:
-    """The same layout for a value of `shape`, which differs in `dim`; None where that dimension has no place of its own."""
+    """The same layout for a value of `shape`, other in `dim`; None where that dimension has no place of its own."""
     if want.shape == shape:
         return want
     axis = (Axis(shape[dim]),) if shape[dim] != 1 else ()

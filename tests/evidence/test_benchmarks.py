@@ -56,8 +56,11 @@ def test_counts_separate_the_bodies_from_the_rest() -> None:
 
 
 def test_each_rule_that_fired_is_left_out_once() -> None:
-    found = rules.variants({"a": 3, "b": 0})
-    assert found == {rules.ALL: (), "without a": ("a",), rules.BARE: (*all_rules(), LAYOUT)}
+    found = rules.variants({"a": 3, "b": 0, "hoist_reweighting": 2})
+    assert found == {
+        rules.ALL: ((), ()), "without a": (("a",), ()), "with hoist_reweighting": ((), ("hoist_reweighting",)),
+        rules.BARE: ((*all_rules(), LAYOUT), ()),
+    }  # fmt: skip
 
 
 def test_ours_is_judged_against_the_plain_export_of_the_same_engine() -> None:

@@ -117,7 +117,19 @@ IN_PLACE = "{}.clone().relu_().add_(0.1)"
 
 
 def _unary(w: Writer, name: str, shape: list[Dim]) -> None:
-    text = w.pick(["F.gelu({})", "torch.tanh({})", "{} * 1.5", "1 - {}", "-{}", "{} / 3", "{}.sigmoid() + 0.5", "{}.clone()", IN_PLACE])
+    text = w.pick(
+        [
+            "F.gelu({})",
+            "torch.tanh({})",
+            "{} * 1.5",
+            "1 - {}",
+            "-{}",
+            "{} / 3",
+            "{}.sigmoid() + 0.5",
+            "{}.clone()",
+            IN_PLACE,
+        ]
+    )
     w.emit(str(text).format(name), shape, name)
 
 
@@ -136,7 +148,10 @@ def _binary(w: Writer, name: str, shape: list[Dim]) -> None:
 def _broadcasts(first: list[Dim], second: list[Dim]) -> bool:
     pairs = list(zip(first[::-1], second[::-1], strict=False))
     spare = (first if len(first) > len(second) else second)[: abs(len(first) - len(second))]
-    return all(_alike(a, b) for a, b in pairs) and sum(one[1] for one in [*spare, *(a if a[1] else b for a, b in pairs)]) == 1
+    return (
+        all(_alike(a, b) for a, b in pairs)
+        and sum(one[1] for one in [*spare, *(a if a[1] else b for a, b in pairs)]) == 1
+    )
 
 
 def _alike(a: Dim, b: Dim) -> bool:
@@ -223,10 +238,16 @@ def _part(w: Writer, name: str, shape: list[Dim]) -> None:
     elif kind == 2 and len(shape) > 2:
         w.emit(f"{name}.unbind({index})[{length - 1}]", [*shape[:index], *shape[index + 1 :]], name)
     elif kind == 3 and length > 1:
-        w.emit(f"{name}.split([1, {length - 1}], {index})[1]", [*shape[:index], dim(length - 1), *shape[index + 1 :]], name)
+        w.emit(
+            f"{name}.split([1, {length - 1}], {index})[1]", [*shape[:index], dim(length - 1), *shape[index + 1 :]], name
+        )
     else:
         start = w.draw(st.integers(0, length - 1))
-        w.emit(f"{name}.narrow({index}, {start}, {length - start})", [*shape[:index], dim(length - start), *shape[index + 1 :]], name)
+        w.emit(
+            f"{name}.narrow({index}, {start}, {length - start})",
+            [*shape[:index], dim(length - start), *shape[index + 1 :]],
+            name,
+        )
 
 
 def _join(w: Writer, name: str, shape: list[Dim]) -> None:
@@ -234,10 +255,21 @@ def _join(w: Writer, name: str, shape: list[Dim]) -> None:
     length = size(shape[index])
     assert length is not None
     others = [n for n, theirs in w.values.items() if len(theirs) == len(shape)]
-    others = [n for n in others if all(a == b or (not a[1] and not b[1] and size(a) == size(b)) for a, b in zip(shape, w.values[n], strict=True))]
+    others = [
+        n
+        for n in others
+        if all(
+            a == b or (not a[1] and not b[1] and size(a) == size(b)) for a, b in zip(shape, w.values[n], strict=True)
+        )
+    ]
     other = str(w.pick(others))
     if w.draw(st.booleans()):
-        w.emit(f"torch.cat([{name}, {other}], {index})", [*shape[:index], dim(2 * length), *shape[index + 1 :]], name, other)
+        w.emit(
+            f"torch.cat([{name}, {other}], {index})",
+            [*shape[:index], dim(2 * length), *shape[index + 1 :]],
+            name,
+            other,
+        )
     elif len(shape) < 5:
         w.emit(f"torch.stack([{name}, {other}], {index})", [*shape[:index], dim(2), *shape[index:]], name, other)
 
@@ -341,12 +373,15 @@ def _batch_norm(w: Writer, name: str, shape: list[Dim]) -> None:
         return _permute(w, name, shape)
     n = size(shape[1])
     assert n is not None
-    return w.emit(f"F.batch_norm({name}, {w.parameter(n)}, {w.parameter(n)}.square() + 0.5, {w.parameter(n)})", shape, name)
+    return w.emit(
+        f"F.batch_norm({name}, {w.parameter(n)}, {w.parameter(n)}.square() + 0.5, {w.parameter(n)})", shape, name
+    )
 
 
 KINDS: list[Callable[[Writer, str, list[Dim]], None]] = [
     _linear, _permute, _unary, _binary, _transpose, _merge, _split, _contraction, _with_parameter, _norm, _softmax,
-    _reduce, _part, _join, _reshape, _ones, _expand, _attention, _shift, _convolution, _batch_norm, _linear, _transpose, _binary,
+    _reduce, _part, _join, _reshape, _ones, _expand, _attention, _shift, _convolution, _batch_norm,
+    _linear, _transpose, _binary,
 ]  # fmt: skip
 
 

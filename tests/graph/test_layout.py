@@ -16,7 +16,9 @@ from mlpdeploy.graph.layout import Axis, Group, View, align, flat, meaning, nume
 
 BATCH = sympy.Symbol("s0", positive=True, integer=True)
 SIZES = st.lists(st.sampled_from([1, 2, 3, 4, 6]), min_size=1, max_size=4)
-QUICK = settings(max_examples=150, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+QUICK = settings(
+    max_examples=150, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+)
 
 
 def seen(view: View, stored: np.ndarray) -> np.ndarray:
@@ -106,7 +108,9 @@ def test_align_finds_common_factors_whenever_there_are_some(data: st.DataObject)
         order = data.draw(st.permutations(axes))
         sides.append(View(tuple((axis,) for axis in order), (axes,)))
     pair = align(*sides)
-    if pair is None:  # only where cuts interleave: 6 | 2 against 2 | 6 has 2 3 | 2 in common, 4 | 3 against 3 | 4 nothing
+    if (
+        pair is None
+    ):  # only where cuts interleave: 6 | 2 against 2 | 6 has 2 3 | 2 in common, 4 | 3 against 3 | 4 nothing
         bounds = [set(itertools.accumulate((axis.size for axis in side.seen[0]), math.prod)) for side in sides]
         assert bounds[0] != bounds[1]
         return

@@ -175,7 +175,9 @@ def test_segments_that_do_not_come_back(name: str) -> None:
     forward, shape, wanted = SEGMENTS[name]
     result = prove(Net(forward, shape), (H, W, N * S))
     assert fired(result)["project_segments"] == 0
-    assert reasons(result, "project_segments") == [f"its consumers want the result as ({wanted}): a transpose is needed"]
+    assert reasons(result, "project_segments") == [
+        f"its consumers want the result as ({wanted}): a transpose is needed"
+    ]
 
 
 def test_segments_that_do_not_divide_the_output() -> None:
@@ -224,10 +226,16 @@ def test_a_transpose_read_as_a_reshape() -> None:
 
 NO_WEIGHT: dict[str, tuple[Forward, tuple[tuple[int, ...], ...]]] = {
     "computed weight": (lambda net, x: F.linear(x.mT, torch.softmax(x.mean(0) @ net.weights[0], -1)).mT, ((C, T),)),
-    "attention": (lambda net, x: torch.einsum("bts,bsc->btc", torch.softmax(torch.einsum("btc,bsc->bts", x, x), -1), x), ()),
+    "attention": (
+        lambda net, x: torch.einsum("bts,bsc->btc", torch.softmax(torch.einsum("btc,bsc->bts", x, x), -1), x),
+        (),
+    ),
     "attention by matmul": (lambda net, x: (x @ x.mT).softmax(-1) @ x, ()),
     "one weight per channel": (lambda net, x: torch.einsum("btc,cut->buc", x, net.weights[0]), ((C, T, T),)),
-    "one weight per channel, ellipsis": (lambda net, x: torch.einsum("...tc,uct->...uc", x, net.weights[0]), ((T, C, T),)),
+    "one weight per channel, ellipsis": (
+        lambda net, x: torch.einsum("...tc,uct->...uc", x, net.weights[0]),
+        ((T, C, T),),
+    ),
     "batched weights": (lambda net, x: (net.weights[0] @ x.unflatten(-1, (2, 2)).movedim(2, 1)).sum(1), ((2, T, T),)),
     "diagonal of the weight": (lambda net, x: torch.einsum("btc,tt->btc", x, net.weights[0]), ((T, T),)),
     "index summed out alone": (lambda net, x: torch.einsum("btc,ut->bu", x, net.weights[0]), ((T, T),)),
@@ -266,7 +274,9 @@ VIEWS: dict[str, Forward] = {
     "expand": lambda net, x: net.tokens(x.mean(1, keepdim=True).expand(-1, T, -1).mT).mT,
     "expand of a new axis": lambda net, x: net.tokens(x[:, None].expand(-1, 3, -1, -1).mT).mT.sum(1),
     "as_strided": lambda net, x: net.tokens(x.contiguous().as_strided((x.shape[0], C, T), (C * T, 1, C))).mT,
-    "overlapping windows": lambda net, x: net.tokens(x.unfold(1, 3, 1).flatten(2).mT.mean(1, keepdim=True).expand(-1, T, -1).flatten(1).unflatten(1, (4, 6))),
+    "overlapping windows": lambda net, x: net.tokens(
+        x.unfold(1, 3, 1).flatten(2).mT.mean(1, keepdim=True).expand(-1, T, -1).flatten(1).unflatten(1, (4, 6))
+    ),
     "narrow": lambda net, x: net.channels(x.narrow(1, 1, 3)).mT,
     "every other token": lambda net, x: net.channels(x[:, ::2].mT.mT),
     "flip": lambda net, x: net.tokens(x.flip(1).mT).mT,
@@ -331,7 +341,9 @@ def _permute_mlp(net: Net, x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("size", [2, 3, 4])
 def test_all_sizes_alike(size: int) -> None:
-    result = prove(Net(_permute_mlp, (size**2, size**2), (size**2, size**2)), (size, size, size**2), batches=(1, size, 5))
+    result = prove(
+        Net(_permute_mlp, (size**2, size**2), (size**2, size**2)), (size, size, size**2), batches=(1, size, 5)
+    )
     assert (fired(result)["project_segments"], moves(result)) == (2, 0)
 
 

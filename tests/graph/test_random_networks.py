@@ -33,6 +33,34 @@ REGRESSIONS = {
         ),
         ("v2.unflatten(1, (1, -1, 4)).movedim(2, 0)",),
     ),
+    "a layout wanted of a dimension that a linear shrinks to 1": Program(
+        (1, 4),
+        ((4, 4), (1, 4), (4, 1)),
+        (
+            "v0 = F.linear(x, p0)",
+            "v1 = F.linear(v0, p1)",
+            "v2 = F.linear(F.gelu(v0).permute(0, 2, 1), p2)",
+        ),
+        ("v1", "v2"),
+    ),
+    "a view of what is contiguous in the network and not in the rewritten graph": Program(
+        (4, 4, 4),
+        ((4, 4), (64, 64)),
+        (
+            "v0 = torch.einsum('zd,abcd->aczb', p0, x).contiguous()",
+            "v1 = F.linear(v0.view(-1, 1, 64), p1)",
+        ),
+        ("v1",),
+    ),
+    "the same, made a view by functionalisation": Program(
+        (4, 4, 4),
+        ((4, 4), (64, 64)),
+        (
+            "v0 = torch.einsum('zd,abcd->aczb', p0, x).clone().relu_()",
+            "v1 = F.linear(v0.reshape(-1, 1, 64), p1)",
+        ),
+        ("v1",),
+    ),
 }
 
 

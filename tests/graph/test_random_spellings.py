@@ -62,7 +62,10 @@ class Speller:
 
     def _einops(self, source: Groups, target: Groups) -> None:
         left, right = (" ".join(f"({' '.join(group)})" for group in side) for side in (source, target))
-        pattern, sizes = f"{left} -> {right}", {k: v for k, v in self.sizes.items() if any(k in group for group in source)}
+        pattern, sizes = (
+            f"{left} -> {right}",
+            {k: v for k, v in self.sizes.items() if any(k in group for group in source)},
+        )
         self.add(f"rearrange({pattern})", lambda x: einops.rearrange(x, pattern, **sizes))
 
     def _shape(self, groups: Sequence[Names]) -> None:
@@ -161,7 +164,9 @@ class Mixing(nn.Module):
         return self.last(x + self.channels(x))
 
 
-QUICK = settings(max_examples=30, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+QUICK = settings(
+    max_examples=30, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+)
 
 
 @QUICK

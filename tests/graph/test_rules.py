@@ -145,7 +145,7 @@ def test_says_what_it_does(name: str) -> None:
 
 @pytest.mark.parametrize("network", NETWORKS)
 def test_nothing_is_left_to_do(network: str) -> None:
-    """A second rewrite gives the same operations: no rule but that which reads `W @ x` as a contraction, to write it again."""
+    """A second rewrite gives the same operations: `W @ x` is read as a contraction and written again, no more."""
     build, shape = NETWORKS[network]
     reference = build()
     once = prove(reference, shape, enabled=RULES)
@@ -270,7 +270,9 @@ def test_its_onnx_function_agrees_in_onnx_runtime(sizes: tuple[int, ...]) -> Non
         [numpy_helper.from_array(weight.T.contiguous().numpy(), "w")],
     )
     opsets = [helper.make_opsetid("", ops.OPSET), helper.make_opsetid(ops.DOMAIN, 1)]
-    model = helper.make_model(graph, opset_imports=opsets, functions=[ops.segment_grouped_projection_onnx()], ir_version=10)
+    model = helper.make_model(
+        graph, opset_imports=opsets, functions=[ops.segment_grouped_projection_onnx()], ir_version=10
+    )
     onnx.checker.check_model(model, full_check=True)
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     got = session.run(None, {"x": x.numpy()})[0]

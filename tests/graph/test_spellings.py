@@ -66,7 +66,9 @@ TOKEN_MIXING: dict[str, Mixing] = {
     "transpose": _through(lambda x: x.transpose(1, 2), lambda y: y.transpose(1, 2)),
     "negative transpose": _through(lambda x: x.transpose(-1, -2), lambda y: y.transpose(-2, -1)),
     "permute": _through(lambda x: x.permute(0, 2, 1), lambda y: y.permute([0, 2, 1])),
-    "torch.permute then transpose": _through(lambda x: torch.permute(x, (0, -1, 1)), lambda y: torch.transpose(y, 1, 2)),
+    "torch.permute then transpose": _through(
+        lambda x: torch.permute(x, (0, -1, 1)), lambda y: torch.transpose(y, 1, 2)
+    ),
     "movedim": _through(lambda x: x.movedim(1, -1), lambda y: y.movedim(-1, 1)),
     "moveaxis": _through(lambda x: torch.moveaxis(x, (1, 2), (2, 1)), lambda y: torch.moveaxis(y, 2, 1)),
     "swapaxes": _through(lambda x: x.swapaxes(1, 2), lambda y: torch.swapaxes(y, -1, -2)),

@@ -249,7 +249,9 @@ UNFIT: list[tuple[type[nn.Module], str]] = [
 
 
 @pytest.mark.parametrize(("kind", "reason"), UNFIT, ids=[kind.__name__ for kind, _ in UNFIT])
-def test_refuses_what_is_no_batched_function(kind: type[nn.Module], reason: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_refuses_what_is_no_batched_function(
+    kind: type[nn.Module], reason: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     text = _message(kind(), capfd).replace("'x'", "'image'")
     assert reason in text
     assert "trace.py, line" not in text
@@ -322,7 +324,11 @@ def test_operations_in_place_become_functional() -> None:
     network = randomised(InPlace())
     traced = trace(network, specs([SHAPE]))
     for node in traced.module.graph.nodes:
-        assert node.op != "call_function" or not getattr(node.target, "_schema", None) or not node.target._schema.is_mutable
+        assert (
+            node.op != "call_function"
+            or not getattr(node.target, "_schema", None)
+            or not node.target._schema.is_mutable
+        )
     assert_same(network, rewrite(traced), [SHAPE])
 
 

@@ -49,7 +49,7 @@ def _contract(
     order: Sequence[int],
     bias: fx.Node | None = None,
 ) -> fx.Node:
-    """tensordot(x, tensor, axes), then permute(order), as one linear. Its dims: those of x left over, then the tensor's."""
+    """tensordot(x, tensor, axes), then permute(order), as one linear. Its dims: x's left over, then the tensor's."""
     shape = [size_of(size) for size in x.meta["val"].shape]
     free = [dim for dim in range(len(shape)) if dim not in axes[0]]
     rows = [dim for dim in range(tensor.dim()) if dim not in axes[1]]
@@ -119,13 +119,14 @@ def _term(term: str, rank: int) -> list[str]:
 
 
 def _tensordot(editor: Editor, node: fx.Node) -> fx.Node | str | None:
-    first, second, dims_first, dims_second = node.args[:4]
+    arguments: Any = node.args
+    first, second, dims_first, dims_second = arguments[:4]
     found = _operands(editor, (first, second))
     if found is None:
         return None
     x, tensor, swapped = found
     pair = (dims_second, dims_first) if swapped else (dims_first, dims_second)
-    axes = ([d % len(x.meta["val"].shape) for d in pair[0]], [d % tensor.dim() for d in pair[1]])  # type: ignore[union-attr]
+    axes = ([d % len(x.meta["val"].shape) for d in pair[0]], [d % tensor.dim() for d in pair[1]])
     free, rows = len(x.meta["val"].shape) - len(axes[0]), tensor.dim() - len(axes[1])
     order = [*range(free, free + rows), *range(free)] if swapped else list(range(free + rows))
     return _contract(editor, node, x, tensor, axes, order)
@@ -146,11 +147,12 @@ def _matmul(editor: Editor, node: fx.Node) -> fx.Node | str | None:
 
 
 def _conv1d(editor: Editor, node: fx.Node) -> fx.Node | str | None:
-    x, kernel, bias, stride, padding, dilation, groups = (*node.args, *(None, [1], [0], [1], 1)[len(node.args) - 2 :])
+    arguments: Any = (*node.args, *(None, [1], [0], [1], 1)[len(node.args) - 2 :])
+    x, kernel, bias, stride, padding, _, groups = arguments
     tensor = weight(editor.module, kernel)
     if tensor is None or weight(editor.module, x) is not None:
         return None
-    if tensor.shape[2] != 1 or groups != 1 or list(stride) != [1] or list(padding) != [0]:  # type: ignore[call-overload]
+    if tensor.shape[2] != 1 or groups != 1 or list(stride) != [1] or list(padding) != [0]:
         return None
     assert isinstance(x, fx.Node) and (bias is None or isinstance(bias, fx.Node))
     if len(x.meta["val"].shape) != 3:

@@ -16,14 +16,20 @@ from mlpdeploy.graph.rule import Log, Rule
 
 aten = torch.ops.aten
 
-ALWAYS = {aten.clone.default, aten.detach.default, aten.alias.default, aten.contiguous.default, aten.lift_fresh_copy.default}
+ALWAYS = {
+    aten.clone.default,
+    aten.detach.default,
+    aten.alias.default,
+    aten.contiguous.default,
+    aten.lift_fresh_copy.default,
+}
 DROPOUTS = {aten.dropout.default, aten.feature_dropout.default, aten.alpha_dropout.default}
 CASTS = {aten.to.dtype, aten._to_copy.default, aten.to.dtype_layout, aten.to.device, aten.type_as.default}
 
 
 def _is_identity(node: fx.Node) -> bool:
     if node.target in DROPOUTS:
-        return not node.args[2] or node.args[1] == 0
+        return bool(not node.args[2] or node.args[1] == 0)
     if node.target in CASTS:
         return bool(node.meta["val"].dtype == node.args[0].meta["val"].dtype)  # type: ignore[union-attr]
     return node.target in ALWAYS
@@ -33,7 +39,7 @@ def rewrite(editor: Editor, log: Log) -> None:
     """Remove each; values and shapes stay."""
     for node in list(editor.graph.nodes):
         if node.op == "call_function" and _is_identity(node):
-            node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
+            node.replace_all_uses_with(node.args[0])
             editor.graph.erase_node(node)
             log.fired()
 

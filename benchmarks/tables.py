@@ -1,0 +1,147 @@
+"""The README's tables, written from the results, so that no number in it is typed by hand.
+
+    python -m benchmarks.tables            # rewrite the tables between `<!-- table:NAME -->` and `<!-- /table:NAME -->`
+    python -m benchmarks.tables --check    # exit 1 where the README does not show the results
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import RESULTS
+
+README = Path(__file__).parent.parent / "README.md"
+Document = dict[str, Any]
+
+
+def graph(document: Document) -> list[str]:
+    """Layers, transposes and reshapes of each recipe before and after."""
+    rows = []
+    for name, row in document["results"].items():
+        before, after, outside = row["before"]["total"], row["after"]["total"], row["after"]["outside"]
+        inside = after["transposes"] - outside["transposes"]
+        rows.append(
+            [
+                f"`{name}`",
+                f"{before['layers']} → {after['layers']}",
+                f"{before['transposes']} → {outside['transposes']}" + (f" (+ {inside} in bodies)" if inside else ""),
+                f"{before['reshapes']} → {after['reshapes']}",
+            ]
+        )
+    return [*table(["network", "layers", "transposes", "reshapes"], rows), "", *source(document, ["tensorrt-rtx", "torch"])]
+
+
+def rules(document: Document) -> list[str]:
+    """Time without each rule over the time with it, by network, engine and batch."""
+    rows: dict[tuple[str, str], list[str]] = {}
+    columns: list[str] = []
+    for name, engines in document["results"].items():
+        for engine, row in engines.items():
+            for batch, times in ((key, value) for key, value in row.items() if key.startswith("batch")):
+                column = f"{engine}, {batch}"
+                columns += [] if column in columns else [column]
+                for label, ratio in ((label, one["ratio"]) for label, one in times.items() if "ratio" in one):
+                    rows.setdefault((name, _rule(label)), []).append(worth(ratio, inverse=label.startswith("with ")))
+    body = [[f"`{name}`", rule, *cells] for (name, rule), cells in rows.items()]
+    return [*table(["network", "rule", *columns], body), "", *source(document, ["onnxruntime", "openvino"])]
+
+
+def cpu(document: Document) -> list[str]:
+    """Milliseconds of ours, and the times of the others over ours."""
+    rows = []
+    for name, batches in document["results"].items():
+        for batch, row in batches.items():
+            for engine, ratios in row["ours"].items():
+                cells = {rival.removeprefix(f"{engine} "): worth(ratio, inverse=True) for rival, ratio in ratios.items()}
+                latency = row["latency"][f"{engine} ours"]["median_ms"]
+                others = [cells.get(rival, "") for rival in ("plain", "eager", "torch.compile")]
+                rows.append([f"`{name}`", batch.removeprefix("batch "), engine, f"{latency:.1f}", *others])
+    head = ["network", "batch", "engine", "ours, ms", "plain export", "eager", "`torch.compile`"]
+    return [*table(head, rows), "", *source(document, ["onnxruntime", "openvino", "torch"])]
+
+
+def build(document: Document) -> list[str]:
+    """Seconds and memory of the commands, and the seconds of the rules by size of the network."""
+    results = document["results"]
+    rows = [
+        [f"`{name}`", f"{row['best_seconds']:.2f} s", f"{row['peak_mib']:.0f} MiB"]
+        for name, row in (
+            ("mlpdeploy --help", results["help"]),
+            ("mlpdeploy list", results["list"]),
+            ("mlpdeploy build vip_s --precision fp16", results["build"]),
+        )
+    ]
+    rewriting = [
+        [f"`{name}`", str(row["blocks"]), str(row["nodes"]), f"{row['best_seconds']:.2f} s"]
+        for name, row in results["rewriting"].items()
+    ]
+    return [
+        *table(["command", "wall time", "peak memory"], rows), "",
+        *table(["rewriting", "blocks", "operations", "time"], rewriting), "",
+        *source(document, ["torch", "tensorrt-rtx"]),
+    ]  # fmt: skip
+
+
+TABLES: dict[str, Callable[[Document], list[str]]] = {"graph": graph, "rules": rules, "cpu": cpu, "build": build}
+
+
+def _rule(label: str) -> str:
+    return f"`{label.split(' ', 1)[1]}`" if label.startswith(("with ", "without ")) else "all of them"
+
+
+def worth(ratio: dict[str, Any], inverse: bool = False) -> str:
+    """A ratio with two digits, or its inverse; in brackets where its interval holds 1."""
+    text = f"{1 / ratio['value'] if inverse else ratio['value']:.2f}"
+    return f"({text})" if ratio["verdict"] == "undecided" else text
+
+
+def table(head: list[str], rows: list[list[str]]) -> list[str]:
+    """Lines of a Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return [f"| {' | '.join(line)} |" for line in lines]
+
+
+def source(document: Document, packages: list[str]) -> list[str]:
+    """What the numbers were taken on."""
+    machine, threads = document["machine"], document["settings"].get("threads")
+    versions = ", ".join(f"{name} {machine['versions'][name]}" for name in packages if name in machine["versions"])
+    cores = f"{threads} of {machine['cores']} cores" if threads else f"{machine['cores']} cores"
+    return [f"{machine['cpu']}, {cores}, Python {machine['python']}, {versions}; {document['date']}."]
+
+
+def rewritten(text: str, results: Path = RESULTS) -> str:
+    """The README with every table that it has markers for. Raises ValueError where markers are unknown or not closed."""
+    opened, closed = (re.findall(rf"<!-- {slash}table:(\w+) -->", text) for slash in ("", "/"))
+    if opened != closed or not set(opened) <= set(TABLES):
+        raise ValueError(f"the markers of tables do not match: {opened} are opened, {closed} closed, known are {[*TABLES]}")
+    for name in opened:
+        document = json.loads((results / f"{name}.json").read_text(encoding="utf-8"))
+        lines = "\n".join(TABLES[name](document))
+        pattern = re.compile(rf"(<!-- table:{name} -->\n).*?(<!-- /table:{name} -->)", re.DOTALL)
+        text = pattern.sub(lambda match, lines=lines: f"{match[1]}{lines}\n{match[2]}", text)  # type: ignore[misc]
+    return text
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="change nothing, exit 1 where the tables are stale")
+    parser.add_argument("--readme", type=Path, default=README)
+    arguments = parser.parse_args()
+    before = arguments.readme.read_text(encoding="utf-8")
+    after = rewritten(before)
+    if arguments.check:
+        if before != after:
+            print(f"{arguments.readme.name} does not show benchmarks/results: run `python -m benchmarks.tables`")
+        return int(before != after)
+    arguments.readme.write_text(after, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,165 @@
+"""The ONNX file: names that a reader knows, nothing of this machine in it, what it means, and what cannot be written."""
+
+from __future__ import annotations
+
+import functools
+import getpass
+import os
+import socket
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mlpdeploy.engine.emit import Emitted, emit
+from mlpdeploy.errors import NetworkError
+from mlpdeploy.graph.precision import apply, plan
+from mlpdeploy.graph.rewrite import rewrite
+from mlpdeploy.graph.trace import TensorSpec, trace
+from mlpdeploy.zoo.vip import VisionPermutator
+
+
+def emitted(network: nn.Module, *specs: TensorSpec, precision: str = "fp32", io: str = "fp32") -> Emitted:
+    rewritten = rewrite(trace(network, specs))
+    return emit(apply(rewritten, plan(rewritten, precision, io)))
+
+
+@functools.cache
+def vip(precision: str = "fp32") -> Emitted:
+    return new_vip(precision)
+
+
+def new_vip(precision: str) -> Emitted:
+    torch.manual_seed(0)
+    network = VisionPermutator((2, 1), (8, 12), (4, 2), (True, False), patch_size=2, image_size=8, num_classes=5)
+    return emitted(network, TensorSpec("image", (3, 8, 8), torch.float32), precision=precision)
+
+
+def run(model: onnx.ModelProto, **inputs: np.ndarray) -> list[np.ndarray]:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    found: list[np.ndarray] = session.run(None, inputs)
+    return found
+
+
+def test_nodes_are_named_after_the_modules_of_the_network() -> None:
+    names = [node.name for node in vip().model.graph.node]
+    assert len(names) == len(set(names))
+    expected = ("network.0.0.attn.mlp_h/segment_grouped_projection", "network.0.1.mlp.fc1/MatMul", "norm/LayerNormalization")
+    assert set(expected) <= set(names)
+    assert all("/" in name for name in names if not name.startswith(("ReduceMean", "Cast", "Reshape", "Transpose")))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_the_file_is_valid_and_its_functions_are_its_own(precision: str) -> None:
+    model = vip(precision).model
+    onnx.checker.check_model(model, full_check=precision != "bf16")
+    assert {(function.domain, function.name) for function in model.functions} == {("mlpdeploy", "segment_grouped_projection")}
+    assert {entry.domain for entry in model.opset_import} <= {"", "mlpdeploy"}
+    used = {name for node in model.graph.node for name in node.input}
+    assert {tensor.name for tensor in model.graph.initializer} <= used
+    batch = {port.type.tensor_type.shape.dim[0].dim_param for port in (*model.graph.input, *model.graph.output)}
+    assert batch == {"batch"}
+
+
+def test_nothing_of_this_machine_is_in_the_file() -> None:
+    model = onnx.ModelProto()
+    model.CopyFrom(vip("fp16").model)
+    for tensor in model.graph.initializer:
+        tensor.raw_data = b""
+    content = model.SerializeToString()
+    here = [os.getcwd(), str(Path.home()), str(Path(torch.__file__).parent), str(Path(__file__).parent), socket.gethostname()]
+    private = [text for text in (*here, getpass.getuser()) if len(text) > 4]
+    assert not [text for text in private if text.encode() in content]
+    assert b".py" not in content and b"stack_trace" not in content and b"pkg.torch" not in content
+
+
+def test_equal_networks_give_equal_files() -> None:
+    assert vip("fp16").model.SerializeToString() == new_vip("fp16").model.SerializeToString()
+
+
+class Two(nn.Module):
+    """Two inputs, an image and a vector of conditions; two outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens, self.channels, self.condition = nn.Linear(6, 6), nn.Linear(4, 4), nn.Linear(3, 4)
+
+    def forward(self, x: Tensor, condition: Tensor) -> dict[str, Tensor]:
+        x = x + self.tokens(x.transpose(1, 2)).transpose(1, 2)
+        x = F.gelu(self.channels(x)) * self.condition(condition).unsqueeze(1)
+        return {"tokens": x, "pooled": x.mean(1)}
+
+
+def test_two_inputs_and_two_outputs_at_any_batch() -> None:
+    torch.manual_seed(0)
+    network = Two()
+    specs = [TensorSpec("grid", (6, 4), torch.float32), TensorSpec("condition", (3,), torch.float32)]
+    made = emitted(network, *specs)
+    graph = made.model.graph
+    assert [port.name for port in graph.input] == ["grid", "condition"]
+    assert [port.name for port in graph.output] == [spec.name for spec in made.typed.outputs] == ["output_0", "output_1"]
+    for batch in (1, 2, 7):
+        x, c = torch.randn(batch, 6, 4), torch.randn(batch, 3)
+        found = run(made.model, grid=x.numpy(), condition=c.numpy())
+        for one, other in zip(found, network(x, c).values(), strict=True):
+            np.testing.assert_allclose(one, other.detach().numpy(), atol=1e-5)
+
+
+class Overflowing(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.calm, self.wild = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.calm(torch.log1p(self.wild(torch.exp(F.relu(x) + 12)).abs()))
+
+
+def test_the_nodes_that_the_plan_keeps_in_fp32_are_named_and_are_fp32() -> None:
+    torch.manual_seed(0)
+    made = emitted(Overflowing(), TensorSpec("x", (4,), torch.float32), precision="fp16")
+    assert made.fp32_nodes
+    graph = onnx.shape_inference.infer_shapes(made.model).graph
+    kinds = {value.name: value.type.tensor_type.elem_type for value in (*graph.value_info, *graph.output)}
+    nodes = {node.name: node for node in graph.node}
+    assert all(kinds[nodes[name].output[0]] == onnx.TensorProto.FLOAT for name in made.fp32_nodes)
+    assert any(name.startswith("wild/") for name in made.fp32_nodes)
+    assert not any(name.startswith("calm/") for name in made.fp32_nodes)
+    assert not vip("fp16").fp32_nodes
+
+
+class Spectrum(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.linalg.svdvals(x.unsqueeze(-1) * x.unsqueeze(-2))
+
+
+class Custom(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        doubled: Tensor = torch.ops.mlpdeploy_tests.double(x)
+        return doubled
+
+
+@torch.library.custom_op("mlpdeploy_tests::double", mutates_args=())
+def double(x: Tensor) -> Tensor:
+    """2 x, by an operation that ONNX knows nothing of."""
+    return x * 2
+
+
+@double.register_fake
+def _(x: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
+@pytest.mark.parametrize(("kind", "operation"), [(Custom, "double"), (Spectrum, "linalg_svdvals")])
+def test_an_operation_without_an_onnx_form_is_named_with_its_module_and_line(kind: type[nn.Module], operation: str) -> None:
+    network = nn.Sequential(nn.Linear(4, 4), kind(), nn.Linear(4, 4))
+    with pytest.raises(NetworkError) as caught:
+        emitted(network, TensorSpec("x", (4,), torch.float32))
+    message = str(caught.value)
+    assert operation in message and "has no ONNX form" in message and "module '1'" in message
+    assert 'File "test_emit.py", line' in message and "\n" not in message and len(message) < 400, message

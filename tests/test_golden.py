@@ -1,0 +1,85 @@
+"""What the compiler makes of every recipe, held to numbers: of its own last measurement, and of the promise."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import pytest
+import timm
+import torch
+
+from mlpdeploy import recipe as recipes
+from mlpdeploy.zoo import vip
+from tests import golden
+from tests.conftest import REPOSITORY
+
+NAMES = list(recipes.recipes())
+SMALL = "mixer_s32"
+# Layers of the plain export of networks with the weights that their constructors give them.
+PLAIN = {"mixer_b16": 443, "mixer_s32": 299, "resmlp_24": 732, "gmlp_s16": 1184, "vip_s14": 1476}
+FAMILIES_WITH_ONE_TRANSPOSE = ("mixer", "resmlp", "gmlp", "gmixer")
+FEWER = 0.75
+
+
+@functools.cache
+def measured(name: str) -> dict[str, Any]:
+    return golden.measure(recipes.reference(name), recipes.find(name).input_shape)
+
+
+each = pytest.mark.parametrize("name", [name if name == SMALL else pytest.param(name, marks=pytest.mark.slow) for name in NAMES])
+
+
+@each
+def test_nothing_has_changed(name: str) -> None:
+    stored = {key: value for key, value in golden.golden()[name].items() if key != "plain"}
+    assert measured(name) == stored, "if this is meant: python -m tests.golden " + name
+
+
+@each
+def test_transposes_are_gone(name: str) -> None:
+    found, family = measured(name)["transposes"], recipes.find(name).family
+    if family in FAMILIES_WITH_ONE_TRANSPOSE:
+        assert found["outside"] <= 1 and found["bodies"] == 0
+    if family == "vip":
+        assert found["outside"] <= 1
+        assert found["bodies"] > 0 and max(found["in_each_body"]) <= 2
+
+
+@each
+def test_a_quarter_of_the_layers_is_gone(name: str) -> None:
+    if recipes.find(name).family == "vit":
+        pytest.skip("attention is no token-mixing projection: its transposes are needed")
+    assert measured(name)["layers"] <= FEWER * golden.golden()[name]["plain"]
+
+
+def test_the_stored_plain_export_is_that_of_the_network() -> None:
+    """Of the smallest; `python -m tests.golden` measures all."""
+    plain = golden.plain(recipes.reference(SMALL), recipes.find(SMALL).input_shape)
+    assert plain.total.layers == golden.golden()[SMALL]["plain"]
+
+
+@pytest.mark.parametrize("name", [name if name == SMALL else pytest.param(name, marks=pytest.mark.slow) for name in PLAIN])
+def test_a_quarter_of_the_layers_is_gone_with_the_constructors_weights(name: str) -> None:
+    recipe = recipes.find(name)
+    with torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(0)
+        kind, _, model = recipe.factory.partition(":")
+        network = timm.create_model(model) if kind == "timm" else getattr(vip, model)()
+    found = golden.measure(network.eval().requires_grad_(False), recipe.input_shape)
+    assert found["layers"] <= FEWER * PLAIN[name]
+
+
+def test_every_recipe_is_measured_and_lists_what_fires() -> None:
+    assert list(golden.golden()) == NAMES
+    for name, recipe in recipes.recipes().items():
+        assert dict(recipe.rules) == golden.golden()[name]["rules"], f"python -m tests.golden {name}"
+
+
+def test_the_recipes_files_take_new_counts_and_keep_the_rest() -> None:
+    for path in sorted((REPOSITORY / "recipes").glob("*.toml")):
+        text = path.read_text(encoding="utf-8")
+        for name in (name for name in NAMES if f"[networks.{name}]" in text):
+            other = golden.with_rules(text, name, {"a_rule": 3})
+            assert other != text and other.count("rules = { a_rule = 3 }") == 1
+            assert golden.with_rules(other, name, dict(recipes.find(name).rules)) == text
