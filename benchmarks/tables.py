@@ -34,7 +34,8 @@ def graph(document: Document) -> list[str]:
                 f"{before['reshapes']} → {after['reshapes']}",
             ]
         )
-    return [*table(["network", "layers", "transposes", "reshapes"], rows), "", *source(document, ["tensorrt-rtx", "torch"])]
+    head = ["network", "layers", "transposes", "reshapes"]
+    return [*table(head, rows), "", *source(document, ["tensorrt-rtx", "torch"])]
 
 
 def rules(document: Document) -> list[str]:
@@ -58,7 +59,8 @@ def cpu(document: Document) -> list[str]:
     for name, batches in document["results"].items():
         for batch, row in batches.items():
             for engine, ratios in row["ours"].items():
-                cells = {rival.removeprefix(f"{engine} "): worth(ratio, inverse=True) for rival, ratio in ratios.items()}
+                worths = {rival: worth(ratio, inverse=True) for rival, ratio in ratios.items()}
+                cells = {rival.removeprefix(f"{engine} "): text for rival, text in worths.items()}
                 latency = row["latency"][f"{engine} ours"]["median_ms"]
                 others = [cells.get(rival, "") for rival in ("plain", "eager", "torch.compile")]
                 rows.append([f"`{name}`", batch.removeprefix("batch "), engine, f"{latency:.1f}", *others])
@@ -116,10 +118,10 @@ def source(document: Document, packages: list[str]) -> list[str]:
 
 
 def rewritten(text: str, results: Path = RESULTS) -> str:
-    """The README with every table that it has markers for. Raises ValueError where markers are unknown or not closed."""
+    """The README with its tables filled. Raises ValueError where markers are unknown or not closed."""
     opened, closed = (re.findall(rf"<!-- {slash}table:(\w+) -->", text) for slash in ("", "/"))
     if opened != closed or not set(opened) <= set(TABLES):
-        raise ValueError(f"the markers of tables do not match: {opened} are opened, {closed} closed, known are {[*TABLES]}")
+        raise ValueError(f"the tables' markers do not match: {opened} are opened, {closed} closed, known are {[*TABLES]}")
     for name in opened:
         document = json.loads((results / f"{name}.json").read_text(encoding="utf-8"))
         lines = "\n".join(TABLES[name](document))

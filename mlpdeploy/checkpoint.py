@@ -66,7 +66,8 @@ def _read(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"{path}: refused, nothing of it was run: {_blocked(error)}") from error
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
+        reason = error.strerror or error  # "Invalid argument" is what torch gets from a file that was cut short
+        raise CheckpointError(f"{path}: cannot be read ({reason}); if it is truncated, download it again") from error
     except (Exception, SafetensorError) as error:  # a broken file can break its reader anywhere
         lines = str(error).splitlines() or [type(error).__name__]
         raise CheckpointError(f"{path}: broken or not a checkpoint ({lines[0][:120]}): download it again") from error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import pkgutil
 import re
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -9,12 +11,15 @@ from typing import Any
 
 from mlpdeploy.engine.backend import Batch
 from mlpdeploy.errors import InputError
+from mlpdeploy.graph import rules
 from mlpdeploy.recipe import canonical, kind
 
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
 IO = ("fp32", "fp16", "bf16")
 BATCH = "1:8:32"
 OUT = Path("artifacts")
+LAYOUT = "propagate_layout"
+"""The layout pass, which can be disabled by name like a rule."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,8 @@ class Selection:
             raise InputError(f"{self.name} fixes its input's shape: --image-size N changes its height and width")
         if self.pretrained and self.checkpoint is not None:
             raise InputError("--checkpoint and --pretrained exclude each other: give one of the two")
+        for rule in (*self.disabled_rules, *self.enabled_rules):
+            _known_rule(rule)
         for gpu in self.gpus:
             if not re.fullmatch(r"sm\d{2,3}", gpu):
                 raise InputError(f"GPU {gpu!r}: give compute capabilities such as sm86,sm89")
@@ -122,6 +129,15 @@ def parse_shape(text: str) -> tuple[int, ...]:
 def _one_of(what: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
         raise InputError(f"{what} {value!r} is not known: choose one of {', '.join(known)}")
+
+
+def _known_rule(name: str) -> None:
+    """A rule is a file of `graph/rules/`; to know its name it need not be imported, which would take torch."""
+    known = [*(module.name for module in pkgutil.iter_modules(rules.__path__)), LAYOUT]
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=2)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"the rules are {', '.join(known)}"
+        raise InputError(f"no rule is named {name!r}: {hint}")
 
 
 def _at_least(what: str, value: int | None, least: int) -> None:

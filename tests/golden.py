@@ -42,7 +42,7 @@ def measure(network: nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:
     fired = {report.name: report.fired for report in rewritten.report if report.fired and report.name != LAYOUT}
     bodies = [body.counts.transposes for body in parsed.bodies]
     return {
-        "rules": fired,
+        "rules": dict(sorted(fired.items())),
         "layers": parsed.total.layers,
         "transposes": {"outside": parsed.outside.transposes, "bodies": len(bodies), "in_each_body": sorted({*bodies})},
     }
@@ -67,7 +67,7 @@ def with_rules(text: str, name: str, rules: dict[str, int]) -> str:
     assert found is not None, name
     lines = [line for line in found[0].rstrip("\n").split("\n") if not line.startswith("rules = ")]
     if rules:
-        lines.append(f"rules = {{ {', '.join(f'{rule} = {count}' for rule, count in sorted(rules.items()))} }}")
+        lines.append(f"rules = {{ {', '.join(f'{rule} = {count}' for rule, count in rules.items())} }}")
     gap = "\n" * (len(found[0]) - len(found[0].rstrip("\n")))
     return text[: found.start()] + "\n".join(lines) + gap + text[found.end() :]
 
@@ -82,7 +82,8 @@ def main(names: list[str]) -> None:
         stored[name] = {**measure(network, shape), "plain": plain(network, shape).total.layers}
         print(name, json.dumps(stored[name]), flush=True)
         ordered = {recipe: stored[recipe] for recipe in recipes.recipes() if recipe in stored}
-        GOLDEN.write_text(json.dumps(ordered, indent=1) + "\n", encoding="utf-8")
+        lines = ",\n".join(f"  {json.dumps(recipe)}: {json.dumps(facts)}" for recipe, facts in ordered.items())
+        GOLDEN.write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
     for path in sorted(recipes.folder().glob("*.toml")):
         text = path.read_text(encoding="utf-8")
         for name in (name for name in stored if f"[networks.{name}]" in text):

@@ -1,4 +1,4 @@
-"""The ONNX file: names that a reader knows, nothing of this machine in it, what it means, and what cannot be written."""
+"""The ONNX file: names that a reader knows, nothing of this machine, what it means, and what cannot be written."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import functools
 import getpass
 import os
 import socket
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mlpdeploy.engine.backends._segments import by_columns
 from mlpdeploy.engine.emit import Emitted, emit
 from mlpdeploy.errors import NetworkError
 from mlpdeploy.graph.precision import apply, plan
@@ -39,7 +41,7 @@ def new_vip(precision: str) -> Emitted:
     return emitted(network, TensorSpec("image", (3, 8, 8), torch.float32), precision=precision)
 
 
-def run(model: onnx.ModelProto, **inputs: np.ndarray) -> list[np.ndarray]:
+def infer(model: onnx.ModelProto, **inputs: np.ndarray) -> list[np.ndarray]:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
@@ -50,7 +52,11 @@ def run(model: onnx.ModelProto, **inputs: np.ndarray) -> list[np.ndarray]:
 def test_nodes_are_named_after_the_modules_of_the_network() -> None:
     names = [node.name for node in vip().model.graph.node]
     assert len(names) == len(set(names))
-    expected = ("network.0.0.attn.mlp_h/segment_grouped_projection", "network.0.1.mlp.fc1/MatMul", "norm/LayerNormalization")
+    expected = (
+        "network.0.0.attn.mlp_h/segment_grouped_projection",
+        "network.0.1.mlp.fc1/MatMul",
+        "norm/LayerNormalization",
+    )
     assert set(expected) <= set(names)
     assert all("/" in name for name in names if not name.startswith(("ReduceMean", "Cast", "Reshape", "Transpose")))
 
@@ -59,7 +65,9 @@ def test_nodes_are_named_after_the_modules_of_the_network() -> None:
 def test_the_file_is_valid_and_its_functions_are_its_own(precision: str) -> None:
     model = vip(precision).model
     onnx.checker.check_model(model, full_check=precision != "bf16")
-    assert {(function.domain, function.name) for function in model.functions} == {("mlpdeploy", "segment_grouped_projection")}
+    assert {(function.domain, function.name) for function in model.functions} == {
+        ("mlpdeploy", "segment_grouped_projection")
+    }
     assert {entry.domain for entry in model.opset_import} <= {"", "mlpdeploy"}
     used = {name for node in model.graph.node for name in node.input}
     assert {tensor.name for tensor in model.graph.initializer} <= used
@@ -73,7 +81,13 @@ def test_nothing_of_this_machine_is_in_the_file() -> None:
     for tensor in model.graph.initializer:
         tensor.raw_data = b""
     content = model.SerializeToString()
-    here = [os.getcwd(), str(Path.home()), str(Path(torch.__file__).parent), str(Path(__file__).parent), socket.gethostname()]
+    here = [
+        os.getcwd(),
+        str(Path.home()),
+        str(Path(torch.__file__).parent),
+        str(Path(__file__).parent),
+        socket.gethostname(),
+    ]
     private = [text for text in (*here, getpass.getuser()) if len(text) > 4]
     assert not [text for text in private if text.encode() in content]
     assert b".py" not in content and b"stack_trace" not in content and b"pkg.torch" not in content
@@ -81,6 +95,22 @@ def test_nothing_of_this_machine_is_in_the_file() -> None:
 
 def test_equal_networks_give_equal_files() -> None:
     assert vip("fp16").model.SerializeToString() == new_vip("fp16").model.SerializeToString()
+
+
+@pytest.mark.parametrize(("run", "changed"), [(None, 6), (4, 4), (2, 0)])
+def test_a_cpu_engine_may_multiply_columns(run: int | None, changed: int) -> None:
+    """The stages have runs of 2 and of 6 numbers."""
+    model = vip().model
+    other = by_columns(model, run)
+    onnx.checker.check_model(other)
+    kinds = Counter(node.op_type for node in other.graph.node if node.domain == "mlpdeploy")
+    calls = Counter(node.op_type for node in model.graph.node)["segment_grouped_projection"]
+    assert kinds["segment_grouped_projection_by_columns"] == changed and kinds.total() == calls
+    used = {name for node in other.graph.node for name in node.input}
+    assert {tensor.name for tensor in other.graph.initializer} <= used
+    for batch in (1, 3):
+        x = np.random.default_rng(0).standard_normal((batch, 3, 8, 8), dtype=np.float32)
+        np.testing.assert_allclose(infer(other, image=x)[0], infer(model, image=x)[0], atol=1e-5)
 
 
 class Two(nn.Module):
@@ -103,10 +133,12 @@ def test_two_inputs_and_two_outputs_at_any_batch() -> None:
     made = emitted(network, *specs)
     graph = made.model.graph
     assert [port.name for port in graph.input] == ["grid", "condition"]
-    assert [port.name for port in graph.output] == [spec.name for spec in made.typed.outputs] == ["output_0", "output_1"]
+    assert (
+        [port.name for port in graph.output] == [spec.name for spec in made.typed.outputs] == ["output_0", "output_1"]
+    )
     for batch in (1, 2, 7):
         x, c = torch.randn(batch, 6, 4), torch.randn(batch, 3)
-        found = run(made.model, grid=x.numpy(), condition=c.numpy())
+        found = infer(made.model, grid=x.numpy(), condition=c.numpy())
         for one, other in zip(found, network(x, c).values(), strict=True):
             np.testing.assert_allclose(one, other.detach().numpy(), atol=1e-5)
 
@@ -156,7 +188,9 @@ def _(x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(("kind", "operation"), [(Custom, "double"), (Spectrum, "linalg_svdvals")])
-def test_an_operation_without_an_onnx_form_is_named_with_its_module_and_line(kind: type[nn.Module], operation: str) -> None:
+def test_an_operation_without_an_onnx_form_is_named_with_its_module_and_line(
+    kind: type[nn.Module], operation: str
+) -> None:
     network = nn.Sequential(nn.Linear(4, 4), kind(), nn.Linear(4, 4))
     with pytest.raises(NetworkError) as caught:
         emitted(network, TensorSpec("x", (4,), torch.float32))

@@ -71,7 +71,10 @@ def judged(made: Typed, *inputs: Tensor) -> np.ndarray:
     model = judge_model(emit(made).model)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     wide = {port.name: port.type for port in session.get_inputs()}
-    feeds = {s.name: t.float().numpy() if "float" in wide[s.name] else t.numpy() for s, t in zip(made.inputs, inputs, strict=True)}
+    feeds = {
+        s.name: t.float().numpy() if "float" in wide[s.name] else t.numpy()
+        for s, t in zip(made.inputs, inputs, strict=True)
+    }
     found: np.ndarray = session.run(None, feeds)[0]
     return found
 
@@ -93,7 +96,9 @@ def test_activations_beyond_fp16_are_found_named_and_kept_with_their_readers() -
     kept = {node.name: node for node in made.module.graph.nodes if node.name in made.fp32}
     assert len(kept) == len(planned.kept) and all(node.meta["val"].dtype == torch.float32 for node in kept.values())
     large = {kept.node for kept in planned.kept if kept.reason.startswith("reaches")}
-    assert large and all(user.name in kept for name in large for user in kept[name].users if user.target is not aten.to.dtype)
+    assert large and all(
+        user.name in kept for name in large for user in kept[name].users if user.target is not aten.to.dtype
+    )
     x = image(rewritten)
     wanted = network(x).detach()
     close(made.module(x)[0], wanted)
@@ -189,7 +194,9 @@ def test_a_shared_weight_is_stored_once_for_each_dtype() -> None:
     assert sorted(str(p.dtype) for p in made.module.parameters()) == ["torch.float16", "torch.float32"]
 
 
-@pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("fp32", torch.float32), ("tf32", torch.float32)])
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("bf16", torch.bfloat16), ("fp32", torch.float32), ("tf32", torch.float32)]
+)
 def test_other_precisions_need_no_exceptions(precision: str, dtype: torch.dtype) -> None:
     network = Blocks()
     rewritten = graph(network, (5, 8))
@@ -238,7 +245,9 @@ def test_the_rewritten_graph_and_the_network_stay_as_they_are() -> None:
     rewritten = graph(network, (5, 8))
     before = [(node.name, node.meta["val"].dtype) for node in rewritten.module.graph.nodes if "val" in node.meta]
     typed(rewritten, "fp16")
-    assert before == [(node.name, node.meta["val"].dtype) for node in rewritten.module.graph.nodes if "val" in node.meta]
+    assert before == [
+        (node.name, node.meta["val"].dtype) for node in rewritten.module.graph.nodes if "val" in node.meta
+    ]
     assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
 
 

@@ -128,6 +128,9 @@ def _segment_schema() -> onnx.defs.OpSchema:
 _PATH = re.compile(r'(?<=")[^"]*[/\\](?=[^"/\\]*")')
 """The folders of a file in a line of a stack trace."""
 
-_SEGMENT_OP = onnxscript.values.Op(onnxscript.values.Opset(ops.DOMAIN, 1), "segment_grouped_projection", _segment_schema())
-_TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {ops.SEGMENT_GROUPED_PROJECTION: _segment_grouped_projection}
+_OPSET = onnxscript.values.Opset(ops.DOMAIN, 1)
+_SEGMENT_OP = onnxscript.values.Op(_OPSET, "segment_grouped_projection", _segment_schema())
+_TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
+    ops.SEGMENT_GROUPED_PROJECTION: _segment_grouped_projection
+}
 

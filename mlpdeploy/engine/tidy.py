@@ -20,12 +20,13 @@ def tidy(model: ir.Model, keep: frozenset[str], batch: str) -> frozenset[str]:
     The symbolic first dimension of the inputs is called `batch`.
     """
     kept = _name_nodes(model, keep)
-    values = [*model.graph.inputs, *model.graph.initializers.values(), *(out for node in model.graph for out in node.outputs)]
+    results = (output for node in model.graph for output in node.outputs)
+    values = [*model.graph.inputs, *model.graph.initializers.values(), *results]
     _name_batch(model, values, batch)
     for value in values:
         value.metadata_props.clear()
-    for each in (common.DeduplicateInitializersPass(), common.RemoveUnusedNodesPass(), common.ClearMetadataAndDocStringPass()):
-        each(model)
+    for kind in (common.DeduplicateInitializersPass, common.RemoveUnusedNodesPass, common.ClearMetadataAndDocStringPass):
+        kind()(model)
     return kept
 
 

@@ -18,7 +18,7 @@ BATCH_NORMS = {aten.batch_norm.default, aten._native_batch_norm_legit_no_trainin
 
 @dataclass(frozen=True)
 class Affine:
-    """`node` = `source` * `scale` + `shift`; float64, of the rank of `node`, 1 where they do not vary; None where absent."""
+    """`node` = `source` * `scale` + `shift`: float64, of the rank of `node`, 1 where they do not vary, None if absent."""
 
     node: fx.Node
     source: fx.Node
@@ -37,7 +37,7 @@ def affine(module: nn.Module, node: fx.Node) -> Affine | None:
     """`node` read as a constant scale and shift of one activation, or None where it is something else."""
     if node.op != "call_function":
         return None
-    reader = _READERS.get(node.target)
+    reader = _READERS.get(node.target)  # type: ignore[call-overload]
     found = reader(module, node) if reader is not None else None
     if found is None or shape_of(found[0]) != shape_of(node):
         return None
@@ -94,8 +94,8 @@ def _sub(module: nn.Module, node: fx.Node) -> Read | None:
 
 def _rsub(module: nn.Module, node: fx.Node) -> Read | None:
     source, constant = node.args[:2]
-    plain = isinstance(source, fx.Node) and isinstance(constant, int | float) and len(node.args) == 2 and not node.kwargs
-    return (source, -torch.ones(()), _constant(module, constant)) if plain else None  # type: ignore[return-value]
+    plain = isinstance(source, fx.Node) and isinstance(constant, int | float) and len(node.args) == 2
+    return (source, -torch.ones(()), _constant(module, constant)) if plain and not node.kwargs else None  # type: ignore[return-value]
 
 
 def _neg(module: nn.Module, node: fx.Node) -> Read | None:

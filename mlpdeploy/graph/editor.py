@@ -21,7 +21,7 @@ aten = torch.ops.aten
 
 
 class Editor:
-    """Writes into a graph whose weights `module` holds; every new node gets `meta["val"]` by running on fake tensors."""
+    """Writes into a graph whose weights `module` holds; a new node gets `meta["val"]` by running on fake tensors."""
 
     def __init__(self, module: nn.Module, graph: fx.Graph) -> None:
         self.module = module
@@ -36,7 +36,9 @@ class Editor:
         with self.graph.inserting_before(node):
             yield
 
-    def call(self, target: Any, args: Sequence[Any], kwargs: dict[str, Any] | None = None, *, origin: fx.Node) -> fx.Node:
+    def call(
+        self, target: Any, args: Sequence[Any], kwargs: dict[str, Any] | None = None, *, origin: fx.Node
+    ) -> fx.Node:
         """A call_function node; `origin` is the node of the user's network that it stands for."""
         node = self.graph.call_function(target, tuple(args), kwargs or {})
         node.meta.update({key: origin.meta[key] for key in ORIGIN if key in origin.meta})

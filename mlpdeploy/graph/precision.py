@@ -20,7 +20,7 @@ DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "
 """Precision name to the dtype of the graph; TF32 is FP32 in the graph and a flag of the engine's builder."""
 
 HEADROOM = 0.5
-"""A value may reach this share of the largest FP16 number in the range pass; real data may go further than its samples."""
+"""A value may reach this share of the largest FP16 number in the range pass; real data may go beyond its samples."""
 
 RANGE_BATCH = 2
 
@@ -102,7 +102,7 @@ def _overflows(rewritten: Rewritten, samples: Mapping[str, np.ndarray] | None) -
 
 
 class _Ranges(fx.Interpreter):
-    """Largest magnitude of every node, weights and inputs included; of a mean, that of the sum which FP16 would form."""
+    """Largest magnitude of every node, weights and inputs included; of a mean, that of the sum that FP16 would form."""
 
     def __init__(self, module: fx.GraphModule) -> None:
         super().__init__(module)

@@ -14,22 +14,9 @@ from typing import Any
 import torch
 from torch import fx
 
+from mlpdeploy.graph import kinds
 from mlpdeploy.graph.editor import Editor, is_linear_of_constants
-from mlpdeploy.graph.kinds import (
-    ALONG,
-    CONVOLUTIONS,
-    LISTS,
-    PICKS,
-    REDUCTIONS,
-    dim_of,
-    dims_of,
-    is_getitem,
-    is_pointwise,
-    is_tensor,
-    keeps_dims,
-    rearranged,
-    shape_of,
-)
+from mlpdeploy.graph.kinds import dim_of, dims_of, is_getitem, is_pointwise, is_tensor, keeps_dims, rearranged, shape_of
 from mlpdeploy.graph.layout import Axis, Group, View, align, flat, numel, runs
 from mlpdeploy.graph.projection import CHANNELS, Lowering, Projection, Value, regroup
 from mlpdeploy.graph.rule import Log
@@ -73,9 +60,9 @@ class _Propagation:
             return self.linear
         if node.target is aten.layer_norm.default:
             return self.normalisation
-        if node.target in REDUCTIONS and dims_of(node):
+        if node.target in kinds.REDUCTIONS and dims_of(node):
             return self.reduction
-        if node.target in ALONG:
+        if node.target in kinds.ALONG:
             return self.along
         if is_pointwise(node) and any(shape_of(operand) == shape_of(node) for operand in node.all_input_nodes):
             return self.pointwise
@@ -122,7 +109,7 @@ class _Propagation:
 
     def embedded(self, value: Value, want: View | None) -> Value:
         """Where nobody cares, the result of a convolution is laid as the network sees it, not channels first."""
-        free = want is None and value.node.target in CONVOLUTIONS and not value.view.contiguous
+        free = want is None and value.node.target in kinds.CONVOLUTIONS and not value.view.contiguous
         return self.settled(value, CONFLICT) if free else value
 
     def isolated(self, value: Value, dim: int, origin: fx.Node) -> tuple[fx.Node, tuple[Group, ...], int]:
@@ -228,7 +215,7 @@ class _Propagation:
         names = [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]
         options = {**dict(zip(names[1:], node.args[1:], strict=False)), **node.kwargs, "dim": index}
         result = self.editor.call(node.target, (tensor,), fx.map_arg(options, self.plain), origin=node)
-        if node.target not in LISTS:
+        if node.target not in kinds.LISTS:
             return self.part(node, result, groups, value.view.seen, index, dim)
         parts = [self.editor.call(operator.getitem, (result, i), origin=node) for i in range(len(result.meta["val"]))]
         return [self.part(node, part, groups, value.view.seen, index, dim) for part in parts]
@@ -238,7 +225,7 @@ class _Propagation:
     ) -> Value:
         """The value of `tensor`, whose dimension `index` in memory (`dim` as seen) has another size, or is gone."""
         kept: tuple[Group, ...] = ()
-        if node.target not in PICKS:
+        if node.target not in kinds.PICKS:
             size = shape_of(tensor)[index]
             kept = ((Axis(size),) if size != 1 else (),)
         stored = (*groups[:index], *kept, *groups[index + 1 :])

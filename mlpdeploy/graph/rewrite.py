@@ -100,8 +100,10 @@ def fold_constants(module: fx.GraphModule) -> fx.GraphModule:
     for node in module.graph.nodes:
         if node.op == "get_attr":
             constant[node] = weight(module, node)
-        elif node.op == "call_function" and node.all_input_nodes and all(arg in constant for arg in node.all_input_nodes):
-            args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), constant.__getitem__)
+            continue
+        operands = node.all_input_nodes if node.op == "call_function" else []
+        if operands and all(operand in constant for operand in operands):
+            args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), constant.__getitem__)  # type: ignore[arg-type]
             with torch.no_grad():
                 constant[node] = node.target(*args, **kwargs)
     for node, value in list(constant.items()):

@@ -48,7 +48,8 @@ def _replace(
     if (name, form[1]) not in made:
         array = value.const_value.numpy()
         dtype = ir.DataType.INT32 if form[0] == "int32" else value.dtype
-        array = array.astype(np.int32) if form[0] == "int32" else array.reshape((1,) * (form[1] - array.ndim) + array.shape)
+        wide = (1,) * (form[1] - array.ndim) + array.shape
+        array = array.astype(np.int32) if form[0] == "int32" else array.reshape(wide)
         tensor = ir.Tensor(array, dtype=dtype, name=name)
         new = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
         module.graph.register_initializer(new)

@@ -119,9 +119,10 @@ def _fold_linear(editor: Editor, node: fx.Node, log: Log) -> None:
 def _fold_convolution(editor: Editor, node: fx.Node, log: Log) -> None:
     stride_padding = node.args[4] if len(node.args) > 4 else [0, 0]
     padded = any(stride_padding)  # type: ignore[arg-type]
-    front = _in_front(editor, node.args[0], lambda link: link.varies(1) and not (padded and link.shift is not None))  # type: ignore[arg-type]
+    source: fx.Node = node.args[0]  # type: ignore[assignment]
+    front = _in_front(editor, source, lambda link: link.varies(1) and not (padded and link.shift is not None))
     behind = _behind(editor, node, lambda link: link.varies(1))
-    if padded and not front.links and (link := _link(editor, node.args[0])) and link.varies(1) and len(node.args[0].users) == 1:  # type: ignore[arg-type, union-attr]
+    if padded and not front.links and len(source.users) == 1 and (link := _link(editor, source)) and link.varies(1):
         log.refused(node, "a shift in front of zero padding is not a bias")
     if front.links or behind.links:
         _replace(editor, node, front, behind, (1, 1))
@@ -132,7 +133,7 @@ def _replace(editor: Editor, node: fx.Node, front: Chain, behind: Chain, kernel:
     """A linear or convolution with both chains in its weight (N, K / groups, *kernel) and bias (N)."""
     matrix = weight(editor.module, node.args[1])
     assert matrix is not None
-    groups = int(node.args[6]) if kernel and len(node.args) > 6 else 1  # type: ignore[call-overload]
+    groups = int(node.args[6]) if kernel and len(node.args) > 6 else 1  # type: ignore[arg-type]
     rows, columns = matrix.shape[0], matrix.shape[1] * groups
     old = weight(editor.module, node.args[2]) if len(node.args) > 2 else None
     bias = torch.zeros(rows, dtype=torch.float64) if old is None else old.double()
@@ -164,7 +165,9 @@ def _fold_left_product(editor: Editor, node: fx.Node, log: Log) -> None:
         along = scale is None or scale.shape[-1] == 1 or scale.shape[-2] == 1
         return link.varies(-2, -1) and along
 
-    front = Chain(()) if node.args[1].target is aten.layer_norm.default else _in_front(editor, node.args[1], accepts)  # type: ignore[arg-type, union-attr]
+    source: fx.Node = node.args[1]  # type: ignore[assignment]
+    # The scale and shift of a LayerNorm cost nothing there; here they would become operations of their own.
+    front = Chain(()) if source.target is aten.layer_norm.default else _in_front(editor, source, accepts)
     behind = _behind(editor, node, accepts)
     matrix = weight(editor.module, node.args[0])
     assert matrix is not None
@@ -175,7 +178,7 @@ def _fold_left_product(editor: Editor, node: fx.Node, log: Log) -> None:
     dtype, name = matrix.dtype, str(node.args[0].target)  # type: ignore[union-attr]
     with editor.before(behind.links[-1].node if behind.links else node):
         weights = editor.constant(folded.to(dtype), f"{name}_folded", origin=node)
-        result = editor.call(aten.matmul.default, (weights, _source(editor, front, node.args[1])), origin=node)  # type: ignore[arg-type]
+        result = editor.call(aten.matmul.default, (weights, _source(editor, front, source)), origin=node)
         if columns is not None:
             scale = editor.constant(columns.to(dtype), f"{name}_scale_folded", origin=node)
             result = editor.call(aten.mul.Tensor, (result, scale), origin=node)
@@ -189,7 +192,7 @@ def _fold_left_product(editor: Editor, node: fx.Node, log: Log) -> None:
 def _left_total(
     matrix: torch.Tensor, front: Chain, behind: Chain
 ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-    """W with q and r in it, the scale c (1, C) where there is one, and the shift (N or 1, C or 1) where there is one."""
+    """W with q and r in it; where there are any, the scale c (1, C) and the shift (N or 1, C or 1)."""
     columns: torch.Tensor | None = None
     shift: torch.Tensor | None = None
     inner = torch.ones(1, 1, dtype=torch.float64)

@@ -26,7 +26,7 @@ def rewrite(editor: Editor, log: Log) -> None:
     for node in list(editor.graph.nodes):
         if node.target is not aten.mean.dim or keeps_dims(node) or not dims_of(node):
             continue
-        leaves = _leaves(node.args[0])  # type: ignore[arg-type]
+        leaves = _leaves(node.args[0])
         if len(leaves) < 2 or not any(_segments(leaf) for leaf in leaves):
             continue
         reason = next((reason for leaf in leaves if (reason := _refusal(node, leaf))), None)

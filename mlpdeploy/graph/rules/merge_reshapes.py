@@ -28,7 +28,7 @@ def rewrite(editor: Editor, log: Log) -> None:
             continue
         with editor.before(node):
             first = between[0].args[0] if between else node.args[0]
-            result = editor.reshape(first.args[0], shape_of(node), origin=node)  # type: ignore[union-attr]
+            result = editor.reshape(first.args[0], shape_of(node), origin=node)  # type: ignore[union-attr, arg-type]
             for link in between:
                 result = _again(editor, link, result)
         node.replace_all_uses_with(result)
@@ -49,7 +49,7 @@ def _dtype_of(softmax: fx.Node) -> torch.dtype | None:
 
 
 def _between(node: fx.Node) -> list[fx.Node] | None:
-    """Operations between an earlier reshape and `node` that give the same whatever the shape; None where there is no such."""
+    """Operations between an earlier reshape and `node` that give the same in any shape; None where there are none."""
     links: list[fx.Node] = []
     current = node.args[0]
     assert isinstance(current, fx.Node)

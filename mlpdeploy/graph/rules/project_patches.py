@@ -14,7 +14,7 @@ import torch
 from torch import fx
 
 from mlpdeploy.graph.editor import Editor, weight
-from mlpdeploy.graph.kinds import rearranged, shape_of
+from mlpdeploy.graph.kinds import is_tensor, rearranged, shape_of
 from mlpdeploy.graph.layout import View, flat
 from mlpdeploy.graph.ops import SEGMENT_GROUPED_PROJECTION
 from mlpdeploy.graph.rule import Log, Rule
@@ -47,6 +47,8 @@ def _channels_last_source(node: fx.Node) -> fx.Node | None:
     while current.op == "call_function" and current.all_input_nodes:
         chain.insert(0, current)
         current = current.all_input_nodes[0]
+        if not is_tensor(current):
+            return None
         view: View | None = View.of(shape_of(current))
         for link in chain:
             view = rearranged(link, view) if view is not None else None

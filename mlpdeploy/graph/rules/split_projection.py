@@ -3,13 +3,14 @@
 before: linear(x, W) -> gelu -> chunk -> u, v                      (gMLP, GLU, SwiGLU, on channels or on tokens)
 after:  u = gelu(linear(x, W_u)), v = gelu(linear(x, W_v))
 
-The parts are never copied out of a larger tensor, and with a dynamic batch TensorRT computes no slice sizes at run time.
+The parts are never copied out of a larger tensor; with a dynamic batch TensorRT computes no slice sizes at run time.
 """
 
 from __future__ import annotations
 
 import itertools
 import operator
+from typing import Any
 
 import torch
 from torch import fx
@@ -35,7 +36,7 @@ def rewrite(editor: Editor, log: Log) -> None:
 
 
 def _chain(editor: Editor, node: fx.Node) -> list[fx.Node] | str | None:
-    """The projection and the pointwise operations between it and the split `node`; a reason, or None, where it is not so."""
+    """The projection and the pointwise operations up to the split `node`; a reason, or None, where it is not so."""
     dim = dim_of(node) - len(shape_of(node.all_input_nodes[0]))
     chain: list[fx.Node] = []
     current = node.all_input_nodes[0]
@@ -96,7 +97,7 @@ def _part(editor: Editor, constant: fx.Node, rows: slice, dim: int) -> fx.Node:
     assert tensor is not None
     if tensor.dim() < -dim or tensor.shape[dim] == 1:
         return constant
-    index = (..., rows, *(slice(None),) * (-dim - 1))
+    index: tuple[Any, ...] = (..., rows, *(slice(None),) * (-dim - 1))
     return editor.constant(tensor[index], f"{constant.target}_{rows.start}", origin=constant)
 
 

@@ -1,0 +1,182 @@
+"""The main job, as the README has it, and the same job for every kind of network, precision and CPU engine."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlpdeploy import cli as command_line
+from mlpdeploy import pipeline, recipe
+from mlpdeploy.engine.backend import backends
+from mlpdeploy.recipe import Budget
+from mlpdeploy.selection import Selection
+from tests.conftest import Cli
+from tests.test_cli import NETS
+
+FILES = {"model.onnx", "engine.plan", "manifest.json", "report.md"}
+RANDOM = "random weights from seed 0; no checkpoint was given"
+
+
+@pytest.fixture(autouse=True)
+def rtx() -> None:
+    reason = backends()["tensorrt-rtx"].available()
+    if reason is not None:
+        pytest.skip(reason)
+
+
+def fits(printed: str) -> bool:
+    return all(len(line) <= 80 for line in printed.splitlines())
+
+
+@pytest.mark.parametrize("name", ["mixer_s32", pytest.param("vip_s", marks=pytest.mark.slow)])
+def test_the_main_job(name: str, cli: Cli, tmp_path: Path) -> None:
+    # The smaller batches are the only departure from the README, and keep this test short.
+    batch = () if name == "mixer_s32" else ("--batch", "1:2:4")
+    built = cli("build", name, "--precision", "fp16", "--backend", "tensorrt-rtx", *batch)
+    folder = tmp_path / "artifacts" / recipe.canonical(name) / "fp16" / "tensorrt-rtx"
+    assert {path.name for path in folder.iterdir()} == FILES
+    assert RANDOM in built.stdout and "transposes" in built.stdout and fits(built.stdout)
+    for stage in ("load", "trace", "rewrite", "plan precision", "emit", "build"):
+        assert f"\n  {stage} " in f"\n{built.stderr}"
+
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["recipe"]["name"] == recipe.canonical(name) and manifest["precision"] == "fp16"
+    assert manifest["weights"] == {"text": RANDOM, "random": True, "kind": "random", "seed": 0}
+    parsed = manifest["facts"]["parsed"]
+    assert set(parsed["dtypes"]["MATRIX_MULTIPLY"]) == set(parsed["dtypes"]["CONVOLUTION"]) == {"HALF"}
+    assert parsed["outside"]["transposes"] <= 1
+    assert manifest["files"].keys() == {"model.onnx", "engine.plan"}
+    fired = {rule["name"]: rule["fired"] for rule in manifest["rules"] if rule["fired"]}
+    assert recipe.find(name).rules.items() <= fired.items()
+    assert RANDOM in (folder / "report.md").read_text() and "Not verified yet" in (folder / "report.md").read_text()
+
+    began = time.monotonic()
+    again = cli("build", name, "--precision", "fp16", "--backend", "tensorrt-rtx", *batch)
+    assert "already built (cache hit)" in again.stdout
+    assert time.monotonic() - began < 3 and json.loads((folder / "manifest.json").read_text()) == manifest
+
+    verified = cli("verify", name, "--backend", "tensorrt-rtx", *batch)
+    assert {path.name for path in folder.iterdir()} == FILES | {"verification.json"}
+    document = json.loads((folder / "verification.json").read_text())
+    assert document["passed"] and document["files"] == {n: f["sha256"] for n, f in manifest["files"].items()}
+    assert [stage["name"] for stage in document["stages"]][0] == "rewritten graph, float64"
+    assert RANDOM in verified.stdout and document["verdict"] in verified.stdout and fits(verified.stdout)
+    report = (folder / "report.md").read_text()
+    assert document["verdict"] in report and "Not verified yet" not in report
+
+    inspected = cli("inspect", name)
+    assert document["verdict"] in inspected.stdout and fits(inspected.stdout)
+    assert json.loads(cli("inspect", name, "--json").stdout)["verification"] == document
+
+
+def run(*arguments: object, code: int = 0) -> None:
+    with pytest.raises(SystemExit) as left:
+        command_line.main([str(argument) for argument in arguments])
+    assert left.value.code == code
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+SMALL = ("mixer_s32", "--image-size", "64", "--num-classes", "10", "--batch", "1:2:3")
+
+
+def test_a_missed_budget_names_the_stage_and_the_tolerance_that_would_pass(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("build", *SMALL, "--backend", "tensorrt-rtx")
+    budgets = dict(recipe.find("mixer_s32").budgets) | {"fp16": Budget(1e-7, 0.99)}
+    strict = recipe.replace(recipe.find("mixer_s32"), budgets=budgets)
+    monkeypatch.setattr(recipe, "recipes", lambda: {"mixer_s32": strict})
+    capsys.readouterr()
+
+    run("verify", *SMALL, "--backend", "tensorrt-rtx", "--json", code=1)
+    document = json.loads(capsys.readouterr().out)
+    assert not document["passed"] and document["first_failed"] == "typed graph, PyTorch"
+    assert "the budget is 1.0e-07" in document["verdict"]
+    tolerance = document["passing_tolerance"]
+    assert 1e-7 < tolerance < 6e-3 and f"{tolerance:.1e} would have passed" in document["verdict"]
+    folder = here / "artifacts" / "mixer_s32" / "fp16" / "tensorrt-rtx"
+    assert json.loads((folder / "verification.json").read_text())["first_failed"] == "typed graph, PyTorch"
+
+    run("verify", *SMALL, "--backend", "tensorrt-rtx", code=1)
+    printed = capsys.readouterr().out
+    assert "failed" in printed and "would have passed" in printed and fits(printed)
+
+    # And with exactly that tolerance it passes.
+    budgets["fp16"] = Budget(tolerance, 0.99)
+    stages = {stage["name"]: stage["max_relative"] for stage in document["stages"]}
+    if stages["emitted ONNX, ONNX Runtime"] <= tolerance:
+        run("verify", *SMALL, "--backend", "tensorrt-rtx")
+
+
+@pytest.mark.parametrize("backend", ["tensorrt-rtx", "onnxruntime", "openvino"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_other_precisions_and_engines(
+    backend: str, precision: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    selection = (*SMALL, "--backend", backend, "--precision", precision)
+    run("build", *selection)
+    capsys.readouterr()
+    run("verify", *selection, "--json")
+    stages = json.loads(capsys.readouterr().out)["stages"]
+    assert [stage["status"] for stage in stages[:3]] == ["passed"] * 3
+    assert [check["batch"] for check in stages[2]["checks"]] == [1, 2, 3]
+    if backend != "tensorrt-rtx":
+        assert stages[3]["status"] == "passed"
+    elif isinstance(pipeline.doctor()["machine"]["gpu"], str):
+        assert stages[3]["status"] == "not executed" and "no NVIDIA GPU" in stages[3]["reason"]
+
+
+def test_tf32_is_an_engine_of_fp32_that_may_use_it(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    selection = (*SMALL, "--precision", "tf32", "--backend", "tensorrt-rtx")
+    run("build", *selection, "--json")
+    manifest = json.loads(capsys.readouterr().out)["manifest"]
+    assert set(manifest["facts"]["parsed"]["dtypes"]["MATRIX_MULTIPLY"]) == {"FLOAT"}
+    assert manifest["facts"]["executed"] == "FLOAT with TF32"
+    run("verify", *selection)
+
+
+def test_any_timm_model(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    selection = ("timm:resmlp_12_224.fb_in1k", "--image-size", "64", "--batch", "1:2:2", "--backend", "tensorrt-rtx")
+    run("build", *selection, "--json")
+    document = json.loads(capsys.readouterr().out)
+    assert Path(document["folder"]).parts[1] == "timm-resmlp_12_224.fb_in1k"
+    assert document["manifest"]["weights"]["text"] == RANDOM
+    fired = {rule["name"]: rule["fired"] for rule in document["manifest"]["rules"]}
+    assert (fired["project_tokens"], fired["fold_affine"]) == (12, 36)
+    run("verify", *selection)
+
+
+def test_a_users_own_network(cli: Cli, tmp_path: Path) -> None:
+    package = tmp_path / "my_package"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "nets.py").write_text(NETS + "\ndef make_net(num_classes=5):\n    return Net()\n")
+    name = "my_package.nets:make_net"
+    message = cli("build", name, "--backend", "tensorrt-rtx", code=2).stderr
+    assert f"nothing says what images {name} takes: pass --input-shape" in message
+    selection = (name, "--input-shape", "3,16,16", "--backend", "tensorrt-rtx", "--batch", "1:2:4")
+    built = json.loads(cli("build", *selection, "--json").stdout)["manifest"]
+    assert built["weights"]["kind"] == "factory" and name in built["weights"]["text"]
+    assert built["facts"]["parsed"]["outside"]["transposes"] <= 1
+    printed = cli("verify", *selection).stdout
+    assert "passed" in printed and "no checkpoint was given" in printed
+    assert json.loads(cli("build", *selection, "--json").stdout)["cached"]
+
+
+def test_python_callers_get_the_same(here: Path) -> None:
+    selection = Selection("mixer_s32", "fp16", "onnxruntime", "1", image_size=64)
+    artifact = pipeline.build(selection)
+    assert not artifact.cached and pipeline.build(selection).cached
+    verification = pipeline.verify(selection)
+    assert verification.passed and verification.verdict() == "passed"
+    found: dict[str, Any] = pipeline.inspect("mixer_s32")
+    assert Path(found["folder"]) == artifact.folder and found["verification"]["passed"]
