@@ -17,8 +17,10 @@ import torch
 
 from benchmarks import common
 from mlpdeploy.engine.backend import Batch, backends
+from mlpdeploy.engine.emit import Emitted
 from mlpdeploy.evidence import timing
 from mlpdeploy.graph.rewrite import LAYOUT, all_rules, rewrite
+from mlpdeploy.graph.trace import TensorSpec
 
 CHOSEN = ("vip_s7", "mixer_s32", "resmlp_12", "gmlp_s16")
 ALL, BARE = "default rules", "bare"
@@ -37,13 +39,25 @@ def variants(fired: dict[str, int]) -> dict[str, Variant]:
     return named | {BARE: ((*all_rules(), LAYOUT), ())}
 
 
-def measure(name: str, backend: str, sizes: list[int], seconds: float, seed: int, threads: int) -> dict[str, Any]:
-    """By batch size: the latency of each variant and its ratio to all rules."""
+def compile_variants(name: str, seed: int) -> tuple[TensorSpec, dict[str, int], dict[str, Emitted]]:
+    """What a recipe takes, how often each rule fires there, and the file of each variant."""
     network, spec = common.load(name, seed)
     traced = common.traced(network, spec)
     everything = rewrite(traced, enabled=[rule.name for rule in all_rules().values() if not rule.default])
     fired = {report.name: report.fired for report in everything.report}
-    graphs = {label: common.ours(traced, "fp32", *variant)[0] for label, variant in variants(fired).items()}
+    return spec, fired, {label: common.ours(traced, "fp32", *one)[0] for label, one in variants(fired).items()}
+
+
+def measure(
+    graphs: dict[str, Emitted],
+    spec: TensorSpec,
+    backend: str,
+    sizes: list[int],
+    seconds: float,
+    seed: int,
+    threads: int,
+) -> dict[str, Any]:
+    """By batch size: the latency of each variant and its ratio to the default rules."""
     batch = Batch(min(sizes), sizes[0], max(sizes))
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -57,7 +71,7 @@ def measure(name: str, backend: str, sizes: list[int], seconds: float, seed: int
         for size in sizes:
             taken = timing.measure(engines, common.inputs(spec, size, seed), rounds=200, seconds=seconds, seed=seed)
             found[f"batch {size}"] = taken.to_json(ALL)
-    return {"fired": fired, **found}
+    return found
 
 
 def main() -> None:
@@ -69,19 +83,24 @@ def main() -> None:
     arguments = parser.parse_args()
     sizes = [int(size) for size in arguments.batch.split(",")]
     results: dict[str, Any] = {}
+    settings = {"precision": "fp32", "threads": arguments.threads, "seconds": arguments.seconds, "baseline": ALL}
     with timing.pinned(arguments.threads):
         torch.set_num_threads(arguments.threads)
         for name in arguments.recipes:
+            spec, fired, graphs = compile_variants(name, arguments.seed)
+            results[name] = {"fired": fired}
             for backend in arguments.backends.split(","):
-                row = measure(name, backend, sizes, arguments.seconds, arguments.seed, arguments.threads)
-                results.setdefault(name, {})[backend] = row
+                row = measure(graphs, spec, backend, sizes, arguments.seconds, arguments.seed, arguments.threads)
+                results[name][backend] = row
                 for size in sizes:
                     for label, times in row[f"batch {size}"].items():
                         ratio = times.get("ratio")
                         verdict = "" if ratio is None else f"{ratio['value']:.3f} {ratio['verdict']}"
-                        print(f"{name:12s} {backend:12s} {size:3d} {label:40s} {times['median_ms']:9.2f} ms {verdict}")
-    settings = {"precision": "fp32", "threads": arguments.threads, "seconds": arguments.seconds, "baseline": ALL}
-    print(common.write("rules", results, settings, arguments.out))
+                        line = f"{name:12s} {backend:12s} {size:3d} {label:40s} {times['median_ms']:9.2f} ms {verdict}"
+                        print(line, flush=True)
+            # Written after each recipe, so that a long run that is stopped keeps what it has.
+            path = common.write("rules", results, settings, arguments.out)
+    print(path)
 
 
 if __name__ == "__main__":

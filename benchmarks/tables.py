@@ -43,7 +43,7 @@ def rules(document: Document) -> list[str]:
     rows: dict[tuple[str, str], list[str]] = {}
     columns: list[str] = []
     for name, engines in document["results"].items():
-        for engine, row in engines.items():
+        for engine, row in ((key, value) for key, value in engines.items() if key != "fired"):
             for batch, times in ((key, value) for key, value in row.items() if key.startswith("batch")):
                 column = f"{engine}, {batch}"
                 columns += [] if column in columns else [column]
@@ -121,7 +121,7 @@ def rewritten(text: str, results: Path = RESULTS) -> str:
     """The README with its tables filled. Raises ValueError where markers are unknown or not closed."""
     opened, closed = (re.findall(rf"<!-- {slash}table:(\w+) -->", text) for slash in ("", "/"))
     if opened != closed or not set(opened) <= set(TABLES):
-        raise ValueError(f"the tables' markers do not match: {opened} are opened, {closed} closed, known are {[*TABLES]}")
+        raise ValueError(f"markers of tables do not match: opened {opened}, closed {closed}, known {[*TABLES]}")
     for name in opened:
         document = json.loads((results / f"{name}.json").read_text(encoding="utf-8"))
         lines = "\n".join(TABLES[name](document))

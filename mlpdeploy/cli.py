@@ -73,7 +73,7 @@ def _root(debug: Debug = False) -> None:
 
 @app.command("list")
 def list_command(as_json: Json = False) -> None:
-    """List the recipes."""
+    """List the recipes: what they cost, what was published, and what the rules do to each."""
     catalogue = pipeline.catalogue()
     if as_json:
         _print_json(catalogue)
@@ -102,7 +102,7 @@ def build(
     force: Annotated[bool, typer.Option("--force", help="Build even if it is built already.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Build an engine."""
+    """Build an engine, with its ONNX file, manifest and report; the same build again is found, not built."""
     selection = _selection(locals())
     with Live(Console(stderr=True)).shown() as live:
         artifact = pipeline.build(selection, force=force, progress=live)
@@ -133,7 +133,7 @@ def verify(
     data: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Images to verify on.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Prove that a built engine computes what the network computes."""
+    """Prove that a built engine computes what the network computes; give the options that it was built with."""
     selection = _selection(locals())
     with Live(Console(stderr=True)).shown() as live:
         verification = pipeline.verify(selection, data=data, progress=live)
@@ -154,7 +154,7 @@ def inspect(
     out: Out = OUT,
     as_json: Json = False,
 ) -> None:
-    """Show what is in an artifact."""
+    """Show what is in an artifact: versions, batch sizes, dtypes, rules, and what verification found."""
     found = pipeline.inspect(target, precision=precision, backend=backend, out=out)
     if as_json:
         _print_json(found)
@@ -164,7 +164,7 @@ def inspect(
 
 @app.command()
 def doctor(as_json: Json = False) -> None:
-    """Show what this machine has and lacks."""
+    """Show what this machine has, which backends work on it, and what to install for the others."""
     found = pipeline.doctor()
     if as_json:
         _print_json(found)

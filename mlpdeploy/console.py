@@ -106,16 +106,19 @@ def print_verification(console: Console, name: str, weights: str, document: Mapp
     """`mlpdeploy verify`: the ladder, and the verdict."""
     sizes = ", ".join(map(str, document["sizes"]))
     console.print(f"[bold]{escape(name)}[/] at batch {sizes}, {document['inputs']} inputs", highlight=False)
-    console.print(f"  {escape(weights)}", highlight=False, soft_wrap=True)
+    style = "yellow" if weights.startswith("random") else None
+    console.print(f"  {escape(weights)}", style=style, highlight=False, soft_wrap=True)
     table = Table(**SIMPLE)
     table.add_column("  stage")
     for column in ("batch", "worst error", "budget"):
         table.add_column(column, justify="right")
     table.add_column("verdict")
-    table.add_column("top-1", justify="right")
+    on_images = document["inputs"] == "images"
+    if on_images:
+        table.add_column("top-1", justify="right")
     for stage in document["stages"]:
         for row in _stage(stage):
-            table.add_row(*row)
+            table.add_row(*(row if on_images else row[:-1]))
     console.print(table)
     skipped = {stage["name"]: stage["reason"] for stage in document["stages"] if stage["status"] == "not executed"}
     if skipped:
@@ -127,7 +130,10 @@ def print_verification(console: Console, name: str, weights: str, document: Mapp
 
 
 def _stage(stage: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
-    """A row for each batch size of a stage and one for the images; where nothing ran, one row with its status."""
+    """A row for each batch size of a stage and one for the images; where nothing ran, one row with its status.
+
+    The last column is the share of images that keep their class.
+    """
     name, budget = f"  {stage['name']}", stage["budget"]
     allowed = f"{budget['max_relative_error']:.0e}"
     for batch, checks in groupby(stage["checks"], key=lambda check: check["batch"]):
@@ -244,7 +250,8 @@ def _summary(manifest: Mapping[str, Any]) -> dict[str, str]:
 
 def _parsed(parsed: Mapping[str, Any]) -> str:
     """Layers and activation transposes of the network that TensorRT parsed."""
-    text = f"{parsed['total']['layers']} layers, {parsed['outside']['transposes']} transposes"
+    outside = parsed["outside"]["transposes"]
+    text = f"{parsed['total']['layers']} layers, {outside} transpose{'' if outside == 1 else 's'}"
     for function, bodies in groupby(sorted(b["function"] for b in parsed["bodies"])):
         worst = max(b["counts"]["transposes"] for b in parsed["bodies"] if b["function"] == function)
         text += f", at most {worst} more in each of {len(list(bodies))} {function}"

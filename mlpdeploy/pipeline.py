@@ -110,6 +110,7 @@ def verify(selection: Selection, *, data: Path | None = None, progress: Listener
         with stages("open"):
             artifact = store.open_artifact(folder)
             _check_same(artifact, selection)
+        stages.say(f"{folder}, built {artifact.manifest['created']}")
         source = load(selection, stages)
         images = None if data is None else _images(source.recipe, data, stages)
         compiled = compile_network(trace_network(source, stages), selection, stages)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -27,16 +28,19 @@ def measured(name: str) -> dict[str, Any]:
     return golden.measure(recipes.reference(name), recipes.find(name).input_shape)
 
 
-each = pytest.mark.parametrize("name", [name if name == SMALL else pytest.param(name, marks=pytest.mark.slow) for name in NAMES])
+def each(names: Iterable[str]) -> pytest.MarkDecorator:
+    """A test of every network, of which only the smallest is fast."""
+    slow = pytest.mark.slow
+    return pytest.mark.parametrize("name", [n if n == SMALL else pytest.param(n, marks=slow) for n in names])
 
 
-@each
+@each(NAMES)
 def test_nothing_has_changed(name: str) -> None:
     stored = {key: value for key, value in golden.golden()[name].items() if key != "plain"}
     assert measured(name) == stored, "if this is meant: python -m tests.golden " + name
 
 
-@each
+@each(NAMES)
 def test_transposes_are_gone(name: str) -> None:
     found, family = measured(name)["transposes"], recipes.find(name).family
     if family in FAMILIES_WITH_ONE_TRANSPOSE:
@@ -46,7 +50,7 @@ def test_transposes_are_gone(name: str) -> None:
         assert found["bodies"] > 0 and max(found["in_each_body"]) <= 2
 
 
-@each
+@each(NAMES)
 def test_a_quarter_of_the_layers_is_gone(name: str) -> None:
     if recipes.find(name).family == "vit":
         pytest.skip("attention is no token-mixing projection: its transposes are needed")
@@ -59,7 +63,7 @@ def test_the_stored_plain_export_is_that_of_the_network() -> None:
     assert plain.total.layers == golden.golden()[SMALL]["plain"]
 
 
-@pytest.mark.parametrize("name", [name if name == SMALL else pytest.param(name, marks=pytest.mark.slow) for name in PLAIN])
+@each(PLAIN)
 def test_a_quarter_of_the_layers_is_gone_with_the_constructors_weights(name: str) -> None:
     recipe = recipes.find(name)
     with torch.random.fork_rng(devices=[]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,8 @@ def test_the_main_job(name: str, cli: Cli, tmp_path: Path) -> None:
     assert {path.name for path in folder.iterdir()} == FILES | {"verification.json"}
     document = json.loads((folder / "verification.json").read_text())
     assert document["passed"] and document["files"] == {n: f["sha256"] for n, f in manifest["files"].items()}
-    assert [stage["name"] for stage in document["stages"]][0] == "rewritten graph, float64"
+    assert document["stages"][0]["name"] == "rewritten graph, float64"
+    assert f"  artifacts/{recipe.canonical(name)}/fp16/tensorrt-rtx, built {manifest['created']}" in verified.stderr
     assert RANDOM in verified.stdout and document["verdict"] in verified.stdout and fits(verified.stdout)
     report = (folder / "report.md").read_text()
     assert document["verdict"] in report and "Not verified yet" not in report
@@ -93,7 +95,7 @@ def test_a_missed_budget_names_the_stage_and_the_tolerance_that_would_pass(
 ) -> None:
     run("build", *SMALL, "--backend", "tensorrt-rtx")
     budgets = dict(recipe.find("mixer_s32").budgets) | {"fp16": Budget(1e-7, 0.99)}
-    strict = recipe.replace(recipe.find("mixer_s32"), budgets=budgets)
+    strict = replace(recipe.find("mixer_s32"), budgets=budgets)
     monkeypatch.setattr(recipe, "recipes", lambda: {"mixer_s32": strict})
     capsys.readouterr()
 

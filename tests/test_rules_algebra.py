@@ -141,8 +141,8 @@ def test_a_token_projection_takes_scales_along_its_rows_and_columns() -> None:
         return x * m.channels_out * m.tokens_out + m.shift_out
 
     network = Net(
-        run, mix=nn.Linear(5, 7), tokens_in=(5, 1), shift_in=(6,), channels_in=(6,), channels_out=(6,), tokens_out=(7, 1),
-        shift_out=(7, 6),
+        run, mix=nn.Linear(5, 7), tokens_in=(5, 1), shift_in=(6,), channels_in=(6,), channels_out=(6,),
+        tokens_out=(7, 1), shift_out=(7, 6),
     )  # fmt: skip
     result = prove(network, "fold_affine", (5, 6))
     assert fired(result)["fold_affine"] == 1
@@ -176,7 +176,7 @@ NEAR_MISSES: dict[str, tuple[nn.Module, list[tuple[int, ...]]]] = {
         Net(lambda m, x: ((y := m.fc(x)) * m.scale, y), fc=nn.Linear(6, 8), scale=(8,)), [(6,)],
     ),
     "a LayerNorm with two readers": (
-        Net(lambda m, x: m.fc1(y := m.norm(x)) + m.fc2(y), fc1=nn.Linear(6, 8), fc2=nn.Linear(6, 8), norm=nn.LayerNorm(6)),
+        Net(lambda m, x: m.a(y := m.norm(x)) + m.b(y), a=nn.Linear(6, 8), b=nn.Linear(6, 8), norm=nn.LayerNorm(6)),
         [(6,)],
     ),
     "the scale varies along the tokens": (
@@ -201,7 +201,7 @@ NEAR_MISSES: dict[str, tuple[nn.Module, list[tuple[int, ...]]]] = {
         Net(lambda m, x: m.conv(x * m.scale), conv=nn.Conv2d(4, 6, 3), scale=(4, 1, 6)), [(4, 6, 6)],
     ),
     "a BatchNorm of the batch itself": (
-        Net(lambda m, x: m.fc(F.batch_norm(x, None, None, m.scale, None, training=True)), fc=nn.Linear(6, 8), scale=(6,)),
+        Net(lambda m, x: m.fc(F.batch_norm(x, None, None, m.g, None, training=True)), fc=nn.Linear(6, 8), g=(6,)),
         [(6,)],
     ),
 }  # fmt: skip
@@ -349,7 +349,7 @@ class Pooled(nn.Module):
 
     def __init__(self, after: Callable[[Tensor, Tensor], Tensor]) -> None:
         super().__init__()
-        self.along_h, self.along_c, self.after = nn.Linear(12, 12), nn.Linear(12, 12), after
+        self.along_h, self.along_c, self.after = nn.Linear(12, 12, bias=False), nn.Linear(12, 12), after
 
     def forward(self, x: Tensor) -> Tensor:
         h = x.unflatten(-1, (3, 4)).permute(0, 3, 2, 1, 4).flatten(3)
@@ -358,19 +358,19 @@ class Pooled(nn.Module):
 
 
 MEANS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], int, list[str]]] = {
-    "over the grid": (lambda h, c: (h + c).mean((1, 2)), 1, []),
-    "over the width, which is not projected": (lambda h, c: (h + c).mean(2), 1, []),
+    "over the grid": (lambda h, c: h * (h + c).mean((1, 2))[:, None, None] + c, 1, []),
+    "over the width, which is not projected": (lambda h, c: h * (h + c).mean(2)[:, :, None] + c, 1, []),
     "over the channels too": (
-        lambda h, c: (h + c).mean((1, 2, 3)),
+        lambda h, c: h * (h + c).mean((1, 2, 3))[:, None, None, None] + c,
         0,
         ["the mean takes a part of what the projection produces"],
     ),
     "of a term that is no projection": (
-        lambda h, c: (h + F.gelu(c)).mean((1, 2)),
+        lambda h, c: h * (h + F.gelu(c)).mean((1, 2))[:, None, None] + c,
         0,
         ["a term of the sum is no projection"],
     ),
-    "of one projection": (lambda h, c: h.mean((1, 2)), 0, []),
+    "of one projection": (lambda h, c: h * h.mean((1, 2))[:, None, None] + c, 0, []),
     "of a sum that is kept as well": (lambda h, c: (y := h + c).mean((1, 2), keepdim=True) + y, 0, []),
 }
 

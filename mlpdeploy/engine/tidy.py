@@ -25,8 +25,12 @@ def tidy(model: ir.Model, keep: frozenset[str], batch: str) -> frozenset[str]:
     _name_batch(model, values, batch)
     for value in values:
         value.metadata_props.clear()
-    for kind in (common.DeduplicateInitializersPass, common.RemoveUnusedNodesPass, common.ClearMetadataAndDocStringPass):
-        kind()(model)
+    for improve in (
+        common.DeduplicateInitializersPass(),
+        common.RemoveUnusedNodesPass(),
+        common.ClearMetadataAndDocStringPass(),
+    ):
+        improve(model)
     return kept
 
 

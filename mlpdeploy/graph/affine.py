@@ -18,7 +18,7 @@ BATCH_NORMS = {aten.batch_norm.default, aten._native_batch_norm_legit_no_trainin
 
 @dataclass(frozen=True)
 class Affine:
-    """`node` = `source` * `scale` + `shift`: float64, of the rank of `node`, 1 where they do not vary, None if absent."""
+    """`node` = `source` * `scale` + `shift`: float64, of the rank of `node`, 1 where constant, None if absent."""
 
     node: fx.Node
     source: fx.Node

@@ -1,0 +1,77 @@
+"""The README's tables are made from the results."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import tables
+
+MACHINE = {"cpu": "A CPU", "cores": 2, "python": "3.11.1", "versions": {"torch": "2.15", "openvino": "2026.4"}}
+
+
+def ratio(value: float, verdict: str) -> dict[str, Any]:
+    return {"value": value, "low": value, "high": value, "verdict": verdict}
+
+
+def document(results: dict[str, Any], **settings: Any) -> dict[str, Any]:
+    return {"date": "2026-01-02", "machine": MACHINE, "settings": settings, "results": results}
+
+
+def test_ratios_say_how_much_slower_the_others_are() -> None:
+    row = {
+        "latency": {"openvino ours": {"median_ms": 12.34}},
+        "ours": {"openvino": {"openvino plain": ratio(0.8, "faster"), "eager": ratio(0.5, "undecided")}},
+    }
+    lines = tables.cpu(document({"net": {"batch 8": row}}, threads=1))
+    assert lines[2] == "| `net` | 8 | openvino | 12.3 | 1.25 | (2.00) |  |"
+    assert lines[-1] == "A CPU, 1 of 2 cores, Python 3.11.1, openvino 2026.4, torch 2.15; 2026-01-02."
+
+
+def test_a_rule_pays_above_one_whether_it_is_left_out_or_put_in() -> None:
+    times = {
+        "default rules": {"median_ms": 1.0},
+        "without a": {"ratio": ratio(1.25, "slower")},
+        "with b": {"ratio": ratio(1.25, "slower")},
+        "bare": {"ratio": ratio(1.5, "undecided")},
+    }
+    lines = tables.rules(document({"net": {"fired": {"a": 1}, "openvino": {"batch 1": times}}}))
+    assert lines[0] == "| network | rule | openvino, batch 1 |"
+    assert lines[2:5] == ["| `net` | `a` | 1.25 |", "| `net` | `b` | 0.80 |", "| `net` | all of them | (1.50) |"]
+
+
+def test_only_what_is_between_markers_changes(tmp_path: Path) -> None:
+    def counts(layers: int, transposes: int) -> dict[str, int]:
+        return {"layers": layers, "transposes": transposes, "reshapes": 0}
+
+    row = {
+        "before": {"total": counts(100, 9)},
+        "after": {"total": counts(60, 3), "outside": counts(50, 1)},
+    }
+    (tmp_path / "graph.json").write_text(json.dumps(document({"net": row})))
+    text = "before\n<!-- table:graph -->\nold\n<!-- /table:graph -->\nafter\n"
+    made = tables.rewritten(text, tmp_path)
+    assert made.startswith("before\n<!-- table:graph -->\n| network |")
+    assert made.endswith("<!-- /table:graph -->\nafter\n")
+    assert "| `net` | 100 → 60 | 9 → 1 (+ 2 in bodies) | 0 → 0 |" in made and "old" not in made
+    assert tables.rewritten(made, tmp_path) == made
+
+
+@pytest.mark.parametrize("text", ["<!-- table:graph -->", "<!-- table:other -->\n<!-- /table:other -->"])
+def test_markers_that_are_unknown_or_not_closed_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="markers of tables do not match"):
+        tables.rewritten(text)
+
+
+def test_the_readme_shows_the_results() -> None:
+    text = tables.README.read_text(encoding="utf-8")
+    assert tables.rewritten(text) == text, "run `python -m benchmarks.tables`"
+
+
+def test_results_name_no_host_and_no_path() -> None:
+    for file in tables.RESULTS.glob("*.json"):
+        assert not re.search(r'"[^"]*(/home|/tmp|/work|/root|localhost)[^"]*"', file.read_text(encoding="utf-8")), file
