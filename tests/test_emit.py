@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mlpdeploy.engine.backends._means import means_as_products
 from mlpdeploy.engine.backends._segments import by_columns
 from mlpdeploy.engine.emit import Emitted, emit
 from mlpdeploy.errors import NetworkError
@@ -111,6 +112,28 @@ def test_a_cpu_engine_may_multiply_columns(run: int | None, changed: int) -> Non
     for batch in (1, 3):
         x = np.random.default_rng(0).standard_normal((batch, 3, 8, 8), dtype=np.float32)
         np.testing.assert_allclose(infer(other, image=x)[0], infer(model, image=x)[0], atol=1e-5)
+
+
+class Means(nn.Module):
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        y = x * 2
+        return y.mean((1, 2)), y.mean(2), y.mean((1, 2, 3)), y.mean((1, 2), keepdim=True), y.mean(-1), y.mean((2, 1)) + 1
+
+
+def test_onnx_runtime_gets_means_over_the_middle_axes_as_products() -> None:
+    torch.manual_seed(0)
+    model = emitted(Means(), TensorSpec("x", (3, 4, 6), torch.float32)).model
+    other = means_as_products(model)
+    onnx.checker.check_model(other)
+    counts = [Counter(node.op_type for node in one.graph.node) for one in (model, other)]
+    changed = counts[0]["ReduceMean"] - counts[1]["ReduceMean"]
+    assert changed == counts[1]["MatMul"] and changed in (1, 2)
+    for batch in (1, 3):
+        x = np.random.default_rng(0).standard_normal((batch, 3, 4, 6), dtype=np.float32)
+        for one, two in zip(infer(other, x=x), infer(model, x=x), strict=True):
+            np.testing.assert_allclose(one, two, atol=1e-6)
+    half = emitted(Means(), TensorSpec("x", (3, 4, 6), torch.float32), precision="fp16").model
+    assert means_as_products(half) == half
 
 
 class Two(nn.Module):

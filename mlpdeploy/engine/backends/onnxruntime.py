@@ -46,11 +46,12 @@ class OnnxRuntime(EngineBackend):
         return self.available()
 
     def _build(self, emitted: Emitted, request: BuildRequest, engine: Path, progress: Progress) -> dict[str, Any]:
+        from mlpdeploy.engine.backends._means import means_as_products
         from mlpdeploy.engine.backends._segments import by_columns
 
         low = request.precision in ("fp16", "bf16")
         model = by_columns(emitted.model)
-        model = judge_model(model) if low else model
+        model = judge_model(model) if low else means_as_products(model)
         progress.step("preparing the model", 1, _STEPS)
         try:
             session = _session(model.SerializeToString(), request.threads)
