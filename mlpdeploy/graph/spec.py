@@ -14,7 +14,7 @@ GONE = {"remove_identities": {aten.dropout.default, aten.clone.default, aten.det
 
 
 def check(module: fx.GraphModule, phase: str, ran: Collection[str]) -> None:
-    """Raise AssertionError, naming the node, where `module` breaks what holds after `phase` and the rules that `ran`."""
+    """Raise AssertionError, naming the node, where `module` breaks what holds after `phase` and the rules `ran`."""
     module.graph.lint()
     gone = set().union(*(GONE.get(rule, set()) for rule in ran))
     for node in module.graph.nodes:

@@ -3,7 +3,7 @@
 before: `b h w c` -> permute -> conv2d with kernel = stride -> permute -> `b h' w' n`     (ViP's Downsample)
 after:  segment_grouped_projection over (kh, (kw c)) from `(b h') kh w' (kw c)` to `(b h') 1 w' n`
 
-A patch's rows of kw * c numbers are contiguous in memory, so the patch is contracted as it lies, with no transpose around it.
+A patch's rows of kw * c numbers are contiguous in memory, so the patch is contracted as it lies, without a transpose.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ def rewrite(editor: Editor, log: Log) -> None:
             log.refused(node, reason)
             continue
         with editor.before(last):
-            last.replace_all_uses_with(editor.reshape(_projected(editor, node, source, kernel), shape_of(last), origin=node))
+            result = _projected(editor, node, source, kernel)
+            last.replace_all_uses_with(editor.reshape(result, shape_of(last), origin=node))
         log.fired()
 
 
