@@ -18,7 +18,7 @@ VERSIONS = {"onnxruntime": "1.0"}
     "other",
     [
         {"precision": "bf16"}, {"batch": "1:2:3"}, {"seed": 1}, {"num_classes": 10}, {"image_size": 64},
-        {"gpus": ("sm86",)}, {"disabled_rules": ("x",)}, {"pretrained": True}, {"io": "fp16"}, {"level": 5},
+        {"gpus": ("sm86",)}, {"disabled_rules": ("fold_affine",)}, {"pretrained": True}, {"io": "fp16"}, {"level": 5},
         {"name": "mixer_s16"}, {"backend": "openvino"},
     ],
 )  # fmt: skip

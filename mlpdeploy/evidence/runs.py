@@ -82,7 +82,7 @@ class Rounding(TorchDispatchMode):
         kwargs = kwargs or {}
         dtypes = {leaf.dtype for leaf in pytree.tree_leaves((args, kwargs)) if _is_float(leaf) and leaf.dim()}
         low = dtypes & LOW
-        if not low or func.overloadpacket in _CONVERSIONS or func.is_view or func._schema.is_mutable:
+        if not low or func.overloadpacket in CONVERSIONS or func.is_view or func._schema.is_mutable:
             return func(*args, **kwargs)
         if len(dtypes) > 1:
             raise TypeError(f"{func} mixes {' and '.join(sorted(map(str, dtypes)))}: a cast is missing")
@@ -95,7 +95,7 @@ class Rounding(TorchDispatchMode):
 
 
 LOW = frozenset({torch.float16, torch.bfloat16})
-_CONVERSIONS = (torch.ops.aten.to, torch.ops.aten._to_copy, torch.ops.aten.type_as)
+CONVERSIONS = (torch.ops.aten.to, torch.ops.aten._to_copy, torch.ops.aten.type_as)
 
 
 def _is_float(value: Any) -> bool:

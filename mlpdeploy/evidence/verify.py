@@ -41,7 +41,7 @@ from mlpdeploy.evidence.ladder import (
     judge,
 )
 from mlpdeploy.evidence.reference import Reference, in_batches, in_float32, in_float64
-from mlpdeploy.evidence.runs import Outputs, Run, float64_run, onnx_run, specified_run, typed_run
+from mlpdeploy.evidence.runs import CONVERSIONS, Outputs, Run, float64_run, onnx_run, specified_run, typed_run
 from mlpdeploy.graph.precision import Typed
 from mlpdeploy.graph.rewrite import Rewritten, rewrite
 from mlpdeploy.graph.trace import trace
@@ -204,7 +204,9 @@ def _rewritten_again(
 
 
 def _operations(module: fx.GraphModule) -> list[str]:
-    return [str(node.target) for node in module.graph.nodes if node.op == "call_function"]
+    """What is computed, in order; casts are left out, since `.float()` is one in float64 and none in float32."""
+    called = [node.target for node in module.graph.nodes if node.op == "call_function"]
+    return [str(target) for target in called if getattr(target, "overloadpacket", None) not in CONVERSIONS]
 
 
 def _accuracy(outputs: Outputs, labels: np.ndarray | None) -> float | None:

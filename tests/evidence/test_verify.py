@@ -138,11 +138,11 @@ def test_an_engine_that_cannot_run_here_is_not_called_passed(case: Case) -> None
 def test_a_rewrite_that_is_wrong_by_a_millionth_is_found_in_float64(
     case: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def wrong(traced: Traced, disabled: Collection[str]) -> Rewritten:
+    def wrong(traced: Traced, disabled: Collection[str], enabled: Collection[str]) -> Rewritten:
         for name, tensor in traced.module.named_parameters():
             if name == "head.weight":
                 tensor.data *= 1 + 1e-6
-        return rewrite(traced, disabled)
+        return rewrite(traced, disabled, enabled)
 
     monkeypatch.setattr("mlpdeploy.evidence.verify.rewrite", wrong)
     found = case.verify()
