@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,6 +79,7 @@ def build(selection: Selection, *, force: bool = False, progress: Listener | Non
             from mlpdeploy.engine.emit import emit
 
             emitted = emit(compiled.typed)
+            emitted = replace(emitted, model=backend.prepare(emitted.model))
         with store.draft(folder) as draft:
             with stages("build"):
                 import onnx

@@ -16,6 +16,7 @@ from mlpdeploy.errors import InputError, MachineLacks
 
 if TYPE_CHECKING:
     import numpy as np
+    import onnx
 
     from mlpdeploy.engine.emit import Emitted
 
@@ -91,6 +92,9 @@ class Backend(Protocol):
 
     def versions(self) -> dict[str, str]:
         """The versions that an engine depends on, without importing anything heavy."""
+
+    def prepare(self, model: onnx.ModelProto) -> onnx.ModelProto:
+        """The emitted file in the form that this engine takes best: the same function, kept beside the engine."""
 
     def build(self, emitted: Emitted, request: BuildRequest, folder: Path, progress: Progress) -> Built:
         """Write `folder/engine_file`. Raises BuildError where the engine refuses the network."""

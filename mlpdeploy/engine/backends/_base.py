@@ -17,6 +17,7 @@ from mlpdeploy.errors import ArtifactError, InputError, MachineLacks
 
 if TYPE_CHECKING:
     import numpy as np
+    import onnx
 
     from mlpdeploy.engine.backend import Arrays, BuildRequest, Built, Progress, Runner
     from mlpdeploy.engine.emit import Emitted
@@ -121,6 +122,10 @@ class EngineBackend(ABC):
     def versions(self) -> dict[str, str]:
         """The versions of the installed packages that an engine depends on; "none" where one is missing."""
         return {package: installed_version(package) or "none" for package in self.packages}
+
+    def prepare(self, model: onnx.ModelProto) -> onnx.ModelProto:
+        """See Backend.prepare: the file as it was emitted."""
+        return model
 
     def build(self, emitted: Emitted, request: BuildRequest, folder: Path, progress: Progress) -> Built:
         """Check the request, build, and record what the file's reader must know."""

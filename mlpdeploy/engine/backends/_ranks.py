@@ -1,6 +1,6 @@
 """Constants of full rank, which TensorRT's parser would otherwise reshape with a layer for each use.
 
-The emitted file keeps them as PyTorch has them: a bias of one dimension is what ONNX Runtime's fusions look for (a
+Other engines get them as PyTorch has them: a bias of one dimension is what ONNX Runtime's fusions look for (a
 MatMul and a bias of full rank measured up to 26 % slower there).
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 BROADCASTS = {"Add", "Sub", "Mul", "Div", "MatMul", "Gemm", "LayerNormalization"}
 """Operations whose constant operands TensorRT needs in the rank of the result."""
@@ -31,6 +32,7 @@ def full_rank_constants(model: onnx.ModelProto) -> onnx.ModelProto:
         for index, value in enumerate(node.inputs):
             if value is not None and value.is_initializer() and 0 < len(value.shape or ()) < rank:
                 _replace(module, node, index, ("rank", rank), made)
+    RemoveUnusedNodesPass()(module)
     return ir.serde.serialize_model(module)
 
 

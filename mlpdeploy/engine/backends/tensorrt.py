@@ -69,15 +69,18 @@ class TensorRT(EngineBackend):
         """Every precision: TF32 is a builder flag on FP32."""
         return None if precision in DTYPES else super().supports(precision)
 
+    def prepare(self, model: onnx.ModelProto) -> onnx.ModelProto:
+        """With constants of full rank, which TensorRT would otherwise reshape with a layer for each use."""
+        from mlpdeploy.engine.backends._ranks import full_rank_constants
+
+        return full_rank_constants(model)
+
     def _build(self, emitted: Emitted, request: BuildRequest, engine: Path, progress: Progress) -> dict[str, Any]:
         gpus = compute_capabilities(self.name, request.gpus)
         trt = _polygraphy.bind(self.name)
         monitor = _polygraphy.monitor(trt, progress.step)
-        from mlpdeploy.engine.backends._ranks import full_rank_constants
-
-        model = full_rank_constants(emitted.model)
-        with _network(trt, model) as (network, errors):
-            parsed = _read_back(network[1], model)
+        with _network(trt, emitted.model) as (network, errors):
+            parsed = _read_back(network[1], emitted.model)
             check_precision(parsed, request.precision, emitted.fp32_nodes)
             with self._timing_cache() as cache:
                 config = _config(trt, self.name, request, network[1], gpus, monitor, cache)
@@ -137,10 +140,8 @@ def parse(model: onnx.ModelProto, flavour: str = "tensorrt-rtx") -> ParsedNetwor
 
 
 def parse_emitted(emitted: Emitted, flavour: str = "tensorrt-rtx") -> ParsedNetwork:
-    """What TensorRT parses when it builds `emitted`: its file, with constants of full rank."""
-    from mlpdeploy.engine.backends._ranks import full_rank_constants
-
-    return parse(full_rank_constants(emitted.model), flavour)
+    """What TensorRT parses when it builds `emitted`: its file as `prepare` makes it."""
+    return parse(TensorRT(flavour).prepare(emitted.model), flavour)
 
 
 def check_precision(parsed: ParsedNetwork, precision: str, kept: Collection[str] = ()) -> None:
