@@ -48,7 +48,7 @@ def best(command: list[str], repeat: int) -> dict[str, Any]:
     """Every run's seconds and the best, and the largest memory."""
     found = [run(command) for _ in range(repeat)]
     return {
-        "command": " ".join(["mlpdeploy", *command[3:]]),
+        "command": " ".join(["mlpdeploy", *command[3:]]).partition(" --out ")[0],
         "best_seconds": min(one["seconds"] for one in found),
         "seconds": [one["seconds"] for one in found],
         "peak_mib": max(one["peak_mib"] for one in found),
