@@ -20,6 +20,7 @@ import torch
 
 from benchmarks import common
 from mlpdeploy.graph.rewrite import rewrite
+from mlpdeploy.graph.trace import trace
 
 CHOSEN = ("vip_s14", "vip_s7", "vip_m7", "vip_l7")
 
@@ -57,10 +58,10 @@ def best(command: list[str], repeat: int) -> dict[str, Any]:
 
 def rewriting(name: str, seed: int, repeat: int) -> dict[str, Any]:
     """Seconds of the rules alone, on a graph traced anew each time, and the size of the graph."""
-    network, spec = common.load(name, seed)
+    network, specs = common.load(name, seed)
     seconds = []
     for _ in range(repeat):
-        traced = common.traced(network, spec)
+        traced = trace(network, specs)
         nodes = len(traced.module.graph.nodes)
         began = time.perf_counter()
         rewrite(traced)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import importlib.metadata
 import json
 import os
 import platform
 import time
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,16 +20,18 @@ import numpy as np
 import torch
 from torch import nn
 
+from mlpdeploy import pipeline
 from mlpdeploy.engine.backend import Backend, Batch, BuildRequest, Runner
 from mlpdeploy.engine.emit import Emitted, emit
 from mlpdeploy.graph import precision as precisions
 from mlpdeploy.graph.rewrite import Rewritten, rewrite
 from mlpdeploy.graph.trace import TensorSpec, Traced, trace
-from mlpdeploy.recipe import complete, find, recipes, reference
+from mlpdeploy.progress import Stages
+from mlpdeploy.recipe import recipes
+from mlpdeploy.selection import Selection
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("numpy", "onnx", "onnxruntime", "openvino", "tensorrt-rtx", "timm", "torch")
-INPUT = "input"
 OPSET = 20
 
 
@@ -67,16 +70,17 @@ def cpu_model(info: Path = Path("/proc/cpuinfo")) -> str:
 
 
 def write(name: str, results: dict[str, Any], settings: dict[str, Any], folder: Path = RESULTS) -> Path:
-    """Write `folder/<name>.json` whole or not at all: the machine, the settings, the results."""
+    """Write `folder/<name>.json` whole or not at all: the machine, the settings, the results.
+
+    Other rows of the file stay where machine and settings are the same, so that a file has one origin.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    document = {
-        "benchmark": name,
-        "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "machine": fingerprint(),
-        "settings": settings,
-        "results": results,
-    }
     path, temporary = folder / f"{name}.json", folder / f".{name}.json.{os.getpid()}"
+    origin = {"machine": fingerprint(), "settings": settings}
+    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    kept = found["results"] if {key: found.get(key) for key in origin} == origin else {}
+    date = time.strftime("%Y-%m-%d", time.gmtime())
+    document = {"benchmark": name, "date": date, **origin, "results": {**kept, **results}}
     temporary.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     temporary.replace(path)
     return path
@@ -92,10 +96,10 @@ def parser(doc: str | None, chosen: Collection[str] | None = None) -> argparse.A
     return made
 
 
-def load(name: str, seed: int) -> tuple[nn.Module, TensorSpec]:
+def load(name: str, seed: int) -> tuple[nn.Module, list[TensorSpec]]:
     """A recipe's network with random weights, and what it takes."""
-    network = reference(name, seed=seed)
-    return network, TensorSpec(INPUT, complete(find(name), network).input_shape, torch.float32)
+    source = pipeline.load(Selection(name, seed=seed), Stages())
+    return source.network, source.specs()
 
 
 def ours(
@@ -106,34 +110,22 @@ def ours(
     return emit(precisions.apply(rewritten, precisions.plan(rewritten, precision))), rewritten
 
 
-def traced(network: nn.Module, spec: TensorSpec) -> Traced:
-    """The network's graph."""
-    return trace(network, [spec])
-
-
-def plain(network: nn.Module, spec: TensorSpec, precision: str) -> Emitted:
+def plain(network: nn.Module, specs: Sequence[TensorSpec], precision: str) -> Emitted:
     """The plain export, with no rule of ours: PyTorch's own exporter on the network in fp32 or in `half()`."""
     dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
-    spec = replace(spec, dtype=dtype)
+    specs = [replace(spec, dtype=dtype) if spec.dtype.is_floating_point else spec for spec in specs]
     # Tracing moves no weights, so the typed form of the plain graph is the network's own graph in that dtype.
-    network = reference_copy(network, dtype)
-    graph = trace(network, [spec])
+    network = copy.deepcopy(network).to(dtype)
+    graph = trace(network, specs)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            network, (spec.example(2),), dynamo=True, opset_version=OPSET, verbose=False,
-            input_names=[spec.name], output_names=[output.name for output in graph.outputs],
-            dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
+            network, tuple(spec.example(2) for spec in specs), dynamo=True, opset_version=OPSET, verbose=False,
+            input_names=[spec.name for spec in specs], output_names=[output.name for output in graph.outputs],
+            dynamic_shapes=({0: torch.export.Dim.DYNAMIC},) * len(specs),
         )  # fmt: skip
     assert program is not None
     return Emitted(program.model_proto, precisions.Typed(graph.module, precision, graph.inputs, graph.outputs))
-
-
-def reference_copy(network: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """A copy of the network in another dtype."""
-    import copy
-
-    return copy.deepcopy(network).to(dtype)
 
 
 @contextlib.contextmanager
@@ -147,7 +139,7 @@ def engine(
         yield runner
 
 
-def inputs(spec: TensorSpec, batch: int, seed: int, count: int = 4) -> list[dict[str, np.ndarray]]:
+def inputs(specs: Sequence[TensorSpec], batch: int, seed: int, count: int = 4) -> list[dict[str, np.ndarray]]:
     """Different random batches to rotate through."""
     rng = np.random.default_rng(seed)
-    return [{spec.name: rng.standard_normal((batch, *spec.shape), dtype=np.float32)} for _ in range(count)]
+    return [{spec.name: spec.draw(batch, rng) for spec in specs} for _ in range(count)]

@@ -9,33 +9,33 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from benchmarks import common
 from mlpdeploy.engine.backend import Arrays, Batch, backends
 from mlpdeploy.evidence import timing
+from mlpdeploy.graph.trace import TensorSpec, trace
 
 EAGER, COMPILED = "eager", "torch.compile"
 
 
-def torch_runner(network: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Arrays], np.ndarray]:
+def torch_runner(network: Callable[..., Any], specs: Sequence[TensorSpec]) -> Callable[[Arrays], Any]:
     """A PyTorch network as a contender."""
 
-    def run(arrays: Arrays) -> np.ndarray:
+    def run(arrays: Arrays) -> Any:
         with torch.inference_mode():
-            return network(torch.from_numpy(arrays[common.INPUT])).numpy()
+            return network(*(torch.from_numpy(arrays[spec.name]) for spec in specs))
 
     return run
 
 
-def compiled(network: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+def compiled(network: nn.Module) -> Callable[..., Any]:
     """torch.compile, one graph for each batch size."""
     return torch.compile(network, dynamic=False)  # type: ignore[no-any-return]
 
@@ -54,16 +54,16 @@ def measure(
     name: str, engines: list[str], sizes: list[int], seconds: float, seed: int, threads: int, compile_too: bool
 ) -> dict[str, Any]:
     """By batch size: every contender's latency, and the ratios of ours."""
-    network, spec = common.load(name, seed)
-    emitted, _ = common.ours(common.traced(network, spec), "fp32")
-    graphs = {"ours": emitted, "plain": common.plain(network, spec, "fp32")}
+    network, specs = common.load(name, seed)
+    emitted, _ = common.ours(trace(network, specs), "fp32")
+    graphs = {"ours": emitted, "plain": common.plain(network, specs, "fp32")}
     batch = Batch(min(sizes), sizes[0], max(sizes))
     results = {}
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        runners: dict[str, Callable[[Any], object]] = {EAGER: torch_runner(network)}
+        runners: dict[str, Callable[[Any], object]] = {EAGER: torch_runner(network, specs)}
         if compile_too:
-            runners[COMPILED] = torch_runner(compiled(network))
+            runners[COMPILED] = torch_runner(compiled(network), specs)
         for backend in engines:
             for kind, graph in graphs.items():
                 where = folder / f"{backend}-{kind}"
@@ -71,7 +71,7 @@ def measure(
                     common.engine(backends()[backend], graph, "fp32", batch, threads, where)
                 )
         for size in sizes:
-            taken = timing.measure(runners, common.inputs(spec, size, seed), rounds=200, seconds=seconds, seed=seed)
+            taken = timing.measure(runners, common.inputs(specs, size, seed), rounds=200, seconds=seconds, seed=seed)
             results[f"batch {size}"] = {"latency": taken.to_json(), "ours": against_plain(taken, engines)}
     return results
 

@@ -15,6 +15,7 @@ import torch
 from benchmarks import common
 from mlpdeploy.engine.backends.tensorrt import parse, parse_emitted
 from mlpdeploy.engine.parsed import Counts, ParsedNetwork
+from mlpdeploy.graph.trace import trace
 
 
 def counts(parsed: ParsedNetwork) -> dict[str, Any]:
@@ -35,9 +36,9 @@ def saved(before: Counts, after: Counts) -> float:
 
 def measure(name: str, seed: int) -> dict[str, Any]:
     """Both counts of one recipe."""
-    network, spec = common.load(name, seed)
-    before = parse(common.plain(network, spec, "fp16").model)
-    emitted, rewritten = common.ours(common.traced(network, spec), "fp16")
+    network, specs = common.load(name, seed)
+    before = parse(common.plain(network, specs, "fp16").model)
+    emitted, rewritten = common.ours(trace(network, specs), "fp16")
     after = parse_emitted(emitted)
     return {
         "before": counts(before),

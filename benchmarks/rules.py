@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from mlpdeploy.engine.backend import Batch, backends
 from mlpdeploy.engine.emit import Emitted
 from mlpdeploy.evidence import timing
 from mlpdeploy.graph.rewrite import LAYOUT, all_rules, rewrite
-from mlpdeploy.graph.trace import TensorSpec
+from mlpdeploy.graph.trace import TensorSpec, trace
 
 CHOSEN = ("vip_s7", "mixer_s32", "resmlp_12", "gmlp_s16")
 ALL, BARE = "default rules", "bare"
@@ -39,18 +40,18 @@ def variants(fired: dict[str, int]) -> dict[str, Variant]:
     return named | {BARE: ((*all_rules(), LAYOUT), ())}
 
 
-def compile_variants(name: str, seed: int) -> tuple[TensorSpec, dict[str, int], dict[str, Emitted]]:
+def compile_variants(name: str, seed: int) -> tuple[list[TensorSpec], dict[str, int], dict[str, Emitted]]:
     """What a recipe takes, how often each rule fires there, and the file of each variant."""
-    network, spec = common.load(name, seed)
-    traced = common.traced(network, spec)
+    network, specs = common.load(name, seed)
+    traced = trace(network, specs)
     everything = rewrite(traced, enabled=[rule.name for rule in all_rules().values() if not rule.default])
     fired = {report.name: report.fired for report in everything.report}
-    return spec, fired, {label: common.ours(traced, "fp32", *one)[0] for label, one in variants(fired).items()}
+    return specs, fired, {label: common.ours(traced, "fp32", *one)[0] for label, one in variants(fired).items()}
 
 
 def measure(
     graphs: dict[str, Emitted],
-    spec: TensorSpec,
+    specs: Sequence[TensorSpec],
     backend: str,
     sizes: list[int],
     seconds: float,
@@ -69,7 +70,7 @@ def measure(
         }
         found = {}
         for size in sizes:
-            taken = timing.measure(engines, common.inputs(spec, size, seed), rounds=200, seconds=seconds, seed=seed)
+            taken = timing.measure(engines, common.inputs(specs, size, seed), rounds=200, seconds=seconds, seed=seed)
             found[f"batch {size}"] = taken.to_json(ALL)
     return found
 
@@ -87,10 +88,10 @@ def main() -> None:
     with timing.pinned(arguments.threads):
         torch.set_num_threads(arguments.threads)
         for name in arguments.recipes:
-            spec, fired, graphs = compile_variants(name, arguments.seed)
+            specs, fired, graphs = compile_variants(name, arguments.seed)
             results[name] = {"fired": fired}
             for backend in arguments.backends.split(","):
-                row = measure(graphs, spec, backend, sizes, arguments.seconds, arguments.seed, arguments.threads)
+                row = measure(graphs, specs, backend, sizes, arguments.seconds, arguments.seed, arguments.threads)
                 results[name][backend] = row
                 for size in sizes:
                     for label, times in row[f"batch {size}"].items():

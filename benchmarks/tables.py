@@ -1,7 +1,7 @@
 """The README's tables, written from the results, so that no number in it is typed by hand.
 
-    python -m benchmarks.tables            # rewrite the tables between `<!-- table:NAME -->` and `<!-- /table:NAME -->`
-    python -m benchmarks.tables --check    # exit 1 where the README does not show the results
+python -m benchmarks.tables            # rewrite the tables between `<!-- table:NAME -->` and `<!-- /table:NAME -->`
+python -m benchmarks.tables --check    # exit 1 where the README does not show the results
 """
 
 from __future__ import annotations

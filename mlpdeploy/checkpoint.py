@@ -7,6 +7,7 @@ programs put around a state dict are recognised, averaged weights (EMA) first, a
 from __future__ import annotations
 
 import argparse
+import importlib
 import pickle
 import re
 import warnings
@@ -26,28 +27,31 @@ PREFIXES = ("module.", "_orig_mod.")
 LISTED = 10
 
 
-def load(network: nn.Module, path: Path, family: str) -> None:
-    """Load `path` into `network`, in place. Raises CheckpointError, and then leaves the network as it was."""
-    state = remap(_unwrapped(_read(path), path), family)
+Read = tuple[dict[str, Tensor], dict[str, Any]]
+"""A state dict in the network's own keys, and the arguments of its factory that it needs."""
+
+
+def read(path: Path, reader: str | None) -> Read:
+    """The state dict in `path`, for a network whose recipe names `reader` (`package.module:function`) or none.
+
+    A reader takes the authors' state dict and returns a `Read`: keys renamed, caches of constants left out, and
+    what the keys tell of the network's form (a train-time or a deployed one). Raises CheckpointError.
+    """
+    state = _unwrapped(_read(path), path)
+    if reader is None:
+        return state, {}
+    module, _, name = reader.partition(":")
+    result: Read = getattr(importlib.import_module(module), name)(state)
+    return result
+
+
+def load(network: nn.Module, state: Mapping[str, Tensor], path: str) -> None:
+    """Load `state`, read from `path`, in place. Raises CheckpointError, and then leaves the network as it was."""
     _check_fits(network.state_dict(), state, path)
     for key, tensor in state.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise CheckpointError(f"{path}: {key} holds NaN or infinite values: this checkpoint cannot be used")
     network.load_state_dict(state, strict=True)
-
-
-def remap(state: dict[str, Tensor], family: str) -> dict[str, Tensor]:
-    """The keys of timm's networks, from those of the authors' where these differ (ResMLP)."""
-    if family != "resmlp" or "patch_embed.proj.weight" not in state:
-        return state
-    renamed = {}
-    for key, tensor in state.items():
-        key = re.sub(r"^patch_embed\.", "stem.", key)
-        key = re.sub(r"(^blocks\.\d+)\.attn\.", r"\1.linear_tokens.", key)
-        key = re.sub(r"(^blocks\.\d+)\.mlp\.", r"\1.mlp_channels.", key)
-        key = re.sub(r"(^blocks\.\d+)\.gamma_", r"\1.ls", key)
-        renamed[key] = tensor.reshape(1, 1, -1) if key.endswith((".alpha", ".beta")) else tensor
-    return renamed
 
 
 def _read(path: Path) -> Any:
@@ -97,7 +101,7 @@ def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
     return state
 
 
-def _check_fits(ours: Mapping[str, Tensor], state: Mapping[str, Tensor], path: Path) -> None:
+def _check_fits(ours: Mapping[str, Tensor], state: Mapping[str, Tensor], path: str) -> None:
     missing = [key for key in ours if key not in state]
     unknown = [key for key in state if key not in ours]
     shapes = [key for key in ours if key in state and ours[key].shape != state[key].shape]

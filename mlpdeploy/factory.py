@@ -7,9 +7,10 @@ import importlib
 import inspect
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -57,13 +58,24 @@ def imported(name: str) -> Any:
     return found
 
 
-def make(recipe: Recipe, seed: int, *, image_size: int | None, num_classes: int | None, pretrained: bool) -> nn.Module:
-    """The network with the weights of its constructor (torch seeded by `seed`) or timm's pretrained ones."""
+def make(
+    recipe: Recipe,
+    seed: int,
+    *,
+    image_size: int | None,
+    num_classes: int | None,
+    pretrained: bool,
+    options: Mapping[str, Any] = MappingProxyType({}),
+) -> nn.Module:
+    """The network with the weights of its constructor (torch seeded by `seed`) or timm's pretrained ones.
+
+    `options` are arguments of the factory that a checkpoint asks for (see `checkpoint.read`).
+    """
     with _seeded(seed):
         if kind(recipe.factory) == "timm":
             network = _make_timm(recipe, image_size, num_classes, pretrained)
         else:
-            network = _make_object(recipe, image_size, num_classes)
+            network = _make_object(recipe, image_size, num_classes, options)
     if recipe.gelu is not None:
         set_gelu(network, "tanh" if recipe.gelu == "tanh" else "none")
     return network
@@ -128,10 +140,12 @@ def _check_pretrained(recipe: Recipe, name: str, num_classes: int | None) -> Non
         )
 
 
-def _make_object(recipe: Recipe, image_size: int | None, num_classes: int | None) -> nn.Module:
+def _make_object(
+    recipe: Recipe, image_size: int | None, num_classes: int | None, options: Mapping[str, Any]
+) -> nn.Module:
     found = imported(recipe.factory)
     asked = {"image_size": image_size, "num_classes": num_classes}
-    options = {key: value for key, value in asked.items() if value is not None}
+    options = dict(options) | {key: value for key, value in asked.items() if value is not None}
     if isinstance(found, nn.Module):
         if options:
             raise InputError(f"{recipe.name} is a network already: {', '.join(options)} cannot be chosen any more")

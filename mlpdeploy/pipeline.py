@@ -18,7 +18,7 @@ from mlpdeploy import cache, store
 from mlpdeploy.engine.backend import Backend, BuildRequest, pick
 from mlpdeploy.errors import ArtifactError, InputError
 from mlpdeploy.progress import Listener, Stages
-from mlpdeploy.recipe import Recipe, complete, find, kind, recipes, reference
+from mlpdeploy.recipe import IMAGE, Recipe, complete, find, kind, recipes, reference
 from mlpdeploy.selection import OUT, Selection
 from mlpdeploy.store import Artifact
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from mlpdeploy.evidence.ladder import Verification
     from mlpdeploy.graph.precision import Plan, Typed
     from mlpdeploy.graph.rewrite import Rewritten
-    from mlpdeploy.graph.trace import Traced
+    from mlpdeploy.graph.trace import TensorSpec, Traced
 
 SKIPPED = 5
 """Unreadable images that are named one by one."""
@@ -41,6 +41,15 @@ class Source:
 
     recipe: Recipe
     network: nn.Module
+
+    def specs(self) -> list[TensorSpec]:
+        """What the network takes."""
+        import torch
+
+        from mlpdeploy.graph.trace import TensorSpec
+
+        dtypes = {"float32": torch.float32, "int64": torch.int64}
+        return [TensorSpec(i.name, i.shape, dtypes[i.dtype], i.low, i.high) for i in self.recipe.inputs]
 
 
 @dataclass(frozen=True)
@@ -130,7 +139,7 @@ def verify(selection: Selection, *, data: Path | None = None, progress: Listener
                 reason,
                 selection.profile,
                 budgets[selection.precision],
-                None if images is None else {"input": images.arrays},
+                None if images is None else {IMAGE: images.arrays},
                 selection.seed,
                 stages,
                 labels=None if images is None else images.labels,
@@ -169,13 +178,11 @@ def load(selection: Selection, stages: Stages) -> Source:
 
 
 def trace_network(source: Source, stages: Stages) -> Traced:
-    """The network's graph, over inputs (batch, *input_shape)."""
+    """The network's graph, over inputs of the shapes that its recipe says, a batch axis in front."""
     with stages("trace"):
-        import torch
+        from mlpdeploy.graph.trace import trace
 
-        from mlpdeploy.graph.trace import TensorSpec, trace
-
-        return trace(source.network, [TensorSpec("input", source.recipe.input_shape, torch.float32)])
+        return trace(source.network, source.specs())
 
 
 def compile_network(traced: Traced, selection: Selection, stages: Stages) -> Compiled:

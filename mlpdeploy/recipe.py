@@ -35,6 +35,9 @@ _TIMM = {
 
 Kind = Literal["recipe", "timm", "user"]
 
+IMAGE = "input"
+"""Name of the one input of a network that takes images."""
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -45,12 +48,28 @@ class Budget:
 
 
 @dataclass(frozen=True)
+class Input:
+    """One input of a network: its name, its shape without the batch axis, its dtype as torch names it.
+
+    Random ones are drawn uniformly from [low, high), or from a standard normal distribution where none is given.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: Literal["float32", "int64"] = "float32"
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
 class Recipe:
     """Everything about a network that is known before it is built.
 
-    `input_shape` is (channels, height, width) and empty where only the built network knows it (see `complete`).
-    `gmacs` counts matrix products and convolutions at batch 1, in 1e9 multiply-accumulates. `rules` gives for each
-    rewrite rule how often it fires. Facts that nobody published or counted are None.
+    `input_shape` is (channels, height, width) and empty where only the built network knows it (see `complete`), or
+    where `inputs` says more: a network of one image leaves `inputs` empty. `checkpoint` names a function that reads
+    the authors' state dict (see `checkpoint.read`); without it their keys are the network's own. `gmacs` counts matrix
+    products and convolutions at batch 1, in 1e9 multiply-accumulates. `rules` gives for each rewrite rule how often
+    it fires. Facts that nobody published or counted are None.
     """
 
     name: str
@@ -71,6 +90,8 @@ class Recipe:
     top1_source: str | None = None
     aliases: tuple[str, ...] = ()
     gelu: Literal["erf", "tanh"] | None = None
+    checkpoint: str | None = None
+    inputs: tuple[Input, ...] = ()
     rules: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -92,7 +113,8 @@ def _make(name: str, *layers: Mapping[str, Any]) -> Recipe:
     for layer in (_defaults(), *layers):
         facts |= {key: tuple(value) if isinstance(value, list) else value for key, value in layer.items()}
         budgets |= {precision: Budget(**budget) for precision, budget in layer.get("budgets", {}).items()}
-    return Recipe(**(facts | {"budgets": budgets}))
+    inputs = tuple(Input(**(given | {"shape": tuple(given["shape"])})) for given in facts.get("inputs", ()))
+    return Recipe(**(facts | {"budgets": budgets, "inputs": inputs}))
 
 
 @cache
@@ -178,9 +200,12 @@ def reference(
         image_size = None
     if num_classes is not None and num_classes == recipe.num_classes and kind(recipe.name) == "recipe":
         num_classes = None
-    network = factory.make(recipe, seed, image_size=image_size, num_classes=num_classes, pretrained=pretrained)
-    if checkpoint is not None:
-        checkpoints.load(network, Path(checkpoint), recipe.family)
+    state, options = (None, {}) if checkpoint is None else checkpoints.read(Path(checkpoint), recipe.checkpoint)
+    network = factory.make(
+        recipe, seed, image_size=image_size, num_classes=num_classes, pretrained=pretrained, options=options
+    )
+    if state is not None:
+        checkpoints.load(network, state, str(checkpoint))
     elif not pretrained and kind(recipe.name) != "user":
         weights.randomise(network, seed)
     return network.float().eval().requires_grad_(False)
@@ -194,7 +219,7 @@ def complete(
     input_shape: tuple[int, ...] | None = None,
     num_classes: int | None = None,
 ) -> Recipe:
-    """The recipe with what the built network knows: the input's shape and, for timm's networks, the preprocessing.
+    """The recipe with what the built network knows: its inputs and, for timm's networks, the preprocessing.
 
     Raises InputError where nothing says what shape the network takes.
     """
@@ -203,9 +228,15 @@ def complete(
         known = {ours: config[theirs] for ours, theirs in _TIMM.items() if config.get(theirs)}
         facts: dict[str, Any] = {ours: tuple(v) if isinstance(v, list) else v for ours, v in known.items()}
         recipe = replace(recipe, **facts)
+    if recipe.inputs:
+        if image_size is not None:
+            sized = (replace(i, shape=(*i.shape[:-2], image_size, image_size)) for i in recipe.inputs)
+            recipe = replace(recipe, inputs=tuple(sized))
+        return replace(recipe, num_classes=num_classes or recipe.num_classes)
     shape = tuple(input_shape or recipe.input_shape)
     if not shape:
         raise InputError(f"nothing says what images {recipe.name} takes: pass --input-shape CHANNELS,HEIGHT,WIDTH")
     if image_size is not None and input_shape is None:
         shape = (shape[0], image_size, image_size)
-    return replace(recipe, input_shape=shape, num_classes=num_classes or recipe.num_classes)
+    image = Input(IMAGE, shape)
+    return replace(recipe, input_shape=shape, inputs=(image,), num_classes=num_classes or recipe.num_classes)

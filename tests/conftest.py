@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -41,10 +39,3 @@ def cli(tmp_path: Path) -> Cli:
         return found
 
     return run
-
-
-@pytest.fixture(scope="session")
-def checkpoint_keys() -> dict[str, Any]:
-    """Parameters, and the shape of every key, of the authors' checkpoints."""
-    found: dict[str, Any] = json.loads((Path(__file__).parent / "data" / "checkpoint_keys.json").read_text())
-    return found

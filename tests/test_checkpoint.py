@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mlpdeploy import checkpoint
 from mlpdeploy.errors import CheckpointError
 from mlpdeploy.recipe import reference
+from tests.zoo.official import official
 
 
 class Net(nn.Module):
@@ -34,9 +35,14 @@ def state(classes: int = 5) -> dict[str, Tensor]:
     return drawn
 
 
-def loaded(path: Path, family: str = "user") -> dict[str, Tensor]:
+def load(network: nn.Module, path: Path) -> None:
+    weights, _ = checkpoint.read(path, None)
+    checkpoint.load(network, weights, str(path))
+
+
+def loaded(path: Path) -> dict[str, Tensor]:
     network = Net()
-    checkpoint.load(network, path, family)
+    load(network, path)
     return dict(network.state_dict())
 
 
@@ -44,7 +50,7 @@ def refusal(path: Path, network: nn.Module | None = None) -> str:
     network = network or Net()
     before = {key: value.clone() for key, value in network.state_dict().items()}
     with pytest.raises(CheckpointError) as caught:
-        checkpoint.load(network, path, "user")
+        load(network, path)
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
     message = str(caught.value)
     assert message.startswith(str(path))
@@ -171,13 +177,8 @@ def test_weights_that_are_not_finite_are_named(tmp_path: Path, value: float) -> 
     assert "body.3.weight holds NaN or infinite values" in refusal(tmp_path / "net.pth")
 
 
-def authors_resmlp(shapes: dict[str, list[int]]) -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(2)
-    return {key: torch.randn(shape, generator=generator) * 0.02 for key, shape in shapes.items()}
-
-
-def test_resmlp_loads_in_the_authors_format_and_in_timms(tmp_path: Path, checkpoint_keys: dict[str, Any]) -> None:
-    theirs = authors_resmlp(checkpoint_keys["resmlp_12"]["shapes"])
+def test_resmlp_loads_in_the_authors_format_and_in_timms(tmp_path: Path) -> None:
+    theirs = official("resmlp_12").random()
     torch.save(theirs, tmp_path / "authors.pth")
     network = reference("resmlp_12", tmp_path / "authors.pth")
     found = network.state_dict()
@@ -191,8 +192,8 @@ def test_resmlp_loads_in_the_authors_format_and_in_timms(tmp_path: Path, checkpo
     assert all(torch.equal(again[key], value) for key, value in found.items())
 
 
-def test_vip_loads_the_authors_keys_unchanged(tmp_path: Path, checkpoint_keys: dict[str, Any]) -> None:
-    theirs = authors_resmlp(checkpoint_keys["vip_s7"]["shapes"])
+def test_vip_loads_the_authors_keys_unchanged(tmp_path: Path) -> None:
+    theirs = official("vip_s7").random()
     torch.save({"state_dict": theirs, "arch": "vip_s7"}, tmp_path / "vip.pth.tar")
     found = reference("vip_s", tmp_path / "vip.pth.tar").state_dict()
     assert found.keys() == theirs.keys()

@@ -11,6 +11,7 @@ import timm
 import torch
 
 from mlpdeploy import recipe as recipes
+from mlpdeploy.graph.trace import TensorSpec
 from mlpdeploy.zoo import vip
 from tests import golden
 from tests.conftest import REPOSITORY
@@ -20,12 +21,13 @@ SMALL = "mixer_s32"
 # Layers of the plain export of networks with the weights that their constructors give them.
 PLAIN = {"mixer_b16": 443, "mixer_s32": 299, "resmlp_24": 732, "gmlp_s16": 1184, "vip_s14": 1476}
 FAMILIES_WITH_ONE_TRANSPOSE = ("mixer", "resmlp", "gmlp", "gmixer")
+FAMILIES_WITH_FEWER_LAYERS = (*FAMILIES_WITH_ONE_TRANSPOSE, "vip")
 FEWER = 0.75
 
 
 @functools.cache
 def measured(name: str) -> dict[str, Any]:
-    return golden.measure(recipes.reference(name), recipes.find(name).input_shape)
+    return golden.measure(*golden.load(name))
 
 
 def each(names: Iterable[str]) -> pytest.MarkDecorator:
@@ -51,16 +53,23 @@ def test_transposes_are_gone(name: str) -> None:
 
 
 @each(NAMES)
+def test_nothing_is_worse_than_in_the_plain_export(name: str) -> None:
+    found, plain = measured(name), golden.golden()[name]["plain"]
+    bodies = found["transposes"]["bodies"] * max(found["transposes"]["in_each_body"], default=0)
+    assert found["layers"] <= plain["layers"]
+    assert found["transposes"]["outside"] + bodies <= plain["transposes"]
+
+
+@each([name for name in NAMES if recipes.find(name).family in FAMILIES_WITH_FEWER_LAYERS])
 def test_a_quarter_of_the_layers_is_gone(name: str) -> None:
-    if recipes.find(name).family == "vit":
-        pytest.skip("attention is no token-mixing projection: its transposes are needed")
-    assert measured(name)["layers"] <= FEWER * golden.golden()[name]["plain"]
+    assert measured(name)["layers"] <= FEWER * golden.golden()[name]["plain"]["layers"]
 
 
 def test_the_stored_plain_export_is_that_of_the_network() -> None:
     """Of the smallest; `python -m tests.golden` measures all."""
-    plain = golden.plain(recipes.reference(SMALL), recipes.find(SMALL).input_shape)
-    assert plain.total.layers == golden.golden()[SMALL]["plain"]
+    plain = golden.plain(*golden.load(SMALL))
+    stored = golden.golden()[SMALL]["plain"]
+    assert (plain.total.layers, plain.total.transposes) == (stored["layers"], stored["transposes"])
 
 
 @each(PLAIN)
@@ -70,7 +79,8 @@ def test_a_quarter_of_the_layers_is_gone_with_the_constructors_weights(name: str
         torch.random.default_generator.manual_seed(0)
         kind, _, model = recipe.factory.partition(":")
         network = timm.create_model(model) if kind == "timm" else getattr(vip, model)()
-    found = golden.measure(network.eval().requires_grad_(False), recipe.input_shape)
+    spec = TensorSpec("input", recipe.input_shape, torch.float32)
+    found = golden.measure(network.eval().requires_grad_(False), [spec])
     assert found["layers"] <= FEWER * PLAIN[name]
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mlpdeploy.engine.backends.onnxruntime import judge_model
 from mlpdeploy.engine.emit import emit
 from mlpdeploy.errors import InputError
-from mlpdeploy.graph.precision import Plan, Typed, apply, plan, random_input
+from mlpdeploy.graph.precision import Plan, Typed, apply, plan
 from mlpdeploy.graph.rewrite import Rewritten, rewrite
 from mlpdeploy.graph.trace import TensorSpec, trace
 
@@ -61,7 +61,7 @@ def typed(rewritten: Rewritten, precision: str, io: str = "fp32") -> tuple[Plan,
 
 
 def image(rewritten: Rewritten, batch: int = 3) -> Tensor:
-    return random_input(rewritten.inputs[0], batch, torch.Generator().manual_seed(1))
+    return torch.from_numpy(rewritten.inputs[0].draw(batch, np.random.default_rng(1))).to(rewritten.inputs[0].dtype)
 
 
 def judged(made: Typed, *inputs: Tensor) -> np.ndarray:
@@ -232,7 +232,7 @@ def test_integer_inputs_stay_integers() -> None:
             return self.fc(self.table(x).mean(1))
 
     network = Tokens()
-    rewritten = graph(network, (5,), dtype=torch.int64)
+    rewritten = rewrite(trace(network, [TensorSpec("x", (5,), torch.int64, 0, 7)]))
     made = typed(rewritten, "fp16")[1]
     assert made.inputs[0].dtype == torch.int64 and made.outputs[0].dtype == torch.float32
     x = torch.arange(10).reshape(2, 5) % 7

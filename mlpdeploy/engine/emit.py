@@ -133,4 +133,3 @@ _SEGMENT_OP = onnxscript.values.Op(_OPSET, "segment_grouped_projection", _segmen
 _TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     ops.SEGMENT_GROUPED_PROJECTION: _segment_grouped_projection
 }
-

@@ -66,22 +66,20 @@ def in_float64(wide: nn.Module, inputs: Sequence[TensorSpec], names: Sequence[st
 
 
 def _distinct_rows(inputs: Sequence[TensorSpec], samples: Arrays | None, count: int, seed: int) -> Arrays:
-    """`count` rows of every input: real ones, evenly spread, as far as there are, else standard normal ones."""
+    """`count` rows of every input: real ones, evenly spread, as far as there are, else random ones."""
     rng = np.random.default_rng(seed)
     rows = {}
     for spec in inputs:
-        real = np.empty((0, *spec.shape), np.float32)
+        real = None
         if samples is not None:
             if spec.name not in samples or samples[spec.name].shape[1:] != spec.shape or not len(samples[spec.name]):
                 got = {name: values.shape for name, values in samples.items()}
                 raise InputError(f"input {spec.name!r} takes rows of shape {spec.shape}, the samples given are {got}")
             taken = min(count, len(samples[spec.name]))
             real = samples[spec.name][np.arange(taken) * len(samples[spec.name]) // taken]
-        missing = count - len(real)
-        if missing and not spec.dtype.is_floating_point:
-            raise InputError(f"input {spec.name!r} is {spec.dtype}, for which no random values are known: give samples")
-        drawn = rng.standard_normal((missing, *spec.shape), dtype=np.float32)
-        rows[spec.name] = np.concatenate([real, drawn]) if missing else real
+        missing = count - (0 if real is None else len(real))
+        parts = [*([] if real is None else [real]), *([spec.draw(missing, rng)] if missing else [])]
+        rows[spec.name] = np.concatenate(parts)
     return rows
 
 

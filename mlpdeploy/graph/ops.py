@@ -58,4 +58,3 @@ def segment_grouped_projection_onnx() -> onnx.FunctionProto:
     name = "segment_grouped_projection"
     opsets = [helper.make_opsetid("", OPSET)]
     return helper.make_function(DOMAIN, name, ["X", "W"], ["Y"], nodes, opsets, attributes=["split"])
-

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -63,7 +63,7 @@ def plan(
 ) -> Plan:
     """Give every node its dtype.
 
-    For FP16 the network runs once in FP32 over `samples` (arrays by input name; without them standard normal numbers),
+    For FP16 the network runs once in FP32 over `samples` (arrays by input name; without them random ones),
     and nodes whose values come near the end of FP16's range stay in FP32, as do their consumers.
     """
     if precision not in DTYPES or io not in DTYPES:
@@ -130,15 +130,8 @@ def single_thread() -> Iterator[None]:
 def _range_inputs(specs: Sequence[TensorSpec], samples: Mapping[str, np.ndarray] | None) -> list[torch.Tensor]:
     if samples is not None:
         return [torch.from_numpy(samples[spec.name][:RANGE_BATCH]).to(spec.dtype) for spec in specs]
-    generator = torch.Generator().manual_seed(0)
-    return [random_input(spec, RANGE_BATCH, generator) for spec in specs]
-
-
-def random_input(spec: TensorSpec, batch: int, generator: torch.Generator) -> torch.Tensor:
-    """Standard normal numbers of shape `(batch, *spec.shape)`; zeros where the input is of integers."""
-    if not spec.dtype.is_floating_point:
-        return spec.example(batch)
-    return torch.randn((batch, *spec.shape), generator=generator, dtype=torch.float32).to(spec.dtype)
+    rng = np.random.default_rng(0)
+    return [torch.from_numpy(spec.draw(RANGE_BATCH, rng)).to(spec.dtype) for spec in specs]
 
 
 def apply(rewritten: Rewritten, plan: Plan) -> Typed:
@@ -147,7 +140,7 @@ def apply(rewritten: Rewritten, plan: Plan) -> Typed:
         module = _Typing(rewritten, plan).run()
     dtype = {True: plan.io}
     inputs, outputs = (
-        tuple(TensorSpec(s.name, s.shape, dtype.get(s.dtype.is_floating_point, s.dtype)) for s in specs)
+        tuple(replace(spec, dtype=dtype.get(spec.dtype.is_floating_point, spec.dtype)) for spec in specs)
         for specs in (rewritten.inputs, rewritten.outputs)
     )
     return Typed(module, plan.precision, inputs, outputs, frozenset(kept.node for kept in plan.kept))

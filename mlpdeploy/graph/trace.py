@@ -14,12 +14,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TextIO
 
+import numpy as np
 import torch
 from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
-from mlpdeploy.errors import NetworkError
+from mlpdeploy.errors import InputError, NetworkError
 
 TRACE_BATCH = 3
 """Batch of the example that is traced: 0 and 1 would be specialised, and 2 is a usual size of other axes."""
@@ -29,15 +30,34 @@ CHECKED_BATCHES = (1, 2, 3, 5, 8, 64)
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """An input or output: its name, its shape without the batch axis, and its dtype."""
+    """An input or output: its name, its shape without the batch axis, and its dtype.
+
+    `low` and `high` bound the values that an input may have, where it cannot have any: indices, coordinates.
+    """
 
     name: str
     shape: tuple[int, ...]
     dtype: torch.dtype
+    low: float | None = None
+    high: float | None = None
 
     def example(self, batch: int) -> torch.Tensor:
-        """Zeros of this shape, `(batch, *shape)`."""
-        return torch.zeros((batch, *self.shape), dtype=self.dtype)
+        """The lowest value, or zeros, in this shape: `(batch, *shape)`."""
+        return torch.full((batch, *self.shape), self.low or 0, dtype=self.dtype)
+
+    def draw(self, count: int, rng: np.random.Generator) -> np.ndarray:
+        """Random rows `(count, *shape)`: uniform in [low, high) where bounded, standard normal numbers elsewhere.
+
+        Floating-point rows are float32. Raises InputError for integers without bounds.
+        """
+        shape = (count, *self.shape)
+        if self.low is None or self.high is None:
+            if not self.dtype.is_floating_point:
+                raise InputError(f"input {self.name!r} is {self.dtype}, and nothing says which values it can have")
+            return rng.standard_normal(shape, dtype=np.float32)
+        if self.dtype.is_floating_point:
+            return rng.uniform(self.low, self.high, shape).astype(np.float32)
+        return rng.integers(int(self.low), int(self.high), shape)
 
 
 @dataclass(frozen=True)

@@ -106,9 +106,7 @@ class EngineBackend(ABC):
         """Write `engine` and return the facts that are this backend's own."""
 
     @abstractmethod
-    def _load(
-        self, engine: Path, signature: Signature, facts: Mapping[str, Any]
-    ) -> AbstractContextManager[Runner]:
+    def _load(self, engine: Path, signature: Signature, facts: Mapping[str, Any]) -> AbstractContextManager[Runner]:
         """Load a file whose hash and versions have been checked; the runner's inputs are checked too."""
 
     def supports(self, precision: str) -> str | None:

@@ -19,14 +19,6 @@ def tiny(**options: Any) -> vip.VisionPermutator:
     return vip.VisionPermutator(**(given | dict(image_size=16, num_classes=5) | options))
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_keys_and_shapes_are_those_of_the_authors(variant: str, checkpoint_keys: dict[str, Any]) -> None:
-    with torch.device("meta"):
-        network = getattr(vip, variant)()
-    assert {key: list(value.shape) for key, value in network.state_dict().items()} == checkpoint_keys[variant]["shapes"]
-    assert sum(p.numel() for p in network.parameters()) == checkpoint_keys[variant]["parameters"]
-
-
 def test_mixing_is_the_contraction_of_the_paper() -> None:
     b, h, w, n, s = 2, 4, 4, 4, 3
     c = n * s
