@@ -50,7 +50,7 @@ def fingerprint() -> dict[str, Any]:
             versions[package] = importlib.metadata.version(package)
     return {
         "cpu": cpu_model(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": os.cpu_count(),
         "architecture": platform.machine(),
         "system": platform.system(),
         "python": platform.python_version(),

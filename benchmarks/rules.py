@@ -3,14 +3,20 @@
     python -m benchmarks.rules [RECIPE ...] [--backends openvino,onnxruntime] [--batch 1,8] [--seconds 20]
 
 A ratio above 1 says that the engine is slower than with the default rules; an interval that holds 1 decides nothing.
+Each variant is loaded several times, because two loads of one file differ as well (where its weights lie in memory):
+an interval covers every pair of loads, and `default rules` has the ratio of its own loads, which should hold 1.
 `with` names a rule that is off by default, `bare` is the graph with no rule at all.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
+import itertools
+import math
 import tempfile
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -53,26 +59,36 @@ def measure(
     graphs: dict[str, Emitted],
     specs: Sequence[TensorSpec],
     backend: str,
-    sizes: list[int],
-    seconds: float,
-    seed: int,
-    threads: int,
+    arguments: argparse.Namespace,
 ) -> dict[str, Any]:
     """By batch size: the latency of each variant and its ratio to the default rules."""
+    sizes = [int(size) for size in arguments.batch.split(",")]
     batch = Batch(min(sizes), sizes[0], max(sizes))
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         engines = {
-            label: stack.enter_context(
-                common.engine(backends()[backend], graph, "fp32", batch, threads, folder / str(index))
+            f"{label} #{load}": stack.enter_context(
+                common.engine(backends()[backend], graph, "fp32", batch, arguments.threads, folder / f"{index}-{load}")
             )
+            for load in range(arguments.loads)
             for index, (label, graph) in enumerate(graphs.items())
         }
         found = {}
         for size in sizes:
-            taken = timing.measure(engines, common.inputs(specs, size, seed), rounds=200, seconds=seconds, seed=seed)
-            found[f"batch {size}"] = taken.to_json(ALL)
+            inputs = common.inputs(specs, size, arguments.seed)
+            taken = timing.measure(engines, inputs, rounds=200, seconds=arguments.seconds, seed=arguments.seed)
+            found[f"batch {size}"] = {label: row(taken, label, arguments.loads) for label in graphs}
     return found
+
+
+def row(taken: timing.Timings, label: str, loads: int) -> dict[str, Any]:
+    """One variant: the latency of its first load, and the ratio to the default rules over all pairs of loads."""
+    pairs = itertools.permutations(range(loads), 2) if label == ALL else itertools.product(range(loads), repeat=2)
+    ratios = [taken.ratio(f"{label} #{mine}", f"{ALL} #{other}") for mine, other in pairs]
+    middle = math.exp(sum(math.log(ratio.value) for ratio in ratios) / len(ratios))
+    hull = timing.Ratio(middle, min(ratio.low for ratio in ratios), max(ratio.high for ratio in ratios))
+    latency = taken.to_json()[f"{label} #0"]
+    return latency | {"ratio": {**asdict(hull), "baseline": ALL, "verdict": hull.verdict}}
 
 
 def main() -> None:
@@ -81,24 +97,24 @@ def main() -> None:
     parser.add_argument("--batch", default="1,8")
     parser.add_argument("--seconds", type=float, default=20, help="budget of one measurement (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--loads", type=int, default=2, help="how often each file is loaded (default: %(default)s)")
     arguments = parser.parse_args()
-    sizes = [int(size) for size in arguments.batch.split(",")]
     results: dict[str, Any] = {}
-    settings = {"precision": "fp32", "threads": arguments.threads, "seconds": arguments.seconds, "baseline": ALL}
+    chosen = {key: getattr(arguments, key) for key in ("threads", "seconds", "loads")}
+    settings = {"precision": "fp32", **chosen, "baseline": ALL}
     with timing.pinned(arguments.threads):
         torch.set_num_threads(arguments.threads)
         for name in arguments.recipes:
             specs, fired, graphs = compile_variants(name, arguments.seed)
             results[name] = {"fired": fired}
             for backend in arguments.backends.split(","):
-                row = measure(graphs, specs, backend, sizes, arguments.seconds, arguments.seed, arguments.threads)
-                results[name][backend] = row
-                for size in sizes:
-                    for label, times in row[f"batch {size}"].items():
-                        ratio = times.get("ratio")
-                        verdict = "" if ratio is None else f"{ratio['value']:.3f} {ratio['verdict']}"
-                        line = f"{name:12s} {backend:12s} {size:3d} {label:40s} {times['median_ms']:9.2f} ms {verdict}"
-                        print(line, flush=True)
+                results[name][backend] = measure(graphs, specs, backend, arguments)
+                for batch, found in results[name][backend].items():
+                    for label, times in found.items():
+                        ratio = times["ratio"]
+                        interval = f"{ratio['value']:.3f} [{ratio['low']:.3f}, {ratio['high']:.3f}] {ratio['verdict']}"
+                        latency = f"{times['median_ms']:9.2f} ms"
+                        print(f"{name:12s} {backend:12s} {batch:8s} {label:40s} {latency} {interval}", flush=True)
             # Written after each recipe, so that a long run that is stopped keeps what it has.
             path = common.write("rules", results, settings, arguments.out)
     print(path)

@@ -3,8 +3,8 @@
 before: ReduceMean of (b, h, w, c) over h and w
 after:  (1/n ... 1/n) @ (b, h*w, c), the same sum of products
 
-ONNX Runtime 1.31 walks such a mean channel by channel: on one core 76 µs for (1, 256, 384) and 165 µs for
-(1, 1024, 192); the product takes 10 and 17 µs. In FP32 only: 1/n is no FP16 number.
+ONNX Runtime walks such a mean channel by channel; `benchmarks/forms.py` measures both. In FP32 only: 1/n is no FP16
+number.
 """
 
 from __future__ import annotations

@@ -2,16 +2,7 @@
 
 The file's body gathers rows, (b, p, q, s) -> (b, q, (p s)), and multiplies them by W: it moves runs of s numbers. With
 few numbers in a run that is slow, and columns are cheaper: (b, p, q, s) -> (b, (p s), q), multiplied by W from the
-left.
-
-Milliseconds on one core at batch 1, rows / columns, for p, q, s:
-
-| p, q, s | ONNX Runtime 1.31 | OpenVINO 2026.4 |
-|---|---|---|
-| 32, 32, 6 (rows of the image in the batch) | 1.54 / 0.97 | 1.29 / 1.11 |
-| 32, 1024, 8 | 2.01 / 1.60 | 1.91 / 1.96 |
-| 16, 16, 24 (rows of the image in the batch) | 0.84 / 0.80 | 0.86 / 0.90 |
-| 16, 256, 32 | 1.41 / 1.41 | 1.41 / 1.56 |
+left. `benchmarks/forms.py` measures both on the shapes of the ViP networks.
 """
 
 from __future__ import annotations
