@@ -71,7 +71,7 @@ def build(selection: Selection, *, force: bool = False, progress: Listener | Non
     from mlpdeploy.evidence.report import report
 
     stages = Stages(progress)
-    backend = pick(selection.backend, selection.precision)
+    backend = pick(selection.backend, selection.precision, selection.gpus)
     selection = selection.with_backend(backend.name)
     folder = store.folder_of(selection, backend.name)
     with store.locked(folder, stages.say):
@@ -113,7 +113,7 @@ def verify(selection: Selection, *, data: Path | None = None, progress: Listener
     from mlpdeploy.evidence.verify import verify as climb
 
     stages = Stages(progress)
-    backend = pick(selection.backend, selection.precision)
+    backend = pick(selection.backend, selection.precision, selection.gpus)
     selection = selection.with_backend(backend.name)
     folder = store.folder_of(selection, backend.name)
     with store.locked(folder, stages.say), ExitStack() as stack:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,8 +87,8 @@ class Backend(Protocol):
     def executable(self) -> str | None:
         """None where this machine can run its engines, else one line: why not."""
 
-    def supports(self, precision: str) -> str | None:
-        """None where it has engines of that precision, else one line: why not, and what to ask for instead."""
+    def supports(self, precision: str, gpus: Collection[str] = ()) -> str | None:
+        """None where it builds engines of that precision, for those GPUs; else one line: why not, and what to do."""
 
     def versions(self) -> dict[str, str]:
         """The versions that an engine depends on, without importing anything heavy."""
@@ -121,15 +121,15 @@ def backends() -> dict[str, Backend]:
     return dict(sorted(found.items(), key=lambda item: (rank.get(item[0], len(rank)), item[0])))
 
 
-def pick(name: str = "auto", precision: str = "fp32") -> Backend:
+def pick(name: str = "auto", precision: str = "fp32", gpus: Collection[str] = ()) -> Backend:
     """The backend of that name, or for `auto` the first of `AUTO` that this machine can build `precision` with.
 
-    Raises InputError where no such backend exists or it has no such precision, and MachineLacks where this machine
-    cannot build with it.
+    `gpus` are the compute capabilities to build for, such as sm86. Raises InputError where no such backend exists, or
+    it has no such precision or GPU, and MachineLacks where this machine cannot build with it.
     """
     table = backends()
     if name == "auto":
-        return _pick_auto(table, precision)
+        return _pick_auto(table, precision, gpus)
     if name not in table:
         near = difflib.get_close_matches(name, table, n=2)
         hint = f"did you mean {' or '.join(near)}?" if near else f"choose one of: auto, {', '.join(table)}"
@@ -138,19 +138,23 @@ def pick(name: str = "auto", precision: str = "fp32") -> Backend:
     reason = backend.available()
     if reason is not None:
         raise MachineLacks(f"backend {name} cannot build on this machine: {reason}")
-    refused = backend.supports(precision)
+    refused = backend.supports(precision, gpus)
     if refused is not None:
         raise InputError(refused)
     return backend
 
 
-def _pick_auto(table: Mapping[str, Backend], precision: str) -> Backend:
-    reasons = []
+def _pick_auto(table: Mapping[str, Backend], precision: str, gpus: Collection[str]) -> Backend:
+    reasons, refused = [], []
     for name in (name for name in AUTO if name in table):
         reason = table[name].available() or table[name].supports(precision)
-        if reason is None:
+        other = table[name].supports(precision, gpus) if reason is None else None
+        if reason is None and other is None:
             return table[name]
-        reasons.append(f"{name}: {reason}")
+        reasons.append(f"{name}: {reason or other}")
+        refused += [other] if other else []
+    if refused:
+        raise InputError(refused[0])
     raise MachineLacks(
         f"no backend of this machine can build {precision}; install one, for example: pip install tensorrt-rtx\n"
         + "\n".join(reasons)

@@ -21,7 +21,7 @@ class Stub:
     def available(self) -> str | None:
         return self._available
 
-    def supports(self, precision: str) -> str | None:
+    def supports(self, precision: str, gpus: tuple[str, ...] = ()) -> str | None:
         return self._refused
 
 

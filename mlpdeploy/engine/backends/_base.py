@@ -7,7 +7,7 @@ import importlib.metadata
 import importlib.util
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,8 +109,10 @@ class EngineBackend(ABC):
     def _load(self, engine: Path, signature: Signature, facts: Mapping[str, Any]) -> AbstractContextManager[Runner]:
         """Load a file whose hash and versions have been checked; the runner's inputs are checked too."""
 
-    def supports(self, precision: str) -> str | None:
+    def supports(self, precision: str, gpus: Collection[str] = ()) -> str | None:
         """See Backend.supports: the CPU engines have no TF32, which is a mode of NVIDIA's tensor cores."""
+        if gpus:
+            return f"backend {self.name} builds for this machine's CPU, not for {', '.join(gpus)}: drop --gpu"
         if precision not in PRECISIONS:
             return f"backend {self.name} has no precision {precision!r}; choose one of: {', '.join(PRECISIONS)}"
         if precision == "tf32":

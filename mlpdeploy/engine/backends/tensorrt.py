@@ -65,9 +65,15 @@ class TensorRT(EngineBackend):
         gpu = _nvidia.probe()
         return gpu if isinstance(gpu, str) else None
 
-    def supports(self, precision: str) -> str | None:
+    def supports(self, precision: str, gpus: Collection[str] = ()) -> str | None:
         """Every precision: TF32 is a builder flag on FP32."""
-        return None if precision in DTYPES else super().supports(precision)
+        if precision not in DTYPES:
+            return super().supports(precision)
+        try:
+            compute_capabilities(self.name, gpus)
+        except InputError as refused:
+            return str(refused)
+        return None
 
     def prepare(self, model: onnx.ModelProto) -> onnx.ModelProto:
         """With constants of full rank, which TensorRT would otherwise reshape with a layer for each use."""
