@@ -62,6 +62,7 @@ EnableRule = Annotated[
 ]
 Io = Annotated[str, typer.Option("--io", help="Dtype of inputs and outputs: fp32, fp16 or bf16.")]
 Level = Annotated[int | None, typer.Option(metavar="0..5", help="TensorRT's builder optimisation level.")]
+Pattern = Annotated[str | None, typer.Argument(help="Only names and families with this in them; shows more of each.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout, and nothing else there.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an unexpected error.")]
 
@@ -72,13 +73,13 @@ def _root(debug: Debug = False) -> None:
 
 
 @app.command("list")
-def list_command(as_json: Json = False) -> None:
+def list_command(pattern: Pattern = None, as_json: Json = False) -> None:
     """List the recipes: what they cost, what was published, and what the rules do to each."""
-    catalogue = pipeline.catalogue()
+    catalogue = pipeline.catalogue(pattern)
     if as_json:
         _print_json(catalogue)
     else:
-        print_catalogue(Console(), catalogue)
+        print_catalogue(Console(), catalogue, detailed=pattern is not None)
 
 
 @app.command()

@@ -62,29 +62,32 @@ class Live:
         self.console.print(f"  {escape(line)}", highlight=False, soft_wrap=True)
 
 
-def print_catalogue(console: Console, catalogue: Sequence[Mapping[str, Any]]) -> None:
-    """`mlpdeploy list`: one block a family."""
+def print_catalogue(console: Console, catalogue: Sequence[Mapping[str, Any]], detailed: bool = False) -> None:
+    """`mlpdeploy list`: one block a family; `detailed` adds a line for each network, with the rules that fire."""
     for index, (_, group) in enumerate(groupby(catalogue, key=lambda entry: entry["family"])):
         entries = list(group)
         if index:
             console.print()
         console.print(f"[bold cyan]{entries[0]['family']}[/]  {escape(entries[0]['source'])}", highlight=False)
         console.print(f"  {', '.join(entries[0]['precisions'])}", highlight=False)
-        for line in _family(entries):
+        for line in _family(entries, detailed):
             console.print(line, highlight=False)
-    console.print("\nTop-1 is what was published, in percent. Below each network: how often which rule fires.")
+    which = "below each network which" if detailed else "`mlpdeploy list PATTERN` says which"
+    console.print(f"\nTop-1 is what was published, in percent. Rewrites: how often rules fire; {which}.")
     console.print("Other networks: timm:<model> and package.module:factory.", markup=False)
 
 
-def _family(entries: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    yield f"  {'':26}{'input':>11}{'M params':>12}{'GMACs':>9}{'top-1':>9}"
+def _family(entries: Sequence[Mapping[str, Any]], detailed: bool) -> Iterator[str]:
+    yield f"  {'':29}{'input':>11}{'M params':>10}{'GMACs':>8}{'top-1':>7}{'rewrites':>10}"
     for entry in entries:
         name = entry["name"] + (f" ({', '.join(entry['aliases'])})" if entry["aliases"] else "")
         shape = "x".join(map(str, entry["input_shape"]))
         top1 = "-" if entry["top1"] is None else f"{entry['top1']:.1f}"
-        yield f"  {name:26}{shape:>11}{entry['parameters'] / 1e6:12.1f}{entry['gmacs']:9.2f}{top1:>9}"
+        rewrites = sum(entry["rules"].values())
+        yield f"  {name:29}{shape:>11}{entry['parameters'] / 1e6:10.1f}{entry['gmacs']:8.2f}{top1:>7}{rewrites:>10}"
         fired = ", ".join(f"{rule} {count}" for rule, count in entry["rules"].items())
-        yield f"[dim]    {fired or 'no rule fires'}[/]"
+        if detailed:
+            yield f"[dim]    {fired or 'no rule fires'}[/]"
 
 
 def print_build(console: Console, folder: str, manifest: Mapping[str, Any], cached: bool) -> None:

@@ -215,11 +215,19 @@ def inspect(
     return {"folder": str(artifact.folder), "manifest": artifact.manifest, "verification": verification}
 
 
-def catalogue() -> list[dict[str, Any]]:
-    """Every recipe, as JSON values."""
+def catalogue(pattern: str | None = None) -> list[dict[str, Any]]:
+    """Every recipe, as JSON values; only those with `pattern` in their name, aliases or family, where one is given.
+
+    Raises InputError, with the families there are, where none fits.
+    """
     from dataclasses import asdict
 
-    return [asdict(recipe) for recipe in recipes().values()]
+    wanted = (pattern or "").lower()
+    found = [recipe for recipe in recipes().values() if any(wanted in n for n in (*recipe.names, recipe.family))]
+    if not found:
+        families = ", ".join(dict.fromkeys(recipe.family for recipe in recipes().values()))
+        raise InputError(f"no recipe or family has {pattern!r} in its name; the families are {families}")
+    return [asdict(recipe) for recipe in found]
 
 
 def doctor() -> dict[str, Any]:

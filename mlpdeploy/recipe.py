@@ -69,14 +69,15 @@ class Recipe:
     where `inputs` says more: a network of one image leaves `inputs` empty. `checkpoint` names a function that reads
     the authors' state dict (see `checkpoint.read`); without it their keys are the network's own. `gmacs` counts matrix
     products and convolutions at batch 1, in 1e9 multiply-accumulates. `rules` gives for each rewrite rule how often
-    it fires. Facts that nobody published or counted are None.
+    it fires. A network that does not classify has `num_classes` None (0 in the file). Facts that nobody published or
+    counted are None.
     """
 
     name: str
     family: str
     factory: str
     input_shape: tuple[int, ...]
-    num_classes: int
+    num_classes: int | None
     mean: tuple[float, ...]
     std: tuple[float, ...]
     crop: float
@@ -93,6 +94,11 @@ class Recipe:
     checkpoint: str | None = None
     inputs: tuple[Input, ...] = ()
     rules: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The name and the aliases."""
+        return (self.name, *self.aliases)
 
 
 def folder() -> Path:
@@ -114,7 +120,8 @@ def _make(name: str, *layers: Mapping[str, Any]) -> Recipe:
         facts |= {key: tuple(value) if isinstance(value, list) else value for key, value in layer.items()}
         budgets |= {precision: Budget(**budget) for precision, budget in layer.get("budgets", {}).items()}
     inputs = tuple(Input(**(given | {"shape": tuple(given["shape"])})) for given in facts.get("inputs", ()))
-    return Recipe(**(facts | {"budgets": budgets, "inputs": inputs}))
+    classes = facts["num_classes"] or None
+    return Recipe(**(facts | {"budgets": budgets, "inputs": inputs, "num_classes": classes}))
 
 
 @cache
@@ -196,6 +203,8 @@ def reference(
         raise InputError(f"{recipe.name} has no pretrained weights in timm: download a checkpoint, pass --checkpoint")
     if input_shape is not None and kind(recipe.name) == "recipe" and tuple(input_shape) != recipe.input_shape:
         raise InputError(f"{recipe.name} fixes its input's shape; --image-size N changes height and width")
+    if num_classes is not None and recipe.num_classes is None:
+        raise InputError(f"{recipe.name} does not classify: drop --num-classes")
     if image_size is not None and recipe.input_shape and image_size == recipe.input_shape[1]:
         image_size = None
     if num_classes is not None and num_classes == recipe.num_classes and kind(recipe.name) == "recipe":
