@@ -90,7 +90,27 @@ def build(document: Document) -> list[str]:
     ]  # fmt: skip
 
 
-TABLES: dict[str, Callable[[Document], list[str]]] = {"graph": graph, "rules": rules, "cpu": cpu, "build": build}
+def zoo(document: Document) -> list[str]:
+    """Every recipe: its engine, and how far each stage of its verification is from the network."""
+    rows = []
+    for name, row in document["results"].items():
+        errors = [f"{error:.0e}" for error in row.get("errors", {}).values()]
+        size = f"{row['engine_bytes'] / 1e6:.0f} MB" if row["built"] else "-"
+        seconds = f"{row['build_seconds']:.0f} s" if row["built"] else "-"
+        verdict = "passed" if row["verified"] else row["reason"]
+        rows.append([row["family"], f"`{name}`", size, seconds, *(errors + ["-"] * 3)[:3], verdict])
+    rows.sort(key=lambda cells: cells[0])
+    head = ["family", "network", "engine", "build", "rewritten, float64", "typed", "emitted", "verified"]
+    return [*table(head, rows), "", *source(document, ["tensorrt-rtx", "torch", "onnxruntime"])]
+
+
+TABLES: dict[str, Callable[[Document], list[str]]] = {
+    "graph": graph,
+    "rules": rules,
+    "cpu": cpu,
+    "build": build,
+    "zoo": zoo,
+}
 
 
 def _rule(label: str) -> str:
