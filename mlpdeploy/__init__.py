@@ -9,8 +9,9 @@ Importing this package imports neither torch nor any inference engine; the funct
 """
 
 from mlpdeploy.pipeline import build, doctor, inspect, verify
-from mlpdeploy.recipe import Recipe, find, reference
+from mlpdeploy.recipe import Recipe, find
 from mlpdeploy.selection import Selection
+from mlpdeploy.source import reference
 
 __version__ = "0.1.0"
 

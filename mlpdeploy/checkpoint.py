@@ -101,29 +101,37 @@ def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
     return state
 
 
-def _check_fits(ours: Mapping[str, Tensor], state: Mapping[str, Tensor], path: str) -> None:
-    missing = [key for key in ours if key not in state]
-    unknown = [key for key in state if key not in ours]
-    shapes = [key for key in ours if key in state and ours[key].shape != state[key].shape]
-    if not missing and not unknown and not shapes:
-        return
-    classes = _other_classes(ours, state, shapes)
-    if classes is not None and not missing and not unknown:
-        raise CheckpointError(f"{path}: its classifier has {classes} classes: pass --num-classes {classes}")
-    different = [f"{key} is {_size(state[key])}, not {_size(ours[key])}" for key in shapes]
-    kinds = (("missing", missing), ("unknown", unknown), ("of another shape", different))
-    details = [f"  {len(keys)} {what}: {_some(keys)}" for what, keys in kinds if keys]
-    raise CheckpointError("\n".join([f"{path}: is the checkpoint of another network; its weights are", *details]))
+def fits(ours: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> bool:
+    """Whether `state` has every key of `ours`, no other, and every shape."""
+    return ours.keys() == state.keys() and all(ours[key].shape == state[key].shape for key in ours)
 
 
-def _other_classes(ours: Mapping[str, Tensor], state: Mapping[str, Tensor], shapes: list[str]) -> int | None:
-    """The checkpoint's number of classes where only the outputs of one layer, the last, differ in number."""
+def other_classes(ours: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> int | None:
+    """The number of classes in `state` where nothing but the number of outputs of the last layer differs."""
+    if ours.keys() != state.keys():
+        return None
+    shapes = [key for key in ours if ours[key].shape != state[key].shape]
     layers = {key.rpartition(".")[0] for key in shapes}
     last = list(ours)[-1].rpartition(".")[0]
     if layers != {last} or any(ours[key].shape[1:] != state[key].shape[1:] for key in shapes):
         return None
     sizes = {state[key].shape[0] for key in shapes}
     return sizes.pop() if len(sizes) == 1 else None
+
+
+def _check_fits(ours: Mapping[str, Tensor], state: Mapping[str, Tensor], path: str) -> None:
+    if fits(ours, state):
+        return
+    classes = other_classes(ours, state)
+    if classes is not None:
+        raise CheckpointError(f"{path}: its classifier has {classes} classes: pass --num-classes {classes}")
+    shapes = [key for key in ours if key in state and ours[key].shape != state[key].shape]
+    different = [f"{key} is {_size(state[key])}, not {_size(ours[key])}" for key in shapes]
+    missing = [key for key in ours if key not in state]
+    unknown = [key for key in state if key not in ours]
+    kinds = (("missing", missing), ("unknown", unknown), ("of another shape", different))
+    details = [f"  {len(keys)} {what}: {_some(keys)}" for what, keys in kinds if keys]
+    raise CheckpointError("\n".join([f"{path}: is the checkpoint of another network; its weights are", *details]))
 
 
 def _some(names: Iterable[str]) -> str:

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     from mlpdeploy.evidence.ladder import Verification
     from mlpdeploy.graph.trace import TensorSpec
-    from mlpdeploy.pipeline import Compiled, Source
+    from mlpdeploy.pipeline import Compiled
+    from mlpdeploy.source import Source
 
 
 def describe(

@@ -18,38 +18,20 @@ from mlpdeploy import cache, store
 from mlpdeploy.engine.backend import Backend, BuildRequest, pick
 from mlpdeploy.errors import ArtifactError, InputError
 from mlpdeploy.progress import Listener, Stages
-from mlpdeploy.recipe import IMAGE, Recipe, complete, find, kind, recipes, reference
+from mlpdeploy.recipe import IMAGE, Recipe, kind, recipes
 from mlpdeploy.selection import OUT, Selection
+from mlpdeploy.source import Source, source_of
 from mlpdeploy.store import Artifact
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from mlpdeploy.evidence.data import Images
     from mlpdeploy.evidence.ladder import Verification
     from mlpdeploy.graph.precision import Plan, Typed
     from mlpdeploy.graph.rewrite import Rewritten
-    from mlpdeploy.graph.trace import TensorSpec, Traced
+    from mlpdeploy.graph.trace import Traced
 
 SKIPPED = 5
 """Unreadable images that are named one by one."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """The network as it was asked for, in float32 and eval mode, and everything that is known about it."""
-
-    recipe: Recipe
-    network: nn.Module
-
-    def specs(self) -> list[TensorSpec]:
-        """What the network takes."""
-        import torch
-
-        from mlpdeploy.graph.trace import TensorSpec
-
-        dtypes = {"float32": torch.float32, "int64": torch.int64}
-        return [TensorSpec(i.name, i.shape, dtypes[i.dtype], i.low, i.high) for i in self.recipe.inputs]
 
 
 @dataclass(frozen=True)
@@ -157,8 +139,7 @@ def verify(selection: Selection, *, data: Path | None = None, progress: Listener
 def load(selection: Selection, stages: Stages) -> Source:
     """The network of a selection, with its weights."""
     with stages("load"):
-        recipe = find(selection.name)
-        network = reference(
+        found = source_of(
             selection.name,
             selection.checkpoint,
             selection.seed,
@@ -167,14 +148,9 @@ def load(selection: Selection, stages: Stages) -> Source:
             pretrained=selection.pretrained,
             input_shape=selection.input_shape,
         )
-        recipe = complete(
-            recipe,
-            network,
-            image_size=selection.image_size,
-            input_shape=selection.input_shape,
-            num_classes=selection.num_classes,
-        )
-    return Source(recipe, network)
+    for note in found.notes:
+        stages.say(note)
+    return found
 
 
 def trace_network(source: Source, stages: Stages) -> Traced:

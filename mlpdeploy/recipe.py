@@ -4,8 +4,8 @@
     timm:mixer_b32_224        any model that timm can build
     package.module:factory    an `nn.Module`, or a class or function that makes one, found from the current folder
 
-`find` describes a network without building it, and `reference` builds it. Neither torch nor timm is imported before
-it is needed, so that names can be listed and checked at once.
+`find` describes a network without building it (`source.reference` does), and imports neither torch nor timm before it
+needs them, so that names can be listed and checked at once.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import difflib
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,17 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from mlpdeploy.errors import InputError
 
 if TYPE_CHECKING:
-    from torch import nn
-
-# Our names of preprocessing facts, and those of timm's `pretrained_cfg`.
-_TIMM = {
-    "input_shape": "input_size",
-    "mean": "mean",
-    "std": "std",
-    "crop": "crop_pct",
-    "interpolation": "interpolation",
-    "num_classes": "num_classes",
-}
+    pass
 
 Kind = Literal["recipe", "timm", "user"]
 
@@ -171,81 +161,3 @@ def find(name: str) -> Recipe:
         return _make(name, {"family": "timm", "factory": name, "source": "timm"})
     factory.imported(name)
     return _make(name, {"family": "user", "factory": name, "source": name})
-
-
-def reference(
-    name: str,
-    checkpoint: str | Path | None = None,
-    seed: int = 0,
-    *,
-    image_size: int | None = None,
-    num_classes: int | None = None,
-    pretrained: bool = False,
-    input_shape: tuple[int, ...] | None = None,
-) -> nn.Module:
-    """The network of a name, in eval mode, in float32, on the CPU: images (b, c, h, w) to logits (b, num_classes).
-
-    Its weights are the checkpoint's (loaded strictly, in the authors' format or timm's), or timm's pretrained ones,
-    or else random ones that depend on `seed` only; the global random state stays as it was. A user's network keeps
-    the weights that its factory gave it (with torch seeded by `seed`), since these may be trained ones. For it,
-    `input_shape` (c, h, w) says what it takes; it plays no part in building.
-
-    Raises InputError where the network cannot be made as asked, CheckpointError where the checkpoint does not fit,
-    MachineLacks where pretrained weights cannot be fetched.
-    """
-    from mlpdeploy import checkpoint as checkpoints
-    from mlpdeploy import factory, weights
-
-    recipe = find(name)
-    if checkpoint is not None and pretrained:
-        raise InputError("a checkpoint and pretrained weights exclude each other: give one of the two")
-    if pretrained and kind(recipe.factory) != "timm":
-        raise InputError(f"{recipe.name} has no pretrained weights in timm: download a checkpoint, pass --checkpoint")
-    if input_shape is not None and kind(recipe.name) == "recipe" and tuple(input_shape) != recipe.input_shape:
-        raise InputError(f"{recipe.name} fixes its input's shape; --image-size N changes height and width")
-    if num_classes is not None and recipe.num_classes is None:
-        raise InputError(f"{recipe.name} does not classify: drop --num-classes")
-    if image_size is not None and recipe.input_shape and image_size == recipe.input_shape[1]:
-        image_size = None
-    if num_classes is not None and num_classes == recipe.num_classes and kind(recipe.name) == "recipe":
-        num_classes = None
-    state, options = (None, {}) if checkpoint is None else checkpoints.read(Path(checkpoint), recipe.checkpoint)
-    network = factory.make(
-        recipe, seed, image_size=image_size, num_classes=num_classes, pretrained=pretrained, options=options
-    )
-    if state is not None:
-        checkpoints.load(network, state, str(checkpoint))
-    elif not pretrained and kind(recipe.name) != "user":
-        weights.randomise(network, seed)
-    return network.float().eval().requires_grad_(False)
-
-
-def complete(
-    recipe: Recipe,
-    network: nn.Module,
-    *,
-    image_size: int | None = None,
-    input_shape: tuple[int, ...] | None = None,
-    num_classes: int | None = None,
-) -> Recipe:
-    """The recipe with what the built network knows: its inputs and, for timm's networks, the preprocessing.
-
-    Raises InputError where nothing says what shape the network takes.
-    """
-    config = getattr(network, "pretrained_cfg", None) or getattr(network, "default_cfg", None)
-    if not recipe.input_shape and isinstance(config, Mapping):
-        known = {ours: config[theirs] for ours, theirs in _TIMM.items() if config.get(theirs)}
-        facts: dict[str, Any] = {ours: tuple(v) if isinstance(v, list) else v for ours, v in known.items()}
-        recipe = replace(recipe, **facts)
-    if recipe.inputs:
-        if image_size is not None:
-            sized = (replace(i, shape=(*i.shape[:-2], image_size, image_size)) for i in recipe.inputs)
-            recipe = replace(recipe, inputs=tuple(sized))
-        return replace(recipe, num_classes=num_classes or recipe.num_classes)
-    shape = tuple(input_shape or recipe.input_shape)
-    if not shape:
-        raise InputError(f"nothing says what images {recipe.name} takes: pass --input-shape CHANNELS,HEIGHT,WIDTH")
-    if image_size is not None and input_shape is None:
-        shape = (shape[0], image_size, image_size)
-    image = Input(IMAGE, shape)
-    return replace(recipe, input_shape=shape, inputs=(image,), num_classes=num_classes or recipe.num_classes)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mlpdeploy import checkpoint
 from mlpdeploy.errors import CheckpointError
-from mlpdeploy.recipe import reference
+from mlpdeploy.source import reference, source_of
 from tests.zoo.official import official
 
 
@@ -198,3 +198,20 @@ def test_vip_loads_the_authors_keys_unchanged(tmp_path: Path) -> None:
     found = reference("vip_s", tmp_path / "vip.pth.tar").state_dict()
     assert found.keys() == theirs.keys()
     assert all(torch.equal(found[key], value) for key, value in theirs.items())
+
+
+def test_a_checkpoint_of_a_sibling_is_named(tmp_path: Path) -> None:
+    save_file(official("vip_s14").random(), tmp_path / "weights.safetensors")
+    with pytest.raises(CheckpointError, match=r"is no checkpoint of vip_s7, this looks like vip_s14: pass that name"):
+        reference("vip_s7", tmp_path / "weights.safetensors")
+
+
+def test_a_recipes_network_gets_the_checkpoints_number_of_classes(tmp_path: Path) -> None:
+    theirs = official("resmlp_12").random()
+    theirs |= {"head.weight": torch.ones(7, 384), "head.bias": torch.zeros(7)}
+    save_file(theirs, tmp_path / "tuned.safetensors")
+    source = source_of("resmlp_12", tmp_path / "tuned.safetensors")
+    assert source.recipe.num_classes == 7 and source.notes == ("7 classes, as in the checkpoint",)
+    assert source.network.head.weight.shape == (7, 384)
+    with pytest.raises(CheckpointError, match="pass --num-classes 7"):
+        reference("resmlp_12", tmp_path / "tuned.safetensors", num_classes=5)

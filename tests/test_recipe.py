@@ -14,7 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import mlpdeploy
 from mlpdeploy import factory
 from mlpdeploy.errors import InputError, MachineLacks
-from mlpdeploy.recipe import canonical, complete, find, recipes, reference
+from mlpdeploy.recipe import canonical, find, recipes
+from mlpdeploy.source import complete, reference
 
 PROMISED = (
     "vip_s14", "vip_s7", "vip_m7", "vip_l7", "mixer_s32", "mixer_s16", "mixer_b16", "resmlp_12", "resmlp_24",

@@ -1,0 +1,238 @@
+"""Stage 0: a name and perhaps a checkpoint become a network, with everything that is known about it.
+
+Neither torch nor timm is imported before a network is built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlpdeploy.errors import CheckpointError, InputError
+from mlpdeploy.recipe import IMAGE, Input, Recipe, find, kind, recipes
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from mlpdeploy.graph.trace import TensorSpec
+
+# Our names of preprocessing facts, and those of timm's `pretrained_cfg`.
+_TIMM = {
+    "input_shape": "input_size",
+    "mean": "mean",
+    "std": "std",
+    "crop": "crop_pct",
+    "interpolation": "interpolation",
+    "num_classes": "num_classes",
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """The network as it was asked for, in float32 and eval mode, its recipe completed, and notes for the reader."""
+
+    recipe: Recipe
+    network: nn.Module
+    notes: tuple[str, ...] = ()
+
+    def specs(self) -> list[TensorSpec]:
+        """What the network takes."""
+        import torch
+
+        from mlpdeploy.graph.trace import TensorSpec
+
+        dtypes = {"float32": torch.float32, "int64": torch.int64}
+        return [TensorSpec(i.name, i.shape, dtypes[i.dtype], i.low, i.high) for i in self.recipe.inputs]
+
+
+@dataclass(frozen=True)
+class _Wish:
+    """What was asked for; None where the recipe's own value is meant."""
+
+    recipe: Recipe
+    seed: int
+    image_size: int | None
+    num_classes: int | None
+    pretrained: bool
+
+    def make(self, options: Mapping[str, Any]) -> nn.Module:
+        """The network, untrained unless pretrained."""
+        from mlpdeploy import factory
+
+        return factory.make(
+            self.recipe,
+            self.seed,
+            image_size=self.image_size,
+            num_classes=self.num_classes,
+            pretrained=self.pretrained,
+            options=options,
+        )
+
+
+def reference(
+    name: str,
+    checkpoint: str | Path | None = None,
+    seed: int = 0,
+    *,
+    image_size: int | None = None,
+    num_classes: int | None = None,
+    pretrained: bool = False,
+    input_shape: tuple[int, ...] | None = None,
+) -> nn.Module:
+    """The network of a name, in eval mode, in float32, on the CPU; most take images (b, c, h, w) to logits.
+
+    Its weights are the checkpoint's (loaded strictly, in the authors' format or timm's), or timm's pretrained ones,
+    or else random ones that depend on `seed` only; the global random state stays as it was. A recipe's network gets
+    the checkpoint's number of classes unless `num_classes` says another. A user's network keeps
+    the weights that its factory gave it (with torch seeded by `seed`), since these may be trained ones. For it,
+    `input_shape` (c, h, w) says what it takes; it plays no part in building.
+
+    Raises InputError where the network cannot be made as asked, CheckpointError where the checkpoint does not fit,
+    MachineLacks where pretrained weights cannot be fetched.
+    """
+    recipe = find(name)
+    _check(recipe, checkpoint, image_size, num_classes, pretrained, input_shape)
+    wish = _wish(recipe, seed, image_size, num_classes, pretrained)
+    return _network(wish, checkpoint)[0]
+
+
+def source_of(
+    name: str,
+    checkpoint: str | Path | None = None,
+    seed: int = 0,
+    *,
+    image_size: int | None = None,
+    num_classes: int | None = None,
+    pretrained: bool = False,
+    input_shape: tuple[int, ...] | None = None,
+) -> Source:
+    """What `reference` gives, with its recipe completed. Raises what `reference` raises, and InputError where nothing
+    says what shape the network takes.
+    """
+    recipe = find(name)
+    _check(recipe, checkpoint, image_size, num_classes, pretrained, input_shape)
+    network, classes = _network(_wish(recipe, seed, image_size, num_classes, pretrained), checkpoint)
+    notes = () if classes is None else (f"{classes} classes, as in the checkpoint",)
+    known = complete(
+        recipe, network, image_size=image_size, input_shape=input_shape, num_classes=num_classes or classes
+    )
+    return Source(known, network, notes)
+
+
+def complete(
+    recipe: Recipe,
+    network: nn.Module,
+    *,
+    image_size: int | None = None,
+    input_shape: tuple[int, ...] | None = None,
+    num_classes: int | None = None,
+) -> Recipe:
+    """The recipe with what the built network knows: its inputs and, for timm's networks, the preprocessing.
+
+    A network whose inputs are not one image may say what they are: an attribute `inputs`, a tuple of `Input`.
+
+    Raises InputError where nothing says what shape the network takes.
+    """
+    config = getattr(network, "pretrained_cfg", None) or getattr(network, "default_cfg", None)
+    if not recipe.input_shape and isinstance(config, Mapping):
+        known = {ours: config[theirs] for ours, theirs in _TIMM.items() if config.get(theirs)}
+        facts: dict[str, Any] = {ours: tuple(v) if isinstance(v, list) else v for ours, v in known.items()}
+        recipe = replace(recipe, **facts)
+    recipe = replace(recipe, num_classes=num_classes or recipe.num_classes)
+    told = getattr(network, "inputs", None)
+    if isinstance(told, tuple) and told and all(isinstance(one, Input) for one in told):
+        recipe = replace(recipe, inputs=told)
+    if recipe.inputs:
+        if image_size is None:
+            return recipe
+        sized = (replace(i, shape=(*i.shape[:-2], image_size, image_size)) for i in recipe.inputs)
+        return replace(recipe, inputs=tuple(sized))
+    shape = tuple(input_shape or recipe.input_shape)
+    if not shape:
+        raise InputError(f"nothing says what images {recipe.name} takes: pass --input-shape CHANNELS,HEIGHT,WIDTH")
+    if image_size is not None and input_shape is None:
+        shape = (shape[0], image_size, image_size)
+    return replace(recipe, input_shape=shape, inputs=(Input(IMAGE, shape),))
+
+
+def _check(
+    recipe: Recipe,
+    checkpoint: str | Path | None,
+    image_size: int | None,
+    num_classes: int | None,
+    pretrained: bool,
+    input_shape: tuple[int, ...] | None,
+) -> None:
+    """Raises InputError where the wishes exclude each other or the recipe."""
+    if checkpoint is not None and pretrained:
+        raise InputError("a checkpoint and pretrained weights exclude each other: give one of the two")
+    if pretrained and kind(recipe.factory) != "timm":
+        raise InputError(f"{recipe.name} has no pretrained weights in timm: download a checkpoint, pass --checkpoint")
+    if input_shape is not None and kind(recipe.name) == "recipe" and tuple(input_shape) != recipe.input_shape:
+        raise InputError(f"{recipe.name} fixes its input's shape; --image-size N changes height and width")
+    if num_classes is not None and recipe.num_classes is None:
+        raise InputError(f"{recipe.name} does not classify: drop --num-classes")
+    if image_size is not None and any(len(i.shape) != 3 for i in recipe.inputs):
+        raise InputError(f"{recipe.name} takes no images: drop --image-size")
+
+
+def _wish(recipe: Recipe, seed: int, image_size: int | None, num_classes: int | None, pretrained: bool) -> _Wish:
+    """Without the values that the recipe's network has anyway."""
+    if image_size is not None and recipe.input_shape and image_size == recipe.input_shape[1]:
+        image_size = None
+    if num_classes is not None and num_classes == recipe.num_classes and kind(recipe.name) == "recipe":
+        num_classes = None
+    return _Wish(recipe, seed, image_size, num_classes, pretrained)
+
+
+def _network(wish: _Wish, checkpoint: str | Path | None) -> tuple[nn.Module, int | None]:
+    """The network with its weights, and its number of classes where the checkpoint alone decided it."""
+    from mlpdeploy import weights
+
+    classes = None
+    if checkpoint is not None:
+        network, classes = _from_checkpoint(wish, Path(checkpoint))
+    else:
+        network = wish.make({})
+        if not wish.pretrained and kind(wish.recipe.name) != "user":
+            weights.randomise(network, wish.seed)
+    return network.float().eval().requires_grad_(False), classes
+
+
+def _from_checkpoint(wish: _Wish, path: Path) -> tuple[nn.Module, int | None]:
+    from mlpdeploy import checkpoint as checkpoints
+
+    state, options = checkpoints.read(path, wish.recipe.checkpoint)
+    network, classes = wish.make(options), None
+    if wish.num_classes is None and kind(wish.recipe.name) != "user":
+        classes = checkpoints.other_classes(network.state_dict(), state)
+        if classes is not None:
+            network = replace(wish, num_classes=classes).make(options)
+    try:
+        checkpoints.load(network, state, str(path))
+    except CheckpointError as error:
+        other = _sibling(wish.recipe, path)
+        if other is None:
+            raise
+        name = wish.recipe.name
+        raise CheckpointError(f"{path}: is no checkpoint of {name}, this looks like {other}: pass that name") from error
+    return network, classes
+
+
+def _sibling(recipe: Recipe, path: Path) -> str | None:
+    """Another recipe of the family whose network has the keys and shapes of the checkpoint, classes aside."""
+    import torch
+
+    from mlpdeploy import checkpoint as checkpoints
+
+    for other in recipes().values():
+        if other.family != recipe.family or other.name == recipe.name:
+            continue
+        state, options = checkpoints.read(path, other.checkpoint)
+        with torch.device("meta"):
+            ours: Mapping[str, Tensor] = _Wish(other, 0, None, None, False).make(options).state_dict()
+        if checkpoints.fits(ours, state) or checkpoints.other_classes(ours, state) is not None:
+            return other.name
+    return None
