@@ -18,15 +18,9 @@ import typer
 from rich.console import Console
 
 from mlpdeploy import pipeline
-from mlpdeploy.console import (
-    Live,
-    print_artifact,
-    print_build,
-    print_catalogue,
-    print_doctor,
-    print_verification,
-)
+from mlpdeploy.console import Live, print_artifact, print_build, print_doctor, print_verification
 from mlpdeploy.errors import MlpdeployError
+from mlpdeploy.listing import print_catalogue
 from mlpdeploy.selection import BATCH, OUT, Selection, parse_shape
 
 UNEXPECTED, INTERRUPTED = 70, 130

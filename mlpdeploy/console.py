@@ -62,34 +62,6 @@ class Live:
         self.console.print(f"  {escape(line)}", highlight=False, soft_wrap=True)
 
 
-def print_catalogue(console: Console, catalogue: Sequence[Mapping[str, Any]], detailed: bool = False) -> None:
-    """`mlpdeploy list`: one block a family; `detailed` adds a line for each network, with the rules that fire."""
-    for index, (_, group) in enumerate(groupby(catalogue, key=lambda entry: entry["family"])):
-        entries = list(group)
-        if index:
-            console.print()
-        console.print(f"[bold cyan]{entries[0]['family']}[/]  {escape(entries[0]['source'])}", highlight=False)
-        console.print(f"  {', '.join(entries[0]['precisions'])}", highlight=False)
-        for line in _family(entries, detailed):
-            console.print(line, highlight=False)
-    which = "below each network which" if detailed else "`mlpdeploy list PATTERN` says which"
-    console.print(f"\nTop-1 is what was published, in percent. Rewrites: how often rules fire; {which}.")
-    console.print("Other networks: timm:<model> and package.module:factory.", markup=False)
-
-
-def _family(entries: Sequence[Mapping[str, Any]], detailed: bool) -> Iterator[str]:
-    yield f"  {'':29}{'input':>11}{'M params':>10}{'GMACs':>8}{'top-1':>7}{'rewrites':>10}"
-    for entry in entries:
-        name = entry["name"] + (f" ({', '.join(entry['aliases'])})" if entry["aliases"] else "")
-        shape = "x".join(map(str, entry["input_shape"]))
-        top1 = "-" if entry["top1"] is None else f"{entry['top1']:.1f}"
-        rewrites = sum(entry["rules"].values())
-        yield f"  {name:29}{shape:>11}{entry['parameters'] / 1e6:10.1f}{entry['gmacs']:8.2f}{top1:>7}{rewrites:>10}"
-        fired = ", ".join(f"{rule} {count}" for rule, count in entry["rules"].items())
-        if detailed:
-            yield f"[dim]    {fired or 'no rule fires'}[/]"
-
-
 def print_build(console: Console, folder: str, manifest: Mapping[str, Any], cached: bool) -> None:
     """`mlpdeploy build`: what there is now, and where."""
     done = "already built (cache hit)" if cached else f"built in {sum(manifest['seconds'].values()):.1f} s"
@@ -170,7 +142,8 @@ def print_artifact(console: Console, found: Mapping[str, Any]) -> None:
     console.print(f"[bold]{escape(title)}[/]  {escape(found['folder'])}", highlight=False, soft_wrap=True)
     verdict = "not verified yet" if verification is None else f"{verification['created']}: {verification['verdict']}"
     versions = ", ".join(f"{name} {version}" for name, version in manifest["versions"].items())
-    console.print(_facts(_summary(manifest) | {"versions": versions, "verified": verdict}))
+    ports = {side: _ports(manifest[side]) for side in ("inputs", "outputs")}
+    console.print(_facts(ports | _summary(manifest) | {"versions": versions, "verified": verdict}))
 
     console.print("\n[bold]Rules[/]")
     rules = [(rule["name"], rule["fired"], len(rule["refused"])) for rule in manifest["rules"]]
@@ -259,6 +232,16 @@ def _parsed(parsed: Mapping[str, Any]) -> str:
         worst = max(b["counts"]["transposes"] for b in parsed["bodies"] if b["function"] == function)
         text += f", at most {worst} more in each of {len(list(bodies))} {function}"
     return text
+
+
+def _ports(ports: Sequence[Mapping[str, Any]]) -> str:
+    """`image float32 batch x 3 x 224 x 224`, one a line; those alike together."""
+    lines = []
+    for kind, group in groupby(ports, key=lambda port: (port["dtype"], port["shape"])):
+        names = [port["name"] for port in group]
+        shown = names if len(names) < 4 else [names[0], "...", names[-1]]
+        lines.append(f"{', '.join(shown)} {kind[0]} {' x '.join(map(str, kind[1]))}")
+    return "\n".join(lines)
 
 
 def _facts(rows: Mapping[str, str]) -> Table:

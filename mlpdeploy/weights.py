@@ -27,7 +27,10 @@ SMALLEST_DEVIATION = 0.02
 
 
 def randomise(network: nn.Module, seed: int) -> None:
-    """Draw every floating-point parameter and BatchNorm statistic anew, in place, from `seed` alone."""
+    """Draw every floating-point parameter and BatchNorm statistic anew, in place, from `seed` alone.
+
+    A module may say which standard deviation its `weight` is meant to have: an attribute `deviation`.
+    """
     generator = torch.Generator().manual_seed(seed)
     seen: set[int] = set()
     with torch.no_grad():
@@ -42,6 +45,9 @@ def randomise(network: nn.Module, seed: int) -> None:
 
 
 def _draw(module: nn.Module, name: str, parameter: Tensor, generator: torch.Generator) -> None:
+    if name == "weight" and isinstance(meant := getattr(module, "deviation", None), float):
+        parameter.normal_(0.0, meant, generator=generator)
+        return
     if name == "weight" and isinstance(module, nn.Linear | _ConvNd):
         fan_in = math.prod(parameter.shape[1:])
         parameter.normal_(0.0, GAIN / math.sqrt(max(fan_in, 1)), generator=generator)

@@ -14,6 +14,8 @@ import torch
 from onnxscript import opset20
 from torch import fx, nn
 
+from mlpdeploy.engine import norms
+from mlpdeploy.engine.simplify import simplify
 from mlpdeploy.engine.tidy import ORIGIN, tidy
 from mlpdeploy.errors import NetworkError
 from mlpdeploy.graph import ops
@@ -75,6 +77,7 @@ def _exported(typed: Typed) -> torch.onnx.ONNXProgram:
                 (),
                 dynamo=True,
                 verbose=False,
+                optimize=False,
                 opset_version=ops.OPSET,
                 input_names=[spec.name for spec in typed.inputs],
                 output_names=[spec.name for spec in typed.outputs],
@@ -83,6 +86,7 @@ def _exported(typed: Typed) -> torch.onnx.ONNXProgram:
         except torch.onnx.errors.OnnxExporterError as error:
             raise NetworkError(_unsupported(typed.module, program, error)) from error
     assert result is not None
+    simplify(result.model)
     return result
 
 
@@ -131,5 +135,6 @@ _PATH = re.compile(r'(?<=")[^"]*[/\\](?=[^"/\\]*")')
 _OPSET = onnxscript.values.Opset(ops.DOMAIN, 1)
 _SEGMENT_OP = onnxscript.values.Op(_OPSET, "segment_grouped_projection", _segment_schema())
 _TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
-    ops.SEGMENT_GROUPED_PROJECTION: _segment_grouped_projection
+    ops.SEGMENT_GROUPED_PROJECTION: _segment_grouped_projection,
+    **norms.TRANSLATIONS,
 }

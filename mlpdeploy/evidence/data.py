@@ -59,7 +59,10 @@ class Preprocess:
     @classmethod
     def of(cls, recipe: Recipe) -> Preprocess:
         """That of a recipe whose input shape (channels, height, width) is known. Raises InputError for other inputs."""
-        if len(recipe.input_shape) != 3 or recipe.input_shape[0] != len(recipe.mean):
+        if len(recipe.input_shape) != 3:
+            takes = ", ".join(f"{i.name} {i.shape} of {i.dtype}" for i in recipe.inputs)
+            raise InputError(f"{recipe.name} takes no single image but {takes}: drop --data, to verify on random ones")
+        if recipe.input_shape[0] != len(recipe.mean):
             raise InputError(
                 f"{recipe.name} takes inputs of shape {recipe.input_shape} with {len(recipe.mean)} means: "
                 "no image can be read for it"

@@ -1,15 +1,21 @@
-"""Constant scales and shifts of a graph, read as y = x * scale + shift whatever operation spells them."""
+"""Constant scales and shifts of a graph, read as y = x * scale + shift whatever operation spells them.
+
+Read at another place of the graph, too: behind rearrangements and means, or in front of rearrangements.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import fx, nn
 
 from mlpdeploy.graph.editor import weight
-from mlpdeploy.graph.kinds import shape_of
+from mlpdeploy.graph.kinds import dims_of, is_tensor, keeps_dims, rearranged, shape_of
+from mlpdeploy.graph.layout import Size, View, flat
 
 aten = torch.ops.aten
 
@@ -27,10 +33,11 @@ class Affine:
 
     def varies(self, *dims: int) -> bool:
         """Whether scale and shift vary along no other dimensions than `dims` (counted from the end)."""
-        rank = len(shape_of(self.node))
-        allowed = {dim % rank for dim in dims}
-        present = [tensor for tensor in (self.scale, self.shift) if tensor is not None]
-        return all(size == 1 or dim in allowed for tensor in present for dim, size in enumerate(tensor.shape))
+        for tensor in (tensor for tensor in (self.scale, self.shift) if tensor is not None):
+            allowed = {dim % tensor.dim() for dim in dims}
+            if any(size != 1 and dim not in allowed for dim, size in enumerate(tensor.shape)):
+                return False
+        return True
 
 
 def affine(module: nn.Module, node: fx.Node) -> Affine | None:
@@ -43,6 +50,70 @@ def affine(module: nn.Module, node: fx.Node) -> Affine | None:
         return None
     source, scale, shift = found
     return Affine(node, source, _ranked(scale, node), _ranked(shift, node))
+
+
+def rearranges(node: fx.Node) -> bool:
+    """Whether `node` only reshapes and permutes one activation."""
+    source = node.args[0] if node.op == "call_function" and node.args else None
+    known = isinstance(source, fx.Node) and source.op != "get_attr" and is_tensor(source)
+    return known and rearranged(node, View.of(shape_of(source))) is not None  # type: ignore[arg-type]
+
+
+def averages(node: fx.Node) -> bool:
+    """Whether `node` is a mean over some dimensions."""
+    return node.target is aten.mean.dim and dims_of(node) is not None
+
+
+def seen_behind(link: Affine, path: Sequence[fx.Node]) -> Affine | None:
+    """The same scale and shift after the operations of `path` (rearrangements and means), which read `link.node`.
+
+    None where a mean takes the axis along which they vary.
+    """
+    scale, shift = (_along(tensor, path, backwards=False) for tensor in (link.scale, link.shift))
+    lost = (scale is None) != (link.scale is None) or (shift is None) != (link.shift is None)
+    return None if lost else replace(link, scale=scale, shift=shift)
+
+
+def seen_in_front(link: Affine, path: Sequence[fx.Node]) -> Affine:
+    """The same scale and shift in front of the rearrangements of `path`, whose result `link.node` reads."""
+    scale, shift = (_along(tensor, path, backwards=True) for tensor in (link.scale, link.shift))
+    return replace(link, scale=scale, shift=shift)
+
+
+def _along(tensor: torch.Tensor | None, path: Sequence[fx.Node], *, backwards: bool) -> torch.Tensor | None:
+    for node in reversed(path) if backwards else path:
+        if tensor is None:
+            return None
+        source: fx.Node = node.args[0]  # type: ignore[assignment]
+        if averages(node):
+            dims = dims_of(node) or ()
+            if any(tensor.shape[dim] != 1 for dim in dims):
+                return None
+            tensor = tensor if keeps_dims(node) else tensor.squeeze(dims)
+        else:
+            tensor = _moved(tensor, node, source, backwards)
+    return tensor
+
+
+def _moved(tensor: torch.Tensor, node: fx.Node, source: fx.Node, backwards: bool) -> torch.Tensor:
+    """A constant of `source` (`backwards`: of `node`) as one of the other, 1 where it does not vary; for one sample."""
+    view = rearranged(node, View.of(shape_of(source)))
+    assert view is not None
+    near, far = (view.seen, view.stored) if backwards else (view.stored, view.seen)
+    sizes = [[_of_one_sample(axis.size) for axis in group] for group in near]
+    whole = tensor.expand([math.prod(group) for group in sizes]).reshape([size for group in sizes for size in group])
+    order = flat(near)
+    moved = whole.permute([order.index(axis) for axis in flat(far)])
+    result = moved.reshape([math.prod(_of_one_sample(a.size) for a in group) for group in far])
+    for dim in range(result.dim()):
+        first = result.narrow(dim, 0, 1)
+        result = first if bool((result == first).all()) else result
+    return result
+
+
+def _of_one_sample(size: Size) -> int:
+    """A size where the batch is 1."""
+    return size if isinstance(size, int) else int(size.subs(dict.fromkeys(size.free_symbols, 1)))
 
 
 Read = tuple[fx.Node, torch.Tensor | None, torch.Tensor | None]

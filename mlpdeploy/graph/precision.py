@@ -14,6 +14,7 @@ from torch import fx, nn
 from mlpdeploy.errors import InputError
 from mlpdeploy.graph.editor import Editor, weight
 from mlpdeploy.graph.rewrite import Rewritten
+from mlpdeploy.graph.sensitive import asks_for_more, sensitive
 from mlpdeploy.graph.trace import TensorSpec, network_of
 
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -64,13 +65,14 @@ def plan(
     """Give every node its dtype.
 
     For FP16 the network runs once in FP32 over `samples` (arrays by input name; without them random ones),
-    and nodes whose values come near the end of FP16's range stay in FP32, as do their consumers.
+    and nodes whose values come near the end of FP16's range stay in FP32, as do their consumers. In FP16 and BF16
+    large angles and places on grids stay in FP32 (see `sensitive`).
     """
     if precision not in DTYPES or io not in DTYPES:
         unknown = io if precision in DTYPES else precision
         raise InputError(f"precision {unknown!r} is not one of {', '.join(DTYPES)}")
     low = DTYPES[precision]
-    reasons = _overflows(rewritten, samples) if low is torch.float16 else {}
+    reasons = {} if low is torch.float32 else _reasons(rewritten, samples, low)
     nodes = [node for node in rewritten.module.graph.nodes if node.op == "call_function" and _is_float(node)]
     kept = tuple(Kept(node.name, network_of(node), reasons[node.name]) for node in nodes if node.name in reasons)
     dtypes = {node.name: torch.float32 if node.name in reasons else low for node in nodes}
@@ -83,15 +85,24 @@ def _is_float(node: fx.Node) -> bool:
     return any(isinstance(item, torch.Tensor) and item.is_floating_point() for item in values)
 
 
-def _overflows(rewritten: Rewritten, samples: Mapping[str, np.ndarray] | None) -> dict[str, str]:
-    """Why each node that cannot run in FP16 cannot, by node name: what it computes or what it reads is too large."""
-    limit = HEADROOM * torch.finfo(torch.float16).max
+def _reasons(rewritten: Rewritten, samples: Mapping[str, np.ndarray] | None, low: torch.dtype) -> dict[str, str]:
+    """Why each node that cannot run in the low precision cannot, by node name."""
+    graph = rewritten.module.graph
+    if low is not torch.float16 and not asks_for_more(graph):
+        return {}
     ranges = _Ranges(rewritten.module)
     with single_thread(), torch.no_grad():
         ranges.run(*_range_inputs(rewritten.inputs, samples))
+    overflows = _overflows(graph, ranges.peaks) if low is torch.float16 else {}
+    return sensitive(graph, ranges.peaks) | overflows
+
+
+def _overflows(graph: fx.Graph, peaks: Mapping[str, float]) -> dict[str, str]:
+    """Why each node that cannot run in FP16 cannot, by node name: what it computes or what it reads is too large."""
+    limit = HEADROOM * torch.finfo(torch.float16).max
     reasons: dict[str, str] = {}
-    for node in rewritten.module.graph.nodes:
-        peak = ranges.peaks.get(node.name, 0.0)
+    for node in graph.nodes:
+        peak = peaks.get(node.name, 0.0)
         if peak <= limit:
             continue
         if node.op == "call_function":

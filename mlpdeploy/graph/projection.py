@@ -125,3 +125,21 @@ def _linear(
 
 CHANNELS = Lowering("project_channels", _contracts_last, _keeps_places, _linear)
 """What a linear is when the axes that it contracts are last in memory: itself."""
+
+
+def relaid(projection: Projection, seen: tuple[Group, ...]) -> Projection | None:
+    """The projection of a tensor that does not lie as it is seen, moved so that a linear serves; None: move it there.
+
+    The tensor goes straight to where the result is wanted, which then need not move. Where the result has to move
+    anyway, because its consumers, who see it as `seen`, take the produced axes apart, the tensor stays as it lies.
+    """
+    rows = projection.wanted[-len(projection.produced) :]
+    if set(rows) == set(projection.produced):
+        kept, columns = projection.wanted[: -len(rows)], projection.contracted
+    elif _contracts_last(projection) and projection.wanted != flat(seen):
+        kept, columns = flat(projection.stored)[: -len(projection.contracted)], projection.runs()[-1]
+        rows = projection.produced
+    else:
+        return None
+    stored = (*((axis,) for axis in kept), columns)
+    return Projection(stored, projection.contracted, projection.produced, (*kept, *rows))

@@ -18,7 +18,7 @@ from mlpdeploy.graph import kinds
 from mlpdeploy.graph.editor import Editor, is_linear_of_constants
 from mlpdeploy.graph.kinds import dim_of, dims_of, is_getitem, is_pointwise, is_tensor, keeps_dims, rearranged, shape_of
 from mlpdeploy.graph.layout import Axis, Group, View, align, flat, numel, runs
-from mlpdeploy.graph.projection import CHANNELS, Lowering, Projection, Value, regroup
+from mlpdeploy.graph.projection import CHANNELS, Lowering, Projection, Value, regroup, relaid
 from mlpdeploy.graph.rule import Log
 from mlpdeploy.graph.wants import CONFLICT, Wants, want_of, wanted
 
@@ -149,23 +149,33 @@ class _Propagation:
         weights: Any = (*node.args[1:], None)[:2]
         matrix, bias = (None if arg is None else self.plain(arg) for arg in weights)
         assert matrix is not None
-        projection, seen = self.projection(x.view, node)
+        projection, seen = self.projection(x.view, node, self.wants[node])
+        attempts = [(projection, seen)]
+        if relaid(projection, seen) is None and not projection.contracts(projection.runs()[-1]):
+            # The tensor would have to move, and its result again: better in place, then only the result moves.
+            attempts.append(self.projection(x.view, node, None))
         for lowering, log in ((CHANNELS, Log()), *self.lowerings):
             if not lowering.matches(projection):
                 continue
-            if (reason := lowering.guard(projection)) is None:
-                tensor, groups = lowering.emit(self.editor, x.node, projection, matrix, bias, node)
+            reasons = [lowering.guard(attempt) for attempt, _ in attempts]
+            if None in reasons:
+                attempt, seen = attempts[reasons.index(None)]
+                tensor, groups = lowering.emit(self.editor, x.node, attempt, matrix, bias, node)
                 log.fired()
                 return Value(tensor, View(groups, seen))
+            reason = reasons[0] or ""
             log.refused(node, "its consumers want different layouts" if self.wants[node] is CONFLICT else reason)
+        if not x.view.contiguous and (target := relaid(projection, seen)) is not None:
+            moved = self.laid(Value(x.node, View(projection.stored, ())), target.stored, node)
+            tensor, groups = CHANNELS.emit(self.editor, moved, target, matrix, bias, node)
+            return Value(tensor, View(groups, seen))
         plain = self.editor.call(node.target, (self.plain(node.args[0]), matrix, bias), origin=node)  # type: ignore[arg-type]
         return Value(plain, View.of(shape_of(node)))
 
-    def projection(self, view: View, node: fx.Node) -> tuple[Projection, tuple[Group, ...]]:
+    def projection(self, view: View, node: fx.Node, want: View | None) -> tuple[Projection, tuple[Group, ...]]:
         """What a linear is to the tensor that its input is stored in, and the dimensions seen of its result."""
         contracted, produced = view.seen[-1], (Axis(shape_of(node)[-1]),)
         result = View((*view.stored, produced), (*view.seen[:-1], produced))
-        want = self.wants[node]
         order = flat(result.seen)
         if want is None and len(pieces := [run for run in runs(view.order, contracted) if run[0] in contracted]) == 1:
             start = view.order.index(pieces[0][0])
@@ -199,9 +209,10 @@ class _Propagation:
         tensor = regroup(self.editor, value.node, groups, node)
         removed = [index for index, group in enumerate(groups) if group[0] in axes]
         options = {key: option for key, option in node.kwargs.items() if key not in ("dim", "keepdim")}
-        result = self.editor.call(node.target, (tensor, removed, False), options, origin=node)
+        kept = keeps_dims(node) and groups == value.view.seen
+        result = self.editor.call(node.target, (tensor, removed, kept), options, origin=node)
         seen = tuple(() if d in dims else g for d, g in enumerate(value.view.seen) if d not in dims or keeps_dims(node))
-        return Value(result, View(tuple(group for group in groups if group[0] not in axes), seen))
+        return Value(result, View(seen if kept else tuple(g for g in groups if g[0] not in axes), seen))
 
     def along(self, node: fx.Node) -> Any:
         """Softmax, slices, splits: along one dimension of the tensor as it lies."""

@@ -92,6 +92,12 @@ def _copied(graph: fx.Graph) -> fx.Graph:
     return copy
 
 
+def _is_pure(node: fx.Node) -> bool:
+    """Whether the same operands always give the same result: no random numbers."""
+    tags = getattr(node.target, "tags", ())
+    return torch.Tag.nondeterministic_seeded not in tags
+
+
 def fold_constants(module: fx.GraphModule) -> fx.GraphModule:
     """Compute what depends on weights alone, and drop what nothing uses."""
     editor = Editor(module, module.graph)
@@ -101,8 +107,7 @@ def fold_constants(module: fx.GraphModule) -> fx.GraphModule:
         if node.op == "get_attr":
             constant[node] = weight(module, node)
             continue
-        operands = node.all_input_nodes if node.op == "call_function" else []
-        if operands and all(operand in constant for operand in operands):
+        if node.op == "call_function" and _is_pure(node) and all(one in constant for one in node.all_input_nodes):
             args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), constant.__getitem__)  # type: ignore[arg-type]
             with torch.no_grad():
                 constant[node] = node.target(*args, **kwargs)

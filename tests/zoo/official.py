@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +52,7 @@ def _random(key: str, shape: tuple[int, ...], dtype: torch.dtype, generator: tor
     if not (dtype.is_floating_point or dtype.is_complex):
         return torch.zeros(shape, dtype=dtype)
     drawn = torch.randn(shape, generator=generator, dtype=dtype)
-    fan_in = max(1, drawn[0].numel()) if drawn.dim() > 1 else 4
+    fan_in = max(1, math.prod(shape[1:])) if len(shape) > 1 else 4
     drawn = drawn / fan_in**0.5
     return drawn.abs() + 0.5 if "running_var" in key else drawn
 

@@ -5,7 +5,8 @@ after:  linear(gamma * W * alpha, gamma * (b + W beta))
 
 A product from the left, W @ x with x of shape (..., K, C), takes scales along K and N into W; a scale along C commutes
 with it and is left as one product, and all shifts become one constant of shape (N, C). The scale and shift of a
-LayerNorm that one linear alone reads go into that linear. Each saved operation is a pass over memory, or a launch.
+LayerNorm that one linear alone reads go into that linear. Rearrangements, and means in front of it, may stand between
+(BatchNorm -> mean over h w -> linear). Each saved operation is a pass over memory, or a launch.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
-from mlpdeploy.graph.affine import Affine, affine
+from mlpdeploy.graph.affine import Affine, affine, averages, rearranges, seen_behind, seen_in_front
 from mlpdeploy.graph.editor import Editor, is_linear_of_constants, weight
 from mlpdeploy.graph.kinds import shape_of
 from mlpdeploy.graph.rule import Log, Rule
@@ -59,25 +60,41 @@ def _is_left_product(editor: Editor, node: fx.Node) -> bool:
 
 
 def _in_front(editor: Editor, node: fx.Node, accepts: Callable[[Affine], bool]) -> Chain:
-    """Affine operations that only `node` reads, back from its input."""
+    """Affine operations that only a projection reads, back from its input `node`, as they are there."""
     links: list[Affine] = []
-    while len(node.users) == 1 and (link := _link(editor, node)) is not None and accepts(link):
-        links.append(link)
-        if link.source is node:
+    path: list[fx.Node] = []
+    while len(node.users) == 1:
+        if (link := _link(editor, node)) is not None:
+            seen = None if path and link.source is node else seen_behind(link, path)
+            if seen is None or not accepts(seen):
+                break
+            links.append(seen)
+            if link.source is node:
+                break
+            node = link.source
+        elif rearranges(node) or averages(node):
+            path.insert(0, node)
+            node = node.args[0]  # type: ignore[assignment]
+        else:
             break
-        node = link.source
     return Chain(tuple(reversed(links)))
 
 
 def _behind(editor: Editor, node: fx.Node, accepts: Callable[[Affine], bool]) -> Chain:
-    """Affine operations that alone read `node`, and so on."""
+    """Affine operations that alone read a projection `node`, and so on, as they are there."""
     links: list[Affine] = []
+    path: list[fx.Node] = []
     while len(node.users) == 1:
-        link = affine(editor.module, next(iter(node.users)))
-        if link is None or link.source is not node or not accepts(link):
+        user = next(iter(node.users))
+        if (link := affine(editor.module, user)) is not None and link.source is node:
+            if not accepts(seen := seen_in_front(link, path)):
+                break
+            links.append(seen)
+        elif user.op == "call_function" and rearranges(user):
+            path.append(user)
+        else:
             break
-        links.append(link)
-        node = link.node
+        node = user
     return Chain(tuple(links))
 
 
@@ -92,20 +109,22 @@ def _link(editor: Editor, node: fx.Node) -> Affine | None:
     return Affine(node, node, gamma.double().reshape(shape), beta.double().reshape(shape))
 
 
-def _source(editor: Editor, chain: Chain, node: fx.Node) -> fx.Node:
-    """What a projection reads once `chain` is folded into it: a LayerNorm stays, with scale 1 and shift 0."""
-    if not chain.links:
-        return node
-    first = chain.links[0]
-    if first.source is not first.node:
-        return first.source
+def _remove(editor: Editor, chain: Chain) -> None:
+    """Take out operations that are folded into a projection; a LayerNorm stays, with scale 1 and shift 0."""
+    for link in reversed(chain.links):
+        if link.source is link.node:
+            _make_unit(editor, link)
+        else:
+            link.node.replace_all_uses_with(link.source)
+
+
+def _make_unit(editor: Editor, first: Affine) -> None:
     size = int(shape_of(first.node)[-1])
     dtype = first.node.meta["val"].dtype
     with editor.before(first.node):
         ones = editor.constant(torch.ones(size, dtype=dtype), "unit_scale", origin=first.node)
         zeros = editor.constant(torch.zeros(size, dtype=dtype), "zero_shift", origin=first.node)
     first.node.args = (*first.node.args[:2], ones, zeros, *first.node.args[4:])
-    return first.node
 
 
 def _fold_linear(editor: Editor, node: fx.Node, log: Log) -> None:
@@ -143,13 +162,14 @@ def _replace(editor: Editor, node: fx.Node, front: Chain, behind: Chain, kernel:
     bias = bias + (matrix.double() * inside[1][expand]).flatten(1).sum(1)
     folded = matrix.double() * inside[0][expand] * scale_out[(slice(None), None, *(None,) * len(kernel))]
     bias = bias * scale_out + shift_out
-    source = _source(editor, front, node.args[0])  # type: ignore[arg-type]
+    _remove(editor, front)
     dtype, name = matrix.dtype, str(node.args[1].target)  # type: ignore[union-attr]
     with editor.before(node):
         weights = editor.constant(folded.to(dtype), f"{name}_folded", origin=node)
         biases = editor.constant(bias.to(dtype), f"{name}_bias_folded", origin=node)
-        result = editor.call(node.target, (source, weights, biases, *node.args[3:]), origin=node)
-    (behind.links[-1].node if behind.links else node).replace_all_uses_with(result)
+        result = editor.call(node.target, (node.args[0], weights, biases, *node.args[3:]), origin=node)
+    _remove(editor, behind)
+    node.replace_all_uses_with(result)
 
 
 def _per_row(vector: torch.Tensor, rows: int, groups: int) -> torch.Tensor:
@@ -176,16 +196,18 @@ def _fold_left_product(editor: Editor, node: fx.Node, log: Log) -> None:
     if steps >= len(front.links) + len(behind.links) and folded.equal(matrix.double()):
         return
     dtype, name = matrix.dtype, str(node.args[0].target)  # type: ignore[union-attr]
-    with editor.before(behind.links[-1].node if behind.links else node):
+    _remove(editor, front)
+    with editor.before(node):
         weights = editor.constant(folded.to(dtype), f"{name}_folded", origin=node)
-        result = editor.call(aten.matmul.default, (weights, _source(editor, front, source)), origin=node)
+        result = editor.call(aten.matmul.default, (weights, node.args[1]), origin=node)
         if columns is not None:
             scale = editor.constant(columns.to(dtype), f"{name}_scale_folded", origin=node)
             result = editor.call(aten.mul.Tensor, (result, scale), origin=node)
         if shift is not None:
             constant = editor.constant(shift.to(dtype), f"{name}_shift_folded", origin=node)
             result = editor.call(aten.add.Tensor, (result, constant), origin=node)
-    (behind.links[-1].node if behind.links else node).replace_all_uses_with(result)
+    _remove(editor, behind)
+    node.replace_all_uses_with(result)
     log.fired()
 
 

@@ -3,6 +3,9 @@
 before: reshape -> softmax over the last axis -> reshape             (split attention: b (c k) -> b c k -> b 1 1 c k)
 after:  reshape -> softmax
 
+before: mean over h w -> reshape to `b c 1 1`
+after:  mean over h w that keeps its dimensions, and the other way round
+
 An engine may copy, and TensorRT's network has a layer, for each reshape that is left.
 """
 
@@ -12,7 +15,7 @@ import torch
 from torch import fx
 
 from mlpdeploy.graph.editor import Editor
-from mlpdeploy.graph.kinds import dim_of, is_pointwise, shape_of
+from mlpdeploy.graph.kinds import REDUCTIONS, dim_of, dims_of, is_pointwise, keeps_dims, shape_of
 from mlpdeploy.graph.rule import Log, Rule
 
 aten = torch.ops.aten
@@ -22,6 +25,10 @@ def rewrite(editor: Editor, log: Log) -> None:
     """Merge each later reshape into the earlier one."""
     for node in list(editor.graph.nodes):
         if node.target is not aten.reshape.default:
+            continue
+        if (reduced := _reduced(editor, node)) is not None:
+            node.replace_all_uses_with(reduced)
+            log.fired()
             continue
         between = _between(node)
         if between is None:
@@ -33,6 +40,21 @@ def rewrite(editor: Editor, log: Log) -> None:
                 result = _again(editor, link, result)
         node.replace_all_uses_with(result)
         log.fired()
+
+
+def _reduced(editor: Editor, node: fx.Node) -> fx.Node | None:
+    """The reduction that `node` alone reads, where `node` only drops its dimensions of 1 or puts them back."""
+    reduction: fx.Node = node.args[0]  # type: ignore[assignment]
+    if reduction.target not in REDUCTIONS or len(reduction.users) != 1:
+        return None
+    source: fx.Node = reduction.args[0]  # type: ignore[assignment]
+    shape, keep = shape_of(source), not keeps_dims(reduction)
+    dims = dims_of(reduction) or tuple(range(len(shape)))
+    if shape_of(node) != tuple(1 if dim in dims else size for dim, size in enumerate(shape) if keep or dim not in dims):
+        return None
+    options = {key: value for key, value in reduction.kwargs.items() if key not in ("dim", "keepdim")}
+    with editor.before(node):
+        return editor.call(reduction.target, (source, list(dims), keep), options, origin=reduction)
 
 
 def _again(editor: Editor, link: fx.Node, x: fx.Node) -> fx.Node:

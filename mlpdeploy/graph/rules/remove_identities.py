@@ -1,4 +1,4 @@
-"""Operations that do nothing at inference go: dropout, clone, detach, alias, casts to the same dtype.
+"""Operations that do nothing at inference go: dropout, clone, casts to the same dtype, whole slices, cat of one.
 
 before: linear -> dropout(p, train=False) -> linear
 after:  linear -> linear
@@ -12,6 +12,7 @@ import torch
 from torch import fx
 
 from mlpdeploy.graph.editor import Editor
+from mlpdeploy.graph.kinds import shape_of
 from mlpdeploy.graph.rule import Log, Rule
 
 aten = torch.ops.aten
@@ -32,6 +33,12 @@ def _is_identity(node: fx.Node) -> bool:
         return bool(not node.args[2] or node.args[1] == 0)
     if node.target in CASTS:
         return bool(node.meta["val"].dtype == node.args[0].meta["val"].dtype)  # type: ignore[union-attr]
+    if node.target is aten.slice.Tensor:
+        return shape_of(node) == shape_of(node.args[0])  # type: ignore[arg-type]
+    if node.target is aten.pad.default:
+        return not any(node.args[1])  # type: ignore[arg-type]
+    if node.target is aten.cat.default:
+        return len(node.args[0]) == 1  # type: ignore[arg-type]
     return node.target in ALWAYS
 
 
@@ -39,7 +46,7 @@ def rewrite(editor: Editor, log: Log) -> None:
     """Remove each; values and shapes stay."""
     for node in list(editor.graph.nodes):
         if node.op == "call_function" and _is_identity(node):
-            node.replace_all_uses_with(node.args[0])
+            node.replace_all_uses_with(node.all_input_nodes[0])
             editor.graph.erase_node(node)
             log.fired()
 

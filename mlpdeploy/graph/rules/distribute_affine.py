@@ -1,0 +1,69 @@
+"""A constant scale and shift that several projections read is applied in front of each, where it is part of them.
+
+before: y = x * alpha + beta -> conv2d(y, V), conv2d(gather(y), W)        (BatchNorm in front of mixing branches)
+after:  conv2d(x * alpha + beta, V), conv2d(gather(x) * alpha + beta, W)
+
+`fold_affine` then puts every copy into the weights behind it, so that no pass over memory is left. Refused where any
+reader could not take it in: then the scale and shift would have to be computed all the same.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from mlpdeploy.graph.affine import Affine, affine
+from mlpdeploy.graph.editor import Editor, is_linear_of_constants, weight
+from mlpdeploy.graph.kinds import shape_of
+from mlpdeploy.graph.rule import Log, Rule
+
+aten = torch.ops.aten
+
+
+def rewrite(editor: Editor, log: Log) -> None:
+    """Copy each to all of its readers, or to none."""
+    for node in list(editor.graph.nodes):
+        link = affine(editor.module, node) if len(node.users) > 1 else None
+        if link is None:
+            continue
+        readers = _readers(node, link)
+        takers = [reader for reader in readers if _takes(editor, reader, link)]
+        if len(takers) < len(readers):
+            if takers:
+                log.refused(node, "a reader is no projection that can take the scale and shift in")
+            continue
+        node.replace_all_uses_with(link.source)
+        for reader in readers:
+            operands = [operand if operand is not link.source else reader.args[0] for operand in node.args]
+            with editor.before(reader):
+                copy = editor.call(node.target, operands, dict(node.kwargs), origin=node)
+            reader.args = (copy, *reader.args[1:])
+        editor.graph.erase_node(node)
+        log.fired()
+
+
+def _readers(node: fx.Node, link: Affine) -> list[fx.Node]:
+    """What reads `node`, directly or through gathers along dimensions that the scale and shift do not vary along."""
+    found: list[fx.Node] = []
+    for user in node.users:
+        dims = set(range(len(shape_of(node))))
+        if user.target is aten.index_select.default and link.varies(*(dims - {user.args[1]})):  # type: ignore[arg-type]
+            found += _readers(user, link)
+        else:
+            found.append(user)
+    return found
+
+
+def _takes(editor: Editor, reader: fx.Node, link: Affine) -> bool:
+    """Whether `fold_affine` can put the scale and shift into `reader`, which may read them only as its activation."""
+    if is_linear_of_constants(reader):
+        return link.varies(-1)
+    if reader.target is not aten.conv2d.default or weight(editor.module, reader.args[1]) is None:
+        return False
+    padding: Any = reader.args[4] if len(reader.args) > 4 else [0, 0]
+    return link.varies(1) and not (any(padding) and link.shift is not None)
+
+
+RULE = Rule("distribute_affine", phase="algebra", rewrite=rewrite)

@@ -1,0 +1,59 @@
+"""What `mlpdeploy list` prints: every recipe, one line each, below its family."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+
+def print_catalogue(console: Console, catalogue: Sequence[Mapping[str, Any]], detailed: bool = False) -> None:
+    """`mlpdeploy list`: one block a family; `detailed` adds a line for each network, with the rules that fire."""
+    for index, (_, group) in enumerate(groupby(catalogue, key=lambda entry: entry["family"])):
+        entries = list(group)
+        if index:
+            console.print()
+        console.print(f"[bold cyan]{entries[0]['family']}[/]  {escape(entries[0]['source'])}", highlight=False)
+        console.print(f"  {', '.join(entries[0]['precisions'])}", highlight=False)
+        for line in _family(entries, detailed):
+            console.print(line, highlight=False)
+    which = "below each network which" if detailed else "`mlpdeploy list PATTERN` says which"
+    console.print(f"\nTop-1 is what was published, in percent. Rewrites: how often rules fire; {which}.")
+    console.print("Other networks: timm:<model> and package.module:factory.", markup=False)
+
+
+def _family(entries: Sequence[Mapping[str, Any]], detailed: bool) -> Iterator[str]:
+    yield f"  {'':29}{'input':>11}{'M params':>10}{'GMACs':>8}{'top-1':>7}{'rewrites':>10}"
+    for entry in entries:
+        name = entry["name"] + (f" ({', '.join(entry['aliases'])})" if entry["aliases"] else "")
+        top1 = "-" if entry["top1"] is None else f"{entry['top1']:.1f}"
+        rewrites = sum(entry["rules"].values())
+        size = f"{_taken(entry):>11}{entry['parameters'] / 1e6:10.1f}{entry['gmacs']:8.2f}"
+        yield f"  {name:29}{size}{top1:>7}{rewrites:>10}"
+        fired = ", ".join(f"{rule} {count}" for rule, count in entry["rules"].items())
+        if detailed and entry["inputs"]:
+            yield f"[dim]    takes {', '.join(map(_input, entry['inputs']))}[/]"
+        if detailed:
+            yield f"[dim]    {fired or 'no rule fires'}[/]"
+
+
+def _taken(entry: Mapping[str, Any]) -> str:
+    """The shape of a network's one input, or how many it has."""
+    inputs = entry["inputs"]
+    if len(inputs) > 1:
+        return f"{len(inputs)} inputs"
+    return "x".join(map(str, inputs[0]["shape"] if inputs else entry["input_shape"]))
+
+
+def _input(given: Mapping[str, Any]) -> str:
+    """`ids 10 int64 of 0 to 999`: name, shape, dtype where it is not float32, and range of an input."""
+    low, high = given["low"], given["high"]
+    words = [given["name"], "x".join(map(str, given["shape"]))]
+    if given["dtype"] != "float32":
+        words.append(given["dtype"])
+    if low is not None and high is not None:
+        words.append(f"of {low:g} to {high - 1 if given['dtype'] == 'int64' else high:g}")
+    return " ".join(words)
