@@ -167,6 +167,28 @@ def test_two_inputs_and_two_outputs_at_any_batch() -> None:
             np.testing.assert_allclose(one, other.detach().numpy(), atol=1e-5)
 
 
+class Repeating(nn.Module):
+    """Returns a value twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 3), nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
+        hidden = self.first(x)
+        logits = self.last(hidden)
+        return [hidden, logits], logits
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_an_output_that_is_returned_twice_has_two_names(precision: str) -> None:
+    model = emitted(Repeating(), TensorSpec("x", (4,), torch.float32), precision=precision).model
+    assert [value.name for value in model.graph.output] == ["output_0", "output_1", "output_2"]
+    hidden, logits, again = infer(model, x=np.ones((5, 4), np.float32))
+    assert (hidden.shape, logits.shape) == ((5, 3), (5, 2))
+    assert np.array_equal(logits, again)
+
+
 class Overflowing(nn.Module):
     def __init__(self) -> None:
         super().__init__()

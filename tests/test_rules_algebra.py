@@ -176,7 +176,7 @@ NEAR_MISSES: dict[str, tuple[nn.Module, list[tuple[int, ...]]]] = {
         Net(lambda m, x: ((y := m.fc(x)) * m.scale, y), fc=nn.Linear(6, 8), scale=(8,)), [(6,)],
     ),
     "a LayerNorm with two readers": (
-        Net(lambda m, x: m.a(y := m.norm(x)) + m.b(y), a=nn.Linear(6, 8), b=nn.Linear(6, 8), norm=nn.LayerNorm(6)),
+        Net(lambda m, x: m.a(y := m.norm(x)) * m.b(y), a=nn.Linear(6, 8), b=nn.Linear(6, 8), norm=nn.LayerNorm(6)),
         [(6,)],
     ),
     "the scale varies along the tokens": (
@@ -223,10 +223,10 @@ def test_a_scale_of_one_channel_broadcasts_into_every_row() -> None:
 
 
 def test_a_shared_weight_is_folded_for_each_reader_on_its_own() -> None:
-    network = Net(lambda m, x: m.fc(x * m.a) + m.fc(x) + m.fc(x) * m.a, fc=nn.Linear(6, 6), a=(6,))
+    network = Net(lambda m, x: m.fc(x * m.a) * m.fc(x) * (m.fc(x) * m.a), fc=nn.Linear(6, 6), a=(6,))
     result = prove(network, "fold_affine", (6,))
     assert fired(result)["fold_affine"] == 2
-    assert targets(result) == {aten.linear.default: 3, aten.add.Tensor: 2}
+    assert targets(result) == {aten.linear.default: 3, aten.mul.Tensor: 2}
 
 
 # split_projection

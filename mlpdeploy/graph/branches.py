@@ -33,7 +33,7 @@ class Region:
 
 
 @dataclass(frozen=True)
-class Projection:
+class RowProjection:
     """`anchor` reads the root, seen in the axes of `root`, as `rows` x `groups` x `contracted`."""
 
     anchor: fx.Node
@@ -47,10 +47,10 @@ class Projection:
         """The axes that every branch must keep apart."""
         return (*self.rows, *self.groups)
 
-    def refined(self, splits: dict[Axis, Group]) -> Projection:
+    def refined(self, splits: dict[Axis, Group]) -> RowProjection:
         """The same, told in factors of some axes."""
         rows, groups, contracted = View((), (self.rows, self.groups, self.contracted)).replace(splits).seen
-        return Projection(self.anchor, self.root.replace(splits), rows, groups, contracted)
+        return RowProjection(self.anchor, self.root.replace(splits), rows, groups, contracted)
 
 
 def region(module: nn.Module, top: fx.Node, position: dict[fx.Node, int]) -> Region | None:
@@ -109,10 +109,10 @@ def _sources(module: nn.Module, node: fx.Node) -> list[fx.Node]:
     return [source] if rearranges(node) or _projects(module, node) else []
 
 
-def projections(module: nn.Module, found: Region) -> list[Projection]:
+def projections(module: nn.Module, found: Region) -> list[RowProjection]:
     """Every operation of a region that could be its anchor."""
     views = {found.root: View.of(shape_of(found.root))}
-    results: list[Projection] = []
+    results: list[RowProjection] = []
     for node in found.nodes:
         source = node.args[0] if isinstance(node.args[0], fx.Node) else None
         if source not in views:
@@ -124,10 +124,10 @@ def projections(module: nn.Module, found: Region) -> list[Projection]:
     return results
 
 
-def _projection(node: fx.Node, view: View) -> list[Projection]:
+def _projection(node: fx.Node, view: View) -> list[RowProjection]:
     shape = shape_of(node.args[0])  # type: ignore[arg-type]
     if is_linear_of_constants(node):
-        return [Projection(node, View(view.stored, view.stored), flat(view.seen[:-1]), (), view.seen[-1])]
+        return [RowProjection(node, View(view.stored, view.stored), flat(view.seen[:-1]), (), view.seen[-1])]
     arguments: Any = (*node.args, *(None, [1, 1], [0, 0], [1, 1], 1)[len(node.args) - 2 :])
     _, matrix, _, _, padding, _, count = arguments[:7]
     if any(padding) or shape_of(matrix)[2:] != shape[2:]:  # its kernel must be as large as its input
@@ -135,14 +135,14 @@ def _projection(node: fx.Node, view: View) -> list[Projection]:
     split = view.reshape([shape[0], count, shape[1] // count, *shape[2:]])
     if split is None:
         return []
-    return [Projection(node, View(split.stored, split.stored), split.seen[0], split.seen[1], flat(split.seen[2:]))]
+    return [RowProjection(node, View(split.stored, split.stored), split.seen[0], split.seen[1], flat(split.seen[2:]))]
 
 
 @dataclass(frozen=True)
 class Merged:
     """A sum that is a projection: how it lies in the projection's rows and groups, and in axes that it produces."""
 
-    projection: Projection
+    projection: RowProjection
     result: View
 
     @property
@@ -151,7 +151,7 @@ class Merged:
         return tuple(axis for axis in self.result.order if axis not in self.projection.kept)
 
 
-def merged(module: nn.Module, found: Region, projection: Projection) -> Merged | str:
+def merged(module: nn.Module, found: Region, projection: RowProjection) -> Merged | str:
     """The whole sum as a projection like one of its terms, or why it is none."""
     views: dict[fx.Node, View] = {found.root: projection.root}
     for node in found.nodes:
@@ -183,7 +183,7 @@ def _splits(before: View, after: View) -> dict[Axis, Group]:
     return splits
 
 
-def _after(module: nn.Module, node: fx.Node, views: list[View], projection: Projection) -> View | str:
+def _after(module: nn.Module, node: fx.Node, views: list[View], projection: RowProjection) -> View | str:
     kept = set(projection.kept)
     view = views[0]
     if (link := affine(module, node)) is not None:
@@ -204,7 +204,7 @@ def _after(module: nn.Module, node: fx.Node, views: list[View], projection: Proj
     return rearranged(node, view) or "a branch cuts across the rows of the projection"
 
 
-def _convolved(node: fx.Node, view: View, projection: Projection) -> View | str:
+def _convolved(node: fx.Node, view: View, projection: RowProjection) -> View | str:
     arguments: Any = (*node.args, *(None, [1, 1], [0, 0], [1, 1], 1)[len(node.args) - 2 :])
     _, kernel, _, stride, padding, _, count = arguments[:7]
     kept = set(projection.kept)

@@ -108,8 +108,9 @@ class _Propagation:
         return Value(node, View(groups, view.seen))
 
     def embedded(self, value: Value, want: View | None) -> Value:
-        """Where nobody cares, the result of a convolution is laid as the network sees it, not channels first."""
-        free = want is None and value.node.target in kinds.CONVOLUTIONS and not value.view.contiguous
+        """Where nobody cares, a map that a convolution makes is laid as the network sees it, not channels first."""
+        is_map = value.node.target in kinds.CONVOLUTIONS and any(size != 1 for size in shape_of(value.node)[2:])
+        free = want is None and is_map and not value.view.contiguous
         return self.settled(value, CONFLICT) if free else value
 
     def isolated(self, value: Value, dim: int, origin: fx.Node) -> tuple[fx.Node, tuple[Group, ...], int]:

@@ -72,7 +72,7 @@ class PatchEmbed(nn.Module):
 
 
 class Stage(nn.Module):
-    """Blocks, and a halving of the grid behind them unless it is the last stage; (b, dim, h, w) to (b, dim', h', w')."""
+    """Blocks, and a halving of the grid behind them unless it is the last stage; (b, dim, h, w) to (b, c, h', w')."""
 
     def __init__(self, dim: int, depth: int, mixes: Sequence[int], ratio: int, last: bool) -> None:
         super().__init__()

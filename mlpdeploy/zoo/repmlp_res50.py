@@ -167,8 +167,8 @@ class RepMLPResNet(nn.Module):
 def _block(kind: Kind, stage: int, channels: int, grid: int, deploy: bool) -> nn.Module:
     if stage not in (2, 3):
         return BaseBlock(channels, channels, 1, deploy)
-    made: Any = RepMLPLightBlock if kind == "light" else RepMLPBottleneckBlock
-    return made(channels, grid, deploy)  # type: ignore[no-any-return]
+    made = RepMLPLightBlock if kind == "light" else RepMLPBottleneckBlock
+    return made(channels, grid, deploy)
 
 
 def read(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -172,12 +172,12 @@ FIRES = {
     "normalise_contractions": ("tokens", 1),
     "pick_parts": ("windows", 1),
     "project_patches": ("stages", 1),
-    "project_pooled": ("regions", 2),
     "project_segments": ("branches", 4),
     "project_tokens": ("patches", 1),
     "remove_identities": ("tokens", 1),
     "reparameterise": ("locality", 1),
     "reorder_normalisation": ("rafts", 2),
+    "split_convolution": ("strips", 1),
     "split_projection": ("gated", 1),
 }
 """Rule, the network in which it fires, and how often."""

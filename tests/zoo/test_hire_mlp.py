@@ -80,7 +80,7 @@ def test_the_compiled_graph_is_the_same_function() -> None:
 def test_every_parameter_matters() -> None:
     network = tiny().eval()
     weights.randomise(network, 0)
-    network(torch.randn(2, 3, 64, 64)).square().sum().backward()  # type: ignore[no-untyped-call]
+    network(torch.randn(2, 3, 64, 64)).square().sum().backward()
     assert not [name for name, p in network.named_parameters() if p.grad is None or not bool(p.grad.any())]
 
 

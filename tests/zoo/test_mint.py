@@ -28,7 +28,9 @@ def tiny(kind: Kind) -> MinimalTransformer:
 
 def lower(packed: Tensor, size: int) -> Tensor:
     """Row by row: element (i, j) is number i (i + 1) / 2 + j."""
-    rows = [[packed[i * (i + 1) // 2 + j] if j <= i else packed.new_zeros(()) for j in range(size)] for i in range(size)]
+    rows = [
+        [packed[i * (i + 1) // 2 + j] if j <= i else packed.new_zeros(()) for j in range(size)] for i in range(size)
+    ]
     return torch.stack([torch.stack(row) for row in rows])
 
 

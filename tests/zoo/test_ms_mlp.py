@@ -123,11 +123,7 @@ def test_the_compiled_network_is_the_same() -> None:
     graph.prove(tiny(), (3, 36, 36))
 
 
-def test_ms_mlp_t_works() -> None:
-    prove("ms_mlp_t")
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", ["ms_mlp_s", "ms_mlp_b"])
-def test_larger_variants_work(variant: str) -> None:
+@pytest.mark.parametrize("variant", ["ms_mlp_t", "ms_mlp_s", "ms_mlp_b"])
+def test_variants_work(variant: str) -> None:
     prove(variant)

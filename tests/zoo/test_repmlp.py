@@ -23,7 +23,9 @@ FORMS = pytest.mark.parametrize("deploy", [False, True], ids=["train", "deploy"]
 
 
 def tiny(**options: Any) -> repmlp_net.RepMLPNet:
-    given = dict(blocks=(1, 1), channels=(16, 32), sharesets=(1, 4), grid=4, patch_size=2, image_size=8, num_classes=5)
+    given: dict[str, Any] = dict(
+        blocks=(1, 1), channels=(16, 32), sharesets=(1, 4), grid=4, patch_size=2, image_size=8, num_classes=5
+    )
     return repmlp_net.RepMLPNet(**(given | options))
 
 
@@ -56,8 +58,9 @@ def test_a_train_time_block_sums_matrix_and_convolutions() -> None:
     for c in range(g * s):
         share = c % s
         total = normalised(torch.einsum("ijpq,bpq->bij", mixing[share], x[:, c]), block.fc3_bn, share)
-        for pair in (block.repconv1, block.repconv3):
-            kernel: Any = pair.conv.weight[share : share + 1]  # type: ignore[union-attr, index]
+        branches: list[Any] = [block.repconv1, block.repconv3]
+        for pair in branches:
+            kernel = pair.conv.weight[share : share + 1]
             local = F.conv2d(x[:, c : c + 1], kernel, padding=kernel.shape[-1] // 2)[:, 0]
             total = total + normalised(local, pair.bn, share)
         expected.append(total)
@@ -120,7 +123,7 @@ def test_every_parameter_matters(kind: str, deploy: bool) -> None:
     network.eval()
     weights.randomise(network, 0)
     loss: Tensor = network(torch.randn(2, 3, 8, 8) if kind == "net" else torch.randn(2, 8, 14, 14)).square().sum()
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     dead = [name for name, p in network.named_parameters() if p.grad is None or not bool(p.grad.any())]
     assert not dead
 

@@ -132,11 +132,7 @@ def test_the_compiled_network_is_the_same() -> None:
     graph.prove(tiny(), (3, 68, 68))
 
 
-def test_strip_mlp_t_light_works() -> None:
-    prove("strip_mlp_t_light")
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", ["strip_mlp_t", "strip_mlp_s", "strip_mlp_b"])
-def test_larger_variants_work(variant: str) -> None:
+@pytest.mark.parametrize("variant", ["strip_mlp_t_light", "strip_mlp_t", "strip_mlp_s", "strip_mlp_b"])
+def test_variants_work(variant: str) -> None:
     prove(variant)

@@ -37,9 +37,10 @@ class Part:
 def rewrite(editor: Editor, log: Log) -> None:
     """Replace every concatenation of such parts."""
     for node in list(editor.graph.nodes):
-        if node.target is not aten.cat.default or len(shape_of(node)) != 4 or (*node.args, 0)[1] != 1:
+        arguments: Any = (*node.args, 0)
+        if node.target is not aten.cat.default or len(shape_of(node)) != 4 or arguments[1] != 1:
             continue
-        parts = [_part(part) for part in node.args[0]]  # type: ignore[union-attr]
+        parts = [_part(part) for part in arguments[0]]
         known = [part for part in parts if part is not None]
         if len(known) < len(parts) or len(parts) < 2 or not any(any(part.shift) for part in known):
             continue
@@ -54,24 +55,27 @@ def rewrite(editor: Editor, log: Log) -> None:
 def _part(node: fx.Node) -> Part | None:
     """`node` as shifted channels of a map, back through slices to the map in front of the padding; None otherwise."""
     arguments: Any = node.args
-    if node.target is aten.pad.default:
+    target: Any = node.target
+    if target is aten.pad.default:
         return _padded(node)
-    if node.target in CUTS:
+    if target in CUTS:
         inner = _part(arguments[0])
         if inner is None or any(isinstance(argument, fx.Node) for argument in arguments[2:]):
             return None
-        dim = dim_of(node)
-        if shape_of(node) == shape_of(arguments[0]):
+        dim, before = dim_of(node), shape_of(arguments[0])
+        if shape_of(node) == before:
             return inner
         if dim == 1:
-            return Part(inner.source, node.target(inner.channels, 0, *arguments[2:]), inner.shift)  # type: ignore[operator]
-        kept = node.target(torch.arange(shape_of(arguments[0])[dim]), 0, *arguments[2:]) if dim > 1 else ()  # type: ignore[operator]
+            return Part(inner.source, target(inner.channels, 0, *arguments[2:]), inner.shift)
+        if dim == 0:
+            return None
+        kept = target(torch.arange(before[dim]), 0, *arguments[2:])
         if len(kept) == 0 or int(kept[-1] - kept[0]) != len(kept) - 1:
             return None
         rows, columns = inner.shift
         start = int(kept[0])
         return Part(inner.source, inner.channels, (rows + start, columns) if dim == 2 else (rows, columns + start))
-    if node.target is operator.getitem and arguments[0].target in SPLITS and dim_of(arguments[0]) == 1:
+    if target is operator.getitem and arguments[0].target in SPLITS and dim_of(arguments[0]) == 1:
         inner = _part(arguments[0].args[0])
         split = arguments[0]
         if inner is None:
@@ -109,7 +113,8 @@ def _reads_channels(editor: Editor, user: fx.Node) -> bool:
     """Whether `user` is a convolution of all channels with a constant weight."""
     if user.target is not aten.conv2d.default or weight(editor.module, user.args[1]) is None:
         return False
-    return len(user.args) < 7 or user.args[6] == 1
+    groups: Any = user.args[6] if len(user.args) > 6 else 1
+    return bool(groups == 1)
 
 
 def _convolve(editor: Editor, node: fx.Node, parts: list[Part]) -> None:

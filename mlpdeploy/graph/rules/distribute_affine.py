@@ -49,7 +49,7 @@ def _readers(node: fx.Node, link: Affine) -> list[fx.Node]:
     found: list[fx.Node] = []
     for user in node.users:
         dims = set(range(len(shape_of(node))))
-        if user.target is aten.index_select.default and link.varies(*(dims - {user.args[1]})):  # type: ignore[arg-type]
+        if user.target is aten.index_select.default and link.varies(*(dims - {user.args[1]})):
             found += _readers(user, link)
         else:
             found.append(user)

@@ -116,6 +116,7 @@ def _remove(editor: Editor, chain: Chain) -> None:
             _make_unit(editor, link)
         else:
             link.node.replace_all_uses_with(link.source)
+            editor.graph.erase_node(link.node)
 
 
 def _make_unit(editor: Editor, first: Affine) -> None:
@@ -170,6 +171,7 @@ def _replace(editor: Editor, node: fx.Node, front: Chain, behind: Chain, kernel:
         result = editor.call(node.target, (node.args[0], weights, biases, *node.args[3:]), origin=node)
     _remove(editor, behind)
     node.replace_all_uses_with(result)
+    editor.graph.erase_node(node)
 
 
 def _per_row(vector: torch.Tensor, rows: int, groups: int) -> torch.Tensor:
@@ -208,6 +210,7 @@ def _fold_left_product(editor: Editor, node: fx.Node, log: Log) -> None:
             result = editor.call(aten.add.Tensor, (result, constant), origin=node)
     _remove(editor, behind)
     node.replace_all_uses_with(result)
+    editor.graph.erase_node(node)
     log.fired()
 
 

@@ -57,32 +57,32 @@ def _dim_of(node: fx.Node) -> int | None:
     if node.target is aten.roll.default:
         dims: Any = node.args[2] if len(node.args) > 2 else []
         dim = dims[0] if len(dims) == 1 else None
-    elif node.target in CUTS or node.target is aten.cat.default:
-        dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
     else:
-        return None
+        known = node.target in CUTS or node.target is aten.cat.default
+        dim = (*node.args, 0)[1] if known else None
     if dim is None:
         return None
-    index = int(dim) % len(shape_of(node))  # type: ignore[arg-type]
+    index: int = dim % len(shape_of(node))
     return index if isinstance(shape_of(node)[index], int) else None
 
 
 def _selection(node: fx.Node, dim: int) -> Selection | None:
     """`node` as elements of one tensor along `dim`; None where it joins several tensors."""
-    if node.target in CUTS and shape_of(node) == shape_of(node.args[0]):  # type: ignore[arg-type]
-        return _selection(node.args[0], dim)  # type: ignore[arg-type]
+    arguments: Any = node.args
+    if node.target in CUTS and shape_of(node) == shape_of(arguments[0]):
+        return _selection(arguments[0], dim)
     if _dim_of(node) != dim:
-        return Selection(node, torch.arange(int(shape_of(node)[dim])), False)
+        size = shape_of(node)[dim]
+        return Selection(node, torch.arange(size), False) if isinstance(size, int) else None
     if node.target is aten.cat.default:
-        parts = [_selection(part, dim) for part in node.args[0]]  # type: ignore[union-attr]
+        parts = [_selection(part, dim) for part in arguments[0]]
         known = [part for part in parts if part is not None]
         if len(known) < len(parts) or len({part.source for part in known}) > 1:
             return None
         return Selection(known[0].source, torch.cat([part.indices for part in known]), True)
-    inner = _selection(node.args[0], dim)  # type: ignore[arg-type]
-    if inner is None or not isinstance(shape_of(inner.source)[dim], int):
+    inner = _selection(arguments[0], dim)
+    if inner is None:
         return None
-    arguments: Any = node.args
     if node.target is aten.roll.default:
         return Selection(inner.source, inner.indices.roll(arguments[1][0]), True)
     if any(isinstance(argument, fx.Node) for argument in arguments[2:]):
