@@ -69,12 +69,13 @@ def simplify(model: ir.Model) -> None:
         rewriting(model)
         for step in clean:
             step(model)
-    for step in (
+    finishing: tuple[ir.passes.PassBase, ...] = (
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         common.LiftSubgraphInitializersToMainGraphPass(),
         common.DeduplicateInitializersPass(),
         common.CommonSubexpressionEliminationPass(),
         common.OutputFixPass(),
         common.NameFixPass(),
-    ):
-        step(model)
+    )
+    for last in finishing:
+        last(model)

@@ -42,8 +42,7 @@ def shrink(x: Tensor, ratio: int) -> Tensor:
     places = torch.arange(2 * ratio, dtype=x.dtype, device=x.device)
     taps = ratio - (places - (ratio - 0.5)).abs()
     inside_h, inside_w = (
-        F.conv1d(x.new_ones(1, 1, size), taps[None, None], stride=ratio, padding=ratio // 2)
-        for size in (h, w)
+        F.conv1d(x.new_ones(1, 1, size), taps[None, None], stride=ratio, padding=ratio // 2) for size in (h, w)
     )
     kernel = (taps[:, None] * taps).expand(c, 1, 2 * ratio, 2 * ratio)
     sums = F.conv2d(x, kernel, stride=ratio, padding=ratio // 2, groups=c)
@@ -228,9 +227,7 @@ class Maxim(nn.Module):
             decoded.insert(0, x)
         return encoded, decoded
 
-    def _restore(
-        self, stage: int, images: list[Tensor], decoded: list[Tensor]
-    ) -> tuple[list[Tensor], list[Tensor]]:
+    def _restore(self, stage: int, images: list[Tensor], decoded: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Attended features for the next U-Net (none after the last) and restored images, level by level."""
         if stage == self.stages - 1:
             heads = [self.part(stage, "output_conv", level) for level in range(LEVELS)]

@@ -222,16 +222,6 @@ def test_a_batch_norm_goes_into_every_branch() -> None:
     assert targets(result)[aten.batch_norm.default] == 0
 
 
-def test_an_affine_in_front_of_linears_goes_into_them() -> None:
-    def branches(x: Tensor, norm: nn.LayerNorm, first: nn.Module, second: nn.Module) -> Tensor:
-        x = x * norm.weight
-        return first(x) + second(x)
-
-    result = prove(Apply(branches, nn.LayerNorm(6), nn.Linear(6, 4), nn.Linear(6, 4)), (5, 6))
-    assert fired(result)["distribute_affine"] == 1
-    assert targets(result)[aten.mul.Tensor] == 0
-
-
 @pytest.mark.parametrize(
     ("second", "refused"),
     [
