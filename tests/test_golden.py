@@ -16,12 +16,13 @@ from mlpdeploy.zoo import vip
 from tests import golden
 from tests.conftest import REPOSITORY
 
-NAMES = list(recipes.recipes())
+NAMES = list(golden.golden())
 SMALL = "mixer_s32"
 # Layers of the plain export of networks with the weights that their constructors give them.
 PLAIN = {"mixer_b16": 443, "mixer_s32": 299, "resmlp_24": 732, "gmlp_s16": 1184, "vip_s14": 1476}
 FAMILIES_WITH_ONE_TRANSPOSE = ("mixer", "resmlp", "gmlp", "gmixer")
 FAMILIES_WITH_FEWER_LAYERS = (*FAMILIES_WITH_ONE_TRANSPOSE, "vip")
+FAMILIES = (*FAMILIES_WITH_FEWER_LAYERS, "vit")
 FEWER = 0.75
 # The plain export takes and gives FP16, ours FP32: two linear layers save nothing that would make up for the casts.
 CASTS = {"ff_g2m_student": 3}
@@ -33,9 +34,11 @@ def measured(name: str) -> dict[str, Any]:
 
 
 def each(names: Iterable[str]) -> pytest.MarkDecorator:
-    """A test of every network, of which only the smallest is fast."""
-    slow = pytest.mark.slow
-    return pytest.mark.parametrize("name", [n if n == SMALL else pytest.param(n, marks=slow) for n in names])
+    """A test of every network, of which only the smallest is fast, and only FAMILIES are not large."""
+    large = [name for name in names if recipes.find(name).family not in FAMILIES]
+    slow = [name for name in names if name not in large and name != SMALL]
+    marks = {name: pytest.mark.large for name in large} | {name: pytest.mark.slow for name in slow}
+    return pytest.mark.parametrize("name", [pytest.param(name, marks=marks.get(name, ())) for name in names])
 
 
 @each(NAMES)
@@ -44,9 +47,9 @@ def test_nothing_has_changed(name: str) -> None:
     assert measured(name) == stored, "if this is meant: python -m tests.golden " + name
 
 
-@each(NAMES)
+@pytest.mark.parametrize("name", NAMES)
 def test_transposes_are_gone(name: str) -> None:
-    found, family = measured(name)["transposes"], recipes.find(name).family
+    found, family = golden.golden()[name]["transposes"], recipes.find(name).family
     if family in FAMILIES_WITH_ONE_TRANSPOSE:
         assert found["outside"] <= 1 and found["bodies"] == 0
     if family == "vip":
@@ -54,17 +57,17 @@ def test_transposes_are_gone(name: str) -> None:
         assert found["bodies"] > 0 and max(found["in_each_body"]) <= 2
 
 
-@each(NAMES)
+@pytest.mark.parametrize("name", NAMES)
 def test_nothing_is_worse_than_in_the_plain_export(name: str) -> None:
-    found, plain = measured(name), golden.golden()[name]["plain"]
+    found, plain = golden.golden()[name], golden.golden()[name]["plain"]
     bodies = found["transposes"]["bodies"] * max(found["transposes"]["in_each_body"], default=0)
     assert found["layers"] - CASTS.get(name, 0) <= plain["layers"]
     assert found["transposes"]["outside"] + bodies <= plain["transposes"]
 
 
-@each([name for name in NAMES if recipes.find(name).family in FAMILIES_WITH_FEWER_LAYERS])
+@pytest.mark.parametrize("name", [name for name in NAMES if recipes.find(name).family in FAMILIES_WITH_FEWER_LAYERS])
 def test_a_quarter_of_the_layers_is_gone(name: str) -> None:
-    assert measured(name)["layers"] <= FEWER * golden.golden()[name]["plain"]["layers"]
+    assert golden.golden()[name]["layers"] <= FEWER * golden.golden()[name]["plain"]["layers"]
 
 
 def test_the_stored_plain_export_is_that_of_the_network() -> None:
@@ -86,10 +89,10 @@ def test_a_quarter_of_the_layers_is_gone_with_the_constructors_weights(name: str
     assert found["layers"] <= FEWER * PLAIN[name]
 
 
-def test_every_recipe_is_measured_and_lists_what_fires() -> None:
-    assert list(golden.golden()) == NAMES
-    for name, recipe in recipes.recipes().items():
-        assert dict(recipe.rules) == golden.golden()[name]["rules"], f"python -m tests.golden {name}"
+def test_every_family_is_measured_and_its_recipes_list_what_fires() -> None:
+    assert {recipes.find(name).family for name in NAMES} == {recipe.family for recipe in recipes.recipes().values()}
+    for name in NAMES:
+        assert dict(recipes.find(name).rules) == golden.golden()[name]["rules"], f"python -m tests.golden {name}"
 
 
 def test_the_recipes_files_take_new_counts_and_keep_the_rest() -> None:

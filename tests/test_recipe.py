@@ -78,7 +78,8 @@ def test_names_and_aliases_are_unique() -> None:
 @pytest.mark.parametrize("name", PROMISED)
 def test_stored_facts_are_those_of_the_network(name: str) -> None:
     recipe = recipes()[name]
-    network = factory.make(recipe, 0, image_size=None, num_classes=None, pretrained=False).to("meta").eval()
+    with torch.device("meta"):
+        network = factory.make(recipe, 0, image_size=None, num_classes=None, pretrained=False).eval()
     assert sum(parameter.numel() for parameter in network.parameters()) == recipe.parameters
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         logits = network(torch.zeros(1, *recipe.input_shape, device="meta"))

@@ -96,7 +96,7 @@ class EncoderBlock(nn.Module):
 
 
 class DecoderBlock(nn.Module):
-    """Features of the level below, enlarged, and a bridge; (b, below, h / 2, w / 2), (b, 3 dim, h, w) to (b, dim, h, w)."""
+    """Features of the level below (b, below, h / 2, w / 2) and a bridge (b, 3 dim, h, w) to (b, dim, h, w)."""
 
     def __init__(self, below: int, dim: int, size: int) -> None:
         super().__init__()
@@ -167,8 +167,10 @@ class Maxim(nn.Module):
             self.add_module(f"{prefix}_encoder_block_{level}", encoder)
             self.add_module(f"{prefix}_cross_gating_block_{level}", CrossGating(LEVELS * dim, dim, size, below))
             self.add_module(f"{prefix}_decoder_block_{level}", DecoderBlock(below, dim, size))
-            name, head = ("output_conv", nn.Conv2d(dim, 3, 3, padding=1)) if last else _attention(dim)
-            self.add_module(f"{prefix}_{name}_{level}", head)
+            if last:
+                self.add_module(f"{prefix}_output_conv_{level}", nn.Conv2d(dim, 3, 3, padding=1))
+            else:
+                self.add_module(f"{prefix}_supervised_attention_module_{level}", SupervisedAttention(dim))
         for index in range(2):
             self.add_module(f"{prefix}_global_block_{index}", Bottleneck(dims[-1], BOTTLENECK_SIZE))
         for part, target, source in _resampled():
@@ -180,8 +182,7 @@ class Maxim(nn.Module):
         return self.get_submodule(f"stage_{stage}_{name}_{index}")
 
     def signal(self, stage: int, part: int, target: int, features: list[Tensor]) -> Tensor:
-        """Features of all levels at one level, side by side: channels of the first level first, or, for a decoder,
-        of the last."""
+        """Features of all levels at one level, side by side: from the first level on, or for a decoder the last."""
         sources = range(LEVELS) if part == CROSSING else reversed(range(LEVELS))
         names = [(f"UpSampleRatio_{_number(stage, part, target, source)}", features[source]) for source in sources]
         return torch.cat([self.get_submodule(name)(x) for name, x in names], 1)
@@ -203,20 +204,21 @@ class Maxim(nn.Module):
     def _u_net(
         self, stage: int, images: list[Tensor], inputs: list[Tensor] | None, before: list[Tensor] | None
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Features of the encoder and of the decoder, level by level; `inputs` and `before` come from the U-Net before."""
+        """Encoder and decoder features, level by level; `inputs` and `before` come from the U-Net before."""
         encoded: list[Tensor] = []
-        x: Tensor | None = None
+        x = images[0]
         for level, image in enumerate(images):
             scale = self.part(stage, "input_conv", level)(image)
             if inputs is not None:
                 scale, _ = self.part(stage, "input_fuse_sam", level)(scale, inputs[level])
             encoder = self.part(stage, "encoder_block", level)
-            x = torch.cat([scale if x is None else x, scale], 1)
+            x = torch.cat([x if level else scale, scale], 1)
             encoded.append(encoder(x, None if before is None else before[level]))
-            x = encoder.Conv_1(encoded[-1])
+            x = self.part(stage, f"encoder_block_{level}.Conv", 1)(encoded[-1])
         for index in range(2):
             x = self.part(stage, "global_block", index)(x)
-        gating, bridges = x, []
+        gating = x
+        bridges: list[Tensor] = []
         for level in reversed(range(LEVELS)):
             block = self.part(stage, "cross_gating_block", level)
             bridge, gating = block(self.signal(stage, CROSSING, level, encoded), gating)
@@ -247,14 +249,9 @@ def _resampled() -> list[tuple[int, int, int]]:
 
 
 def _number(stage: int, part: int, target: int, source: int) -> int:
-    """The number in the name of a resampling: in the order of use, targets from the last level to the first; a
-    decoder's sources likewise."""
+    """The number in the name of a resampling: targets from the last level to the first, a decoder's sources too."""
     place = source if part == CROSSING else LEVELS - 1 - source
     return ((stage * 2 + part) * LEVELS + LEVELS - 1 - target) * LEVELS + place
-
-
-def _attention(dim: int) -> tuple[str, nn.Module]:
-    return "supervised_attention_module", SupervisedAttention(dim)
 
 
 class _Unused(nn.Module):
@@ -271,17 +268,18 @@ def _add_unused(network: Maxim) -> Maxim:
     dims = [network.features * 2**level for level in range(LEVELS)]
     for stage in range(network.stages):
         for level, (dim, size) in enumerate(zip(dims, SIZES, strict=True)):
-            decoder = network.part(stage, "decoder_block", level).UNetEncoderBlock_0
-            decoder.cross_gating_block = CrossGating(dim, dim, size)
-            decoder.Conv_1 = nn.Conv2d(dim, dim, 4, stride=2, padding=1)
+            decoder = network.get_submodule(f"stage_{stage}_decoder_block_{level}.UNetEncoderBlock_0")
+            decoder.add_module("cross_gating_block", CrossGating(dim, dim, size))
+            decoder.add_module("Conv_1", nn.Conv2d(dim, dim, 4, stride=2, padding=1))
             if stage == 0:
-                network.part(stage, "encoder_block", level).cross_gating_block = CrossGating(dim, dim, size)
+                encoder = network.part(stage, "encoder_block", level)
+                encoder.add_module("cross_gating_block", CrossGating(dim, dim, size))
             else:
                 inputs = min(2 * dim, dims[-1])
                 network.add_module(f"stage_{stage}_input_catconv_{level}", nn.Conv2d(inputs, dim, 1))
     for block in [module for module in network.modules() if isinstance(module, CrossGating)]:
         if block.below is None:
-            block.ConvTranspose_0 = _Unused(block.Conv_0.out_channels)
+            block.add_module("ConvTranspose_0", _Unused(block.Conv_0.out_channels))
     return network
 
 

@@ -80,6 +80,6 @@ def test_official_checkpoint_loads_strictly(tmp_path: Path) -> None:
     assert all(torch.equal(value, state[key]) for key, value in network.state_dict().items())
 
 
-@pytest.mark.parametrize("name", ["activator_only_geglu", pytest.param("activator", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["activator_only_geglu", pytest.param("activator", marks=pytest.mark.large)])
 def test_recipe_is_proved(name: str) -> None:
     proof.prove(name)

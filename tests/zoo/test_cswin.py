@@ -118,7 +118,7 @@ def test_variants_are_those_of_the_authors() -> None:
     assert [recipe.name for recipe in recipes().values() if recipe.family == "cswin"] == list(VARIANTS)
 
 
-@pytest.mark.slow
+@pytest.mark.large
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_recipes_pass_the_ladder(variant: str) -> None:
     prove(variant)

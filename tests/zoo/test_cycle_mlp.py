@@ -91,7 +91,7 @@ def test_an_official_checkpoint_loads_strictly_but_for_its_constant_offsets(tmp_
     assert all(torch.equal(loaded[key], state[key]) for key in loaded)
 
 
-@pytest.mark.slow
+@pytest.mark.large
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_recipe_is_proved(variant: str) -> None:
     prove(variant)

@@ -121,7 +121,7 @@ def test_image_size_is_that_of_both_inputs() -> None:
     assert find("deeperaser").num_classes is None
 
 
-@pytest.mark.slow
+@pytest.mark.large
 def test_builds_verifies_and_is_inspected(tmp_path: Path) -> None:
     selection = Selection(
         "deeperaser", precision="fp32", backend="onnxruntime", batch="1:1:2", image_size=16, out=tmp_path
@@ -144,7 +144,7 @@ def test_builds_verifies_and_is_inspected(tmp_path: Path) -> None:
     assert "`mask` float32 [batch, 1, 16, 16]" in report
 
 
-@pytest.mark.slow
+@pytest.mark.large
 def test_recipe_is_proved_on_small_images() -> None:
     found = proof.climb(Selection("deeperaser", precision="fp16", batch=proof.BATCH, image_size=32))
     assert found.passed, "; ".join(f"{stage.name}: {stage.reason}" for stage in found.stages)

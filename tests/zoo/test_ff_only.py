@@ -97,7 +97,7 @@ def test_official_checkpoint_loads_strictly(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "variant", ["ff_linear_tiny", *(pytest.param(f"ff_linear_{n}", marks=pytest.mark.slow) for n in ("base", "large"))]
+    "variant", ["ff_linear_tiny", *(pytest.param(f"ff_linear_{n}", marks=pytest.mark.large) for n in ("base", "large"))]
 )
 def test_ladder_passes(variant: str) -> None:
     prove(variant)

@@ -156,7 +156,7 @@ def gradients(network: nn.Module) -> tuple[set[str], set[str]]:
     return found[0], found[1]
 
 
-@pytest.mark.slow
+@pytest.mark.large
 def test_every_parameter_matters_but_those_the_port_never_uses() -> None:
     network = maxim.maxim_3s(64).eval()
     weights.randomise(network, 0)
@@ -185,7 +185,7 @@ def test_rewriting_is_exact_for_every_batch() -> None:
     prove_rewrite(Two(), (3, 8, 12), (4, 8, 12))
 
 
-@pytest.mark.slow
+@pytest.mark.large
 def test_smallest_climbs_the_ladder() -> None:
     found = climb(Selection("maxim_1s", image_size=64, batch="1:2:5"))
     assert found.passed, found.verdict()
@@ -193,7 +193,7 @@ def test_smallest_climbs_the_ladder() -> None:
     assert all(check.agreement is None for stage in found.stages for check in stage.checks)
 
 
-@pytest.mark.slow
+@pytest.mark.large
 @pytest.mark.parametrize("name", ["maxim_2s", "maxim_3s"])
 def test_larger_ones_climb_the_ladder(name: str) -> None:
     found = climb(Selection(name, image_size=64, batch="1:2:5"))

@@ -147,7 +147,7 @@ def test_official_checkpoint_loads_strictly(name: str, tmp_path: Path) -> None:
     assert all(torch.equal(value, state[key]) for key, value in network.state_dict().items())
 
 
-@pytest.mark.slow
+@pytest.mark.large
 @pytest.mark.parametrize("name", [name for name, r in mlpdeploy.recipe.recipes().items() if r.family == "metaformer"])
 def test_recipe_is_proved(name: str) -> None:
     proof.prove(name)

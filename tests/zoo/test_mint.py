@@ -105,6 +105,6 @@ def test_official_checkpoint_loads_strictly(name: str, tmp_path: Path) -> None:
     assert all(torch.equal(value, state[key]) for key, value in network.state_dict().items())
 
 
-@pytest.mark.parametrize("name", [VARIANTS[0], *(pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS[1:])])
+@pytest.mark.parametrize("name", [VARIANTS[0], *(pytest.param(name, marks=pytest.mark.large) for name in VARIANTS[1:])])
 def test_recipe_is_proved(name: str) -> None:
     proof.prove(name)

@@ -123,7 +123,7 @@ def test_the_compiled_network_is_the_same() -> None:
     graph.prove(tiny(), (3, 36, 36))
 
 
-@pytest.mark.slow
+@pytest.mark.large
 @pytest.mark.parametrize("variant", ["ms_mlp_t", "ms_mlp_s", "ms_mlp_b"])
 def test_variants_work(variant: str) -> None:
     prove(variant)

@@ -163,7 +163,7 @@ def test_proof(name: str) -> None:
     prove(name)
 
 
-@pytest.mark.slow
+@pytest.mark.large
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 @pytest.mark.parametrize("name", FIELDS)
 def test_proof_of_every_field_in_every_precision(name: str, precision: str) -> None:

@@ -145,6 +145,6 @@ def test_official_checkpoint_loads_strictly_at_another_size(tmp_path: Path) -> N
     assert all(torch.equal(loaded[key], state[key]) for key in state)
 
 
-@pytest.mark.parametrize("variant", [SMALL, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
+@pytest.mark.parametrize("variant", [SMALL, *(pytest.param(name, marks=pytest.mark.large) for name in OTHERS)])
 def test_ladder_passes(variant: str) -> None:
     prove(variant)

@@ -158,7 +158,7 @@ def test_a_checkpoint_of_another_network_and_another_size_are_refused(tmp_path: 
         mlpdeploy.reference("repmlpnet_t224", image_size=448)
 
 
-@pytest.mark.slow
+@pytest.mark.large
 @pytest.mark.parametrize("name", [*(f"repmlpnet_{net}" for net in NETS), *RES50])
 def test_the_compiled_network_computes_the_same(name: str) -> None:
     proof.prove(name)

@@ -102,6 +102,6 @@ def test_official_checkpoint_loads_strictly(tmp_path: Path) -> None:
     assert all(torch.equal(loaded[key], state[key]) for key in state)
 
 
-@pytest.mark.parametrize("variant", [SMALL, *(pytest.param(n, marks=pytest.mark.slow) for n in OTHERS)])
+@pytest.mark.parametrize("variant", [SMALL, *(pytest.param(n, marks=pytest.mark.large) for n in OTHERS)])
 def test_ladder_passes(variant: str) -> None:
     prove(variant)

@@ -132,7 +132,7 @@ def test_the_compiled_network_is_the_same() -> None:
     graph.prove(tiny(), (3, 68, 68))
 
 
-@pytest.mark.slow
+@pytest.mark.large
 @pytest.mark.parametrize("variant", ["strip_mlp_t_light", "strip_mlp_t", "strip_mlp_s", "strip_mlp_b"])
 def test_variants_work(variant: str) -> None:
     prove(variant)

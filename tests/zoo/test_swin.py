@@ -86,7 +86,7 @@ def test_recipes_are_of_the_paper() -> None:
     assert all(recipe.crop == (1.0 if recipe.name.endswith("_384") else 0.875) for recipe in variants)
 
 
-@pytest.mark.slow
+@pytest.mark.large
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_recipes_pass_the_ladder(variant: str) -> None:
     prove(variant)

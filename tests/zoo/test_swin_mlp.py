@@ -118,9 +118,9 @@ def test_every_parameter_matters() -> None:
     "variant",
     [
         "swin_mlp_t_c24",
-        pytest.param("swin_mlp_t_c12", marks=pytest.mark.slow),
-        pytest.param("swin_mlp_t_c6", marks=pytest.mark.slow),
-        pytest.param("swin_mlp_b", marks=pytest.mark.slow),
+        pytest.param("swin_mlp_t_c12", marks=pytest.mark.large),
+        pytest.param("swin_mlp_t_c6", marks=pytest.mark.large),
+        pytest.param("swin_mlp_b", marks=pytest.mark.large),
     ],
 )
 def test_recipes_pass_the_ladder(variant: str) -> None:

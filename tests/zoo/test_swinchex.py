@@ -108,7 +108,7 @@ def test_images_of_another_size_are_refused() -> None:
         tiny()(torch.randn(1, 3, 32, 64))
 
 
-@pytest.mark.slow
+@pytest.mark.large
 def test_an_official_checkpoint_loads_from_its_file(tmp_path: Path) -> None:
     state = official("swinchex_l_head3").random()
     torch.save({"model": state}, tmp_path / "model.pth")
@@ -131,7 +131,7 @@ def test_variants_are_those_of_the_authors() -> None:
     assert {recipe.name for recipe in recipes().values() if recipe.family == "swinchex"} == set(VARIANTS)
 
 
-@pytest.mark.slow
+@pytest.mark.large
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_recipes_pass_the_ladder(variant: str) -> None:
     prove(variant)

@@ -97,7 +97,7 @@ def test_an_official_checkpoint_loads_strictly(tmp_path: Path) -> None:
     assert all(torch.equal(loaded[key], state[key]) for key in state)
 
 
-@pytest.mark.slow
+@pytest.mark.large
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_recipe_is_proved(variant: str) -> None:
     prove(variant)
