@@ -165,7 +165,7 @@ def test_sizes_that_the_network_cannot_take(what: str, fails: Any, tmp_path: Pat
 
 def test_rules_and_gpus_that_do_not_exist(artifact: Path, fails: Any) -> None:
     for option in ("--disable-rule", "--enable-rule"):
-        assert "did you mean fold_affine?" in fails("build", *OWN, option, "fold_afine")
+        assert "did you mean fold_affine" in fails("build", *OWN, option, "fold_afine")
         assert "the rules are" in fails("build", *OWN, option, "zzz") and LAYOUT in fails("build", *OWN, option, "zzz")
     gpu = fails("build", "my_nets:Net", "--input-shape", "3,16,16", "--gpu", "sm10")
     assert "cannot build for sm10" in gpu and "sm89" in gpu

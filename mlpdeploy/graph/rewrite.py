@@ -98,6 +98,11 @@ def _is_pure(node: fx.Node) -> bool:
     return torch.Tag.nondeterministic_seeded not in tags
 
 
+def _is_exact(value: object) -> bool:
+    """Whether a tensor made out of nothing is the same in every dtype: 0, 1, 2, but not 1/3 in float32."""
+    return isinstance(value, torch.Tensor) and bool((value == value.round()).all())
+
+
 def fold_constants(module: fx.GraphModule) -> fx.GraphModule:
     """Compute what depends on weights alone, and drop what nothing uses."""
     editor = Editor(module, module.graph)
@@ -110,7 +115,9 @@ def fold_constants(module: fx.GraphModule) -> fx.GraphModule:
         if node.op == "call_function" and _is_pure(node) and all(one in constant for one in node.all_input_nodes):
             args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), constant.__getitem__)  # type: ignore[arg-type]
             with torch.no_grad():
-                constant[node] = node.target(*args, **kwargs)
+                value = node.target(*args, **kwargs)
+            if node.all_input_nodes or _is_exact(value):
+                constant[node] = value
     for node, value in list(constant.items()):
         live = [user for user in node.users if user not in constant]
         if node.op == "get_attr" or not live or not isinstance(value, torch.Tensor):
