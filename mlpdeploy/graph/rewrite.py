@@ -100,7 +100,9 @@ def _is_pure(node: fx.Node) -> bool:
 
 def _is_exact(value: object) -> bool:
     """Whether a tensor made out of nothing is the same in every dtype: 0, 1, 2, but not 1/3 in float32."""
-    return isinstance(value, torch.Tensor) and bool((value == value.round()).all())
+    if not isinstance(value, torch.Tensor):
+        return False
+    return not value.is_floating_point() or bool((value == value.round()).all())
 
 
 def fold_constants(module: fx.GraphModule) -> fx.GraphModule:
