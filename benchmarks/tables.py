@@ -47,7 +47,7 @@ def rules(document: Document) -> list[str]:
             for batch, times in ((key, value) for key, value in row.items() if key.startswith("batch")):
                 column = f"{engine}, {batch}"
                 columns += [] if column in columns else [column]
-                for label, ratio in ((label, one["ratio"]) for label, one in times.items() if "ratio" in one):
+                for label, ratio in ((label, one["ratio"]) for label, one in times.items()):
                     rows.setdefault((name, _rule(label)), []).append(worth(ratio, inverse=label.startswith("with ")))
     body = [[f"`{name}`", rule, *cells] for (name, rule), cells in rows.items()]
     return [*table(["network", "rule", *columns], body), "", *source(document, ["onnxruntime", "openvino"])]
