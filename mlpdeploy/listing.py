@@ -16,7 +16,8 @@ def print_catalogue(console: Console, catalogue: Sequence[Mapping[str, Any]], de
         entries = list(group)
         if index:
             console.print()
-        console.print(f"[bold cyan]{entries[0]['family']}[/]  {escape(entries[0]['source'])}", highlight=False)
+        sources = "; ".join(dict.fromkeys(entry["source"] for entry in entries))
+        console.print(f"[bold cyan]{entries[0]['family']}[/]  {escape(sources)}", highlight=False)
         console.print(f"  {', '.join(entries[0]['precisions'])}", highlight=False)
         for line in _family(entries, detailed):
             console.print(line, highlight=False)
@@ -30,14 +31,20 @@ def _family(entries: Sequence[Mapping[str, Any]], detailed: bool) -> Iterator[st
     for entry in entries:
         name = entry["name"] + (f" ({', '.join(entry['aliases'])})" if entry["aliases"] else "")
         top1 = "-" if entry["top1"] is None else f"{entry['top1']:.1f}"
-        rewrites = sum(entry["rules"].values())
-        size = f"{_taken(entry):>11}{entry['parameters'] / 1e6:10.1f}{entry['gmacs']:8.2f}"
+        rewrites = sum(entry["rules"].values()) or "-"
+        size = f"{_taken(entry):>11}{_amount(entry['parameters'] / 1e6, 1):>10}{_amount(entry['gmacs'], 2):>8}"
         yield f"  {name:29}{size}{top1:>7}{rewrites:>10}"
         fired = ", ".join(f"{rule} {count}" for rule, count in entry["rules"].items())
         if detailed and entry["inputs"]:
             yield f"[dim]    takes {', '.join(map(_input, entry['inputs']))}[/]"
         if detailed:
-            yield f"[dim]    {fired or 'no rule fires'}[/]"
+            yield f"[dim]    {fired or 'no rule fires, or it was not counted'}[/]"
+
+
+def _amount(value: float, digits: int) -> str:
+    """A number with so many digits, or what it is less than where these would all be 0."""
+    least = 10**-digits
+    return f"{value:.{digits}f}" if value >= least else f"<{least:.{digits}f}"
 
 
 def _taken(entry: Mapping[str, Any]) -> str:
