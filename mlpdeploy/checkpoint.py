@@ -31,13 +31,17 @@ Read = tuple[dict[str, Tensor], dict[str, Any]]
 """A state dict in the network's own keys, and the arguments of its factory that it needs."""
 
 
-def read(path: Path, reader: str | None) -> Read:
-    """The state dict in `path`, for a network whose recipe names `reader` (`package.module:function`) or none.
+def read(path: Path) -> dict[str, Tensor]:
+    """The state dict in `path`, in the authors' keys. Raises CheckpointError."""
+    return _unwrapped(_read(path), path)
 
-    A reader takes the authors' state dict and returns a `Read`: keys renamed, caches of constants left out, and
-    what the keys tell of the network's form (a train-time or a deployed one). Raises CheckpointError.
+
+def translate(state: dict[str, Tensor], reader: str | None) -> Read:
+    """The authors' state dict for a network whose recipe names `reader` (`package.module:function`) or none.
+
+    A reader renames keys, leaves out caches of constants, and tells from the keys what form the network has (a
+    train-time or a deployed one). Raises CheckpointError.
     """
-    state = _unwrapped(_read(path), path)
     if reader is None:
         return state, {}
     module, _, name = reader.partition(":")

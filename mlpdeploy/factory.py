@@ -69,7 +69,7 @@ def make(
 ) -> nn.Module:
     """The network with the weights of its constructor (torch seeded by `seed`) or timm's pretrained ones.
 
-    `options` are arguments of the factory that a checkpoint asks for (see `checkpoint.read`).
+    `options` are arguments of the factory that a checkpoint asks for (see `checkpoint.translate`).
     """
     with _seeded(seed):
         if kind(recipe.factory) == "timm":

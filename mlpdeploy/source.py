@@ -204,7 +204,8 @@ def _network(wish: _Wish, checkpoint: str | Path | None) -> tuple[nn.Module, int
 def _from_checkpoint(wish: _Wish, path: Path) -> tuple[nn.Module, int | None]:
     from mlpdeploy import checkpoint as checkpoints
 
-    state, options = checkpoints.read(path, wish.recipe.checkpoint)
+    theirs = checkpoints.read(path)
+    state, options = checkpoints.translate(theirs, wish.recipe.checkpoint)
     network, classes = wish.make(options), None
     if wish.num_classes is None and kind(wish.recipe.name) != "user":
         classes = checkpoints.other_classes(network.state_dict(), state)
@@ -213,7 +214,7 @@ def _from_checkpoint(wish: _Wish, path: Path) -> tuple[nn.Module, int | None]:
     try:
         checkpoints.load(network, state, str(path))
     except CheckpointError as error:
-        other = _sibling(wish.recipe, path)
+        other = _sibling(wish.recipe, theirs)
         if other is None:
             raise
         name = wish.recipe.name
@@ -221,7 +222,7 @@ def _from_checkpoint(wish: _Wish, path: Path) -> tuple[nn.Module, int | None]:
     return network, classes
 
 
-def _sibling(recipe: Recipe, path: Path) -> str | None:
+def _sibling(recipe: Recipe, theirs: dict[str, Tensor]) -> str | None:
     """Another recipe of the family whose network has the keys and shapes of the checkpoint, classes aside."""
     import torch
 
@@ -230,7 +231,7 @@ def _sibling(recipe: Recipe, path: Path) -> str | None:
     for other in recipes().values():
         if other.family != recipe.family or other.name == recipe.name:
             continue
-        state, options = checkpoints.read(path, other.checkpoint)
+        state, options = checkpoints.translate(theirs, other.checkpoint)
         with torch.device("meta"):
             ours: Mapping[str, Tensor] = _Wish(other, 0, None, None, False).make(options).state_dict()
         if checkpoints.fits(ours, state) or checkpoints.other_classes(ours, state) is not None:

@@ -36,7 +36,7 @@ def state(classes: int = 5) -> dict[str, Tensor]:
 
 
 def load(network: nn.Module, path: Path) -> None:
-    weights, _ = checkpoint.read(path, None)
+    weights = checkpoint.read(path)
     checkpoint.load(network, weights, str(path))
 
 

@@ -18,7 +18,7 @@ from torch import fx, nn
 
 from mlpdeploy.graph.affine import affine, rearranges
 from mlpdeploy.graph.editor import is_linear_of_constants, weight
-from mlpdeploy.graph.kinds import is_tensor, rearranged, shape_of
+from mlpdeploy.graph.kinds import convolution_arguments, is_tensor, rearranged, shape_of
 from mlpdeploy.graph.layout import Axis, Group, Size, View, flat, numel, size_of
 
 aten = torch.ops.aten
@@ -128,8 +128,7 @@ def _projection(node: fx.Node, view: View) -> list[RowProjection]:
     shape = shape_of(node.args[0])  # type: ignore[arg-type]
     if is_linear_of_constants(node):
         return [RowProjection(node, View(view.stored, view.stored), flat(view.seen[:-1]), (), view.seen[-1])]
-    arguments: Any = (*node.args, *(None, [1, 1], [0, 0], [1, 1], 1)[len(node.args) - 2 :])
-    _, matrix, _, _, padding, _, count = arguments[:7]
+    _, matrix, _, _, padding, _, count = convolution_arguments(node)
     if any(padding) or shape_of(matrix)[2:] != shape[2:]:  # its kernel must be as large as its input
         return []
     split = view.reshape([shape[0], count, shape[1] // count, *shape[2:]])
@@ -205,8 +204,7 @@ def _after(module: nn.Module, node: fx.Node, views: list[View], projection: RowP
 
 
 def _convolved(node: fx.Node, view: View, projection: RowProjection) -> View | str:
-    arguments: Any = (*node.args, *(None, [1, 1], [0, 0], [1, 1], 1)[len(node.args) - 2 :])
-    _, kernel, _, stride, padding, _, count = arguments[:7]
+    _, kernel, _, stride, padding, _, count = convolution_arguments(node)
     kept = set(projection.kept)
     batch, channels, *space = view.seen
     groups = tuple(itertools.takewhile(projection.groups.__contains__, channels))

@@ -92,6 +92,11 @@ def _number(node: fx.Node) -> Any:
     return concrete(size_of(value)) if isinstance(value, int | torch.SymInt) else value
 
 
+def convolution_arguments(node: fx.Node) -> tuple[Any, ...]:
+    """(x, kernel, bias, stride, padding, dilation, groups) of a conv2d, with defaults for what it leaves out."""
+    return (*node.args, *(None, [1, 1], [0, 0], [1, 1], 1)[len(node.args) - 2 :])
+
+
 def is_getitem(node: fx.Node) -> bool:
     """Whether a node takes one tensor out of a list."""
     return node.target is operator.getitem

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
-
 import pytest
 import torch
 
-from mlpdeploy import factory
+from mlpdeploy import checkpoint, factory
 from mlpdeploy import recipe as recipes
 from tests.zoo.official import Official, names, official
 
@@ -18,10 +16,7 @@ KNOWN = [variant for variant in OFFICIAL if variant.recipe in recipes.recipes()]
 def network_for(variant: Official) -> tuple[dict[str, torch.Tensor], torch.nn.Module]:
     """The variant's state dict in our keys, and its network, neither with values."""
     recipe = recipes.recipes()[variant.recipe]
-    state, options = variant.empty(), {}
-    if recipe.checkpoint is not None:
-        module, _, reader = recipe.checkpoint.partition(":")
-        state, options = getattr(importlib.import_module(module), reader)(state)
+    state, options = checkpoint.translate(variant.empty(), recipe.checkpoint)
     with torch.device("meta"):
         network = factory.make(recipe, 0, image_size=None, num_classes=None, pretrained=False, options=options)
     return state, network

@@ -16,7 +16,7 @@ from torch import fx
 
 from mlpdeploy.graph.chain import back
 from mlpdeploy.graph.editor import Editor, weight
-from mlpdeploy.graph.kinds import rearranged, shape_of
+from mlpdeploy.graph.kinds import convolution_arguments, rearranged, shape_of
 from mlpdeploy.graph.layout import View
 from mlpdeploy.graph.rule import Log, Rule
 
@@ -46,8 +46,7 @@ def _lines(editor: Editor, node: fx.Node) -> int | None:
     kernel = weight(editor.module, node.args[1])
     if kernel is None:
         return None
-    arguments: Any = (*node.args, *(None, [1, 1], [0, 0], [1, 1], 1)[len(node.args) - 2 :])
-    stride, padding = list(arguments[3]), list(arguments[4])
+    _, _, _, stride, padding, *_ = convolution_arguments(node)
     idle = [index for index in range(2) if (kernel.shape[2 + index], stride[index], padding[index]) == (1, 1, 0)]
     free = len(idle) == 1 and kernel.shape[3 - idle[0]] > 1
     return 2 + idle[0] if free and shape_of(node)[2 + idle[0]] != 1 else None

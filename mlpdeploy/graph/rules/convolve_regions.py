@@ -17,7 +17,7 @@ import torch
 from torch import fx
 
 from mlpdeploy.graph.editor import Editor, weight
-from mlpdeploy.graph.kinds import is_tensor, rearranged, shape_of
+from mlpdeploy.graph.kinds import convolution_arguments, is_tensor, rearranged, shape_of
 from mlpdeploy.graph.layout import Axis, Group, View, flat, numel
 from mlpdeploy.graph.rule import Log, Rule
 
@@ -38,8 +38,7 @@ def rewrite(editor: Editor, log: Log) -> None:
 
 
 def _is_pointwise(node: fx.Node, kernel: torch.Tensor) -> bool:
-    arguments: Any = (*node.args, *(None, [1, 1], [0, 0], [1, 1], 1)[len(node.args) - 2 :])
-    stride, padding, groups = arguments[3], arguments[4], arguments[6]
+    _, _, _, stride, padding, _, groups = convolution_arguments(node)
     return tuple(kernel.shape[2:]) == (1, 1) and list(stride) == [1, 1] and not any(padding) and groups == 1
 
 

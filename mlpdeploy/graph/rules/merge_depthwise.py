@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import fx
 
 from mlpdeploy.graph.editor import Editor, weight
-from mlpdeploy.graph.kinds import SPLITS, dim_of, is_getitem, shape_of
+from mlpdeploy.graph.kinds import SPLITS, convolution_arguments, dim_of, is_getitem, shape_of
 from mlpdeploy.graph.rule import Log, Rule
 
 aten = torch.ops.aten
@@ -68,8 +68,7 @@ def _group(editor: Editor, node: fx.Node) -> Group | None:
     kernel = weight(editor.module, node.args[1]) if node.target is aten.conv2d.default else None
     if kernel is None or len(node.users) != 1:
         return None
-    arguments: Any = (*node.args, *(None, [1, 1], [0, 0], [1, 1], 1)[len(node.args) - 2 :])
-    x, _, bias, stride, padding, dilation, groups = arguments
+    x, _, bias, stride, padding, dilation, groups = convolution_arguments(node)
     size = list(kernel.shape[2:])
     if kernel.shape[1] != 1 or groups != kernel.shape[0] or list(stride) != [1, 1] or list(dilation) != [1, 1]:
         return None

@@ -14,7 +14,7 @@ import torch
 from torch import fx
 
 from mlpdeploy.graph.editor import Editor, weight
-from mlpdeploy.graph.kinds import is_tensor, rearranged, shape_of
+from mlpdeploy.graph.kinds import convolution_arguments, is_tensor, rearranged, shape_of
 from mlpdeploy.graph.layout import View, flat
 from mlpdeploy.graph.ops import SEGMENT_GROUPED_PROJECTION
 from mlpdeploy.graph.rule import Log, Rule
@@ -75,8 +75,7 @@ def _channels_last_result(node: fx.Node) -> fx.Node | None:
 
 
 def _refusal(node: fx.Node, kernel: torch.Tensor) -> str | None:
-    arguments: Any = (*node.args, *(None, [1, 1], [0, 0], [1, 1], 1)[len(node.args) - 2 :])
-    stride, padding, dilation, groups = arguments[3:7]
+    _, _, _, stride, padding, dilation, groups = convolution_arguments(node)
     size = list(kernel.shape[2:])
     if list(stride) != size or any(padding) or groups != 1 or (list(dilation) != [1, 1] and size != [1, 1]):
         return "its patches overlap, are padded, dilated or grouped"
