@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -183,6 +183,37 @@ def runs(order: Sequence[Axis], chosen: Iterable[Axis]) -> list[Group]:
         else:
             groups.append([axis])
     return [tuple(group) for group in groups]
+
+
+def blocks(order: Group, target: Group, cuts: Collection[Axis] = ()) -> tuple[list[Group], list[int]]:
+    """The longest runs of `order` that stay together in `target`, none across the start of one of `cuts`.
+
+    And where they go: `target` is the runs in the order of these indices.
+    """
+    place = {axis: index for index, axis in enumerate(target)}
+    found: list[list[Axis]] = []
+    for axis in order:
+        if found and axis not in cuts and place[found[-1][-1]] + 1 == place[axis]:
+            found[-1].append(axis)
+        else:
+            found.append([axis])
+    moved = sorted(range(len(found)), key=lambda index: place[found[index][0]])
+    return [tuple(block) for block in found], moved
+
+
+def permutation(stored: Sequence[Group], groups: Sequence[Group]) -> tuple[list[Group], list[int]]:
+    """How a tensor that lies as `stored` comes to lie as `groups`: the dimensions to permute, and their new order.
+
+    Of the ways to factor it, one that needs the fewest reshapes around the permutation, and then the fewest dimensions.
+    """
+    before, after = ({group[0] for group in side if group} for side in (stored, groups))
+    ways = [blocks(flat(stored), flat(groups), cuts) for cuts in ({*()}, before, after, before | after)]
+
+    def cost(way: tuple[list[Group], list[int]]) -> tuple[int, int]:
+        parts, moved = way
+        return (parts != list(stored)) + ([parts[index] for index in moved] != list(groups)), len(parts)
+
+    return min(ways, key=cost)
 
 
 def meaning(

@@ -17,7 +17,7 @@ from torch import fx
 from mlpdeploy.graph import kinds
 from mlpdeploy.graph.editor import Editor, is_linear_of_constants
 from mlpdeploy.graph.kinds import dim_of, dims_of, is_getitem, is_pointwise, is_tensor, keeps_dims, rearranged, shape_of
-from mlpdeploy.graph.layout import Axis, Group, View, align, flat, numel, runs
+from mlpdeploy.graph.layout import Axis, Group, View, align, blocks, flat, numel, permutation, runs
 from mlpdeploy.graph.projection import CHANNELS, Lowering, Projection, Value, regroup, relaid
 from mlpdeploy.graph.rule import Log
 from mlpdeploy.graph.wants import CONFLICT, Wants, want_of, wanted
@@ -75,17 +75,11 @@ class _Propagation:
         order, target = value.view.order, flat(groups)
         if order == target:
             return regroup(self.editor, value.node, groups, origin)
-        blocks: list[Group] = []
-        for axis in order:
-            after = blocks and target.index(blocks[-1][-1]) + 1 == target.index(axis)
-            if after:
-                blocks[-1] = (*blocks[-1], axis)
-            else:
-                blocks.append((axis,))
-        moved = sorted(range(len(blocks)), key=lambda index: target.index(blocks[index][0]))
-        key = (value.node, tuple(map(numel, blocks)), tuple(moved))
+        whole, moved = blocks(order, target)
+        key = (value.node, tuple(map(numel, whole)), tuple(moved))
         if key not in self.copies:
-            factored = regroup(self.editor, value.node, blocks, origin)
+            parts, moved = permutation(value.view.stored, groups)
+            factored = regroup(self.editor, value.node, parts, origin)
             self.copies[key] = self.editor.permute(factored, moved, origin=origin)
         return regroup(self.editor, self.copies[key], groups, origin)
 

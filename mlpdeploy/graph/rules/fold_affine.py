@@ -65,7 +65,7 @@ def _in_front(editor: Editor, node: fx.Node, accepts: Callable[[Affine], bool]) 
     path: list[fx.Node] = []
     while len(node.users) == 1:
         if (link := _link(editor, node)) is not None:
-            seen = None if path and link.source is node else seen_behind(link, path)
+            seen = None if link.source is node and not all(map(averages, path)) else seen_behind(link, path)
             if seen is None or not accepts(seen):
                 break
             links.append(seen)
