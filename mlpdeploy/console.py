@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import groupby
@@ -147,11 +148,17 @@ def print_artifact(console: Console, found: Mapping[str, Any]) -> None:
 
     console.print("\n[bold]Rules[/]")
     rules = [(rule["name"], rule["fired"], len(rule["refused"])) for rule in manifest["rules"]]
-    console.print(_counts(("rule", "fired", "refused"), rules))
+    found = [rule for rule in rules if any(rule[1:])]
+    console.print(_counts(("rule", "fired", "refused"), found))
+    console.print(f"  {len(rules) - len(found)} more rules found nothing that they could rewrite", highlight=False)
     for rule in manifest["rules"]:
         for refusal in rule["refused"]:
             line = f"  {rule['name']} refused {refusal['where']}: {refusal['reason']}"
             console.print(escape(line), highlight=False)
+    if left := Counter(one["reason"] for one in manifest["transposes"]):
+        console.print("\n[bold]Transposes that are left[/]")
+        for reason, count in left.most_common():
+            console.print(f"  {count} x {escape(reason)}", highlight=False)
     before, after = manifest["ops"]["before"], manifest["ops"]["after"]
     console.print("\n[bold]Operations of the graph[/]")
     rows = [(op, before.get(op, 0), after.get(op, 0)) for op in dict.fromkeys([*before, *after])]

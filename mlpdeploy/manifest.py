@@ -33,6 +33,8 @@ def describe(
     seconds: Mapping[str, float],
 ) -> dict[str, Any]:
     """The manifest of a build, as JSON values; the store adds schema and files."""
+    from mlpdeploy.graph.remaining import transposes
+
     before, after = compiled.traced.module, compiled.typed.module
     return {
         "key": key,
@@ -63,6 +65,7 @@ def describe(
             }
             for rule in compiled.rewritten.report
         ],
+        "transposes": [asdict(left) for left in transposes(compiled.rewritten.module.graph)],
         "kept_fp32": [{"node": kept.node, "module": kept.module, "reason": kept.reason} for kept in compiled.plan.kept],
         "ops": {"before": _operations(before), "after": _operations(compiled.rewritten.module)},
         "dtypes": _dtypes(after),

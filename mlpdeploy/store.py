@@ -28,7 +28,7 @@ from typing import Any
 from mlpdeploy.errors import ArtifactError, InputError
 from mlpdeploy.selection import Selection
 
-SCHEMA = 1
+SCHEMA = 2
 MODEL, MANIFEST, REPORT, VERIFICATION = "model.onnx", "manifest.json", "report.md", "verification.json"
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -207,7 +207,7 @@ def test_an_altered_artifact_is_refused_by_name(folder: Path, how: str) -> None:
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        ({"schema": 99}, "has schema 99, this mlpdeploy reads 1"),
+        ({"schema": 99}, "has schema 99, this mlpdeploy reads 2"),
         ({"files": {}}, "does not name the model and the engine"),
         ({"engine": "other.plan"}, "does not name the model and the engine"),
         ({"files": "../.."}, "no manifest"),

@@ -17,6 +17,7 @@ def report(manifest: Mapping[str, Any], verification: Mapping[str, Any] | None =
         _stages(manifest["seconds"]),
         _operations(manifest["ops"]["before"], manifest["ops"]["after"]),
         _rules(manifest["rules"]),
+        _transposes(manifest["transposes"]),
         _precision(manifest),
         _verified(verification),
         _files(manifest.get("files", {})),
@@ -71,6 +72,18 @@ def _rules(rules: Sequence[Mapping[str, Any]]) -> str:
         if len(refused) > REFUSALS:
             lines.append(f"- `{rule['name']}` refused at {len(refused) - REFUSALS} more places, see manifest.json")
     return "\n\n".join(["## Rules", table, *(["\n".join(lines)] if lines else [])])
+
+
+def _transposes(left: Sequence[Mapping[str, Any]]) -> str:
+    """What is left outside of the custom operations, by reason."""
+    text = "## Transposes that are left"
+    if not left:
+        return f"{text}\n\nNone."
+    places: dict[str, list[str]] = {}
+    for one in left:
+        places.setdefault(one["reason"], []).append(f"{_where(one['where'])} ({one['permutation']})")
+    rows = [[len(found), reason, found[0]] for reason, found in places.items()]
+    return f"{text}\n\n" + _table(["count:", "why", "first at"], rows)
 
 
 def _precision(manifest: Mapping[str, Any]) -> str:

@@ -29,6 +29,10 @@ MANIFEST: dict[str, Any] = {
         {"name": "project_segments", "fired": 36, "refused": [], "seconds": 0.5},
         {"name": "fold_affine", "fired": 0, "refused": [{"where": "head", "reason": "a | b\nc"}], "seconds": 0.0},
     ],
+    "transposes": [
+        {"where": "stem", "permutation": "batch 8 4 -> batch 4 8", "reason": "conv2d gives | layer_norm wants"},
+        {"where": "stem.2", "permutation": "batch 8 4 -> batch 4 8", "reason": "conv2d gives | layer_norm wants"},
+    ],
     "kept_fp32": [{"node": "mul_3", "module": "network.0.1", "reason": "reaches 7e4"}],
     "ops": {"before": {"aten::permute": 109, "aten::linear": 50}, "after": {"aten::linear": 50, "aten::permute": 1}},
     "dtypes": {"aten::linear": {"float16": 50}},
@@ -97,6 +101,12 @@ def test_every_table_is_well_formed_whatever_the_reasons_hold() -> None:
     for block in re.findall(r"(?:^\|.*\n)+", text, re.M):
         widths = {len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}
         assert len(widths) == 1, block
+
+
+def test_transposes_that_are_left_are_counted_by_reason() -> None:
+    row = "| 2 | conv2d gives \\| layer_norm wants | `stem` (batch 8 4 -> batch 4 8) |"
+    assert row in report(MANIFEST)
+    assert "## Transposes that are left\n\nNone." in report(MANIFEST | {"transposes": []})
 
 
 def test_many_refusals_are_cut_and_counted() -> None:
