@@ -148,9 +148,9 @@ def print_artifact(console: Console, found: Mapping[str, Any]) -> None:
 
     console.print("\n[bold]Rules[/]")
     rules = [(rule["name"], rule["fired"], len(rule["refused"])) for rule in manifest["rules"]]
-    found = [rule for rule in rules if any(rule[1:])]
-    console.print(_counts(("rule", "fired", "refused"), found))
-    console.print(f"  {len(rules) - len(found)} more rules found nothing that they could rewrite", highlight=False)
+    busy = [rule for rule in rules if any(rule[1:])]
+    console.print(_counts(("rule", "fired", "refused"), busy))
+    console.print(f"  {len(rules) - len(busy)} more rules found nothing that they could rewrite", highlight=False)
     for rule in manifest["rules"]:
         for refusal in rule["refused"]:
             line = f"  {rule['name']} refused {refusal['where']}: {refusal['reason']}"

@@ -1,7 +1,8 @@
 """The transposes that the rules left, and why each must be there: what made the tensor, and who reads it.
 
 Two operations meet that need the same tensor in two layouts. ONNX's convolutions and norms over channels have these in
-front of the grid; LayerNorm and projections have them last; a product of two activations takes stacks of rows and columns.
+front of the grid; LayerNorm and projections have them last; a product of two activations takes stacks of rows and
+columns.
 """
 
 from __future__ import annotations
