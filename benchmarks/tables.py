@@ -1,7 +1,7 @@
-"""The README's tables, written from the results, so that no number in it is typed by hand.
+"""The tables of the README and of docs/, written from the results, so that no number there is typed by hand.
 
 python -m benchmarks.tables            # rewrite the tables between `<!-- table:NAME -->` and `<!-- /table:NAME -->`
-python -m benchmarks.tables --check    # exit 1 where the README does not show the results
+python -m benchmarks.tables --check    # exit 1 where a page does not show the results
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import RESULTS
+from mlpdeploy.recipe import recipes
 
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).parent.parent
+PAGES = (ROOT / "README.md", ROOT / "docs" / "support.md")
 Document = dict[str, Any]
 
 
@@ -104,13 +106,50 @@ def zoo(document: Document) -> list[str]:
     return [*table(head, rows), "", *source(document, ["tensorrt-rtx", "torch", "onnxruntime"])]
 
 
-TABLES: dict[str, Callable[[Document], list[str]]] = {
-    "graph": graph,
-    "rules": rules,
-    "cpu": cpu,
-    "build": build,
-    "zoo": zoo,
+def families(built: Document, parsed: Document) -> list[str]:
+    """Each family: how many of its networks were verified, what the rules do to the smallest, the largest errors."""
+    rows = []
+    known = recipes().values()
+    for family in sorted({recipe.family for recipe in known}):
+        names = [recipe.name for recipe in known if recipe.family == family]
+        found = [built["results"][name] for name in names if name in built["results"]]
+        errors = zip(*(row["errors"].values() for row in found if row.get("verified")), strict=False)
+        counted = [name for name in names if name in parsed["results"]]
+        row = parsed["results"][min(counted, key=lambda name: parsed["results"][name]["before"]["total"]["layers"])]
+        before, after = row["before"]["total"], row["after"]["total"]
+        rows.append(
+            [
+                f"`{family}`",
+                f"{sum(row['verified'] for row in found)} of {len(names)}",
+                f"{before['layers']} → {after['layers']}",
+                f"{before['transposes']} → {after['transposes']}",
+                *([f"{max(stage):.0e}" for stage in errors] + ["-"] * 3)[:3],
+            ]
+        )
+    head = ["family", "verified", "layers", "transposes", "rewritten, float64", "typed", "emitted"]
+    return [*table(head, rows), "", *source(built, ["tensorrt-rtx", "torch", "onnxruntime"])]
+
+
+def remaining(document: Document) -> list[str]:
+    """The transposes that are left in each network, by reason."""
+    rows = [
+        [f"`{name}`", str(count), reason]
+        for name, row in document["results"].items()
+        for reason, count in row["reasons"].items()
+    ]
+    return [*table(["network", "transposes", "why"], rows), "", *source(document, ["torch"])]
+
+
+TABLES: dict[str, tuple[Callable[..., list[str]], tuple[str, ...]]] = {
+    "graph": (graph, ("graph",)),
+    "rules": (rules, ("rules",)),
+    "cpu": (cpu, ("cpu",)),
+    "build": (build, ("build",)),
+    "zoo": (zoo, ("zoo",)),
+    "families": (families, ("zoo", "graph")),
+    "remaining": (remaining, ("graph",)),
 }
+"""What makes a table, and from which results."""
 
 
 def _rule(label: str) -> str:
@@ -140,13 +179,14 @@ def source(document: Document, packages: list[str]) -> list[str]:
 
 
 def rewritten(text: str, results: Path = RESULTS) -> str:
-    """The README with its tables filled. Raises ValueError where markers are unknown or not closed."""
+    """A page with its tables filled. Raises ValueError where markers are unknown or not closed."""
     opened, closed = (re.findall(rf"<!-- {slash}table:(\w+) -->", text) for slash in ("", "/"))
     if opened != closed or not set(opened) <= set(TABLES):
         raise ValueError(f"markers of tables do not match: opened {opened}, closed {closed}, known {[*TABLES]}")
     for name in opened:
-        document = json.loads((results / f"{name}.json").read_text(encoding="utf-8"))
-        lines = "\n".join(TABLES[name](document))
+        make, files = TABLES[name]
+        documents = (json.loads((results / f"{file}.json").read_text(encoding="utf-8")) for file in files)
+        lines = "\n".join(make(*documents))
         pattern = re.compile(rf"(<!-- table:{name} -->\n).*?(<!-- /table:{name} -->)", re.DOTALL)
         text = pattern.sub(lambda match, lines=lines: f"{match[1]}{lines}\n{match[2]}", text)  # type: ignore[misc]
     return text
@@ -155,16 +195,18 @@ def rewritten(text: str, results: Path = RESULTS) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="change nothing, exit 1 where the tables are stale")
-    parser.add_argument("--readme", type=Path, default=README)
     arguments = parser.parse_args()
-    before = arguments.readme.read_text(encoding="utf-8")
-    after = rewritten(before)
-    if arguments.check:
+    stale = []
+    for page in PAGES:
+        before = page.read_text(encoding="utf-8")
+        after = rewritten(before)
         if before != after:
-            print(f"{arguments.readme.name} does not show benchmarks/results: run `python -m benchmarks.tables`")
-        return int(before != after)
-    arguments.readme.write_text(after, encoding="utf-8")
-    return 0
+            stale.append(page.name)
+            if not arguments.check:
+                page.write_text(after, encoding="utf-8")
+    if arguments.check and stale:
+        print(f"{', '.join(stale)} show other numbers than benchmarks/results: run `python -m benchmarks.tables`")
+    return int(arguments.check and bool(stale))
 
 
 if __name__ == "__main__":

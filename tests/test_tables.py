@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from benchmarks import tables
+from mlpdeploy import recipe
 
 MACHINE = {"cpu": "A CPU", "cores": 2, "python": "3.11.1", "versions": {"torch": "2.15", "openvino": "2026.4"}}
 
@@ -68,9 +69,28 @@ def test_markers_that_are_unknown_or_not_closed_are_refused(text: str) -> None:
         tables.rewritten(text)
 
 
-def test_the_readme_shows_the_results() -> None:
-    text = tables.README.read_text(encoding="utf-8")
+@pytest.mark.parametrize("page", tables.PAGES, ids=lambda page: page.name)
+def test_the_pages_show_the_results(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
     assert tables.rewritten(text) == text, "run `python -m benchmarks.tables`"
+
+
+def test_a_family_counts_what_was_verified_and_shows_its_smallest_network() -> None:
+    passed = {"verified": True, "errors": {"a": 1e-15, "b": 2e-3, "c": 1e-3}}
+    worse = {"verified": True, "errors": {"a": 3e-15, "b": 1e-3, "c": 1e-3}}
+    failed = {"verified": False, "reason": "typed"}
+    total = {"layers": 9, "transposes": 2, "reshapes": 0}
+    small = {"before": {"total": total}, "after": {"total": total | {"layers": 5}}}
+    parsed = {name: small for name in (one.name for one in recipe.recipes().values())}
+    built = document({"mixer_s32": passed, "mixer_s16": worse, "mixer_b16": failed})
+    lines = tables.families(built, document(parsed))
+    assert "| `mixer` | 2 of 3 | 9 → 5 | 2 → 2 | 3e-15 | 2e-03 | 1e-03 |" in lines
+    assert "| `gmlp` | 0 of 1 | 9 → 5 | 2 → 2 | - | - | - |" in lines
+
+
+def test_reasons_are_listed_by_network() -> None:
+    row = {"reasons": {"conv2d gives this; layer_norm wants that": 3}}
+    assert tables.remaining(document({"net": row}))[2] == "| `net` | 3 | conv2d gives this; layer_norm wants that |"
 
 
 def test_results_name_no_host_and_no_path() -> None:

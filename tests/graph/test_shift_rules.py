@@ -222,6 +222,16 @@ def test_a_batch_norm_goes_into_every_branch() -> None:
     assert targets(result)[aten.batch_norm.default] == 0
 
 
+def test_a_scale_and_then_a_shift_go_into_every_linear() -> None:
+    def branches(x: Tensor, affine: nn.BatchNorm1d, first: nn.Module, second: nn.Module) -> Tensor:
+        x = x * affine.weight + affine.bias
+        return first(x) * second(x)
+
+    result = prove(Apply(branches, nn.BatchNorm1d(6), nn.Linear(6, 8), nn.Linear(6, 8)), (5, 6))
+    assert fired(result)["distribute_affine"] == 2
+    assert targets(result)[aten.mul.Tensor] == 1 and targets(result)[aten.add.Tensor] == 0
+
+
 @pytest.mark.parametrize(
     ("second", "refused"),
     [

@@ -23,8 +23,8 @@ aten = torch.ops.aten
 
 
 def rewrite(editor: Editor, log: Log) -> None:
-    """Copy each to all of its readers, or to none."""
-    for node in list(editor.graph.nodes):
+    """Copy each to all of its readers, or to none; the last of a chain first, so that those before it can follow."""
+    for node in reversed(list(editor.graph.nodes)):
         link = affine(editor.module, node) if len(node.users) > 1 else None
         if link is None:
             continue
