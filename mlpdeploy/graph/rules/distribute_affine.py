@@ -36,10 +36,11 @@ def rewrite(editor: Editor, log: Log) -> None:
             continue
         node.replace_all_uses_with(link.source)
         for reader in readers:
-            operands = [operand if operand is not link.source else reader.args[0] for operand in node.args]
+            source = next(operand for operand in reader.all_input_nodes if operand.op != "get_attr")
+            operands = [operand if operand is not link.source else source for operand in node.args]
             with editor.before(reader):
                 copy = editor.call(node.target, operands, dict(node.kwargs), origin=node)
-            reader.args = (copy, *reader.args[1:])
+            reader.replace_input_with(source, copy)
         editor.graph.erase_node(node)
         log.fired()
 
@@ -60,6 +61,8 @@ def _takes(editor: Editor, reader: fx.Node, link: Affine) -> bool:
     """Whether `fold_affine` can put the scale and shift into `reader`, which may read them only as its activation."""
     if is_linear_of_constants(reader):
         return link.varies(-1)
+    if len(reader.users) == 1 and affine(editor.module, reader) is not None:
+        return _takes(editor, next(iter(reader.users)), link)
     if reader.target is not aten.conv2d.default or weight(editor.module, reader.args[1]) is None:
         return False
     padding: Any = reader.args[4] if len(reader.args) > 4 else [0, 0]
