@@ -79,6 +79,7 @@ def build(document: Document) -> list[str]:
             ("mlpdeploy --help", results["help"]),
             ("mlpdeploy list", results["list"]),
             ("mlpdeploy build vip_s --precision fp16", results["build"]),
+            *([("mlpdeploy build maxim_3s --precision fp16", results["largest"])] if "largest" in results else []),
         )
     ]
     rewriting = [
