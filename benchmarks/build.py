@@ -3,8 +3,8 @@
     python -m benchmarks.build [RECIPE ...] [--repeat 3]
 
 The commands `build vip_s --precision fp16 --force`, `--help` and `list` run as a user's do, each in its own process;
-the memory is the peak resident size of it. The largest network, maxim_3s, is built once. The recipes named are rewritten
-four times each; the best counts.
+the memory is the peak resident size of it. The largest network, maxim_3s, is built once. The recipes named are
+rewritten four times each; the best counts.
 """
 
 from __future__ import annotations
