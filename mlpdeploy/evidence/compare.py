@@ -27,8 +27,9 @@ class Agreement:
 class Comparison:
     """One output against its reference, over the rows of a batch.
 
-    `max_relative` is the worst row's max|a - reference| / max|reference|. `relative_l2` is
-    ||a - reference|| / ||reference|| over everything. Both are infinite where a value is not finite.
+    `max_relative` is the worst row's max|a - reference| / max|reference|, where a row smaller than usual counts as
+    usual. `relative_l2` is ||a - reference|| / ||reference|| over everything. Both are infinite where a value is not
+    finite.
     """
 
     rows: int
@@ -59,11 +60,22 @@ def round_up(value: float, digits: int = 2) -> float:
     return float(Context(prec=digits, rounding=ROUND_UP).create_decimal_from_float(value))
 
 
-def compare(output: np.ndarray, reference: np.ndarray) -> Comparison:
+def usual(reference: np.ndarray) -> float:
+    """The size of a row of an output: the median of max|row| over the rows.
+
+    An output of one or two values a row (a probability, the logits of one finding) comes near zero now and then, and
+    no arithmetic is exact relative to that: the error of a sum is relative to its terms.
+    """
+    rows = np.abs(np.asarray(reference, dtype=np.float64).reshape(len(reference), -1)).max(axis=1)
+    return float(np.median(rows))
+
+
+def compare(output: np.ndarray, reference: np.ndarray, size: float = 0.0) -> Comparison:
     """Compare arrays of one shape whose first axis is the batch, in float64.
 
-    A row whose reference is zero everywhere is compared absolutely. Raises ValueError where the shapes differ or
-    the reference is empty or not finite: such a reference can prove nothing.
+    Errors of rows smaller than `size` (see `usual`) are relative to it. A row whose reference is zero everywhere is
+    compared absolutely, without a `size`. Raises ValueError where the shapes differ or the reference is empty or not
+    finite: such a reference can prove nothing.
     """
     if output.shape != reference.shape:
         raise ValueError(f"the output has shape {output.shape}, its reference has {reference.shape}")
@@ -76,7 +88,7 @@ def compare(output: np.ndarray, reference: np.ndarray) -> Comparison:
     if not np.isfinite(a).all():
         worst = int(np.argmin(np.isfinite(a).all(axis=1)))
         return Comparison(len(a), math.inf, worst, math.inf, finite=False)
-    scale = np.abs(b).max(axis=1)
+    scale = np.maximum(np.abs(b).max(axis=1), size)
     relative = np.abs(a - b).max(axis=1) / np.where(scale > 0, scale, 1.0)
     norm = float(np.linalg.norm(b))
     worst = int(relative.argmax())

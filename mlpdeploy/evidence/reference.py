@@ -11,6 +11,7 @@ from torch import nn
 
 from mlpdeploy.engine.backend import Arrays, Batch
 from mlpdeploy.errors import InputError
+from mlpdeploy.evidence.compare import usual
 from mlpdeploy.evidence.runs import Outputs, Run, float64_run, module_run
 from mlpdeploy.graph.trace import TensorSpec
 
@@ -27,6 +28,10 @@ class Reference:
     images: Arrays = field(default_factory=dict)
     image_outputs: Outputs = field(default_factory=dict)
     labels: np.ndarray | None = None
+
+    def usual(self, name: str) -> float:
+        """The size of a row of one output (see `compare.usual`)."""
+        return usual(self.outputs[name])
 
     @property
     def count(self) -> int:

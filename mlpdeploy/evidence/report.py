@@ -124,8 +124,9 @@ def _verified(verification: Mapping[str, Any] | None) -> str:
     )
     sizes = ", ".join(map(str, verification["sizes"]))
     how = (
-        f"Errors are max |y - reference| / max |reference| of the worst row, at batch {sizes}, in order and with the "
-        f"rows permuted, on {verification['rows']} distinct rows ({_rows_of(verification)})."
+        f"Errors are max |y - reference| / max |reference| of the worst row (a small row counts as usual), at batch "
+        f"{sizes}, in order and with the rows permuted, on {verification['rows']} distinct rows "
+        f"({_rows_of(verification)})."
     )
     reasons = [f"- {stage['name']}: {stage['reason']}" for stage in stages if stage["reason"]]
     notes = [f"- {note}" for note in verification["notes"]]

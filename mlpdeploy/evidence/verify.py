@@ -24,7 +24,7 @@ from torch import fx, nn
 
 from mlpdeploy.engine.backend import Arrays, Batch, Progress
 from mlpdeploy.errors import MlpdeployError
-from mlpdeploy.evidence.compare import agreement, compare, is_logits
+from mlpdeploy.evidence.compare import agreement, compare, is_logits, usual
 from mlpdeploy.evidence.ladder import (
     EMITTED,
     ENGINE,
@@ -155,10 +155,10 @@ def _check(run: Run, against: Reference, size: int, rng: np.random.Generator) ->
         shuffled = run({name: values[order[shuffle]] for name, values in against.rows.items()})
     checks = []
     for name, expected in against.outputs.items():
-        comparison = compare(found[name], expected[order])
+        comparison = compare(found[name], expected[order], against.usual(name))
         permuted = None
         if shuffled is not None and comparison.finite:
-            permuted = compare(shuffled[name], found[name][shuffle])
+            permuted = compare(shuffled[name], found[name][shuffle], against.usual(name))
         ranked = agreement(found[name], expected[order]) if is_logits(expected) else None
         checks.append(Check(size, name, comparison, permuted, ranked))
     return checks
@@ -183,7 +183,8 @@ def _on_images(run: Run, against: Reference, batch: Batch) -> OnImages:
     name = next((n for n, o in against.image_outputs.items() if is_logits(o)), next(iter(against.image_outputs)))
     expected = against.image_outputs[name]
     ranked = agreement(outputs[name], expected) if is_logits(expected) else None
-    return OnImages(compare(outputs[name], expected), ranked, _accuracy({name: outputs[name]}, against.labels))
+    compared = compare(outputs[name], expected, usual(expected))
+    return OnImages(compared, ranked, _accuracy({name: outputs[name]}, against.labels))
 
 
 def _rewritten_again(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlpdeploy.evidence.compare import agreement, compare, round_up
+from mlpdeploy.evidence.compare import agreement, compare, round_up, usual
 
 
 def test_errors_are_relative_to_each_rows_own_largest_value() -> None:
@@ -17,6 +17,23 @@ def test_errors_are_relative_to_each_rows_own_largest_value() -> None:
     assert found.max_relative == pytest.approx(0.01) and found.worst_row == 1
     assert found.relative_l2 == pytest.approx(math.hypot(0.5, 0.001) / math.hypot(100, 1, 0.1, 0.01))
     assert found.within(0.0101) and not found.within(0.0099)
+
+
+def test_a_row_near_zero_is_compared_with_what_is_usual() -> None:
+    reference = np.array([[3.0, 4.0], [2.0, 0.0], [1e-4, -1e-4]])
+    size = usual(reference)
+    assert size == 2.0
+    output = reference + 1e-3
+    assert compare(output, reference).max_relative == pytest.approx(10)
+    assert compare(output, reference, size).max_relative == pytest.approx(5e-4)
+    assert compare(reference * [[1.1], [1], [1]], reference, size).max_relative == pytest.approx(0.1)
+    assert compare(np.zeros((3, 2)), reference, size).max_relative == 1.0
+
+
+def test_one_huge_row_hides_nothing_of_the_others() -> None:
+    reference = np.array([[1e6], [1.0], [2.0], [1.0]])
+    output = reference + np.array([[0.0], [0.5], [0.0], [0.0]])
+    assert compare(output, reference, usual(reference)).max_relative == pytest.approx(0.5 / 1.5)
 
 
 def test_float16_outputs_are_compared_in_float64() -> None:
