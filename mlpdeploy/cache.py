@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlpdeploy import recipe, store
+from mlpdeploy import kernels, recipe, store
 from mlpdeploy.engine.backends import _nvidia
 from mlpdeploy.errors import CheckpointError
 from mlpdeploy.selection import Selection
@@ -61,10 +61,10 @@ def versions() -> dict[str, str]:
 
 @cache
 def sources() -> str:
-    """The hash of mlpdeploy's own code and recipes, so that a changed rule is never served an old engine."""
+    """The hash of mlpdeploy's own code, plugins and recipes, so that a changed rule is never served an old engine."""
     digest = hashlib.sha256()
     package = Path(__file__).parent
-    for root, pattern in ((package, "*.py"), (recipe.folder(), "*.toml")):
+    for root, pattern in ((package, "*.py"), (kernels.folder(), "*.py"), (recipe.folder(), "*.toml")):
         for path in sorted(root.rglob(pattern)):
             digest.update(f"{path.relative_to(root).as_posix()}\0".encode())
             digest.update(path.read_bytes())

@@ -99,20 +99,7 @@ def _exported(emitted: Emitted, batch: Batch, device: str) -> Any:
     sample = tuple(torch.zeros((rows, *spec.shape), dtype=spec.dtype, device=device) for spec in emitted.typed.inputs)
     dim = torch.export.Dim("batch", min=1, max=max(2, batch.max))
     with torch.no_grad():
-        exported = torch.export.export(emitted.typed.module, sample, dynamic_shapes=tuple({0: dim} for _ in sample))
-    return exported.run_decompositions(_meanings()) if _holds_ours(exported) else exported
-
-
-def _meanings() -> dict[Any, Any]:
-    """Our custom operations by what they mean, so that Inductor fuses them instead of calling back into Python."""
-    from mlpdeploy.graph import ops
-
-    return {ops.SEGMENT_GROUPED_PROJECTION: ops.segment_grouped_projection._init_fn}
-
-
-def _holds_ours(exported: Any) -> bool:
-    ours = _meanings()
-    return any(node.target in ours for node in exported.graph.nodes if node.op == "call_function")
+        return torch.export.export(emitted.typed.module, sample, dynamic_shapes=tuple({0: dim} for _ in sample))
 
 
 def _options(threads: int | None) -> dict[str, Any]:
