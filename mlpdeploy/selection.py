@@ -16,6 +16,7 @@ from mlpdeploy.recipe import canonical, kind
 
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
 IO = ("fp32", "fp16", "bf16")
+PLUGIN = ("auto", "on", "off")
 BATCH = "1:8:32"
 OUT = Path("artifacts")
 LAYOUT = "propagate_layout"
@@ -28,6 +29,7 @@ class Selection:
 
     `batch` is MIN:OPT:MAX or one number for all three. `gpus` are compute capabilities such as sm86 (none: those of
     this machine). `io` is the dtype of inputs and outputs. `level` is TensorRT's builder optimisation level, 0 to 5.
+    `plugin` says whether a TensorRT engine carries our plugins; `auto` keeps the faster way.
     Raises InputError, on creation, where a value cannot be used.
     """
 
@@ -47,11 +49,13 @@ class Selection:
     pretrained: bool = False
     io: str = "fp32"
     level: int | None = None
+    plugin: str = "auto"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", canonical(self.name))
         _one_of("precision", self.precision, PRECISIONS)
         _one_of("io", self.io, IO)
+        _one_of("plugin", self.plugin, PLUGIN)
         _at_least("image size", self.image_size, 1)
         _at_least("number of classes", self.num_classes, 1)
         _at_least("seed", self.seed, 0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ _define = torch.library.triton_op if importlib.util.find_spec("triton") else tor
 
 @_define("mlpdeploy::segment_grouped_projection", mutates_args=())
 def segment_grouped_projection(x: Tensor, weight: Tensor, segments: int) -> Tensor:
-    """Project the axes p and s of `x` together, leaving the axis q between them alone, and o behind them if there is one.
+    """Project the axes p and s of `x` together; the axis q between them, and o behind them if there is one, stay alone.
 
         y[b, k, q, t, o] = sum over p, s of x[b, p, q, s, o] * weight[(k t), (p s)]
 
@@ -52,8 +52,9 @@ def _on_gpu(x: Tensor, weight: Tensor, segments: int) -> Tensor | None:
     """The kernel's result; None where it does not serve, or was measured to be slower than permuting."""
     if not importlib.util.find_spec("triton"):
         return None
-    launch = kernels.load("segment_grouped_projection.launch")
-    return launch.dispatch(x, weight, segments)  # type: ignore[no-any-return]
+    launch: Any = kernels.load("segment_grouped_projection.launch")
+    result: Tensor | None = launch.dispatch(x, weight, segments)
+    return result
 
 
 @segment_grouped_projection.register_fake

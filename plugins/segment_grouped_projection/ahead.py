@@ -30,10 +30,10 @@ class Compiled:
     shared: int
 
 
-def compile_kernel(problem: Problem, config: Config, sm: int, ptx_version: int | None = None) -> Compiled:
+def compile_kernel(problem: Problem, config: Config, sm: int, cuda: str | None = None) -> Compiled:
     """Compile for compute capability `sm` (90 for 9.0). All pointers must be aligned to 16 bytes when it runs.
 
-    `ptx_version` limits the version of PTX (85 for 8.5), for a driver that is older than this Triton's assembler.
+    `cuda` is the version of CUDA that the driver which is to read the PTX has; it may be older than this Triton.
     """
     present = {"bias": problem.bias, "scale": problem.channels > 0, "accumulate": problem.accumulate}
     absent = [name for name, given in present.items() if not given]
@@ -42,17 +42,27 @@ def compile_kernel(problem: Problem, config: Config, sm: int, ptx_version: int |
     signature = {name: types.get(name, pointer) for name in kernel.arg_names}
     aligned = {(index,): [["tt.divisibility", 16]] for index, kind in enumerate(signature.values()) if kind == pointer}
     options = {"num_warps": config.warps, "num_stages": config.stages}
-    made = triton.compile(
-        ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=aligned),
-        target=GPUTarget("cuda", sm, WARP),
-        options=options | ({} if ptx_version is None else {"ptx_version": ptx_version}),
-    )
+    source, target = ASTSource(kernel, signature, constants, aligned), GPUTarget("cuda", sm, WARP)
+    made = triton.compile(source, target=target, options=options)
+    if cuda is not None and _version(made.asm["ptx"]) > ptx_version(cuda):
+        made = triton.compile(source, target=target, options=options | {"ptx_version": ptx_version(cuda)})
     metadata = made.metadata
     if getattr(metadata, "global_scratch_size", 0) or getattr(metadata, "profile_scratch_size", 0):
         raise ValueError("the compiled kernel wants scratch memory, which only Triton's own launcher gives it")
     arguments = sum(kind != "constexpr" for kind in signature.values())
     ptx = without_scratch(made.asm["ptx"], arguments)
     return Compiled(metadata.name, ptx, made.asm["cubin"], metadata.num_warps * WARP, metadata.shared)
+
+
+def ptx_version(cuda: str) -> int:
+    """The newest PTX that a driver for this version of CUDA reads: 85 is 8.5 (PTX ISA, release notes)."""
+    major, minor = (int(part) for part in cuda.split("."))
+    return 10 * (major - 4) + minor - (major == 12 and minor >= 6)
+
+
+def _version(ptx: str) -> int:
+    found = re.search(r"^\.version (\d+)\.(\d+)", ptx, re.MULTILINE)
+    return 10 * int(found[1]) + int(found[2]) if found else 0
 
 
 def without_scratch(ptx: str, arguments: int) -> str:

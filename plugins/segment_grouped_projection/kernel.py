@@ -12,7 +12,7 @@ import triton.language as tl
 
 
 @triton.jit
-def project(
+def project(  # type: ignore[no-untyped-def]
     x,
     weight,
     bias,

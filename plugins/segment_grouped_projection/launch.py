@@ -100,7 +100,8 @@ def project(
 
 def hint(size: Any) -> int:
     """A size as a number: that of the example where it is symbolic, which constrains nothing."""
-    return int(size.node.hint if isinstance(size, torch.SymInt) else size)
+    known: Any = size.node.hint if isinstance(size, torch.SymInt) else size
+    return int(known)
 
 
 def _share(x: Tensor, scale: Tensor) -> int:

@@ -19,6 +19,9 @@ _MULTIPROCESSORS = {80: 108, 86: 84, 89: 128, 90: 132, 100: 148, 120: 170}
 _SHARED = {80: 163 << 10, 86: 99 << 10, 89: 99 << 10, 90: 227 << 10, 100: 227 << 10, 120: 99 << 10}
 """Shared memory that one block can have, in bytes (CUDA C++ Programming Guide, compute capabilities)."""
 
+_TILES = ((128, 256), (128, 128), (256, 64), (128, 64), (64, 128), (64, 64), (32, 64), (32, 32), (16, 32))
+"""Rows and columns of the tiles that are tried, largest first."""
+
 INDEXABLE = 2**31
 """Elements of a tensor that 32-bit addresses reach."""
 
@@ -128,18 +131,17 @@ def capability(sm: int) -> int:
 def candidates(problem: Problem, sm: int, shared: int | None = None) -> tuple[Config, ...]:
     """The configurations worth measuring, largest tiles first; `shared` limits shared memory further."""
     limit = min(_SHARED[capability(sm)], shared or _SHARED[capability(sm)])
-    step = 64 if BYTES[problem.precision] == 2 else 32
-    tall = _at_most(128, problem.columns)
+    step, wide = 64 if BYTES[problem.precision] == 2 else 32, _at_most(256, problem.columns)
     found: dict[Config, None] = {}
-    for block_m, block_n in ((128, 256), (128, 128), (256, 64), (128, 64), (64, 128), (64, 64), (32, 64), (32, 32), (16, 32)):
-        if block_n > 2 * tall or (problem.precision == "fp32" and block_m * block_n > 64 * 128):
+    for block_m, block_n in ((tall, min(across, wide)) for tall, across in _TILES):
+        # FP32 has no tensor cores: large tiles would not fit its registers.
+        if problem.precision == "fp32" and block_m * block_n > 64 * 128:
             continue
-        for block_k in (step, step // 2):
-            warps = 8 if block_m * block_n >= 128 * 128 else 4
-            config = Config(block_m, min(block_n, tall) if block_n < 256 else block_n, _at_most(block_k, problem.depth), warps, 4)
-            stages = next((n for n in (4, 3, 2) if replace(config, stages=n).shared(problem.precision) <= limit), None)
-            if stages is not None:
-                found[replace(config, stages=stages)] = None
+        warps = 8 if block_m * block_n >= 128 * 128 else 4
+        for block_k in (_at_most(step, problem.depth), _at_most(step // 2, problem.depth)):
+            deepest = (Config(block_m, block_n, block_k, warps, stages) for stages in (4, 3, 2))
+            fitting = next((config for config in deepest if config.shared(problem.precision) <= limit), None)
+            found |= {} if fitting is None else {fitting: None}
     return tuple(found)
 
 

@@ -37,7 +37,8 @@ def tune(problem: Problem, batch: int, sm: int, run: Callable[[Choice], Any], ti
     the GPU refuses (shared memory, registers) is left out.
     """
     taken: dict[Choice, float] = {}
-    for choice in (LIBRARY, *candidates(problem, sm)):
+    competing: list[Choice] = [LIBRARY, *candidates(problem, sm)]
+    for choice in competing:
         with contextlib.suppress(RuntimeError):  # CUDA's and Triton's launch errors
             taken[choice] = time(run(choice))
     best = min(taken, key=lambda choice: taken[choice])

@@ -1,14 +1,14 @@
 """TensorRT in both flavours: `tensorrt` for data centre GPUs, `tensorrt-rtx`, which builds without any GPU.
 
 Both share one API, and Polygraphy's loaders, profiles and runners serve both (see `_polygraphy`). The network is
-strongly typed: its dtypes are the ONNX file's, and they are read back after parsing and before building. No plugin
-creator is ever registered here: one that TensorRT-RTX cannot use ends the process while it parses, and the local
-functions in the file hold the same arithmetic.
+strongly typed: its dtypes are the ONNX file's, and they are read back after parsing and before building. With plain
+TensorRT our plugins may take the place of the file's local functions, which hold the same arithmetic (see `_plugin`).
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -81,16 +81,19 @@ class TensorRT(EngineBackend):
 
         return full_rank_constants(model)
 
+    def plugins(self) -> str | None:
+        """Only plain TensorRT has them."""
+        if self.name == "tensorrt":
+            return None
+        return "tensorrt-rtx has no plugins, its engines use the functions of the ONNX file; leave --plugin on out"
+
     def _build(self, emitted: Emitted, request: BuildRequest, engine: Path, progress: Progress) -> dict[str, Any]:
-        gpus = compute_capabilities(self.name, request.gpus)
+        from mlpdeploy.engine.backends import _plugin
+
         trt = _polygraphy.bind(self.name)
         monitor = _polygraphy.monitor(trt, progress.step)
-        with _network(trt, emitted.model) as (network, errors):
-            parsed = _read_back(network[1], emitted.model)
-            check_precision(parsed, request.precision, emitted.fp32_nodes)
-            with self._timing_cache() as cache:
-                config = _config(trt, self.name, request, network[1], gpus, monitor, cache)
-                plan = _serialised(network, config, cache, monitor, errors)
+        make = functools.partial(self._plan, trt, emitted, request, monitor)
+        (plan, parsed), plugin = _plugin.build(trt, emitted, request, make)
         engine.write_bytes(plan)
         gpu = _nvidia.probe()
         here = None if isinstance(gpu, str) else gpu
@@ -99,7 +102,20 @@ class TensorRT(EngineBackend):
             "gpus": list(request.gpus) or ([here.capability] if here and self.name == "tensorrt" else []),
             "executed": DTYPES[request.precision] + (" with TF32" if request.precision == "tf32" else ""),
             "parsed": parsed.facts(),
+            "plugin": plugin,
         }
+
+    def _plan(
+        self, trt: Any, emitted: Emitted, request: BuildRequest, monitor: Any, model: onnx.ModelProto
+    ) -> tuple[bytes, ParsedNetwork]:
+        """The engine of `model`, whose dtypes have been read back, and what was parsed."""
+        with _network(trt, model) as (network, errors):
+            parsed = _read_back(network[1], model)
+            check_precision(parsed, request.precision, emitted.fp32_nodes)
+            with self._timing_cache() as cache:
+                gpus = compute_capabilities(self.name, request.gpus)
+                config = _config(trt, self.name, request, network[1], gpus, monitor, cache)
+                return _serialised(network, config, cache, monitor, errors), parsed
 
     def _timing_cache(self) -> contextlib.AbstractContextManager[str | None]:
         if self.name == "tensorrt-rtx":  # which times no kernels while it builds: it compiles them where it runs
@@ -236,9 +252,13 @@ def _network(trt: Any, model: onnx.ModelProto) -> Iterator[tuple[tuple[Any, Any,
     from polygraphy.backend.trt import network_from_onnx_bytes
     from polygraphy.exception import PolygraphyException
 
+    from mlpdeploy.engine.backends import _plugin
+
+    typed, calls = strongly_typed_flag(trt), _plugin.is_called(model)
     with _polygraphy.collected_errors(trt) as errors:
         try:
-            network = network_from_onnx_bytes(model.SerializeToString(), strongly_typed=strongly_typed_flag(trt))
+            make = functools.partial(_plugin.network, trt) if calls else network_from_onnx_bytes
+            network = make(model.SerializeToString(), strongly_typed=typed)
         except PolygraphyException as error:
             raise BuildError(_polygraphy.message("TensorRT cannot parse the ONNX file", errors, error)) from error
         yield network, errors
