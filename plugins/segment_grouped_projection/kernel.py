@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["batch"])
 def project(  # type: ignore[no-untyped-def]
     x,
     weight,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -96,6 +97,29 @@ def project(
         **problem.constants(config), num_warps=config.warps, num_stages=config.stages,
     )  # fmt: skip
     return y
+
+
+def tune(
+    x: tuple[int, ...], weight: tuple[int, ...], segments: int, dtype: torch.dtype, library: Callable[..., Tensor]
+) -> tuning.Choice | None:
+    """Measure the configurations for tensors of these shapes on this machine's GPU, unless that was done before.
+
+    `library(x, weight, segments)` computes the same without the kernel, and competes. Returns the fastest, which
+    `dispatch` will use from now on; None where the kernel does not serve.
+    """
+    one, matrix = (torch.randn(shape, device="cuda").to(dtype) / shape[-1] ** 0.5 for shape in (x, weight))
+    if not serves(one, matrix):
+        return None
+    problem, sm = describe(one, matrix, segments), compute_capability(one.device)
+    if (known := tuning.remembered(problem, x[0], sm)) is not None:
+        return known
+
+    def run(choice: tuning.Choice) -> Any:
+        if isinstance(choice, str):
+            return lambda: library(one, matrix, segments)
+        return lambda: project(one, matrix, segments, choice)
+
+    return tuning.tune(problem, x[0], sm, run, tuning.seconds)
 
 
 def hint(size: Any) -> int:

@@ -26,8 +26,13 @@ Choice = Config | str
 
 def choose(problem: Problem, batch: int, sm: int) -> Choice:
     """What was measured for this shape class on this compute capability, else the default."""
-    found = _remembered(sm).get(problem.shape_class(batch))
+    found = remembered(problem, batch, sm)
     return default(problem, batch, sm) if found is None else found
+
+
+def remembered(problem: Problem, batch: int, sm: int) -> Choice | None:
+    """What was measured for this shape class on this compute capability."""
+    return _remembered(sm).get(problem.shape_class(batch))
 
 
 def tune(problem: Problem, batch: int, sm: int, run: Callable[[Choice], Any], time: Callable[[Any], float]) -> Choice:
@@ -44,6 +49,13 @@ def tune(problem: Problem, batch: int, sm: int, run: Callable[[Choice], Any], ti
     best = min(taken, key=lambda choice: taken[choice])
     remember({problem.shape_class(batch): best}, sm)
     return best
+
+
+def seconds(function: Callable[[], Any]) -> float:
+    """The median time of a function on the GPU, its cache emptied before each run."""
+    from triton.testing import do_bench
+
+    return 1e-3 * float(do_bench(function, warmup=10, rep=40, return_mode="median"))
 
 
 def remember(choices: Mapping[str, Choice], sm: int) -> None:

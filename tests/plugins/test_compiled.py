@@ -78,7 +78,7 @@ def test_it_multiplies_on_tensor_cores_with_wide_loads_and_no_local_memory(sm: i
 
 @pytest.mark.parametrize("sm", TENSOR_CORES)
 def test_the_unmeasured_choice_compiles_without_spilling(sm: int, tmp_path: Path) -> None:
-    """The first stage of vip_s7: its runs of 6 numbers are 12 bytes long, and their addresses allow 4 bytes at a time."""
+    """In the first stage of vip_s7 runs are 6 numbers, 12 bytes, long, and addresses allow 4 bytes at a time."""
     config = problem.default(VIP_FIRST, 64, sm)
     made = ahead.compile_kernel(VIP_FIRST, config, sm)
     found = instructions(made.ptx)
