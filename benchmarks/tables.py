@@ -14,8 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import RESULTS
-
+RESULTS = Path(__file__).parent / "results"
 README = Path(__file__).parent.parent / "README.md"
 Document = dict[str, Any]
 

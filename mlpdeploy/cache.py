@@ -41,8 +41,9 @@ def key(selection: Selection, backend_versions: Mapping[str, str], fingerprint: 
 
 
 def _gpu(selection: Selection) -> str | None:
-    """The GPU that an engine is built for unasked: TensorRT's is this machine's, others do not depend on it."""
-    found = _nvidia.probe() if selection.backend == "tensorrt" and not selection.gpus else ""
+    """This machine's GPU where the engine is built for it: always with TensorRT, else where it was asked for."""
+    here = selection.backend in ("tensorrt", "torch-tensorrt") or "current" in selection.gpus
+    found = _nvidia.probe() if here else ""
     return None if isinstance(found, str) else f"{found.name} {found.capability}"
 
 

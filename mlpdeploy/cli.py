@@ -48,7 +48,7 @@ NumClasses = Annotated[int | None, typer.Option(metavar="N", help="Classes, wher
 InputShape = Annotated[
     str | None, typer.Option(metavar="C,H,W", help="Input of your own network, where it cannot be known.")
 ]
-Gpu = Annotated[str | None, typer.Option("--gpu", metavar="SM,...", help="GPUs to build for, such as sm86,sm89.")]
+Gpu = Annotated[str | None, typer.Option("--gpu", metavar="SM,...", help="GPUs to build for: sm86,sm89, or current.")]
 Out = Annotated[Path, typer.Option(metavar="DIR", help="Where artifacts lie.")]
 Seed = Annotated[int, typer.Option(help="Seed of random weights and inputs.")]
 DisableRule = Annotated[list[str] | None, typer.Option(metavar="NAME", help="Leave a rewrite rule out; repeatable.")]

@@ -27,9 +27,10 @@ LAYOUT = "propagate_layout"
 class Selection:
     """A network, its weights, and the engine to build from it.
 
-    `batch` is MIN:OPT:MAX or one number for all three. `gpus` are compute capabilities such as sm86 (none: those of
-    this machine). `io` is the dtype of inputs and outputs. `level` is TensorRT's builder optimisation level, 0 to 5.
-    `plugin` says whether a TensorRT engine carries our plugins; `auto` keeps the faster way.
+    `batch` is MIN:OPT:MAX or one number for all three. `gpus` are compute capabilities such as sm86, or `current` for
+    this machine's (none: what the backend builds for by itself). `io` is the dtype of inputs and outputs. `level` is
+    TensorRT's builder optimisation level, 0 to 5. `plugin` says whether a TensorRT engine carries our plugins; `auto`
+    keeps the faster way.
     Raises InputError, on creation, where a value cannot be used.
     """
 
@@ -73,8 +74,8 @@ class Selection:
         for rule in (*self.disabled_rules, *self.enabled_rules):
             _known_rule(rule)
         for gpu in self.gpus:
-            if not re.fullmatch(r"sm\d{2,3}", gpu):
-                raise InputError(f"GPU {gpu!r}: give compute capabilities such as sm86,sm89")
+            if not re.fullmatch(r"sm\d{2,3}|current", gpu):
+                raise InputError(f"GPU {gpu!r}: give compute capabilities such as sm86,sm89, or current")
 
     @property
     def profile(self) -> Batch:

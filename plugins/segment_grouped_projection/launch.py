@@ -101,25 +101,29 @@ def project(
 
 def tune(
     x: tuple[int, ...], weight: tuple[int, ...], segments: int, dtype: torch.dtype, library: Callable[..., Tensor]
-) -> tuning.Choice | None:
-    """Measure the configurations for tensors of these shapes on this machine's GPU, unless that was done before.
+) -> dict[tuning.Choice, float] | None:
+    """Measure the configurations for tensors of these shapes on this machine's GPU: seconds of each.
 
-    `library(x, weight, segments)` computes the same without the kernel, and competes. Returns the fastest, which
-    `dispatch` will use from now on; None where the kernel does not serve.
+    `library(x, weight, segments)` computes the same without the kernel, and competes. `dispatch` will use the fastest
+    from now on. None where the kernel does not serve.
     """
     one, matrix = (torch.randn(shape, device="cuda").to(dtype) / shape[-1] ** 0.5 for shape in (x, weight))
     if not serves(one, matrix):
         return None
-    problem, sm = describe(one, matrix, segments), compute_capability(one.device)
-    if (known := tuning.remembered(problem, x[0], sm)) is not None:
-        return known
 
-    def run(choice: tuning.Choice) -> Any:
+    def run(choice: tuning.Choice) -> Callable[[], Tensor]:
         if isinstance(choice, str):
             return lambda: library(one, matrix, segments)
         return lambda: project(one, matrix, segments, choice)
 
-    return tuning.tune(problem, x[0], sm, run, tuning.seconds)
+    problem = describe(one, matrix, segments)
+    return tuning.timings(problem, x[0], compute_capability(one.device), run, tuning.seconds)
+
+
+def is_tuned(x: tuple[int, ...], weight: tuple[int, ...], segments: int, dtype: torch.dtype) -> bool:
+    """Whether tensors of these shapes were measured before on a GPU of this compute capability."""
+    problem = describe(torch.empty(x, dtype=dtype, device="meta"), torch.empty(weight, device="meta"), segments)
+    return tuning.remembered(problem, x[0], compute_capability(torch.device("cuda"))) is not None
 
 
 def hint(size: Any) -> int:

@@ -145,6 +145,13 @@ def candidates(problem: Problem, sm: int, shared: int | None = None) -> tuple[Co
     return tuple(found)
 
 
+def shortlist(problem: Problem, batch: int, sm: int, count: int = 8) -> tuple[Config, ...]:
+    """The candidates to measure at one batch: those whose number of tiles is nearest to that of the default."""
+    wanted = problem.tiles(default(problem, batch, sm), batch)
+    distance = {config: abs(math.log(problem.tiles(config, batch) / wanted)) for config in candidates(problem, sm)}
+    return tuple(sorted(distance, key=lambda config: distance[config]))[:count]
+
+
 def default(problem: Problem, batch: int, sm: int, shared: int | None = None) -> Config:
     """The configuration where nothing was measured: the largest tiles that still give every multiprocessor one."""
     found = candidates(problem, sm, shared)

@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from .problem import Config, Problem, candidates, default
+from .problem import Config, Problem, default, shortlist
 
 LIBRARY = "library"
 """The answer where permute, the library's matrix product and permute are faster than the kernel."""
@@ -35,20 +35,26 @@ def remembered(problem: Problem, batch: int, sm: int) -> Choice | None:
     return _remembered(sm).get(problem.shape_class(batch))
 
 
-def tune(problem: Problem, batch: int, sm: int, run: Callable[[Choice], Any], time: Callable[[Any], float]) -> Choice:
-    """Measure every candidate, remember the fastest, and return it.
+def timings(
+    problem: Problem, batch: int, sm: int, run: Callable[[Choice], Callable[[], Any]], time: Callable[..., float]
+) -> dict[Choice, float]:
+    """Seconds of each configuration worth measuring, and of LIBRARY; the fastest is remembered.
 
     `run(choice)` makes a function without arguments, `time(function)` says how many seconds it takes. A candidate that
     the GPU refuses (shared memory, registers) is left out.
     """
     taken: dict[Choice, float] = {}
-    competing: list[Choice] = [LIBRARY, *candidates(problem, sm)]
+    competing: list[Choice] = [LIBRARY, *shortlist(problem, batch, sm)]
     for choice in competing:
         with contextlib.suppress(RuntimeError):  # CUDA's and Triton's launch errors
             taken[choice] = time(run(choice))
-    best = min(taken, key=lambda choice: taken[choice])
-    remember({problem.shape_class(batch): best}, sm)
-    return best
+    remember({problem.shape_class(batch): fastest(taken)}, sm)
+    return taken
+
+
+def fastest(taken: Mapping[Choice, float]) -> Choice:
+    """The choice that took least time."""
+    return min(taken, key=lambda choice: taken[choice])
 
 
 def seconds(function: Callable[[], Any]) -> float:

@@ -125,9 +125,9 @@ def network(trt: Any, model: bytes, strongly_typed: bool) -> tuple[Any, Any, Any
     from polygraphy.backend.trt import util
 
     logger, flags = util.get_trt_logger(), trt.NetworkDefinitionCreationFlag
-    wanted = [flags.PREFER_AOT_PYTHON_PLUGINS, *([flags.STRONGLY_TYPED] if strongly_typed else [])]
+    wanted = ("PREFER_AOT_PYTHON_PLUGINS", *(["STRONGLY_TYPED"] if strongly_typed else []))
     builder = trt.Builder(logger)
-    made = builder.create_network(flags=sum(1 << int(flag) for flag in wanted))
+    made = builder.create_network(flags=sum(1 << int(getattr(flags, one)) for one in wanted if hasattr(flags, one)))
     parser = trt.OnnxParser(made, logger)
     util.check_onnx_parser_errors(parser, parser.parse(model))
     return builder, made, parser

@@ -45,8 +45,9 @@ def tune(module: Any, batch: int) -> None:
         if node.target is SEGMENT_GROUPED_PROJECTION:
             x, weight = (argument.meta["val"] for argument in node.args[:2])
             entries = launch.hint(x.shape[0]) * batch // TRACE_BATCH
-            shape = (entries, *map(int, x.shape[1:]))
-            launch.tune(shape, tuple(weight.shape), node.args[2], x.dtype, by_permuting)
+            shapes = (entries, *map(int, x.shape[1:])), tuple(map(int, weight.shape))
+            if not launch.is_tuned(*shapes, node.args[2], x.dtype):
+                launch.tune(*shapes, node.args[2], x.dtype, by_permuting)
 
 
 def tensor(array: np.ndarray) -> Any:

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 OLDEST = {"tensorrt": (10, 13), "tensorrt-rtx": (1, 0)}
 DTYPES = {"fp32": "FLOAT", "tf32": "FLOAT", "fp16": "HALF", "bf16": "BF16"}
 DOMAIN = "mlpdeploy"
+CURRENT = "current"
+"""The GPU of this machine, in `--gpu`."""
 _NAMED = 4  # layers that one message names
 
 
@@ -97,9 +99,10 @@ class TensorRT(EngineBackend):
         engine.write_bytes(plan)
         gpu = _nvidia.probe()
         here = None if isinstance(gpu, str) else gpu
+        one_gpu = self.name == "tensorrt" or CURRENT in request.gpus
         return {
             "gpu": here.name if here else None,
-            "gpus": list(request.gpus) or ([here.capability] if here and self.name == "tensorrt" else []),
+            "gpus": [here.capability] if here and one_gpu else list(request.gpus),
             "executed": DTYPES[request.precision] + (" with TF32" if request.precision == "tf32" else ""),
             "parsed": parsed.facts(),
             "plugin": plugin,
@@ -187,16 +190,21 @@ def check_precision(parsed: ParsedNetwork, precision: str, kept: Collection[str]
 
 
 def compute_capabilities(flavour: str, gpus: Collection[str]) -> list[tuple[int, int]] | None:
-    """("sm86", ...) as TensorRT-RTX's (major, minor) pairs; None where none are named.
+    """("sm86", ...) as TensorRT-RTX's (major, minor) pairs; None where none are named, or only `current`.
 
     Raises InputError for a GPU that TensorRT-RTX cannot build for, and, in the plain flavour, for any but this
     machine's own: it times kernels on the GPU that the engine will run on.
     """
     if not gpus:
         return None
+    gpu = _nvidia.probe()
+    here = gpu.capability if isinstance(gpu, _nvidia.Gpu) else "none"
+    if CURRENT in gpus:
+        if len(gpus) > 1 or isinstance(gpu, str):
+            reason = "it stands alone" if len(gpus) > 1 else gpu
+            raise InputError(f"--gpu {CURRENT} means this machine's GPU: {reason}")
+        return None
     if flavour == "tensorrt":
-        gpu = _nvidia.probe()
-        here = gpu.capability if isinstance(gpu, _nvidia.Gpu) else "none"
         if set(gpus) != {here}:
             raise InputError(
                 f"backend tensorrt builds for this machine's own GPU only ({here}), not for {', '.join(gpus)}; "
@@ -283,7 +291,7 @@ def _config(
         "load_timing_cache": cache if cache and os.path.getsize(cache) else None,
     }
     if flavour == "tensorrt-rtx":
-        config = CreateConfigRTX(compute_capabilities=gpus, **common)
+        config = CreateConfigRTX(use_gpu=CURRENT in request.gpus, compute_capabilities=gpus, **common)
     else:
         config = CreateConfig(**common)
     wanted = request.precision == "tf32"
