@@ -36,7 +36,7 @@ def jobs(device: str, dry: bool, seconds: float) -> Iterator[Job]:
         yield "correctness", f"correctness {case.name}", 20, lambda case=case: kernels.correctness(case, device)  # type: ignore[misc]
     yield "kernel", "roofline", 10, lambda: kernels.roofline(device)
     yield from _engine_jobs(dry, seconds, quick=True)
-    names, batches = ((networks.TINY,), (1, 2)) if dry else (networks.NAMES, networks.BATCHES)
+    names, batches = ((networks.TINY,), (2,)) if dry else (networks.NAMES, networks.BATCHES)
     large = batches[0]
     yield from _kernel_jobs(cases[:4], (32, 128), device, dry, seconds)
     for name in names[:2]:
