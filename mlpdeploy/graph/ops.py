@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 DOMAIN = "mlpdeploy"
 OPSET = 20
 
+_TRITON = importlib.util.find_spec("triton") is not None
 # Compilers look into a `triton_op`: they fuse its meaning, and on a GPU they see its kernel. Without Triton there is
 # no kernel to see, and PyTorch would warn.
-_define = torch.library.triton_op if importlib.util.find_spec("triton") else torch.library.custom_op
+_define = torch.library.triton_op if _TRITON else torch.library.custom_op
 
 
 @_define("mlpdeploy::segment_grouped_projection", mutates_args=())
@@ -50,7 +51,7 @@ def by_permuting(x: Tensor, weight: Tensor, segments: int) -> Tensor:
 
 def _on_gpu(x: Tensor, weight: Tensor, segments: int) -> Tensor | None:
     """The kernel's result; None where it does not serve, or was measured to be slower than permuting."""
-    if not importlib.util.find_spec("triton"):
+    if not _TRITON:
         return None
     launch: Any = kernels.load("segment_grouped_projection.launch")
     result: Tensor | None = launch.dispatch(x, weight, segments)
