@@ -113,6 +113,7 @@ def main(arguments: list[str] | None = None) -> int:
     if unknown := sorted({*parts} - {*PARTS}):
         parser.error(f"no part is called {unknown[0]}; the parts are {', '.join(PARTS)}")
     began = time.monotonic()
+    os.environ["TORCHINDUCTOR_AUTOGRAD_CACHE"] = "0"  # it does not see which configuration of a kernel was measured
     if given.dry_run:
         os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported: its kernels then run on the CPU
 

@@ -10,7 +10,10 @@ from torch import Tensor
 
 from . import tuning
 from .kernel import project as kernel
-from .problem import OLDEST, Config, Problem
+from .problem import INDEXABLE, OLDEST, Config, Problem
+
+_UNKNOWN = 8
+"""The batch for which a configuration is chosen where nothing says what it will be."""
 
 PRECISIONS = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
 
@@ -20,7 +23,9 @@ def dispatch(x: Tensor, weight: Tensor, segments: int) -> Tensor | None:
     if not serves(x, weight):
         return None
     choice = tuning.choose(describe(x, weight, segments), hint(x.shape[0]), compute_capability(x.device))
-    return None if isinstance(choice, str) else project(x, weight, segments, choice)
+    if isinstance(choice, str):
+        return None
+    return project(x, weight, segments, choice, kernel=torch.library.wrap_triton(kernel))
 
 
 def describe(
@@ -52,7 +57,7 @@ def describe(
         channels=0 if scale is None else scale.shape[1],
         share=1 if scale is None else _share(x, scale),
     )  # fmt: skip
-    return problem.for_batch(hint(x.shape[0]))
+    return problem.for_batch(_largest(x.shape[0]))
 
 
 def serves(x: Tensor, weight: Tensor) -> bool:
@@ -81,18 +86,20 @@ def project(
     gelu: bool = False,
     out: Tensor | None = None,
     tf32: bool | None = None,
+    kernel: Any = kernel,
 ) -> Tensor:
     """`accumulate + scale * gelu(x * weight + bias)`, of which all but the projection is optional.
 
     `x`: (B, P, Q, S) or (B, P, Q, S, O). `weight`: (K*T, P*S). `segments`: K. Returns (B, K, Q, T) or (B, K, Q, T, O),
     in `out` where it is given. `bias`: (K*T,). `scale`: (images, channels), where B is a multiple of images, whose
     entries are consecutive, and a channel is (the last part of q, t, o). `accumulate`: as the result, and may be `out`.
-    All contiguous and of one dtype. `tf32`: for FP32 (None: as `torch.set_float32_matmul_precision` says).
+    All contiguous and of one dtype. `tf32`: for FP32 (None: as `torch.set_float32_matmul_precision` says). `kernel`:
+    wrapped, where a compiler traces.
     """
     problem = describe(x, weight, segments, bias=bias, scale=scale, accumulate=accumulate, gelu=gelu, tf32=tf32)
     b, _, q, _, *trailing = x.shape
     y = x.new_empty((b, segments, q, problem.t, *trailing)) if out is None else out
-    torch.library.wrap_triton(kernel)[(problem.tiles(config, b),)](
+    kernel[(problem.tiles(config, b),)](
         x, weight, bias, scale, accumulate, b, y,
         **problem.constants(config), num_warps=config.warps, num_stages=config.stages,
     )  # fmt: skip
@@ -127,9 +134,20 @@ def is_tuned(x: tuple[int, ...], weight: tuple[int, ...], segments: int, dtype: 
 
 
 def hint(size: Any) -> int:
-    """A size as a number: that of the example where it is symbolic, which constrains nothing."""
-    known: Any = size.node.hint if isinstance(size, torch.SymInt) else size
-    return int(known)
+    """A size as a number: that of the example where it is symbolic, if there is one, which constrains nothing."""
+    if not isinstance(size, torch.SymInt):
+        return int(size)
+    example: Any = size.node.hint
+    return _UNKNOWN if example is None else int(example)
+
+
+def _largest(size: Any) -> int:
+    """The largest number that a size can become: where nothing bounds it, one that 32-bit addresses do not reach."""
+    if not isinstance(size, torch.SymInt):
+        return int(size)
+    environment: Any = size.node.shape_env
+    bound = environment.bound_sympy(size.node.expr).upper
+    return int(bound) if bound.is_Integer else INDEXABLE
 
 
 def _share(x: Tensor, scale: Tensor) -> int:

@@ -48,14 +48,16 @@ class Network(torch.nn.Module):
         return (torch.ops.mlpdeploy.segment_grouped_projection(x, weight, 16).relu(),)
 
 
-def compiled_graph(dtype: torch.dtype = torch.float16, trailing: tuple[int, ...] = ()) -> torch.fx.Graph:
+def compiled_graph(
+    dtype: torch.dtype = torch.float16, trailing: tuple[int, ...] = (), largest: int | None = 64
+) -> torch.fx.Graph:
     """What AOTAutograd, which torch.compile and AOTInductor share, makes of the operation on a GPU."""
     from torch._functorch.aot_autograd import aot_export_module
 
     with FakeTensorMode(), torch.no_grad():
         x = torch.empty(4, 16, 16, 24, *trailing, device="cuda", dtype=dtype)
         weight = torch.empty(384, 384, device="cuda", dtype=dtype)
-        batch = torch.export.Dim("batch", min=1, max=64)
+        batch = torch.export.Dim("batch", min=1, max=largest)
         program = torch.export.export(Network(), (x, weight), dynamic_shapes=({0: batch}, None))
     assert ops.SEGMENT_GROUPED_PROJECTION in [node.target for node in program.graph.nodes]
     values = [node.meta["val"] for node in program.graph.nodes if node.op == "placeholder"]
@@ -89,6 +91,12 @@ def test_compilers_see_the_kernel_and_its_grid_is_symbolic_in_the_batch(
     assert (choice.num_warps, choice.num_stages) == (config.warps, config.stages)
     targets = {node.target for node in graph.nodes}
     assert not targets & {torch.ops.aten.permute.default, torch.ops.aten.linear.default, torch.ops.aten.mm.default}
+
+
+def test_addresses_are_wide_enough_for_every_batch_that_the_graph_allows(pretended: None) -> None:
+    for largest, wide in ((64, False), (1 << 20, True), (None, True)):
+        (call,) = kernel_calls(compiled_graph(largest=largest))
+        assert call.kwargs["kwargs"]["WIDE"] is wide
 
 
 def test_where_the_library_was_measured_faster_compilers_see_that(pretended: None) -> None:

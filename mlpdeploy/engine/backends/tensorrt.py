@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlpdeploy.engine.backends import _nvidia, _polygraphy
 from mlpdeploy.engine.backends._base import EngineBackend, Signature, installed_version, missing
+from mlpdeploy.engine.backends._targets import CURRENT, compute_capabilities
 from mlpdeploy.engine.parsed import ParsedNetwork, read
 from mlpdeploy.errors import ArtifactError, BuildError, InputError
 
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
 OLDEST = {"tensorrt": (10, 13), "tensorrt-rtx": (1, 0)}
 DTYPES = {"fp32": "FLOAT", "tf32": "FLOAT", "fp16": "HALF", "bf16": "BF16"}
 DOMAIN = "mlpdeploy"
-CURRENT = "current"
-"""The GPU of this machine, in `--gpu`."""
 _NAMED = 4  # layers that one message names
 
 
@@ -187,36 +186,6 @@ def check_precision(parsed: ParsedNetwork, precision: str, kept: Collection[str]
             f"{len(wrong)} of {len(parsed.computing)} layers would not compute in {precision} ({wanted}): "
             f"{names}{more}; the ONNX file does not follow the precision plan"
         )
-
-
-def compute_capabilities(flavour: str, gpus: Collection[str]) -> list[tuple[int, int]] | None:
-    """("sm86", ...) as TensorRT-RTX's (major, minor) pairs; None where none are named, or only `current`.
-
-    Raises InputError for a GPU that TensorRT-RTX cannot build for, and, in the plain flavour, for any but this
-    machine's own: it times kernels on the GPU that the engine will run on.
-    """
-    if not gpus:
-        return None
-    gpu = _nvidia.probe()
-    here = gpu.capability if isinstance(gpu, _nvidia.Gpu) else "none"
-    if CURRENT in gpus:
-        if len(gpus) > 1 or isinstance(gpu, str):
-            reason = "it stands alone" if len(gpus) > 1 else gpu
-            raise InputError(f"--gpu {CURRENT} means this machine's GPU: {reason}")
-        return None
-    if flavour == "tensorrt":
-        if set(gpus) != {here}:
-            raise InputError(
-                f"backend tensorrt builds for this machine's own GPU only ({here}), not for {', '.join(gpus)}; "
-                "build there, or use --backend tensorrt-rtx"
-            )
-        return None
-    members = _polygraphy.bind(flavour).ComputeCapability.__members__
-    known = sorted((name.lower() for name in members if name.startswith("SM")), key=lambda name: int(name[2:]))
-    unknown = [name for name in gpus if name not in known]
-    if unknown:
-        raise InputError(f"{flavour} cannot build for {', '.join(unknown)}; choose from: {', '.join(known)}")
-    return [(int(name[2:-1]), int(name[-1])) for name in dict.fromkeys(gpus)]
 
 
 def strongly_typed_flag(trt: Any) -> bool:
