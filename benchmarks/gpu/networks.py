@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import tempfile
 from collections.abc import Callable
@@ -49,6 +50,7 @@ class Network:
         return torch.randn((batch, *self.shape), generator=torch.Generator(device).manual_seed(0), device=device)
 
 
+@functools.cache
 def load(name: str, device: str) -> Network:
     """The network with random weights, rewritten and typed; nothing is fetched."""
     source = source_of(name, input_shape=(3, 16, 16) if name == TINY else None)
@@ -103,15 +105,19 @@ def measure(network: Network, batch: int, device: str, dry: bool, seconds: float
 
 def engines(name: str, batch: int, backend_name: str, gpus: tuple[str, ...], seconds: float) -> dict[str, Any]:
     """TensorRT's engines, the plain export's and ours, built here for `gpus`; times where this GPU runs them."""
+    from mlpdeploy.engine.backends import _polygraphy
+
+    _polygraphy.bind(backend_name)  # before anything of Polygraphy is imported
     from polygraphy.backend.trt import EngineFromBytes, TrtRunner
 
     from benchmarks import common
     from mlpdeploy.engine.backend import Batch, BuildRequest, backends
+    from mlpdeploy.engine.emit import emit
 
-    backend = backends()[backend_name]
-    source = source_of(name)
-    emitted, _ = common.ours(trace(source.network, source.specs()), "fp16")
-    graphs = {"ours": emitted, "plain": common.plain(source.network, source.specs(), "fp16")}
+    backend, source = backends()[backend_name], source_of(name)
+    rewritten = rewrite(trace(source.network, source.specs()))
+    ours = emit(apply(rewritten, plan(rewritten, "fp16", io="fp16")))
+    graphs = {"ours": ours, "plain": common.plain(source.network, source.specs(), "fp16")}
     images = torch.randn((batch, *source.specs()[0].shape), device="cuda")
     wanted = _exact(source.network.cuda(), images[:CHECKED])
     found: dict[str, Any] = {"built": {}}

@@ -25,7 +25,7 @@ launch: Any = kernels.load("segment_grouped_projection.launch")
 tuning: Any = kernels.load("segment_grouped_projection.tuning")
 problem: Any = kernels.load("segment_grouped_projection.problem")
 
-ALLOWED = {torch.float16: 2e-3, torch.bfloat16: 1.6e-2, torch.float32: 2e-6}
+ALLOWED = {torch.float16: 1e-3, torch.bfloat16: 8e-3, torch.float32: 4e-6}
 SHAPES = [(2, 16, 256, 24, 1, 16, 24), (3, 32, 32, 6, 1, 32, 6), (1, 28, 28, 2, 64, 1, 112), (5, 7, 3, 5, 1, 3, 11)]
 """B, P, Q, S, O, K, T: ViP's height and width, RaftMLP's first linear, and sizes that divide nothing."""
 
