@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from benchmarks.tables import RESULTS
 from mlpdeploy import pipeline
 from mlpdeploy.engine.backend import Backend, Batch, BuildRequest, Runner
 from mlpdeploy.engine.emit import Emitted, emit
@@ -30,7 +31,6 @@ from mlpdeploy.progress import Stages
 from mlpdeploy.recipe import recipes
 from mlpdeploy.selection import Selection
 
-RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("numpy", "onnx", "onnxruntime", "openvino", "tensorrt-rtx", "timm", "torch")
 OPSET = 20
 

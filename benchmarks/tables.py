@@ -14,10 +14,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import RESULTS
 from mlpdeploy.recipe import recipes
 
 ROOT = Path(__file__).parent.parent
+RESULTS = Path(__file__).parent / "results"
 PAGES = (ROOT / "README.md", ROOT / "docs" / "support.md")
 Document = dict[str, Any]
 

@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlpdeploy import recipe, store
+from mlpdeploy import kernels, recipe, store
 from mlpdeploy.engine.backends import _nvidia
 from mlpdeploy.errors import CheckpointError
 from mlpdeploy.selection import Selection
@@ -41,8 +41,9 @@ def key(selection: Selection, backend_versions: Mapping[str, str], fingerprint: 
 
 
 def _gpu(selection: Selection) -> str | None:
-    """The GPU that an engine is built for unasked: TensorRT's is this machine's, others do not depend on it."""
-    found = _nvidia.probe() if selection.backend == "tensorrt" and not selection.gpus else ""
+    """This machine's GPU where the engine is built for it: always with TensorRT, else where it was asked for."""
+    here = selection.backend in ("tensorrt", "torch-tensorrt") or "current" in selection.gpus
+    found = _nvidia.probe() if here else ""
     return None if isinstance(found, str) else f"{found.name} {found.capability}"
 
 
@@ -61,10 +62,10 @@ def versions() -> dict[str, str]:
 
 @cache
 def sources() -> str:
-    """The hash of mlpdeploy's own code and recipes, so that a changed rule is never served an old engine."""
+    """The hash of mlpdeploy's own code, plugins and recipes, so that a changed rule is never served an old engine."""
     digest = hashlib.sha256()
     package = Path(__file__).parent
-    for root, pattern in ((package, "*.py"), (recipe.folder(), "*.toml")):
+    for root, pattern in ((package, "*.py"), (kernels.folder(), "*.py"), (recipe.folder(), "*.toml")):
         for path in sorted(root.rglob(pattern)):
             digest.update(f"{path.relative_to(root).as_posix()}\0".encode())
             digest.update(path.read_bytes())

@@ -37,7 +37,8 @@ app = typer.Typer(
 Name = Annotated[str, typer.Argument(help="A recipe (see list), timm:<model>, or package.module:factory.")]
 Precision = Annotated[str, typer.Option(help="fp32, tf32, fp16 or bf16.")]
 BackendName = Annotated[
-    str, typer.Option("--backend", help="auto, tensorrt, tensorrt-rtx, openvino, onnxruntime or inductor.")
+    str,
+    typer.Option("--backend", help="auto, tensorrt, tensorrt-rtx, torch-tensorrt, openvino, onnxruntime or inductor."),
 ]
 BatchSizes = Annotated[str, typer.Option("--batch", metavar="MIN:OPT:MAX", help="Batch sizes, or one number.")]
 Checkpoint = Annotated[Path | None, typer.Option(metavar="FILE", help="Weights: safetensors, or torch's format.")]
@@ -47,7 +48,7 @@ NumClasses = Annotated[int | None, typer.Option(metavar="N", help="Classes, wher
 InputShape = Annotated[
     str | None, typer.Option(metavar="C,H,W", help="Input of your own network, where it cannot be known.")
 ]
-Gpu = Annotated[str | None, typer.Option("--gpu", metavar="SM,...", help="GPUs to build for, such as sm86,sm89.")]
+Gpu = Annotated[str | None, typer.Option("--gpu", metavar="SM,...", help="GPUs to build for: sm86,sm89, or current.")]
 Out = Annotated[Path, typer.Option(metavar="DIR", help="Where artifacts lie.")]
 Seed = Annotated[int, typer.Option(help="Seed of random weights and inputs.")]
 DisableRule = Annotated[list[str] | None, typer.Option(metavar="NAME", help="Leave a rewrite rule out; repeatable.")]
@@ -56,6 +57,9 @@ EnableRule = Annotated[
 ]
 Io = Annotated[str, typer.Option("--io", help="Dtype of inputs and outputs: fp32, fp16 or bf16.")]
 Level = Annotated[int | None, typer.Option(metavar="0..5", help="TensorRT's builder optimisation level.")]
+Plugin = Annotated[
+    str, typer.Option("--plugin", help="TensorRT plugins: on, off, or auto, which keeps the faster engine.")
+]
 Pattern = Annotated[str | None, typer.Argument(help="Only names and families with this in them; shows more of each.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout, and nothing else there.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an unexpected error.")]
@@ -94,6 +98,7 @@ def build(
     enable_rule: EnableRule = None,
     io: Io = "fp32",
     level: Level = None,
+    plugin: Plugin = "auto",
     force: Annotated[bool, typer.Option("--force", help="Build even if it is built already.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -206,6 +211,7 @@ def _fail(error: BaseException, text: str, code: int, arguments: list[str]) -> i
 def _selection(options: dict[str, Any]) -> Selection:
     """The selection from a command's own arguments."""
     shape, gpus = options["input_shape"], options["gpu"]
+    plugin = {"plugin": options["plugin"]} if "plugin" in options else {}
     same = ("name", "precision", "backend", "batch", "checkpoint", "pretrained", "image_size", "num_classes")
     return Selection(
         **{option: options[option] for option in (*same, "out", "seed", "io", "level")},
@@ -213,6 +219,7 @@ def _selection(options: dict[str, Any]) -> Selection:
         gpus=() if gpus is None else tuple(part.strip() for part in gpus.split(",")),
         disabled_rules=tuple(sorted(options["disable_rule"] or ())),
         enabled_rules=tuple(sorted(options["enable_rule"] or ())),
+        **plugin,
     )
 
 

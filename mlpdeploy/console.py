@@ -228,7 +228,16 @@ def _summary(manifest: Mapping[str, Any]) -> dict[str, str]:
     }
     if "parsed" in manifest["facts"]:
         rows["in TensorRT"] = _parsed(manifest["facts"]["parsed"])
+    if "plugin" in manifest["facts"]:
+        rows["plugin"] = _plugin(manifest["facts"]["plugin"])
     return rows
+
+
+def _plugin(plugin: Mapping[str, Any]) -> str:
+    """Whether the engine carries our plugin, how long it takes with and without, and why it does not."""
+    times = ", ".join(f"{ms:.3f} ms with the {way}" for way, ms in plugin["milliseconds"].items())
+    reason = plugin["reason"] or times
+    return ("used" if plugin["used"] else "not used") + (f": {reason}" if reason else "")
 
 
 def _parsed(parsed: Mapping[str, Any]) -> str:

@@ -53,7 +53,7 @@ def build(selection: Selection, *, force: bool = False, progress: Listener | Non
     from mlpdeploy.evidence.report import report
 
     stages = Stages(progress)
-    backend = pick(selection.backend, selection.precision, selection.gpus)
+    backend = pick(selection.backend, selection.precision, selection.gpus, selection.plugin)
     selection = selection.with_backend(backend.name)
     folder = store.folder_of(selection, backend.name)
     with store.locked(folder, stages.say):
@@ -76,7 +76,9 @@ def build(selection: Selection, *, force: bool = False, progress: Listener | Non
                 import onnx
 
                 onnx.save(emitted.model, draft.folder / store.MODEL)
-                request = BuildRequest(selection.precision, selection.profile, selection.gpus, selection.level)
+                request = BuildRequest(
+                    selection.precision, selection.profile, selection.gpus, selection.level, plugin=selection.plugin
+                )
                 built = backend.build(emitted, request, draft.folder, stages)
             facts = manifest.describe(selection, backend, source, compiled, built, key, stages.seconds)
             return draft.commit(facts, report)
@@ -235,8 +237,8 @@ def _cached(folder: Path, key: str | None, force: bool, stages: Stages) -> Artif
 def _check_same(artifact: Artifact, selection: Selection) -> None:
     """Raises ArtifactError where the artifact was built from another selection, naming what differs."""
     built, asked = artifact.manifest["selection"], selection.to_json()
-    # The same weights may lie elsewhere now; GPUs and builder level change no number.
-    names = asked.keys() - {"checkpoint", "gpus", "level"}
+    # The same weights may lie elsewhere now; GPUs, builder level and plugins do not change what is computed.
+    names = asked.keys() - {"checkpoint", "gpus", "level", "plugin"}
     different = [f"{n} {asked[n]} (built with {built.get(n)})" for n in sorted(names) if asked[n] != built.get(n)]
     weights = None if selection.checkpoint is None else cache.checkpoint_sha256(selection.checkpoint)
     if weights != artifact.manifest["weights"].get("sha256"):

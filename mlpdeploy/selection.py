@@ -16,6 +16,7 @@ from mlpdeploy.recipe import canonical, kind
 
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
 IO = ("fp32", "fp16", "bf16")
+PLUGIN = ("auto", "on", "off")
 BATCH = "1:8:32"
 OUT = Path("artifacts")
 LAYOUT = "propagate_layout"
@@ -26,8 +27,10 @@ LAYOUT = "propagate_layout"
 class Selection:
     """A network, its weights, and the engine to build from it.
 
-    `batch` is MIN:OPT:MAX or one number for all three. `gpus` are compute capabilities such as sm86 (none: those of
-    this machine). `io` is the dtype of inputs and outputs. `level` is TensorRT's builder optimisation level, 0 to 5.
+    `batch` is MIN:OPT:MAX or one number for all three. `gpus` are compute capabilities such as sm86, or `current` for
+    this machine's (none: what the backend builds for by itself). `io` is the dtype of inputs and outputs. `level` is
+    TensorRT's builder optimisation level, 0 to 5. `plugin` says whether a TensorRT engine carries our plugins; `auto`
+    keeps the faster way.
     Raises InputError, on creation, where a value cannot be used.
     """
 
@@ -47,11 +50,13 @@ class Selection:
     pretrained: bool = False
     io: str = "fp32"
     level: int | None = None
+    plugin: str = "auto"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", canonical(self.name))
         _one_of("precision", self.precision, PRECISIONS)
         _one_of("io", self.io, IO)
+        _one_of("plugin", self.plugin, PLUGIN)
         _at_least("image size", self.image_size, 1)
         _at_least("number of classes", self.num_classes, 1)
         _at_least("seed", self.seed, 0)
@@ -69,8 +74,8 @@ class Selection:
         for rule in (*self.disabled_rules, *self.enabled_rules):
             _known_rule(rule)
         for gpu in self.gpus:
-            if not re.fullmatch(r"sm\d{2,3}", gpu):
-                raise InputError(f"GPU {gpu!r}: give compute capabilities such as sm86,sm89")
+            if not re.fullmatch(r"sm\d{2,3}|current", gpu):
+                raise InputError(f"GPU {gpu!r}: give compute capabilities such as sm86,sm89, or current")
 
     @property
     def profile(self) -> Batch:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from mlpdeploy.console import print_verification
+from mlpdeploy.console import _plugin, print_verification
 
 BUDGET = {"max_relative_error": 6e-3, "min_top1_agreement": 0.99}
 
@@ -56,3 +56,12 @@ def test_a_stage_that_did_not_run_says_why_below() -> None:
     lines = printed({"name": "engine", "status": "not executed", "reason": reason}, {"status": "failed"})
     assert "engine - - 6e-03 not executed" in lines and f"engine {reason}" in lines
     assert "typed graph, PyTorch - - 6e-03 failed" in lines
+
+
+def test_whether_the_engine_carries_the_plugin_and_why() -> None:
+    times = {"plugin": 1.0, "body": 2.5}
+    shown = "1.000 ms with the plugin, 2.500 ms with the body"
+    assert _plugin({"used": True, "reason": None, "milliseconds": times}) == f"used: {shown}"
+    assert _plugin({"used": True, "reason": None, "milliseconds": {}}) == "used"
+    reason = "TensorRT-RTX has no plugins"
+    assert _plugin({"used": False, "reason": reason, "milliseconds": {}}) == f"not used: {reason}"

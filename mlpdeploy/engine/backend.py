@@ -45,6 +45,7 @@ class BuildRequest:
 
     `level` is TensorRT's builder optimisation level (0 to 5; None: its default). `threads` is how many threads one
     operation of a CPU engine uses (None: the engine's default). A backend ignores the one that is not its own.
+    `plugin` says whether a TensorRT engine carries our plugins: "on", "off", or "auto", which keeps the faster way.
     """
 
     precision: str
@@ -52,6 +53,7 @@ class BuildRequest:
     gpus: tuple[str, ...] = ()
     level: int | None = None
     threads: int | None = None
+    plugin: str = "auto"
 
 
 class Progress(Protocol):
@@ -90,6 +92,9 @@ class Backend(Protocol):
     def supports(self, precision: str, gpus: Collection[str] = ()) -> str | None:
         """None where it builds engines of that precision, for those GPUs; else one line: why not, and what to do."""
 
+    def plugins(self) -> str | None:
+        """None where its engines can carry TensorRT plugins, else one line: why not."""
+
     def versions(self) -> dict[str, str]:
         """The versions that an engine depends on, without importing anything heavy."""
 
@@ -121,13 +126,20 @@ def backends() -> dict[str, Backend]:
     return dict(sorted(found.items(), key=lambda item: (rank.get(item[0], len(rank)), item[0])))
 
 
-def pick(name: str = "auto", precision: str = "fp32", gpus: Collection[str] = ()) -> Backend:
+def pick(name: str = "auto", precision: str = "fp32", gpus: Collection[str] = (), plugin: str = "auto") -> Backend:
     """The backend of that name, or for `auto` the first of `AUTO` that this machine can build `precision` with.
 
     `gpus` are the compute capabilities to build for, such as sm86. Raises InputError where no such backend exists, or
-    it has no such precision or GPU, and MachineLacks where this machine cannot build with it.
+    it has no such precision or GPU, or no plugins where `plugin` is "on", and MachineLacks where this machine cannot
+    build with it.
     """
-    table = backends()
+    found = _pick(backends(), name, precision, gpus)
+    if plugin == "on" and (reason := found.plugins()) is not None:
+        raise InputError(reason)
+    return found
+
+
+def _pick(table: Mapping[str, Backend], name: str, precision: str, gpus: Collection[str]) -> Backend:
     if name == "auto":
         return _pick_auto(table, precision, gpus)
     if name not in table:

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 # Layers whose arithmetic decides an engine's precision.
-COMPUTING = ("MATRIX_MULTIPLY", "CONVOLUTION", "NORMALIZATION")
+COMPUTING = ("MATRIX_MULTIPLY", "CONVOLUTION", "NORMALIZATION", "PLUGIN_V3")
 
 
 @dataclass(frozen=True)

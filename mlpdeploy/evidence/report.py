@@ -157,7 +157,8 @@ def _files(files: Mapping[str, Mapping[str, Any]]) -> str:
 
 def _reproduce(manifest: Mapping[str, Any]) -> str:
     command = build_command(manifest["selection"])
-    return f"## Reproduce\n\n```sh\n{command}\n{command.replace(' build ', ' verify ', 1)}\n```"
+    verify = build_command({**manifest["selection"], "plugin": "auto"}).replace(" build ", " verify ", 1)
+    return f"## Reproduce\n\n```sh\n{command}\n{verify}\n```"
 
 
 def build_command(selection: Mapping[str, Any]) -> str:
@@ -176,6 +177,8 @@ def build_command(selection: Mapping[str, Any]) -> str:
         words += ["--enable-rule", str(rule)]
     if selection.get("pretrained"):
         words.append("--pretrained")
+    if selection.get("plugin", "auto") != "auto":
+        words += ["--plugin", str(selection["plugin"])]
     return shlex.join(words)
 
 

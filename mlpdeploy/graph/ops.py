@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import importlib.util
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+from mlpdeploy import kernels
 
 if TYPE_CHECKING:
     import onnx
@@ -13,28 +16,52 @@ if TYPE_CHECKING:
 DOMAIN = "mlpdeploy"
 OPSET = 20
 
+_TRITON = importlib.util.find_spec("triton") is not None
+# Compilers look into a `triton_op`: they fuse its meaning, and on a GPU they see its kernel. Without Triton there is
+# no kernel to see, and PyTorch would warn.
+_define = torch.library.triton_op if _TRITON else torch.library.custom_op
 
-@torch.library.custom_op("mlpdeploy::segment_grouped_projection", mutates_args=())
+
+@_define("mlpdeploy::segment_grouped_projection", mutates_args=())
 def segment_grouped_projection(x: Tensor, weight: Tensor, segments: int) -> Tensor:
-    """Project the axes p and s of `x` together, leaving the axis q between them alone.
+    """Project the axes p and s of `x` together; the axis q between them, and o behind them if there is one, stay alone.
 
-        y[b, k, q, t] = sum over p, s of x[b, p, q, s] * weight[(k t), (p s)]
+        y[b, k, q, t, o] = sum over p, s of x[b, p, q, s, o] * weight[(k t), (p s)]
 
     Both branches of Permute-MLP are this operation on the activations as they lie in memory (`b h w (n s)`): the
     height branch with p = h and q = (w n), the width branch with p = w, q = n and the rows h counted to the batch.
+    RaftMLP's mixers have a trailing axis: `b h w (r o)` with p = h, q = w, s = r.
 
-    `x`: (B, P, Q, S). `weight`: (K*T, P*S). `segments`: K. Returns (B, K, Q, T), contiguous.
+    `x`: (B, P, Q, S) or (B, P, Q, S, O). `weight`: (K*T, P*S). `segments`: K. Returns (B, K, Q, T) or (B, K, Q, T, O),
+    contiguous. On NVIDIA GPUs a kernel that permutes nothing computes it, unless it was measured to be slower.
     Source: Hou et al., Vision Permutator, section 3.2 (arXiv 2106.12368).
     """
-    b, p, q, s = x.shape
-    rows = x.permute(0, 2, 1, 3).reshape(b, q, p * s)
-    projected = torch.nn.functional.linear(rows, weight).reshape(b, q, segments, weight.shape[0] // segments)
-    return projected.permute(0, 2, 1, 3).contiguous()
+    if x.device.type == "cuda" and (result := _on_gpu(x, weight, segments)) is not None:
+        return result
+    return by_permuting(x, weight, segments)
+
+
+def by_permuting(x: Tensor, weight: Tensor, segments: int) -> Tensor:
+    """What `segment_grouped_projection` means: permute, multiply, permute."""
+    b, p, q, s, *trailing = x.shape
+    rows = x.movedim((1, 3), (-2, -1)).reshape(b, q, *trailing, p * s)
+    projected = torch.nn.functional.linear(rows, weight).unflatten(-1, (segments, weight.shape[0] // segments))
+    return projected.movedim((-2, -1), (1, 3)).contiguous()
+
+
+def _on_gpu(x: Tensor, weight: Tensor, segments: int) -> Tensor | None:
+    """The kernel's result; None where it does not serve, or was measured to be slower than permuting."""
+    if not _TRITON:
+        return None
+    launch: Any = kernels.load("segment_grouped_projection.launch")
+    result: Tensor | None = launch.dispatch(x, weight, segments)
+    return result
 
 
 @segment_grouped_projection.register_fake
 def _(x: Tensor, weight: Tensor, segments: int) -> Tensor:
-    return x.new_empty((x.shape[0], segments, x.shape[2], weight.shape[0] // segments))
+    b, _, q, _, *trailing = x.shape
+    return x.new_empty((b, segments, q, weight.shape[0] // segments, *trailing))
 
 
 SEGMENT_GROUPED_PROJECTION = torch.ops.mlpdeploy.segment_grouped_projection.default

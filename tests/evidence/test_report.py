@@ -123,3 +123,10 @@ def test_the_command_reproduces_the_selection(checkpoint: str | None) -> None:
         f"mlpdeploy build vip_s7 --precision fp16 --backend tensorrt-rtx --batch 1:8:32{expected} --io fp32 --seed 3 "
         "--gpu sm86,sm89 --disable-rule project_tokens"
     )
+
+
+def test_the_plugin_is_an_option_of_the_build_and_not_of_the_verification() -> None:
+    text = report(MANIFEST | {"selection": MANIFEST["selection"] | {"plugin": "on"}})
+    build, verify = (line for line in text.splitlines() if line.startswith("mlpdeploy "))
+    assert build.endswith("--plugin on") and "verify" in verify and "--plugin" not in verify
+    assert "--plugin" not in report(MANIFEST | {"selection": MANIFEST["selection"] | {"plugin": "auto"}})

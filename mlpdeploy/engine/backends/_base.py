@@ -119,6 +119,10 @@ class EngineBackend(ABC):
             return f"backend {self.name} has no TF32, which is a mode of NVIDIA GPUs; ask for fp32"
         return None
 
+    def plugins(self) -> str | None:
+        """See Backend.plugins."""
+        return f"backend {self.name} has no plugins: --plugin on needs --backend tensorrt"
+
     def versions(self) -> dict[str, str]:
         """The versions of the installed packages that an engine depends on; "none" where one is missing."""
         return {package: installed_version(package) or "none" for package in self.packages}

@@ -14,14 +14,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlpdeploy.engine.backends import _nvidia
+from mlpdeploy.engine.backends import _nvidia, _programs
 from mlpdeploy.engine.backends._base import EngineBackend, Signature, missing, one_line
 from mlpdeploy.errors import ArtifactError, BuildError, MachineLacks
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from mlpdeploy.engine.backend import Arrays, Batch, BuildRequest, Progress, Runner
+    from mlpdeploy.engine.backend import Arrays, BuildRequest, Progress, Runner
     from mlpdeploy.engine.emit import Emitted
 
 _STEPS = 2
@@ -52,7 +52,9 @@ class Inductor(EngineBackend):
         module = emitted.typed.module
         device = next((str(value.device.type) for value in module.state_dict().values()), "cpu")
         try:
-            exported = _exported(emitted, request.batch, device)
+            if device == "cuda":
+                _programs.tune(module, request.batch.opt)
+            exported = _programs.exported(emitted, request.batch, device)
             progress.step("exporting", 1, _STEPS)
             aoti_compile_and_package(exported, package_path=str(engine), inductor_configs=_options(request.threads))
             progress.step("compiling", 2, _STEPS)
@@ -80,39 +82,15 @@ class Inductor(EngineBackend):
 
         def run(inputs: Arrays) -> dict[str, np.ndarray]:
             with torch.inference_mode():
-                results = model(*(_tensor(inputs[port.name]).to(device) for port in signature.inputs))
+                results = model(*(_programs.tensor(inputs[port.name]).to(device) for port in signature.inputs))
             results = results if isinstance(results, (tuple, list)) else (results,)
-            return {port.name: _array(result) for port, result in zip(signature.outputs, results, strict=True)}
+            return {port.name: _programs.array(result) for port, result in zip(signature.outputs, results, strict=True)}
 
         with _threads(facts.get("threads")):
             yield run
 
 
 BACKEND = Inductor()
-
-
-def _exported(emitted: Emitted, batch: Batch, device: str) -> Any:
-    import torch
-
-    # Traced at two rows or more: a size of one would be taken for a constant.
-    rows = max(2, min(batch.opt, batch.max))
-    sample = tuple(torch.zeros((rows, *spec.shape), dtype=spec.dtype, device=device) for spec in emitted.typed.inputs)
-    dim = torch.export.Dim("batch", min=1, max=max(2, batch.max))
-    with torch.no_grad():
-        exported = torch.export.export(emitted.typed.module, sample, dynamic_shapes=tuple({0: dim} for _ in sample))
-    return exported.run_decompositions(_meanings()) if _holds_ours(exported) else exported
-
-
-def _meanings() -> dict[Any, Any]:
-    """Our custom operations by what they mean, so that Inductor fuses them instead of calling back into Python."""
-    from mlpdeploy.graph import ops
-
-    return {ops.SEGMENT_GROUPED_PROJECTION: ops.segment_grouped_projection._init_fn}
-
-
-def _holds_ours(exported: Any) -> bool:
-    ours = _meanings()
-    return any(node.target in ours for node in exported.graph.nodes if node.op == "call_function")
 
 
 def _options(threads: int | None) -> dict[str, Any]:
@@ -130,23 +108,3 @@ def _threads(count: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _tensor(array: np.ndarray) -> Any:
-    import numpy as np
-    import torch
-
-    array = np.ascontiguousarray(array)
-    if array.dtype.name == "bfloat16":
-        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
-    return torch.from_numpy(array)
-
-
-def _array(tensor: Any) -> np.ndarray:
-    import ml_dtypes
-    import torch
-
-    tensor = tensor.detach().cpu()
-    if tensor.dtype is torch.bfloat16:
-        return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
-    return tensor.numpy()

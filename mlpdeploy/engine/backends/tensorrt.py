@@ -1,14 +1,14 @@
 """TensorRT in both flavours: `tensorrt` for data centre GPUs, `tensorrt-rtx`, which builds without any GPU.
 
 Both share one API, and Polygraphy's loaders, profiles and runners serve both (see `_polygraphy`). The network is
-strongly typed: its dtypes are the ONNX file's, and they are read back after parsing and before building. No plugin
-creator is ever registered here: one that TensorRT-RTX cannot use ends the process while it parses, and the local
-functions in the file hold the same arithmetic.
+strongly typed: its dtypes are the ONNX file's, and they are read back after parsing and before building. With plain
+TensorRT our plugins may take the place of the file's local functions, which hold the same arithmetic (see `_plugin`).
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlpdeploy.engine.backends import _nvidia, _polygraphy
 from mlpdeploy.engine.backends._base import EngineBackend, Signature, installed_version, missing
+from mlpdeploy.engine.backends._targets import CURRENT, compute_capabilities
 from mlpdeploy.engine.parsed import ParsedNetwork, read
 from mlpdeploy.errors import ArtifactError, BuildError, InputError
 
@@ -81,25 +82,42 @@ class TensorRT(EngineBackend):
 
         return full_rank_constants(model)
 
+    def plugins(self) -> str | None:
+        """Only plain TensorRT has them."""
+        if self.name == "tensorrt":
+            return None
+        return "tensorrt-rtx has no plugins, its engines use the functions of the ONNX file; leave --plugin on out"
+
     def _build(self, emitted: Emitted, request: BuildRequest, engine: Path, progress: Progress) -> dict[str, Any]:
-        gpus = compute_capabilities(self.name, request.gpus)
+        from mlpdeploy.engine.backends import _plugin
+
         trt = _polygraphy.bind(self.name)
         monitor = _polygraphy.monitor(trt, progress.step)
-        with _network(trt, emitted.model) as (network, errors):
-            parsed = _read_back(network[1], emitted.model)
-            check_precision(parsed, request.precision, emitted.fp32_nodes)
-            with self._timing_cache() as cache:
-                config = _config(trt, self.name, request, network[1], gpus, monitor, cache)
-                plan = _serialised(network, config, cache, monitor, errors)
+        make = functools.partial(self._plan, trt, emitted, request, monitor)
+        (plan, parsed), plugin = _plugin.build(trt, emitted, request, make)
         engine.write_bytes(plan)
         gpu = _nvidia.probe()
         here = None if isinstance(gpu, str) else gpu
+        one_gpu = self.name == "tensorrt" or CURRENT in request.gpus
         return {
             "gpu": here.name if here else None,
-            "gpus": list(request.gpus) or ([here.capability] if here and self.name == "tensorrt" else []),
+            "gpus": [here.capability] if here and one_gpu else list(request.gpus),
             "executed": DTYPES[request.precision] + (" with TF32" if request.precision == "tf32" else ""),
             "parsed": parsed.facts(),
+            "plugin": plugin,
         }
+
+    def _plan(
+        self, trt: Any, emitted: Emitted, request: BuildRequest, monitor: Any, model: onnx.ModelProto
+    ) -> tuple[bytes, ParsedNetwork]:
+        """The engine of `model`, whose dtypes have been read back, and what was parsed."""
+        with _network(trt, model) as (network, errors):
+            parsed = _read_back(network[1], model)
+            check_precision(parsed, request.precision, emitted.fp32_nodes)
+            with self._timing_cache() as cache:
+                gpus = compute_capabilities(self.name, request.gpus)
+                config = _config(trt, self.name, request, network[1], gpus, monitor, cache)
+                return _serialised(network, config, cache, monitor, errors), parsed
 
     def _timing_cache(self) -> contextlib.AbstractContextManager[str | None]:
         if self.name == "tensorrt-rtx":  # which times no kernels while it builds: it compiles them where it runs
@@ -170,31 +188,6 @@ def check_precision(parsed: ParsedNetwork, precision: str, kept: Collection[str]
         )
 
 
-def compute_capabilities(flavour: str, gpus: Collection[str]) -> list[tuple[int, int]] | None:
-    """("sm86", ...) as TensorRT-RTX's (major, minor) pairs; None where none are named.
-
-    Raises InputError for a GPU that TensorRT-RTX cannot build for, and, in the plain flavour, for any but this
-    machine's own: it times kernels on the GPU that the engine will run on.
-    """
-    if not gpus:
-        return None
-    if flavour == "tensorrt":
-        gpu = _nvidia.probe()
-        here = gpu.capability if isinstance(gpu, _nvidia.Gpu) else "none"
-        if set(gpus) != {here}:
-            raise InputError(
-                f"backend tensorrt builds for this machine's own GPU only ({here}), not for {', '.join(gpus)}; "
-                "build there, or use --backend tensorrt-rtx"
-            )
-        return None
-    members = _polygraphy.bind(flavour).ComputeCapability.__members__
-    known = sorted((name.lower() for name in members if name.startswith("SM")), key=lambda name: int(name[2:]))
-    unknown = [name for name in gpus if name not in known]
-    if unknown:
-        raise InputError(f"{flavour} cannot build for {', '.join(unknown)}; choose from: {', '.join(known)}")
-    return [(int(name[2:-1]), int(name[-1])) for name in dict.fromkeys(gpus)]
-
-
 def strongly_typed_flag(trt: Any) -> bool:
     """Whether a network must be asked to be strongly typed; where the flag is gone (TensorRT 11), it always is."""
     if hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED"):
@@ -236,9 +229,13 @@ def _network(trt: Any, model: onnx.ModelProto) -> Iterator[tuple[tuple[Any, Any,
     from polygraphy.backend.trt import network_from_onnx_bytes
     from polygraphy.exception import PolygraphyException
 
+    from mlpdeploy.engine.backends import _plugin
+
+    typed, calls = strongly_typed_flag(trt), _plugin.is_called(model)
     with _polygraphy.collected_errors(trt) as errors:
         try:
-            network = network_from_onnx_bytes(model.SerializeToString(), strongly_typed=strongly_typed_flag(trt))
+            make = functools.partial(_plugin.network, trt) if calls else network_from_onnx_bytes
+            network = make(model.SerializeToString(), strongly_typed=typed)
         except PolygraphyException as error:
             raise BuildError(_polygraphy.message("TensorRT cannot parse the ONNX file", errors, error)) from error
         yield network, errors
@@ -263,7 +260,7 @@ def _config(
         "load_timing_cache": cache if cache and os.path.getsize(cache) else None,
     }
     if flavour == "tensorrt-rtx":
-        config = CreateConfigRTX(compute_capabilities=gpus, **common)
+        config = CreateConfigRTX(use_gpu=CURRENT in request.gpus, compute_capabilities=gpus, **common)
     else:
         config = CreateConfig(**common)
     wanted = request.precision == "tf32"

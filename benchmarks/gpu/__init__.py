@@ -1,0 +1,1 @@
+"""Everything that a GPU can show: `python -m benchmarks.gpu`."""

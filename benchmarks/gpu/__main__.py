@@ -1,0 +1,209 @@
+"""Everything that a GPU can show, in one command without a network connection.
+
+    python -m benchmarks.gpu [--budget 450] [--parts correctness,kernel,network,engine] [--out DIR] [--dry-run]
+
+Finds out what the machine has, checks the kernel, measures it, and measures whole networks in PyTorch and in TensorRT
+where that is installed. Each row is written when it is done, most important first, to `<gpu>.json` and `<gpu>.md`; a
+run that ends early leaves what it has, and the next one on the same machine goes on where it ended. `--dry-run` takes
+every path with tiny sizes on a CPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parents[1] / "results"
+PARTS = ("correctness", "kernel", "network", "engine")
+QUICK = "mixer_s32"
+"""The network whose engines say whether TensorRT accepts this GPU."""
+
+Job = tuple[str, str, float, Callable[[], dict[str, Any]]]
+"""A row: its part, its name, how many seconds it will take at most, and what measures it."""
+
+
+def jobs(device: str, dry: bool, seconds: float) -> Iterator[Job]:
+    """All rows, most important first."""
+    from benchmarks.gpu import kernels, networks
+
+    cases = kernels.TINY if dry else kernels.CASES
+    first = cases if dry else (*cases[:4], cases[-4])
+    names, batches = ((networks.TINY,), (2,)) if dry else (networks.NAMES, networks.BATCHES)
+    yield from _correctness_jobs(first, device)
+    yield "kernel", "roofline", 10, lambda: kernels.roofline(device)
+    yield from _engine_jobs(dry, seconds, quick=True)
+    yield from _kernel_jobs(cases[:4], (32, 128), device, dry, seconds)
+    for name in names[:2]:
+        for batch in batches[:2]:
+            yield _network_job(name, batch, device, dry, seconds)
+    yield from _kernel_jobs(cases, (32, 128, 8, 1), device, dry, seconds)
+    for batch in batches:
+        for name in names:
+            yield _network_job(name, batch, device, dry, seconds)
+    yield from _engine_jobs(dry, seconds, quick=False)
+    yield from _correctness_jobs(cases, device)
+
+
+def _correctness_jobs(cases: Any, device: str) -> Iterator[Job]:
+    from benchmarks.gpu import kernels
+
+    for case in cases:
+        yield "correctness", f"correctness {case.name}", 20, lambda case=case: kernels.correctness(case, device)  # type: ignore[misc]
+
+
+def _kernel_jobs(cases: Any, batches: Any, device: str, dry: bool, seconds: float) -> Iterator[Job]:
+    from benchmarks.gpu import kernels
+
+    for case in cases:
+        with kernels.compiler(dry) as compiled:
+            for batch in (2,) if dry else batches:
+
+                def run(case: Any = case, batch: int = batch, compiled: Any = compiled) -> dict[str, Any]:
+                    return kernels.speed(case, batch, device, compiled, seconds / 10)
+
+                yield "kernel", f"kernel {case.name} batch {batch}", 40, run
+
+
+def _network_job(name: str, batch: int, device: str, dry: bool, seconds: float) -> Job:
+    from benchmarks.gpu import networks
+
+    def run() -> dict[str, Any]:
+        return networks.measure(networks.load(name, device), batch, device, dry, seconds)
+
+    return "network", f"network {name.rpartition(':')[2]} batch {batch}", 120, run
+
+
+def _engine_jobs(dry: bool, seconds: float, quick: bool) -> Iterator[Job]:
+    """TensorRT's engines, where a flavour is there: one network first, which says whether this GPU is accepted."""
+    from benchmarks.gpu import networks
+    from mlpdeploy.engine.backend import backends
+
+    for flavour in () if dry else ("tensorrt", "tensorrt-rtx"):
+        if (reason := backends()[flavour].available()) is not None:
+            if quick:
+                yield "engine", f"engine {flavour}", 1, lambda reason=reason: {"failed": reason}  # type: ignore[misc]
+            continue
+        # TensorRT-RTX builds for RTX GPUs unless it is told to build for the one that is here.
+        targets = {"": ()} if flavour == "tensorrt" else {" for this GPU": ("current",), " for RTX GPUs": ()}
+        for target, gpus in targets.items() if quick else [*targets.items()][:1]:
+            for name in (QUICK,) if quick else networks.NAMES:
+                for batch in (8,) if quick else networks.BATCHES:
+
+                    def run(name: str = name, batch: int = batch, flavour: str = flavour, gpus: Any = gpus) -> Any:
+                        return networks.engines(name, batch, flavour, gpus, seconds)
+
+                    yield "engine", f"engine {flavour}{target} {name} batch {batch}", 60, run
+            if not quick:
+
+                def whole(flavour: str = flavour, gpus: Any = gpus) -> dict[str, Any]:
+                    return networks.pipeline("vip_s7", flavour, gpus)
+
+                yield "engine", f"pipeline {flavour}{target} vip_s7", 120, whole
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure until the budget is spent; 3 where there is no GPU, 1 where a check of correctness failed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--budget", type=float, default=450, help="seconds for everything (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=3, help="of measuring for a network (default: %(default)s)")
+    parser.add_argument("--parts", default=",".join(PARTS), help="which parts (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the result (default: %(default)s)")
+    parser.add_argument("--again", action="store_true", help="measure rows that are there already")
+    parser.add_argument("--dry-run", action="store_true", help="tiny sizes, without a GPU")
+    given = parser.parse_args(arguments)
+    parts = given.parts.split(",")
+    if unknown := sorted({*parts} - {*PARTS}):
+        parser.error(f"no part is called {unknown[0]}; the parts are {', '.join(PARTS)}")
+    began = time.monotonic()
+    os.environ["TORCHINDUCTOR_AUTOGRAD_CACHE"] = "0"  # it does not see which configuration of a kernel was measured
+    if given.dry_run:
+        os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported: its kernels then run on the CPU
+
+    import torch
+
+    device = "cpu" if given.dry_run else "cuda"
+    if not given.dry_run and not torch.cuda.is_available():
+        print("no NVIDIA GPU that PyTorch can use; --dry-run tries the script without one", file=sys.stderr)
+        return 3
+    book = Book(given.out, device, given.dry_run, {"seconds": given.seconds}, given.again)
+    for part, name, estimate, run in jobs(device, given.dry_run, given.seconds):
+        left = given.budget - (time.monotonic() - began)
+        if part not in parts or name in book:
+            continue
+        if left < estimate / 2:
+            book.skipped.append(name)
+            continue
+        book.add(name, run)
+    print(book.finish())
+    return int(any(row.get("passed") is False for row in book.document["results"].values()))
+
+
+class Book:
+    """The results, written after each row: a killed run leaves what it measured."""
+
+    def __init__(self, folder: Path, device: str, dry: bool, settings: dict[str, Any], again: bool) -> None:
+        from benchmarks.gpu import machine
+
+        self.clocks = machine.clocks
+        self.folder, self.skipped = folder, list[str]()
+        found = machine.fingerprint(device)
+        slug = "dry-run" if dry else re.sub(r"[^a-z0-9]+", "-", found["gpu"].lower()).strip("-")
+        self.path = folder / f"{slug}.json"
+        self.document: dict[str, Any] = {
+            "benchmark": "gpu",
+            "date": time.strftime("%Y-%m-%d", time.gmtime()),
+            "machine": found,
+            "settings": settings,
+            "results": {},
+        }
+        if self.path.exists() and not again:
+            earlier = json.loads(self.path.read_text(encoding="utf-8"))
+            if (earlier["machine"], earlier["settings"]) == (found, settings):
+                self.document["results"] = earlier["results"]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.document["results"]
+
+    def add(self, name: str, run: Callable[[], dict[str, Any]]) -> None:
+        """Measure a row and write it; what it raises becomes the row, in one line, and the run goes on."""
+        before, began = self.clocks(), time.monotonic()
+        try:
+            row = run()
+        except Exception as error:  # one row's failure must not cost the others
+            traceback.print_exc()
+            row = {"failed": " ".join(f"{type(error).__name__}: {error}".split())[:300]}
+        spent = round(time.monotonic() - began, 1)
+        self.document["results"][name] = {**row, "took_s": spent, "clocks": [before, self.clocks()]}
+        print(f"{name}: {row.get('failed') or 'done'} ({spent} s)", flush=True)
+        self._write()
+
+    def finish(self) -> str:
+        """What is where, and what is left for the next run."""
+        self._write()
+        left = f"; not measured for lack of time: {', '.join(self.skipped)}" if self.skipped else ""
+        return f"{self.path} and {self.path.with_suffix('.md').name}{left}"
+
+    def _write(self) -> None:
+        from benchmarks.gpu.report import markdown
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        texts = {
+            self.path: json.dumps(self.document, indent=2, allow_nan=False) + "\n",
+            self.path.with_suffix(".md"): markdown(self.document),
+        }
+        for path, text in texts.items():
+            temporary = path.with_name(f".{path.name}.{os.getpid()}")
+            temporary.write_text(text, encoding="utf-8")
+            temporary.replace(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

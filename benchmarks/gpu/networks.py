@@ -1,0 +1,187 @@
+"""Whole networks in FP16: eager, torch.compile, ours with and without the kernel, and TensorRT's engines."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import json
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from benchmarks.gpu import timer
+from mlpdeploy.engine.backends import _programs
+from mlpdeploy.graph import ops
+from mlpdeploy.graph.precision import apply, plan
+from mlpdeploy.graph.rewrite import rewrite
+from mlpdeploy.graph.trace import trace
+from mlpdeploy.source import source_of
+
+NAMES = ("vip_s7", "vip_s14", "mixer_b16", "resmlp_24", "gmlp_s16", "vip_m7", "raft_mlp_s")
+BATCHES = (128, 1, 8)
+TINY = "benchmarks.gpu.networks:tiny"
+CHECKED = 8
+"""Images on which accuracy is measured."""
+
+
+def tiny() -> nn.Module:
+    """A Vision Permutator of two blocks, for dry runs."""
+    from mlpdeploy.zoo.vip import VisionPermutator
+
+    return VisionPermutator((1, 1), (12, 24), (4, 2), (True, False), patch_size=4, image_size=16, num_classes=10).eval()
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network on the device in FP32, its graph after our rules in FP16, and the shape of an image."""
+
+    name: str
+    plain: nn.Module
+    ours: fx.GraphModule
+    shape: tuple[int, ...]
+
+    def images(self, batch: int, device: str) -> Tensor:
+        """Random images."""
+        return torch.randn((batch, *self.shape), generator=torch.Generator(device).manual_seed(0), device=device)
+
+
+@functools.cache
+def load(name: str, device: str) -> Network:
+    """The network with random weights, rewritten and typed; nothing is fetched."""
+    source = source_of(name, input_shape=(3, 16, 16) if name == TINY else None)
+    rewritten = rewrite(trace(source.network, source.specs()))
+    precision, io = ("fp16", "fp16") if device == "cuda" else ("fp32", "fp32")
+    typed = apply(rewritten, plan(rewritten, precision, io=io))
+    return Network(name, source.network.to(device), typed.module.to(device), source.specs()[0].shape)
+
+
+def without_kernel(module: fx.GraphModule) -> fx.GraphModule:
+    """The same graph, in which our operation is permute, linear, permute."""
+    graph = fx.Graph()
+    graph.output(graph.graph_copy(module.graph, {}))
+    for node in graph.nodes:
+        if node.target is ops.SEGMENT_GROUPED_PROJECTION:
+            node.target = ops.by_permuting
+    return fx.GraphModule(module, graph)
+
+
+def measure(network: Network, batch: int, device: str, dry: bool, seconds: float) -> dict[str, Any]:
+    """Times of all contenders as CUDA graphs, eager's without one too, and errors against FP32."""
+    low = torch.float16 if device == "cuda" else torch.float32
+    plain = copy.deepcopy(network.plain).to(low)
+    if device == "cuda":
+        _programs.tune(network.ours, batch)
+    torch.compiler.reset()
+
+    def compiled(module: nn.Module) -> Callable[[Tensor], Any]:
+        if dry:
+            return torch.compile(module, backend="eager", dynamic=False)
+        return torch.compile(module, mode="max-autotune-no-cudagraphs", dynamic=False)
+
+    found: dict[str, Callable[[Tensor], Any]] = {
+        "eager": plain,
+        "compile": compiled(plain),
+        "ours": compiled(network.ours),
+        "ours without kernel": compiled(without_kernel(network.ours)),
+    }
+    given = network.images(max(batch, CHECKED), device).to(low)
+    images = given[:batch].contiguous()
+    with torch.inference_mode():
+        wanted = _exact(network.plain, given[:CHECKED].float())
+        errors = {}
+        runs: dict[str, timer.Run] = {"eager, launched": lambda: plain(images)}
+        for name, module in found.items():
+            runs[name] = timer.graphed(lambda module=module: module(images))  # type: ignore[misc]
+            got = _first(runs[name]())[:CHECKED].double()
+            errors[name] = float((got - wanted[: len(got)]).abs().max() / wanted.abs().max())
+        taken = timer.measure(runs, seconds=seconds)
+    return {"times": timer.row(taken, "ours"), "errors": errors, "images_per_second": _throughput(taken, batch)}
+
+
+def engines(name: str, batch: int, backend_name: str, gpus: tuple[str, ...], seconds: float) -> dict[str, Any]:
+    """TensorRT's engines, the plain export's and ours, built here for `gpus`; times where this GPU runs them."""
+    from mlpdeploy.engine.backends import _polygraphy
+
+    _polygraphy.bind(backend_name)  # before anything of Polygraphy is imported
+    from polygraphy.backend.trt import EngineFromBytes, TrtRunner
+
+    from benchmarks import common
+    from mlpdeploy.engine.backend import Batch, BuildRequest, backends
+    from mlpdeploy.engine.emit import emit
+
+    backend, source = backends()[backend_name], source_of(name)
+    rewritten = rewrite(trace(source.network, source.specs()))
+    ours = emit(apply(rewritten, plan(rewritten, "fp16", io="fp16")))
+    graphs = {"ours": ours, "plain": common.plain(source.network, source.specs(), "fp16")}
+    images = torch.randn((batch, *source.specs()[0].shape), device="cuda")
+    wanted = _exact(source.network.cuda(), images[:CHECKED])
+    found: dict[str, Any] = {"built": {}}
+    with tempfile.TemporaryDirectory() as folder:
+        runners = {}
+        for kind, graph in graphs.items():
+            where = Path(folder) / kind
+            where.mkdir()
+            request = BuildRequest("fp16", Batch(1, batch, batch), gpus)
+            built = backend.build(graph, request, where, common.Silent())
+            found["built"][kind] = {key: built.facts.get(key) for key in ("build_seconds", "engine_bytes", "plugin")}
+            runners[kind] = (TrtRunner(EngineFromBytes(built.engine.read_bytes())), graph.typed.inputs[0])
+        found |= _run(runners, images, wanted, seconds)
+    return found
+
+
+def pipeline(name: str, backend_name: str, gpus: tuple[str, ...]) -> dict[str, Any]:
+    """`mlpdeploy build` and `mlpdeploy verify`, the engine executed: the verdict of each stage."""
+    from mlpdeploy import Selection, build, verify
+
+    with tempfile.TemporaryDirectory() as folder:
+        selection = Selection(name, backend=backend_name, batch="1:8:32", gpus=gpus, out=Path(folder))
+        artifact = build(selection)
+        verification = verify(selection).to_json()
+        facts = json.loads(json.dumps(artifact.manifest["facts"]))
+    return {
+        "facts": {key: facts.get(key) for key in ("gpu", "gpus", "executed", "plugin")},
+        "verification": verification,
+    }
+
+
+def _run(runners: dict[str, Any], images: Tensor, wanted: Tensor, seconds: float) -> dict[str, Any]:
+    runs: dict[str, timer.Run] = {}
+    errors = {}
+    for kind, (runner, port) in runners.items():
+        runner.activate()
+        feed = {port.name: images.to(port.dtype)}
+
+        def run(runner: Any = runner, feed: dict[str, Tensor] = feed) -> Any:
+            return next(iter(runner.infer(feed, check_inputs=False, copy_outputs_to_host=False).values()))
+
+        runs[kind] = run
+        got = run()[:CHECKED].double()
+        errors[kind] = float((got - wanted).abs().max() / wanted.abs().max())
+    taken = timer.measure(runs, seconds=seconds)
+    for runner, _ in runners.values():
+        runner.deactivate()
+    return {"times": timer.row(taken, "ours"), "errors": errors}
+
+
+def _exact(network: nn.Module, images: Tensor) -> Tensor:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.inference_mode():
+            return _first(network.float()(images)).double()
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def _first(result: Any) -> Tensor:
+    first: Tensor = result[0] if isinstance(result, tuple | list) else result
+    return first
+
+
+def _throughput(taken: Any, batch: int) -> dict[str, float]:
+    return {name: batch / taken.latency(name).median for name in taken.seconds}

@@ -1,0 +1,72 @@
+"""The typed graph as an ExportedProgram, and what backends that run PyTorch share around it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from mlpdeploy.engine.backend import Batch
+    from mlpdeploy.engine.emit import Emitted
+
+
+def exported(emitted: Emitted, batch: Batch, device: str) -> Any:
+    """The ExportedProgram of the typed graph, whose weights lie on `device`, for every batch up to the largest."""
+    import torch
+
+    # Traced at two rows or more: a size of one would be taken for a constant.
+    rows = max(2, min(batch.opt, batch.max))
+    sample = tuple(torch.zeros((rows, *spec.shape), dtype=spec.dtype, device=device) for spec in emitted.typed.inputs)
+    dim = torch.export.Dim("batch", min=1, max=max(2, batch.max))
+    with torch.no_grad():
+        return torch.export.export(emitted.typed.module, sample, dynamic_shapes=tuple({0: dim} for _ in sample))
+
+
+def meanings() -> dict[Any, Any]:
+    """Our operations by what they mean, for compilers that do not know them."""
+    from mlpdeploy.graph import ops
+
+    return {ops.SEGMENT_GROUPED_PROJECTION: ops.by_permuting}
+
+
+def tune(module: Any, batch: int) -> None:
+    """Measure the kernel's configurations for each projection of a graph on this machine's GPU, where not yet known."""
+    import importlib.util
+
+    from mlpdeploy import kernels
+    from mlpdeploy.graph.ops import SEGMENT_GROUPED_PROJECTION, by_permuting
+    from mlpdeploy.graph.trace import TRACE_BATCH
+
+    if importlib.util.find_spec("triton") is None:
+        return
+    launch: Any = kernels.load("segment_grouped_projection.launch")
+    for node in module.graph.nodes:
+        if node.target is SEGMENT_GROUPED_PROJECTION:
+            x, weight = (argument.meta["val"] for argument in node.args[:2])
+            entries = launch.hint(x.shape[0]) * batch // TRACE_BATCH
+            shapes = (entries, *map(int, x.shape[1:])), tuple(map(int, weight.shape))
+            if not launch.is_tuned(*shapes, node.args[2], x.dtype):
+                launch.tune(*shapes, node.args[2], x.dtype, by_permuting)
+
+
+def tensor(array: np.ndarray) -> Any:
+    """An array as a tensor, BF16 included."""
+    import numpy as np
+    import torch
+
+    array = np.ascontiguousarray(array)
+    if array.dtype.name == "bfloat16":
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
+def array(value: Any) -> np.ndarray:
+    """A tensor as an array, BF16 included."""
+    import ml_dtypes
+    import torch
+
+    value = value.detach().cpu()
+    if value.dtype is torch.bfloat16:
+        return value.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+    return value.numpy()

@@ -1,0 +1,41 @@
+"""Which GPUs a TensorRT engine is built for."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from mlpdeploy.engine.backends import _nvidia, _polygraphy
+from mlpdeploy.errors import InputError
+
+CURRENT = "current"
+"""The GPU of this machine, in `--gpu`."""
+
+
+def compute_capabilities(flavour: str, gpus: Collection[str]) -> list[tuple[int, int]] | None:
+    """("sm86", ...) as TensorRT-RTX's (major, minor) pairs; None where none are named, or only `current`.
+
+    Raises InputError for a GPU that TensorRT-RTX cannot build for, and, in the plain flavour, for any but this
+    machine's own: it times kernels on the GPU that the engine will run on.
+    """
+    if not gpus:
+        return None
+    gpu = _nvidia.probe()
+    here = gpu.capability if isinstance(gpu, _nvidia.Gpu) else "none"
+    if CURRENT in gpus:
+        if len(gpus) > 1 or isinstance(gpu, str):
+            reason = "it stands alone" if len(gpus) > 1 else gpu
+            raise InputError(f"--gpu {CURRENT} means this machine's GPU: {reason}")
+        return None
+    if flavour == "tensorrt":
+        if set(gpus) != {here}:
+            raise InputError(
+                f"backend tensorrt builds for this machine's own GPU only ({here}), not for {', '.join(gpus)}; "
+                "build there, or use --backend tensorrt-rtx"
+            )
+        return None
+    members = _polygraphy.bind(flavour).ComputeCapability.__members__
+    known = sorted((name.lower() for name in members if name.startswith("SM")), key=lambda name: int(name[2:]))
+    unknown = [name for name in gpus if name not in known]
+    if unknown:
+        raise InputError(f"{flavour} cannot build for {', '.join(unknown)}; choose from: {', '.join(known)}")
+    return [(int(name[2:-1]), int(name[-1])) for name in dict.fromkeys(gpus)]

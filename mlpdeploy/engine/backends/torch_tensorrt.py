@@ -1,0 +1,138 @@
+"""Torch-TensorRT: the typed graph compiled by its Dynamo front end; what TensorRT cannot take stays in PyTorch.
+
+The engine is an ExportedProgram whose operations are TensorRT engines and PyTorch's own. The package comes in two
+flavours with one module name: torch-tensorrt, and torch-tensorrt-rtx, which compiles for TensorRT-RTX. Importing it
+fails without a driver, so it is imported where it is used.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlpdeploy.engine.backends import _nvidia, _programs
+from mlpdeploy.engine.backends._base import EngineBackend, Signature, installed_version, missing, one_line
+from mlpdeploy.errors import ArtifactError, BuildError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from mlpdeploy.engine.backend import Arrays, Batch, BuildRequest, Progress, Runner
+    from mlpdeploy.engine.emit import Emitted
+
+FLAVOURS = ("torch-tensorrt", "torch-tensorrt-rtx")
+PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
+_STEPS = 3
+
+
+class TorchTensorRT(EngineBackend):
+    """A graph of TensorRT engines and PyTorch operations, for this machine's GPU."""
+
+    name = "torch-tensorrt"
+    engine_file = "engine.ep"
+    packages = ("torch-tensorrt", "torch")
+
+    def versions(self) -> dict[str, str]:
+        """PyTorch's, and that of the flavour that is installed, under its own name."""
+        flavour = next((name for name in FLAVOURS if installed_version(name)), FLAVOURS[0])
+        return {name: installed_version(name) or "none" for name in (flavour, "torch")}
+
+    def available(self) -> str | None:
+        """The library and a GPU: it cannot even be imported without a driver."""
+        return missing("torch_tensorrt", "torch-tensorrt") or self.executable()
+
+    def executable(self) -> str | None:
+        """Its engines run on an NVIDIA GPU only."""
+        gpu = _nvidia.probe()
+        return gpu if isinstance(gpu, str) else missing("torch_tensorrt", "torch-tensorrt")
+
+    def supports(self, precision: str, gpus: Collection[str] = ()) -> str | None:
+        """Every precision: TF32 is an option on FP32. It builds for this machine's GPU."""
+        if gpus:
+            return f"backend {self.name} builds for this machine's GPU, not for {', '.join(gpus)}: drop --gpu"
+        return None if precision in PRECISIONS else super().supports(precision)
+
+    def _build(self, emitted: Emitted, request: BuildRequest, engine: Path, progress: Progress) -> dict[str, Any]:
+        import torch_tensorrt
+        from torch.export.passes import move_to_device_pass
+
+        # Torch-TensorRT has no kernel for our operation, but one for each operation that it means.
+        program = _programs.exported(emitted, request.batch, "cpu").run_decompositions(_programs.meanings())
+        progress.step("exporting", 1, _STEPS)
+        inputs = [_input(torch_tensorrt, spec, request.batch) for spec in emitted.typed.inputs]
+        options = {} if request.level is None else {"optimization_level": request.level}
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                compiled = torch_tensorrt.dynamo.compile(
+                    move_to_device_pass(program, "cuda"),
+                    arg_inputs=inputs,
+                    use_explicit_typing=True,
+                    disable_tf32=request.precision != "tf32",
+                    min_block_size=1,
+                    **options,
+                )
+                progress.step("compiling", 2, _STEPS)
+                torch_tensorrt.save(compiled, str(engine), output_format="exported_program", arg_inputs=inputs)
+        except Exception as error:  # it has no error of its own: whatever TensorRT, Dynamo or export raise
+            raise BuildError(f"Torch-TensorRT cannot compile the graph: {one_line(error)}\n{error}") from error
+        progress.step("saving", 3, _STEPS)
+        gpu = _nvidia.probe()
+        assert isinstance(gpu, _nvidia.Gpu)
+        share = placed(compiled, program.graph)
+        executed = f"{request.precision}, {share['in_tensorrt']:.0%} of the operations in TensorRT"
+        return {"gpu": gpu.name, "gpus": [gpu.capability], "executed": executed, "placed": share}
+
+    @contextmanager
+    def _load(self, engine: Path, signature: Signature, facts: Mapping[str, Any]) -> Iterator[Runner]:
+        import torch
+        import torch_tensorrt  # noqa: F401  (it brings the operation that runs an engine)
+
+        gpu, built_for = _nvidia.probe(), [str(name) for name in facts.get("gpus", ())]
+        if isinstance(gpu, _nvidia.Gpu) and built_for and gpu.capability not in built_for:
+            here = f"this machine's {gpu.name} is {gpu.capability}"
+            raise ArtifactError(f"{engine} was built for {', '.join(built_for)} and {here}; build it again here")
+        try:
+            model = torch.export.load(str(engine)).module()
+        except Exception as error:  # as above
+            raise ArtifactError(f"Torch-TensorRT cannot load {engine}: {one_line(error)}") from error
+
+        def run(inputs: Arrays) -> dict[str, np.ndarray]:
+            with torch.inference_mode():
+                results = model(*(_programs.tensor(inputs[port.name]).cuda() for port in signature.inputs))
+            results = results if isinstance(results, (tuple, list)) else (results,)
+            return {port.name: _programs.array(out) for port, out in zip(signature.outputs, results, strict=True)}
+
+        yield run
+
+
+BACKEND = TorchTensorRT()
+
+
+def placed(compiled: Any, graph: Any) -> dict[str, Any]:
+    """Where the operations of `graph` ended: how many there were, how many PyTorch runs, and TensorRT's share.
+
+    `compiled` is Torch-TensorRT's result, whose children called `_run_on_acc_N` are engines. It breaks operations up,
+    so what PyTorch runs is counted as it will run.
+    """
+    modules = [compiled, *(child for name, child in compiled.named_children() if "_run_on_acc" not in name)]
+    left = sum(_operations(module.graph) for module in modules if hasattr(module, "graph"))
+    engines = sum("_run_on_acc" in name for name, _ in compiled.named_children())
+    total = _operations(graph)
+    share = max(0.0, 1 - left / total) if total and engines else 0.0
+    return {"operations": total, "in_pytorch": left, "engines": engines, "in_tensorrt": round(share, 4)}
+
+
+def _operations(graph: Any) -> int:
+    """Operations of a graph that compute: not those that pick from a tuple, nor on sizes."""
+    return sum(node.op == "call_function" and hasattr(node.target, "overloadpacket") for node in graph.nodes)
+
+
+def _input(torch_tensorrt: Any, spec: Any, batch: Batch) -> Any:
+    if batch.min == batch.max:
+        return torch_tensorrt.Input(shape=(batch.max, *spec.shape), dtype=spec.dtype, name=spec.name)
+    shapes = {f"{name}_shape": (getattr(batch, name), *spec.shape) for name in ("min", "opt", "max")}
+    return torch_tensorrt.Input(**shapes, dtype=spec.dtype, name=spec.name)

@@ -1,0 +1,158 @@
+"""The kernel on PyTorch tensors, eager or traced: torch.compile and AOTInductor see the kernel itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import tuning
+from .kernel import project as kernel
+from .problem import INDEXABLE, OLDEST, Config, Problem
+
+_UNKNOWN = 8
+"""The batch for which a configuration is chosen where nothing says what it will be."""
+
+PRECISIONS = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
+
+
+def dispatch(x: Tensor, weight: Tensor, segments: int) -> Tensor | None:
+    """The projection by the kernel; None where it does not serve, or was measured to be slower than permuting."""
+    if not serves(x, weight):
+        return None
+    choice = tuning.choose(describe(x, weight, segments), hint(x.shape[0]), compute_capability(x.device))
+    if isinstance(choice, str):
+        return None
+    return project(x, weight, segments, choice, kernel=torch.library.wrap_triton(kernel))
+
+
+def describe(
+    x: Tensor,
+    weight: Tensor,
+    segments: int,
+    *,
+    bias: Tensor | None = None,
+    scale: Tensor | None = None,
+    accumulate: Tensor | None = None,
+    gelu: bool = False,
+    tf32: bool | None = None,
+) -> Problem:
+    """The problem that these tensors are; see `project`. Raises ValueError where they do not fit each other."""
+    _, p, q, s, *trailing = x.shape
+    o = trailing[0] if trailing else 1
+    if weight.shape[1] != p * s or weight.shape[0] % segments:
+        raise ValueError(f"a weight {list(weight.shape)} does not contract x {list(x.shape)} into {segments} segments")
+    t = weight.shape[0] // segments
+    if tf32 is None:
+        tf32 = torch.get_float32_matmul_precision() != "highest"
+    precision = PRECISIONS[x.dtype]
+    problem = Problem(
+        p, q, s, o, segments, t,
+        precision="tf32" if precision == "fp32" and tf32 else precision,
+        bias=bias is not None,
+        gelu=gelu,
+        accumulate=accumulate is not None,
+        channels=0 if scale is None else scale.shape[1],
+        share=1 if scale is None else _share(x, scale),
+    )  # fmt: skip
+    return problem.for_batch(_largest(x.shape[0]))
+
+
+def serves(x: Tensor, weight: Tensor) -> bool:
+    """Whether the kernel takes these tensors: on an NVIDIA GPU of compute capability 8.0 or later, dense, one dtype."""
+    if x.device.type != "cuda" or torch.version.cuda is None or x.dtype not in PRECISIONS:
+        return False
+    same = weight.dtype == x.dtype and weight.device == x.device
+    return same and compute_capability(x.device) >= OLDEST and x.is_contiguous() and weight.is_contiguous()
+
+
+def compute_capability(device: torch.device) -> int:
+    """That of a GPU, as one number: 90 for 9.0."""
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
+
+
+def project(
+    x: Tensor,
+    weight: Tensor,
+    segments: int,
+    config: Config,
+    *,
+    bias: Tensor | None = None,
+    scale: Tensor | None = None,
+    accumulate: Tensor | None = None,
+    gelu: bool = False,
+    out: Tensor | None = None,
+    tf32: bool | None = None,
+    kernel: Any = kernel,
+) -> Tensor:
+    """`accumulate + scale * gelu(x * weight + bias)`, of which all but the projection is optional.
+
+    `x`: (B, P, Q, S) or (B, P, Q, S, O). `weight`: (K*T, P*S). `segments`: K. Returns (B, K, Q, T) or (B, K, Q, T, O),
+    in `out` where it is given. `bias`: (K*T,). `scale`: (images, channels), where B is a multiple of images, whose
+    entries are consecutive, and a channel is (the last part of q, t, o). `accumulate`: as the result, and may be `out`.
+    All contiguous and of one dtype. `tf32`: for FP32 (None: as `torch.set_float32_matmul_precision` says). `kernel`:
+    wrapped, where a compiler traces.
+    """
+    problem = describe(x, weight, segments, bias=bias, scale=scale, accumulate=accumulate, gelu=gelu, tf32=tf32)
+    b, _, q, _, *trailing = x.shape
+    y = x.new_empty((b, segments, q, problem.t, *trailing)) if out is None else out
+    kernel[(problem.tiles(config, b),)](
+        x, weight, bias, scale, accumulate, b, y,
+        **problem.constants(config), num_warps=config.warps, num_stages=config.stages,
+    )  # fmt: skip
+    return y
+
+
+def tune(
+    x: tuple[int, ...], weight: tuple[int, ...], segments: int, dtype: torch.dtype, library: Callable[..., Tensor]
+) -> dict[tuning.Choice, float] | None:
+    """Measure the configurations for tensors of these shapes on this machine's GPU: seconds of each.
+
+    `library(x, weight, segments)` computes the same without the kernel, and competes. `dispatch` will use the fastest
+    from now on. None where the kernel does not serve.
+    """
+    one, matrix = (torch.randn(shape, device="cuda").to(dtype) / shape[-1] ** 0.5 for shape in (x, weight))
+    if not serves(one, matrix):
+        return None
+
+    def run(choice: tuning.Choice) -> Callable[[], Tensor]:
+        if isinstance(choice, str):
+            return lambda: library(one, matrix, segments)
+        return lambda: project(one, matrix, segments, choice)
+
+    problem = describe(one, matrix, segments)
+    return tuning.timings(problem, x[0], compute_capability(one.device), run, tuning.seconds)
+
+
+def is_tuned(x: tuple[int, ...], weight: tuple[int, ...], segments: int, dtype: torch.dtype) -> bool:
+    """Whether tensors of these shapes were measured before on a GPU of this compute capability."""
+    problem = describe(torch.empty(x, dtype=dtype, device="meta"), torch.empty(weight, device="meta"), segments)
+    return tuning.remembered(problem, x[0], compute_capability(torch.device("cuda"))) is not None
+
+
+def hint(size: Any) -> int:
+    """A size as a number: that of the example where it is symbolic, if there is one, which constrains nothing."""
+    if not isinstance(size, torch.SymInt):
+        return int(size)
+    example: Any = size.node.hint
+    return _UNKNOWN if example is None else int(example)
+
+
+def _largest(size: Any) -> int:
+    """The largest number that a size can become: where nothing bounds it, one that 32-bit addresses do not reach."""
+    if not isinstance(size, torch.SymInt):
+        return int(size)
+    environment: Any = size.node.shape_env
+    bound = environment.bound_sympy(size.node.expr).upper
+    return int(bound) if bound.is_Integer else INDEXABLE
+
+
+def _share(x: Tensor, scale: Tensor) -> int:
+    """Batch entries of one image. Raises ValueError where the batch is no multiple of the images."""
+    share, left = divmod(hint(x.shape[0]), hint(scale.shape[0]))
+    if left:
+        raise ValueError(f"a scale for {scale.shape[0]} images does not divide a batch of {x.shape[0]}")
+    return share

@@ -1,0 +1,165 @@
+"""One projection in numbers, how the kernel can be configured for it, and what is used where nothing was measured."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+POINTERS = {"fp16": "*fp16", "bf16": "*bf16", "fp32": "*fp32", "tf32": "*fp32"}
+"""Precision to the type of the kernel's pointers; TF32 is how the products of FP32 numbers are formed."""
+
+BYTES = {"fp16": 2, "bf16": 2, "fp32": 4, "tf32": 4}
+OLDEST = 80
+"""The first compute capability whose tensor cores and asynchronous copies the kernel is made for."""
+
+_MULTIPROCESSORS = {80: 108, 86: 84, 89: 128, 90: 132, 100: 148, 120: 170}
+"""Of the largest GPU of each compute capability: an unmeasured choice aims at one tile for each."""
+
+_SHARED = {80: 163 << 10, 86: 99 << 10, 89: 99 << 10, 90: 227 << 10, 100: 227 << 10, 120: 99 << 10}
+"""Shared memory that one block can have, in bytes (CUDA C++ Programming Guide, compute capabilities)."""
+
+_TILES = ((128, 256), (128, 128), (256, 64), (128, 64), (64, 128), (64, 64), (32, 64), (32, 32), (16, 32))
+"""Rows and columns of the tiles that are tried, largest first."""
+
+INDEXABLE = 2**31
+"""Elements of a tensor that 32-bit addresses reach."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """The tile of one block (rows, columns, depth of one step), its warps, and the steps that are in flight."""
+
+    block_m: int
+    block_n: int
+    block_k: int
+    warps: int
+    stages: int
+
+    def shared(self, precision: str) -> int:
+        """Bytes of shared memory that the operands in flight need."""
+        return self.stages * (self.block_m + self.block_n) * self.block_k * BYTES[precision]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """y[b, k, q, t, o] = sum over p, s of x[b, p, q, s, o] * weight[(k t), (p s)], with everything but the batch.
+
+    `columns_first`: the weight is stored as (P*S, K*T), as ONNX has it. `channels` and `share` belong to the scale: its
+    channels (0: there is none) and how many batch entries are one image. `wide`: the addresses need 64 bits.
+    """
+
+    p: int
+    q: int
+    s: int
+    o: int
+    k: int
+    t: int
+    precision: str
+    columns_first: bool = False
+    bias: bool = False
+    gelu: bool = False
+    accumulate: bool = False
+    channels: int = 0
+    share: int = 1
+    wide: bool = False
+
+    def __post_init__(self) -> None:
+        sizes = (self.p, self.q, self.s, self.o, self.k, self.t, self.share)
+        if min(sizes) < 1 or self.precision not in POINTERS:
+            raise ValueError(f"sizes must be positive and the precision one of {', '.join(POINTERS)}: {self}")
+        if self.channels and (self.channels % (self.t * self.o) or self.q % (self.channels // (self.t * self.o))):
+            raise ValueError(f"a scale of {self.channels} channels does not fit q={self.q}, t={self.t}, o={self.o}")
+
+    @property
+    def rows(self) -> int:
+        """Rows of the matrix product that one batch entry gives."""
+        return self.q * self.o
+
+    @property
+    def columns(self) -> int:
+        """Columns of the matrix product."""
+        return self.k * self.t
+
+    @property
+    def depth(self) -> int:
+        """Length of the contraction."""
+        return self.p * self.s
+
+    def for_batch(self, largest: int) -> Problem:
+        """The same with addresses wide enough for batches up to `largest`."""
+        elements = largest * self.rows * max(self.depth, self.columns)
+        return replace(self, wide=elements >= INDEXABLE)
+
+    def tiles(self, config: Config, batch: Any) -> Any:
+        """How many blocks a launch has: symbolic where `batch` is."""
+        tall = (batch * self.rows + (config.block_m - 1)) // config.block_m
+        return tall * math.ceil(self.columns / config.block_n)
+
+    def constants(self, config: Config) -> dict[str, Any]:
+        """The kernel's compile-time arguments."""
+        row, column = (1, self.columns) if self.columns_first else (self.depth, 1)
+        return {
+            **{name.upper(): value for name, value in asdict(self).items() if name in ("p", "q", "s", "o", "k", "t")},
+            "WEIGHT_ROW": row,
+            "WEIGHT_COLUMN": column,
+            "CHANNELS": self.channels,
+            "SHARE": self.share,
+            "GELU": self.gelu,
+            "PRECISION": "tf32" if self.precision == "tf32" else "ieee",
+            "WIDE": self.wide,
+            "BLOCK_M": config.block_m,
+            "BLOCK_N": config.block_n,
+            "BLOCK_K": config.block_k,
+        }
+
+    def shape_class(self, batch: int) -> str:
+        """Projections that share a configuration: equal but for the batch, whose rows count in powers of two."""
+        rows = 1 << (batch * self.rows - 1).bit_length()
+        flags = [name for name in ("columns_first", "bias", "gelu", "accumulate", "wide") if getattr(self, name)]
+        flags += ["scale"] if self.channels else []
+        return " ".join([self.precision, f"rows {rows}", f"p{self.p} s{self.s} o{self.o} k{self.k} t{self.t}", *flags])
+
+
+def capability(sm: int) -> int:
+    """The known compute capability that stands for `sm`: itself, or the last before it. Raises ValueError below 8.0."""
+    if sm < OLDEST:
+        raise ValueError(f"compute capability {sm // 10}.{sm % 10}: the kernel needs 8.0 or later")
+    return max(known for known in _SHARED if known <= sm)
+
+
+def candidates(problem: Problem, sm: int, shared: int | None = None) -> tuple[Config, ...]:
+    """The configurations worth measuring, largest tiles first; `shared` limits shared memory further."""
+    limit = min(_SHARED[capability(sm)], shared or _SHARED[capability(sm)])
+    step, wide = 64 if BYTES[problem.precision] == 2 else 32, _at_most(256, problem.columns)
+    found: dict[Config, None] = {}
+    for block_m, block_n in ((tall, min(across, wide)) for tall, across in _TILES):
+        # FP32 has no tensor cores: large tiles would not fit its registers.
+        if problem.precision == "fp32" and block_m * block_n > 64 * 128:
+            continue
+        warps = 8 if block_m * block_n >= 128 * 128 else 4
+        for block_k in (_at_most(step, problem.depth), _at_most(step // 2, problem.depth)):
+            deepest = (Config(block_m, block_n, block_k, warps, stages) for stages in (4, 3, 2))
+            fitting = next((config for config in deepest if config.shared(problem.precision) <= limit), None)
+            found |= {} if fitting is None else {fitting: None}
+    return tuple(found)
+
+
+def shortlist(problem: Problem, batch: int, sm: int, count: int = 8) -> tuple[Config, ...]:
+    """The candidates to measure at one batch: those whose number of tiles is nearest to that of the default."""
+    wanted = problem.tiles(default(problem, batch, sm), batch)
+    distance = {config: abs(math.log(problem.tiles(config, batch) / wanted)) for config in candidates(problem, sm)}
+    return tuple(sorted(distance, key=lambda config: distance[config]))[:count]
+
+
+def default(problem: Problem, batch: int, sm: int, shared: int | None = None) -> Config:
+    """The configuration where nothing was measured: the largest tiles that still give every multiprocessor one."""
+    found = candidates(problem, sm, shared)
+    enough = _MULTIPROCESSORS[capability(sm)]
+    fitting = (config for config in found if config.block_n < 256 and problem.tiles(config, batch) >= enough)
+    return next(fitting, max(found, key=lambda config: problem.tiles(config, batch)))
+
+
+def _at_most(size: int, length: int) -> int:
+    """`size`, or the power of two that holds `length`, at least 16, where that is less."""
+    return min(size, max(16, 1 << (length - 1).bit_length()))

@@ -1,0 +1,216 @@
+"""With the plugin, with the function's body, or whichever is faster: what `--plugin` means to each backend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from mlpdeploy.engine.backend import Batch, BuildRequest, backends, pick
+from mlpdeploy.engine.backends import _nvidia, _plugin, _polygraphy
+from mlpdeploy.engine.backends.tensorrt import compute_capabilities, parse
+from mlpdeploy.engine.emit import Emitted
+from mlpdeploy.errors import BuildError, InputError
+from mlpdeploy.graph import ops
+from mlpdeploy.graph.precision import Typed
+from mlpdeploy.graph.trace import TensorSpec
+
+RTX = backends()["tensorrt-rtx"].available()
+needs_rtx = pytest.mark.skipif(RTX is not None, reason=str(RTX))
+
+
+def model() -> onnx.ModelProto:
+    """One projection, between a name for its input and one for its output."""
+    weight = torch.randn(16, 16, generator=torch.Generator().manual_seed(0)).numpy()
+    node = helper.make_node(_plugin.ROWS, ["x", "w"], ["y"], "one", domain=ops.DOMAIN, split=[0, 0, 4, 4])
+    graph = helper.make_graph(
+        [node],
+        "one",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 4, 4, 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 4, 4, 4])],
+        [numpy_helper.from_array(weight, "w")],
+    )
+    opsets = [helper.make_opsetid("", ops.OPSET), helper.make_opsetid(ops.DOMAIN, 1)]
+    functions = [ops.segment_grouped_projection_onnx()]
+    return helper.make_model(graph, opset_imports=opsets, functions=functions, ir_version=10)
+
+
+def emitted() -> Emitted:
+    port = (TensorSpec("x", (4, 4, 4), torch.float32),)
+    return Emitted(model(), Typed(torch.fx.GraphModule({}, torch.fx.Graph()), "fp32", port, port))
+
+
+def request(plugin: str, precision: str = "fp32") -> BuildRequest:
+    return BuildRequest(precision, Batch(1, 2, 4), plugin=plugin)
+
+
+class Silent:
+    def step(self, phase: str, done: int, total: int) -> None:
+        pass
+
+
+def test_the_file_that_asks_for_the_plugin() -> None:
+    before = model()
+    kept = before.SerializeToString()
+    for tf32 in (False, True):
+        after = _plugin.with_plugin(before, tf32)
+        (node,) = after.graph.node
+        attributes = {one.name: helper.get_attribute_value(one) for one in node.attribute}
+        assert attributes == {
+            "plugin_namespace": b"mlpdeploy",
+            "plugin_version": b"1",
+            "split": [0, 0, 4, 4],
+            "tf32": [int(tf32)],
+        }
+        assert (node.domain, node.op_type, list(node.input)) == (ops.DOMAIN, _plugin.ROWS, ["x", "w"])
+        assert not after.functions and _plugin.is_called(after)
+    assert before.SerializeToString() == kept and not _plugin.is_called(before)
+
+
+@needs_rtx
+def test_a_plugin_that_is_not_registered_is_an_error() -> None:
+    """TensorRT's own parser refuses the file: nothing falls back to another engine in silence."""
+    assert parse(model()).total.layers > 1
+    with pytest.raises(BuildError, match="cannot parse"):
+        parse(_plugin.with_plugin(model(), False))
+
+
+@pytest.fixture
+def trial(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """`_plugin.build` where the plugin can be used, and each way makes a plan named after itself."""
+    made: list[str] = []
+    times = {"plugin": 1.0, "body": 2.0}
+    failing: list[str] = []
+    monkeypatch.setattr(_plugin, "refusal", lambda trt, model: None)
+    monkeypatch.setattr(_plugin, "register", lambda: None)
+    monkeypatch.setattr(_plugin, "milliseconds", lambda plans, inputs: {way: times[way] for way in plans})
+
+    def make(given: onnx.ModelProto) -> tuple[bytes, Any]:
+        way = "plugin" if _plugin.is_called(given) else "body"
+        made.append(way)
+        if way in failing:
+            raise BuildError(f"TensorRT cannot build the {way}\nin detail")
+        return way.encode(), None
+
+    def run(plugin: str) -> tuple[bytes, dict[str, Any]]:
+        made.clear()
+        (plan, _), facts = _plugin.build(None, emitted(), request(plugin), make)
+        return plan, facts
+
+    return SimpleNamespace(run=run, made=made, times=times, failing=failing)
+
+
+def test_auto_builds_both_ways_and_keeps_the_faster(trial: Any) -> None:
+    plan, facts = trial.run("auto")
+    assert plan == b"plugin" and sorted(trial.made) == ["body", "plugin"]
+    assert facts == {"used": True, "reason": None, "milliseconds": {"plugin": 1.0, "body": 2.0}}
+    trial.times["plugin"] = 3.0
+    plan, facts = trial.run("auto")
+    assert plan == b"body" and not facts["used"] and facts["milliseconds"] == {"plugin": 3.0, "body": 2.0}
+
+
+def test_on_and_off_build_one_way(trial: Any) -> None:
+    assert trial.run("on") == (b"plugin", {"used": True, "reason": None, "milliseconds": {}})
+    assert trial.made == ["plugin"]
+    assert trial.run("off") == (b"body", {"used": False, "reason": "--plugin off", "milliseconds": {}})
+    assert trial.made == ["body"]
+
+
+def test_a_plugin_that_cannot_be_built_costs_auto_nothing_and_on_everything(trial: Any) -> None:
+    trial.failing.append("plugin")
+    plan, facts = trial.run("auto")
+    assert plan == b"body" and facts["reason"] == "TensorRT cannot build the plugin" and not facts["milliseconds"]
+    with pytest.raises(BuildError, match="cannot carry the plugin: TensorRT cannot build the plugin"):
+        trial.run("on")
+
+
+def tensorrt(**members: Any) -> SimpleNamespace:
+    return SimpleNamespace(__name__="tensorrt", __version__="10.13.0", **members)
+
+
+def test_why_the_plugin_cannot_be_used_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = model()
+    other.graph.node[0].op_type = "another"
+    assert _plugin.refusal(SimpleNamespace(__name__="tensorrt_rtx"), model()) == "TensorRT-RTX has no plugins"
+    assert _plugin.refusal(tensorrt(), other) == "the network has no operation that has a plugin"
+    found: dict[str, Any] = {"triton": None}
+    monkeypatch.setattr(_plugin.importlib.util, "find_spec", found.get)
+    assert "pip install triton" in str(_plugin.refusal(tensorrt(), model()))
+    found["triton"] = object()
+    assert _plugin.refusal(tensorrt(), model()) == "TensorRT 10.13.0 has no module tensorrt.plugin"
+    found["tensorrt.plugin"] = object()
+    modules = {"tensorrt.plugin": SimpleNamespace()}
+    real = _plugin.importlib.import_module
+    monkeypatch.setattr(_plugin.importlib, "import_module", lambda name: modules.get(name) or real(name))
+    assert "compiled ahead of time" in str(_plugin.refusal(tensorrt(), model()))
+    modules["tensorrt.plugin"].aot_impl = None
+    for gpu, reason in (
+        ("no GPU here", "no GPU here"),
+        (_nvidia.Gpu("Old", "sm75", "12.8"), "needs compute capability 8.0"),
+    ):
+        monkeypatch.setattr(_nvidia, "probe", lambda gpu=gpu: gpu)
+        assert reason in str(_plugin.refusal(tensorrt(), model()))
+    monkeypatch.setattr(_nvidia, "probe", lambda: _nvidia.Gpu("New", "sm90", "12.8"))
+    assert _plugin.refusal(tensorrt(), model()) is None
+
+
+@needs_rtx
+def test_the_network_that_calls_plugins_wants_them_compiled_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    _polygraphy.bind("tensorrt-rtx")
+    util = "polygraphy.backend.trt.util"
+    asked: list[int] = []
+    flags = SimpleNamespace(STRONGLY_TYPED=1, PREFER_AOT_PYTHON_PLUGINS=3)
+    builder = SimpleNamespace(create_network=lambda flags: asked.append(flags) or "network")
+    parser = SimpleNamespace(parse=lambda data: data == b"model")
+    trt = tensorrt(
+        NetworkDefinitionCreationFlag=flags, Builder=lambda logger: builder, OnnxParser=lambda network, logger: parser
+    )
+    monkeypatch.setattr(
+        f"{util}.check_onnx_parser_errors", lambda parser, success: success or pytest.fail("not parsed")
+    )
+    monkeypatch.setattr(f"{util}.get_trt_logger", lambda: None)
+    for typed in (True, False):
+        assert _plugin.network(trt, b"model", typed) == (builder, "network", parser)
+    assert asked == [0b1010, 0b1000]
+
+
+@needs_rtx
+@pytest.mark.parametrize("plugin", ["auto", "off"])
+def test_tensorrt_rtx_uses_the_body(plugin: str, tmp_path: Path) -> None:
+    built = backends()["tensorrt-rtx"].build(emitted(), request(plugin), tmp_path, Silent())
+    assert built.facts["plugin"]["used"] is False and built.facts["plugin"]["milliseconds"] == {}
+    assert built.facts["plugin"]["reason"] == ("--plugin off" if plugin == "off" else "TensorRT-RTX has no plugins")
+
+
+@pytest.mark.parametrize("name", sorted(backends()))
+def test_a_backend_takes_plugins_or_says_in_one_line_that_it_has_none(name: str) -> None:
+    reason = backends()[name].plugins()
+    assert (reason is None) == (name == "tensorrt")
+    assert reason is None or (name in reason and "--plugin" in reason and "\n" not in reason)
+
+
+@needs_rtx
+def test_on_is_a_wrong_wish_where_there_are_no_plugins(cli: Any) -> None:
+    with pytest.raises(InputError, match="tensorrt-rtx has no plugins"):
+        pick("tensorrt-rtx", "fp16", plugin="on")
+    assert pick("tensorrt-rtx", "fp16", plugin="auto") is pick("tensorrt-rtx", "fp16", plugin="off")
+    told = cli("build", "vip_s7", "--backend", "tensorrt-rtx", "--plugin", "on", code=2).stderr
+    assert told.startswith("error: tensorrt-rtx has no plugins") and told.count("\n") == 1
+    told = cli("build", "vip_s7", "--plugin", "perhaps", code=2).stderr
+    assert "plugin 'perhaps' is not known: choose one of auto, on, off" in told
+
+
+def test_current_means_this_machines_gpu_and_stands_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_nvidia, "probe", lambda: _nvidia.Gpu("New", "sm90", "12.8"))
+    for flavour in ("tensorrt", "tensorrt-rtx"):
+        assert compute_capabilities(flavour, ("current",)) is None
+        with pytest.raises(InputError, match="stands alone"):
+            compute_capabilities(flavour, ("current", "sm86"))
+    monkeypatch.setattr(_nvidia, "probe", lambda: "no NVIDIA GPU")
+    with pytest.raises(InputError, match="this machine's GPU: no NVIDIA GPU"):
+        compute_capabilities("tensorrt-rtx", ("current",))

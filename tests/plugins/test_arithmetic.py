@@ -1,0 +1,24 @@
+"""Runs `arithmetic.py`, where Triton's interpreter computes with the kernel, in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton", reason="Triton, which the kernel is written in, is not installed")
+
+
+def test_the_kernel_by_the_interpreter() -> None:
+    here, root = Path(__file__).parent, Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(here / "arithmetic.py")],
+        env=os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": str(root)},
+        cwd=root,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0 and "6 passed" in done.stdout, done.stdout + done.stderr

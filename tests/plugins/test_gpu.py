@@ -1,0 +1,110 @@
+"""What only a GPU can show: `python -m pytest -m gpu`."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mlpdeploy import kernels
+from mlpdeploy.engine.backend import Batch, BuildRequest, backends
+from mlpdeploy.graph import ops
+
+pytest.importorskip("triton", reason="Triton, which the kernel is written in, is not installed")
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU that PyTorch can use"),
+]
+
+launch: Any = kernels.load("segment_grouped_projection.launch")
+tuning: Any = kernels.load("segment_grouped_projection.tuning")
+problem: Any = kernels.load("segment_grouped_projection.problem")
+
+ALLOWED = {torch.float16: 1e-3, torch.bfloat16: 8e-3, torch.float32: 4e-6}
+SHAPES = [(2, 16, 256, 24, 1, 16, 24), (3, 32, 32, 6, 1, 32, 6), (1, 28, 28, 2, 64, 1, 112), (5, 7, 3, 5, 1, 3, 11)]
+"""B, P, Q, S, O, K, T: ViP's height and width, RaftMLP's first linear, and sizes that divide nothing."""
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    tuning._remembered.cache_clear()
+    yield
+    tuning._remembered.cache_clear()
+
+
+def drawn(sizes: tuple[int, ...], dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    b, p, q, s, o, k, t = sizes
+    x = torch.randn(b, p, q, s, *([o] if o > 1 else []), device="cuda").to(dtype)
+    weight = (torch.randn(k * t, p * s, device="cuda") / (p * s) ** 0.5).to(dtype)
+    return x, weight, ops.by_permuting(x.double(), weight.double(), k)
+
+
+def agree(got: torch.Tensor, wanted: torch.Tensor) -> None:
+    assert got.shape == wanted.shape and got.is_contiguous()
+    assert float((got.double() - wanted).abs().max() / wanted.abs().max()) <= ALLOWED[got.dtype]
+
+
+@pytest.mark.parametrize("dtype", list(ALLOWED), ids=str)
+@pytest.mark.parametrize("sizes", SHAPES, ids=str)
+def test_every_candidate_is_the_contraction(sizes: tuple[int, ...], dtype: torch.dtype) -> None:
+    x, weight, wanted = drawn(sizes, dtype)
+    sm = launch.compute_capability(x.device)
+    for config in problem.shortlist(launch.describe(x, weight, sizes[5], tf32=False), sizes[0], sm):
+        agree(launch.project(x, weight, sizes[5], config, tf32=False), wanted)
+
+
+@pytest.mark.parametrize("sizes", SHAPES[:2], ids=str)
+def test_the_operation_is_the_same_eager_and_compiled(sizes: tuple[int, ...]) -> None:
+    x, weight, wanted = drawn(sizes, torch.float16)
+    assert launch.serves(x, weight)
+    agree(ops.segment_grouped_projection(x, weight, sizes[5]), wanted)
+    compiled = torch.compile(lambda x, w: torch.ops.mlpdeploy.segment_grouped_projection(x, w, sizes[5]).relu())
+    for batch in (sizes[0], 1, 7):
+        x, weight, wanted = drawn((batch, *sizes[1:]), torch.float16)
+        agree(compiled(x, weight), wanted.relu())
+
+
+def test_what_was_measured_is_used_and_still_right() -> None:
+    x, weight, wanted = drawn(SHAPES[0], torch.float16)
+    shapes = tuple(x.shape), tuple(weight.shape)
+    assert not launch.is_tuned(*shapes, 16, x.dtype)
+    taken = launch.tune(*shapes, 16, x.dtype, ops.by_permuting)
+    assert tuning.LIBRARY in taken and len(taken) > 2 and launch.is_tuned(*shapes, 16, x.dtype)
+    agree(ops.segment_grouped_projection(x, weight, 16), wanted)
+
+
+def test_the_inductor_backend_carries_the_kernel(tmp_path: Path) -> None:
+    from mlpdeploy.engine.emit import Emitted
+    from mlpdeploy.graph.precision import apply, plan
+    from mlpdeploy.graph.rewrite import rewrite
+    from mlpdeploy.graph.trace import TensorSpec, trace
+    from mlpdeploy.zoo.vip import VisionPermutator
+
+    torch.manual_seed(0)
+    network = VisionPermutator((1, 1), (48, 96), (8, 4), (True, False), patch_size=4, image_size=32, num_classes=10)
+    specs = [TensorSpec("input", (3, 32, 32), torch.float32)]
+    rewritten = rewrite(trace(network.eval(), specs))
+    typed = apply(rewritten, plan(rewritten, "fp16"))
+    typed.module.cuda()
+
+    class Silent:
+        def step(self, phase: str, done: int, total: int) -> None:
+            pass
+
+    backend, given = backends()["inductor"], Emitted(None, typed)  # type: ignore[arg-type]
+    built = backend.build(given, BuildRequest("fp16", Batch(1, 4, 8)), tmp_path, Silent())
+    assert built.facts["device"] == "cuda"
+    exact = copy.deepcopy(network).double()
+    with backend.load(built.engine, built.facts) as run:
+        for batch in (1, 4, 8):
+            images = np.random.default_rng(batch).standard_normal((batch, 3, 32, 32), dtype=np.float32)
+            (found,) = run({"input": images}).values()
+            with torch.no_grad():
+                wanted = exact(torch.from_numpy(images).double()).numpy()
+            assert np.abs(found - wanted).max() <= 1e-2 * np.abs(wanted).max()
