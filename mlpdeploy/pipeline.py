@@ -3,7 +3,8 @@
     recipe -> trace -> rewrite -> plan precision -> emit -> build        `build`, which ends with an artifact
     recipe -> trace -> rewrite -> plan precision -> climb the ladder     `verify`, which ends with a verification
 
-`compile_network` is what the two share. Everything heavy is imported where it is used.
+`compile_network` is what the two share. A network comes from a name, or is in hand in Python and comes as a `Source`
+(see `api.compile`). Everything heavy is imported where it is used.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from mlpdeploy.source import Source, source_of
 from mlpdeploy.store import Artifact
 
 if TYPE_CHECKING:
-    from mlpdeploy.evidence.data import Images
+    from mlpdeploy.evidence.data import Samples
     from mlpdeploy.evidence.ladder import Verification
     from mlpdeploy.graph.precision import Plan, Typed
     from mlpdeploy.graph.rewrite import Rewritten
@@ -44,10 +45,13 @@ class Compiled:
     typed: Typed
 
 
-def build(selection: Selection, *, force: bool = False, progress: Listener | None = None) -> Artifact:
+def build(
+    selection: Selection, *, source: Source | None = None, force: bool = False, progress: Listener | None = None
+) -> Artifact:
     """Build the engine of a selection, or find that it is built already (`Artifact.cached`); `force` builds anyway.
 
-    Raises InputError (and its kinds), BuildError or MachineLacks; an artifact that was there before is then untouched.
+    `source` is the network itself where it is in hand; without it the selection's name finds it. Raises InputError (and
+    its kinds), BuildError or MachineLacks; an artifact that was there before is then untouched.
     """
     from mlpdeploy import manifest
     from mlpdeploy.evidence.report import report
@@ -60,7 +64,7 @@ def build(selection: Selection, *, force: bool = False, progress: Listener | Non
         key = _key(selection, backend)
         if (found := _cached(folder, key, force, stages)) is not None:
             return found
-        source = load(selection, stages)
+        source = source or load(selection, stages)
         traced = trace_network(source, stages)
         key = key or _key(selection, backend, traced)
         if (found := _cached(folder, key, force, stages)) is not None:
@@ -76,17 +80,27 @@ def build(selection: Selection, *, force: bool = False, progress: Listener | Non
                 import onnx
 
                 onnx.save(emitted.model, draft.folder / store.MODEL)
+                outlines = manifest.outlines(compiled)
+                (draft.folder / store.GRAPH).write_text(json.dumps(outlines), encoding="utf-8")
                 request = BuildRequest(selection.precision, selection.profile, selection.gpus, selection.level)
                 built = backend.build(emitted, request, draft.folder, stages)
             facts = manifest.describe(selection, backend, source, compiled, built, key, stages.seconds)
             return draft.commit(facts, report)
 
 
-def verify(selection: Selection, *, data: Path | None = None, progress: Listener | None = None) -> Verification:
+def verify(
+    selection: Selection,
+    *,
+    source: Source | None = None,
+    folder: Path | None = None,
+    data: Path | Samples | None = None,
+    progress: Listener | None = None,
+) -> Verification:
     """Prove that the built engine of a selection computes what its network computes (`Verification.passed`).
 
-    Climbs the ladder of `evidence.verify`, on random inputs or on the images below `data`, and writes
-    verification.json beside the engine. Raises ArtifactError where nothing of that selection is built.
+    Climbs the ladder of `evidence.verify`, on random inputs or on `data` (images below a folder, or arrays), and writes
+    verification.json beside the engine. `source` is the network itself where it is in hand; `folder` is where the
+    artifact lies, if not where the selection says. Raises ArtifactError where nothing of that selection is built.
     """
     import onnx
 
@@ -97,14 +111,14 @@ def verify(selection: Selection, *, data: Path | None = None, progress: Listener
     stages = Stages(progress)
     backend = pick(selection.backend, selection.precision, selection.gpus)
     selection = selection.with_backend(backend.name)
-    folder = store.folder_of(selection, backend.name)
+    folder = folder or store.folder_of(selection, backend.name)
     with store.locked(folder, stages.say), ExitStack() as stack:
         with stages("open"):
             artifact = store.open_artifact(folder)
-            _check_same(artifact, selection)
+            _check_same(artifact, selection, source)
         stages.say(f"{folder}, built {artifact.manifest['created']}")
-        source = load(selection, stages)
-        images = None if data is None else _images(source.recipe, data, stages)
+        source = source or load(selection, stages)
+        samples = _samples(source.recipe, data, stages) if isinstance(data, Path) else data
         compiled = compile_network(trace_network(source, stages), selection, stages)
         with stages("verify"):
             reason = backend.executable()
@@ -121,10 +135,10 @@ def verify(selection: Selection, *, data: Path | None = None, progress: Listener
                 reason,
                 selection.profile,
                 budgets[selection.precision],
-                None if images is None else {IMAGE: images.arrays},
+                None if samples is None else samples.arrays,
                 selection.seed,
                 stages,
-                labels=None if images is None else images.labels,
+                labels=None if samples is None else samples.labels,
                 # No CPU has TF32: there its graph is computed in FP32.
                 cpu_budget=budgets["fp32"] if selection.precision == "tf32" else None,
                 disabled_rules=selection.disabled_rules,
@@ -215,7 +229,7 @@ def doctor() -> dict[str, Any]:
 
 def _key(selection: Selection, backend: Backend, traced: Traced | None = None) -> str | None:
     """The cache key; None where it needs the traced network and there is none yet."""
-    if kind(selection.name) != "user":
+    if kind(selection.name) not in ("user", "given"):
         return cache.key(selection, backend.versions())
     return None if traced is None else cache.key(selection, backend.versions(), cache.fingerprint(traced))
 
@@ -232,14 +246,17 @@ def _cached(folder: Path, key: str | None, force: bool, stages: Stages) -> Artif
     return Artifact(folder, artifact.manifest, cached=True) if artifact.manifest.get("key") == key else None
 
 
-def _check_same(artifact: Artifact, selection: Selection) -> None:
-    """Raises ArtifactError where the artifact was built from another selection, naming what differs."""
+def _check_same(artifact: Artifact, selection: Selection, source: Source | None) -> None:
+    """Raises ArtifactError where the artifact was built from another selection or network, naming what differs."""
     built, asked = artifact.manifest["selection"], selection.to_json()
     # The same weights may lie elsewhere now; GPUs and builder level change no number.
     names = asked.keys() - {"checkpoint", "gpus", "level"}
     different = [f"{n} {asked[n]} (built with {built.get(n)})" for n in sorted(names) if asked[n] != built.get(n)]
     weights = None if selection.checkpoint is None else cache.checkpoint_sha256(selection.checkpoint)
-    if weights != artifact.manifest["weights"].get("sha256"):
+    known = artifact.manifest["weights"].get("sha256")
+    if source is not None and cache.weights_sha256(source.network) != known:
+        raise ArtifactError(f"{artifact.folder} was built from a network with other weights than the one given here")
+    if source is None and weights != known:
         different.append(f"{selection.weights()} (built with {artifact.manifest['weights']['text']})")
     if different:
         raise ArtifactError(
@@ -248,10 +265,10 @@ def _check_same(artifact: Artifact, selection: Selection) -> None:
         )
 
 
-def _images(recipe: Recipe, folder: Path, stages: Stages) -> Images:
+def _samples(recipe: Recipe, folder: Path, stages: Stages) -> Samples:
     """The images of --data as inputs, with labels where the folder tells them; says which were left out."""
     with stages("read images"):
-        from mlpdeploy.evidence.data import Preprocess, load_folder
+        from mlpdeploy.evidence.data import Preprocess, Samples, load_folder
 
         images = load_folder(folder, Preprocess.of(recipe), num_classes=recipe.num_classes)
     for skipped in images.skipped[:SKIPPED]:
@@ -261,7 +278,7 @@ def _images(recipe: Recipe, folder: Path, stages: Stages) -> Images:
     known = "labelled by their folders" if images.labels is not None else "without labels"
     spread = "" if images.found == len(images.files) else f", of {images.found} below {folder}"
     stages.say(f"{len(images.files)} images{spread}, {known}")
-    return images
+    return Samples({IMAGE: images.arrays}, images.labels)
 
 
 def _only_artifact(selection: Selection, precision: str | None, backend: str | None) -> Path:

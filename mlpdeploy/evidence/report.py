@@ -6,6 +6,8 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from mlpdeploy.recipe import GIVEN, kind
+
 REFUSALS = 10
 """Refusals that are listed for each rule; the manifest has all."""
 
@@ -142,8 +144,25 @@ def _files(files: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _reproduce(manifest: Mapping[str, Any]) -> str:
-    command = build_command(manifest["selection"])
-    return f"## Reproduce\n\n```sh\n{command}\n{command.replace(' build ', ' verify ', 1)}\n```"
+    language, lines = reproduction(manifest["selection"])
+    return "\n".join(["## Reproduce\n", f"```{language}", *lines, "```"])
+
+
+def reproduction(selection: Mapping[str, Any]) -> tuple[str, list[str]]:
+    """How to make a selection again: the language (sh or python) and its lines."""
+    if kind(str(selection["name"])) == "given":
+        return "python", [f"engine = {build_call(selection)}", "engine.verify()"]
+    command = build_command(selection)
+    return "sh", [command, command.replace(" build ", " verify ", 1)]
+
+
+def build_call(selection: Mapping[str, Any]) -> str:
+    """The call that builds a network in hand again, the options that differ from the defaults."""
+    ours = ("name", "precision", "backend", "batch")
+    defaults = {"io": "fp32", "seed": 0, "level": None, "gpus": [], "disabled_rules": [], "enabled_rules": []}
+    given = {name: selection[name] for name in ours} | {"name": str(selection["name"]).removeprefix(GIVEN)}
+    given |= {name: selection[name] for name, usual in defaults.items() if selection.get(name, usual) != usual}
+    return f"mlpdeploy.compile(network, example, {', '.join(f'{name}={value!r}' for name, value in given.items())})"
 
 
 def build_command(selection: Mapping[str, Any]) -> str:

@@ -113,3 +113,12 @@ def test_the_command_reproduces_the_selection(checkpoint: str | None) -> None:
         f"mlpdeploy build vip_s7 --precision fp16 --backend tensorrt-rtx --batch 1:8:32{expected} --io fp32 --seed 3 "
         "--gpu sm86,sm89 --disable-rule project_tokens"
     )
+
+
+def test_a_network_that_was_in_hand_is_built_again_in_python() -> None:
+    given = MANIFEST["selection"] | {"name": "python:Net", "gpus": [], "disabled_rules": [], "enabled_rules": ["a"]}
+    text = report(MANIFEST | {"selection": given})
+    assert (
+        "```python\nengine = mlpdeploy.compile(network, example, name='Net', precision='fp16', backend='tensorrt-rtx', "
+        "batch='1:8:32', seed=3, enabled_rules=['a'])\nengine.verify()\n```" in text
+    )
