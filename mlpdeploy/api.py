@@ -112,6 +112,17 @@ class Engine:
         source, samples = self._network(network), self._samples(data, labels)
         return pipeline.verify(selection, source=source, folder=self.folder, data=samples, progress=progress)
 
+    def report(self, *, html: str | Path | None = None, markdown: str | Path | None = None) -> list[Path]:
+        """Write the page and the Markdown that `mlpdeploy report` writes; the files that were written.
+
+        `html` and `markdown` say where, each on its own; without both, report.html and report.md lie in `folder`.
+        """
+        from mlpdeploy import reporting
+
+        where = {"html": html, "markdown": markdown}
+        found = reporting.report(self._artifact, **{key: Path(path) for key, path in where.items() if path is not None})
+        return [Path(file) for file in found["files"]]
+
     def save(self, path: str | Path) -> Path:
         """Keep the engine, with everything that was found about it, in a folder of its own; gives the folder.
 

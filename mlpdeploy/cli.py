@@ -18,7 +18,7 @@ import typer
 from rich.console import Console
 
 from mlpdeploy import pipeline
-from mlpdeploy.console import Live, print_artifact, print_build, print_doctor, print_verification
+from mlpdeploy.console import Live, print_artifact, print_build, print_doctor, print_report, print_verification
 from mlpdeploy.errors import MlpdeployError
 from mlpdeploy.listing import print_catalogue
 from mlpdeploy.selection import BATCH, OUT, Selection, parse_shape
@@ -155,6 +155,29 @@ def inspect(
         _print_json(found)
     else:
         print_artifact(Console(), found)
+
+
+@app.command()
+def report(
+    target: Annotated[str, typer.Argument(metavar="NAME_OR_PATH", help="A network's name, or an artifact's folder.")],
+    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write only the page, to FILE.")] = None,
+    markdown: Annotated[
+        Path | None, typer.Option("--markdown", metavar="FILE", help="Write only the Markdown, to FILE.")
+    ] = None,
+    precision: Annotated[str | None, typer.Option(help="Which of a network's artifacts.")] = None,
+    backend: Annotated[str | None, typer.Option(help="Which of a network's artifacts.")] = None,
+    out: Out = OUT,
+    as_json: Json = False,
+) -> None:
+    """Write what is known about an engine as one HTML page and as Markdown, beside the engine unless FILE is given."""
+    from mlpdeploy import reporting
+
+    artifact = pipeline.find_artifact(target, precision=precision, backend=backend, out=out)
+    found = reporting.report(artifact, html=html, markdown=markdown)
+    if as_json:
+        _print_json(found)
+    else:
+        print_report(Console(), found)
 
 
 @app.command()

@@ -19,7 +19,7 @@ from mlpdeploy import cache, store
 from mlpdeploy.engine.backend import Backend, BuildRequest, pick
 from mlpdeploy.errors import ArtifactError, InputError
 from mlpdeploy.progress import Listener, Stages
-from mlpdeploy.recipe import IMAGE, Recipe, kind, recipes
+from mlpdeploy.recipe import IMAGE, Recipe, canonical, kind, recipes
 from mlpdeploy.selection import OUT, Selection
 from mlpdeploy.source import Source, source_of
 from mlpdeploy.store import Artifact
@@ -104,8 +104,7 @@ def verify(
     """
     import onnx
 
-    from mlpdeploy import manifest
-    from mlpdeploy.evidence.report import report
+    from mlpdeploy import manifest, reporting
     from mlpdeploy.evidence.verify import verify as climb
 
     stages = Stages(progress)
@@ -146,7 +145,7 @@ def verify(
             )
         document = manifest.verified(artifact.manifest, verification)
         store.attach(artifact, store.VERIFICATION, json.dumps(document, indent=2, allow_nan=False) + "\n")
-        store.attach(artifact, store.REPORT, report(artifact.manifest, document))
+        store.attach(artifact, store.REPORT, reporting.in_markdown(artifact))
         return verification
 
 
@@ -196,13 +195,18 @@ def inspect(
 
     `target` is a path or the name of a network; where several of its artifacts fit, InputError lists them.
     """
-    path = Path(target)
-    if not (path.exists() and (path.is_file() or (path / store.MANIFEST).exists())):
-        path = _only_artifact(Selection(target, out=out), precision, backend)
-    artifact = store.open_artifact(path)
-    found = artifact.folder / store.VERIFICATION
-    verification = json.loads(found.read_text(encoding="utf-8")) if found.exists() else None
+    artifact = find_artifact(target, precision=precision, backend=backend, out=out)
+    verification = store.attached(artifact, store.VERIFICATION)
     return {"folder": str(artifact.folder), "manifest": artifact.manifest, "verification": verification}
+
+
+def find_artifact(
+    target: str, *, precision: str | None = None, backend: str | None = None, out: Path = OUT
+) -> Artifact:
+    """The artifact at a path, or the one of a network's name; where several fit, InputError lists them."""
+    if _is_path(target):
+        return store.open_artifact(Path(target))
+    return store.open_artifact(_only_artifact(Selection(target, out=out), precision, backend))
 
 
 def catalogue(pattern: str | None = None) -> list[dict[str, Any]]:
@@ -279,6 +283,18 @@ def _samples(recipe: Recipe, folder: Path, stages: Stages) -> Samples:
     spread = "" if images.found == len(images.files) else f", of {images.found} below {folder}"
     stages.say(f"{len(images.files)} images{spread}, {known}")
     return Samples({IMAGE: images.arrays}, images.labels)
+
+
+def _is_path(target: str) -> bool:
+    """Whether a target is a file or folder, rather than the name of a network."""
+    path = Path(target)
+    if path.is_file() or (path / store.MANIFEST).exists() or len(path.parts) > 1:
+        return True
+    try:
+        canonical(target)
+    except InputError:
+        return path.exists()
+    return False
 
 
 def _only_artifact(selection: Selection, precision: str | None, backend: str | None) -> Path:

@@ -1,7 +1,7 @@
 """Artifacts on disk: `<out>/<recipe>/<precision>/<backend>/`, each whole or not there at all.
 
     model.onnx  the engine  graph.json  manifest.json  report.md        written together, by `draft`
-    verification.json  report.html                                      added later, by `attach`
+    verification.json  bench.json  report.html                          added later, by `attach`
 
 A draft is a hidden folder beside the artifact. When everything in it is on the disk, it is exchanged with the
 artifact in one step (renameat2 with RENAME_EXCHANGE). Where a system has no such step, the artifact is first set
@@ -30,7 +30,7 @@ from mlpdeploy.selection import Selection
 
 SCHEMA = 1
 MODEL, GRAPH, MANIFEST = "model.onnx", "graph.json", "manifest.json"
-VERIFICATION, REPORT, PAGE = "verification.json", "report.md", "report.html"
+VERIFICATION, BENCH, REPORT, PAGE = "verification.json", "bench.json", "report.md", "report.html"
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
@@ -157,15 +157,19 @@ def attached(artifact: Artifact, name: str) -> dict[str, Any] | None:
 
 def attach(artifact: Artifact, name: str, text: str) -> Path:
     """Write one more file beside the engine, whole or not at all. Raises InputError where it cannot be written."""
-    path = artifact.folder / name
-    temporary = path.with_name(f".{name}.{uuid.uuid4().hex}")
     with _writing(artifact.folder, everything=True):
-        try:
-            temporary.write_text(text, encoding="utf-8")
-            _sync(temporary)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        return write(artifact.folder / name, text)
+
+
+def write(path: Path, text: str) -> Path:
+    """Write one file, whole or not at all. Raises OSError where it cannot be written."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        _sync(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
     return path
 
 
