@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import math
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,8 @@ TEXT = 10.5
 SMALLEST = 1e-17
 """Errors below this, 0 among them, are drawn here: float64 ends at 1e-16."""
 MARKERS = "os^Dv"
+LONGEST = 44
+"""Characters of a name that has to fit."""
 MOST = 12
 """Operations with a bar of their own."""
 
@@ -169,9 +172,10 @@ def operations(before: Mapping[str, int], after: Mapping[str, int]) -> str:
 
 
 def _write(ax: Axes, text: str, x: float, y: float, shift: float = 0, **look: Any) -> None:
-    """Text at a point, `shift` units to the right of it; a dollar sign in it is a dollar sign."""
+    """Text at a point, `shift` units to the right of it. It takes no room, and a dollar sign in it is one."""
     options: dict[str, Any] = {"fontsize": TEXT, "color": INK, "va": "center", "parse_math": False} | look
-    ax.annotate(text, (x, y), (shift, 0), textcoords="offset points", **options)
+    shown = text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
+    ax.annotate(shown, (x, y), (shift, 0), textcoords="offset points", **options).set_in_layout(False)
 
 
 def _svg(paint: Callable[[Axes], None], height: float, title: str, name: str, left: float | None = None) -> str:
@@ -192,7 +196,10 @@ def _svg(paint: Callable[[Axes], None], height: float, title: str, name: str, le
             ax.spines[side].set_visible(False)
         paint(ax)
         file = io.StringIO()
-        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+        with warnings.catch_warnings():
+            # That the fonts here lack a character does not matter: the reader's are used.
+            warnings.simplefilter("ignore")
+            figure.savefig(file, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     return _styled(file.getvalue(), title, name)
 
 
