@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import importlib
 import shutil
 import tempfile
 import weakref
@@ -111,6 +112,16 @@ class Engine:
         selection = Selection.from_json(self.manifest["selection"])
         source, samples = self._network(network), self._samples(data, labels)
         return pipeline.verify(selection, source=source, folder=self.folder, data=samples, progress=progress)
+
+    def bench(self, network: nn.Module | None = None, **options: Any) -> Any:
+        """Time it beside its baselines, as `mlpdeploy bench` does; the result is kept beside the engine too.
+
+        `network` is needed where `verify` needs it. The options are those of `mlpdeploy.benching.bench`: `against`,
+        `sizes`, `threads`, `seconds`, `credit`. Raises MachineLacks where this machine cannot run the engine.
+        """
+        benching = importlib.import_module("mlpdeploy.benching")
+        selection = Selection.from_json(self.manifest["selection"])
+        return benching.bench(selection, source=self._network(network), artifact=self._artifact, **options)
 
     def report(self, *, html: str | Path | None = None, markdown: str | Path | None = None) -> list[Path]:
         """Write the page and the Markdown that `mlpdeploy report` writes; the files that were written.

@@ -18,7 +18,7 @@ import typer
 from rich.console import Console
 
 from mlpdeploy import pipeline
-from mlpdeploy.console import Live, print_artifact, print_build, print_doctor, print_report, print_verification
+from mlpdeploy.console import Live, print_artifact, print_build, print_doctor, print_verification
 from mlpdeploy.errors import MlpdeployError
 from mlpdeploy.listing import print_catalogue
 from mlpdeploy.selection import BATCH, OUT, Selection, parse_shape
@@ -171,6 +171,7 @@ def report(
 ) -> None:
     """Write what is known about an engine as one HTML page and as Markdown, beside the engine unless FILE is given."""
     from mlpdeploy import reporting
+    from mlpdeploy.console import print_report
 
     artifact = pipeline.find_artifact(target, precision=precision, backend=backend, out=out)
     found = reporting.report(artifact, html=html, markdown=markdown)
