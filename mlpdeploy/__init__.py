@@ -9,6 +9,7 @@
 Importing this package imports neither torch nor any inference engine; the functions do, when they are called.
 """
 
+from mlpdeploy import errors
 from mlpdeploy.api import Engine, compile, load
 from mlpdeploy.pipeline import build, doctor, inspect, verify
 from mlpdeploy.recipe import Recipe, find
@@ -24,6 +25,7 @@ __all__ = [
     "build",
     "compile",
     "doctor",
+    "errors",
     "find",
     "inspect",
     "load",
