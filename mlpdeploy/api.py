@@ -1,10 +1,19 @@
 """Engines as Python objects: compile a network in hand, call its engine, prove it, keep it.
 
-    import mlpdeploy, torch
-    engine = mlpdeploy.compile(network, torch.randn(8, 3, 224, 224), precision="fp16", backend="openvino")
-    logits = engine(images)                        # tensors in, tensors out; arrays in, arrays out
-    assert engine.verify().passed
-    engine.save("engines/mine")                    # and later: mlpdeploy.load("engines/mine")
+    >>> import torch, mlpdeploy
+    >>> network = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.GELU(), torch.nn.Linear(16, 4))
+    >>> engine = mlpdeploy.compile(network, torch.randn(2, 8), precision="fp32", backend="onnxruntime", batch="1:4:16")
+    >>> engine
+    <mlpdeploy.Engine python:Sequential fp32 onnxruntime, batch 1:4:16>
+    >>> engine(torch.randn(3, 8)).shape
+    torch.Size([3, 4])
+    >>> engine.verify().verdict()
+    'passed'
+    >>> folder = engine.save("engines/mine")
+    >>> again = mlpdeploy.load("engines/mine")
+    >>> x = torch.randn(3, 8)
+    >>> bool((again(x) == engine(x)).all())
+    True
 
 `compile` goes through `pipeline.build`, as `mlpdeploy build` does, and `Engine.verify` through `pipeline.verify`.
 """

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import doctest
 import gc
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,8 +17,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 import mlpdeploy
-from mlpdeploy import Engine
+from mlpdeploy import Engine, api
 from mlpdeploy.errors import ArtifactError, InputError, MachineLacks, MlpdeployError, NetworkError
+from tests.conftest import REPOSITORY
 from tests.digits import accuracy, load
 
 
@@ -288,3 +291,18 @@ def test_the_network_in_hand_has_no_name_on_the_command_line(
     monkeypatch.chdir(tmp_path)
     assert in_process("build", "python:Net", "--backend", "openvino") == 2
     assert "pass it to mlpdeploy.compile" in capsys.readouterr().err
+
+
+def test_the_examples_of_the_docstrings_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = doctest.testmod(api, raise_on_error=True)
+    assert found.attempted == 10 and found.failed == 0
+
+
+@pytest.mark.slow
+def test_the_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"^```python\n(.*?)^```", (REPOSITORY / "README.md").read_text(encoding="utf-8"), re.M | re.S)
+    names: dict[str, Any] = {}
+    exec(compile(code, "README.md", "exec"), names)
+    assert names["logits"].shape == (5, 1000) and names["again"].manifest == names["engine"].manifest

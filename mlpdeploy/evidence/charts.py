@@ -49,7 +49,7 @@ def accuracy(stages: Sequence[Document]) -> str:
         for index, size in enumerate(sizes):
             ax.plot([], [], MARKERS[index % len(MARKERS)], color=ENGINE, markersize=4, label=f"batch {size}")
         ax.plot([], [], "|", color=BAD, markersize=11, markeredgewidth=2, label="budget")
-        ax.legend(loc="upper center", bbox_to_anchor=(0.45, -0.14), ncols=4, handletextpad=0.2)
+        ax.legend(loc="upper center", bbox_to_anchor=(0.45, -0.14), ncols=3, handletextpad=0.2)
         ax.set_xscale("log")
         ax.set_xlim(SMALLEST / 3, 10)
         ax.set_ylim(len(shown) - 0.3, -0.75)
