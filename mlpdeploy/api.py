@@ -24,7 +24,7 @@ import importlib
 import shutil
 import tempfile
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -70,9 +70,9 @@ class Engine:
     def __call__(self, *inputs: Any) -> Any:
         """The network's outputs for a batch of inputs: one tensor, or a tuple of them where it has several.
 
-        Inputs are torch tensors or NumPy arrays, batch first, in the order of the network's arguments (or one mapping
-        by name); outputs are of the same kind, tensors on the device of the first input. The engine's own dtypes are
-        those of `--io`: floating-point inputs are converted.
+        Inputs are torch tensors or NumPy arrays, batch first, in the order of the network's arguments (or one sequence,
+        or one mapping by name); outputs are of the same kind, tensors on the device of the first input. The engine's
+        own dtypes are those of `io`: floating-point inputs are converted.
 
         Raises MachineLacks where this machine cannot run the engine, InputError where the inputs do not fit it.
         """
@@ -80,10 +80,12 @@ class Engine:
 
         from mlpdeploy.given import named_arrays, to_tensor
 
-        arrays = named_arrays(inputs[0] if len(inputs) == 1 else inputs, [port["name"] for port in self.inputs])
+        given = inputs[0] if len(inputs) == 1 else inputs
+        arrays = named_arrays(given, [port["name"] for port in self.inputs])
         found = self._run()({port["name"]: _cast(arrays[port["name"]], port) for port in self.inputs})
         values: list[Any] = [found[port["name"]] for port in self.manifest["outputs"]]
-        first = next(iter(inputs[0].values())) if isinstance(inputs[0], dict) else inputs[0]
+        first = next(iter(given.values() if isinstance(given, Mapping) else inputs))
+        first = first[0] if isinstance(first, tuple | list) else first
         if isinstance(first, torch.Tensor):
             values = [to_tensor(value, first.device) for value in values]
         return values[0] if len(values) == 1 else tuple(values)

@@ -34,15 +34,10 @@ def source_of_network(
     `value_range`. Raises InputError where the network or the example cannot be used, NetworkError where the network
     does not take the example.
     """
-    if not isinstance(network, nn.Module):
-        kind = f"the class {network.__name__}" if isinstance(network, type) else f"a {type(network).__name__}"
-        raise InputError(f"the network must be a torch.nn.Module, it is {kind}")
+    _require_module(network)
     arrays = named_arrays(example, argument_names(network, _count(example)))
     inputs = tuple(_input(name, array, value_range) for name, array in arrays.items())
-    try:
-        ours = copy.deepcopy(network).cpu().float().eval().requires_grad_(False)
-    except Exception as error:  # a module may hold anything, and refuse to be copied in any way
-        raise InputError(f"{type(network).__name__} cannot be copied: {one_line(error)}") from error
+    ours = _copied(network)
     _try(ours, arrays)
     return Source(given(f"{GIVEN}{name}", inputs), ours)
 
@@ -53,9 +48,8 @@ def source_like(network: nn.Module, ports: Sequence[Mapping[str, Any]], name: st
         Input(port["name"], tuple(port["shape"][1:]), _kind(port["dtype"]), port.get("low"), port.get("high"))
         for port in ports
     )
-    if not isinstance(network, nn.Module):
-        raise InputError(f"the network must be a torch.nn.Module, it is a {type(network).__name__}")
-    return Source(given(name, inputs), copy.deepcopy(network).cpu().float().eval().requires_grad_(False))
+    _require_module(network)
+    return Source(given(name, inputs), _copied(network))
 
 
 def argument_names(network: nn.Module, count: int) -> list[str]:
@@ -97,6 +91,19 @@ def to_tensor(array: np.ndarray, device: torch.device) -> torch.Tensor:
     if array.dtype == ml_dtypes.bfloat16:
         return torch.from_numpy(array.astype(np.float32)).to(device, torch.bfloat16)
     return torch.from_numpy(np.ascontiguousarray(array)).to(device)
+
+
+def _require_module(network: object) -> None:
+    if not isinstance(network, nn.Module):
+        kind = f"the class {network.__name__}" if isinstance(network, type) else f"a {type(network).__name__}"
+        raise InputError(f"the network must be a torch.nn.Module, it is {kind}")
+
+
+def _copied(network: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(network).cpu().float().eval().requires_grad_(False)
+    except Exception as error:  # a module may hold anything, and refuse to be copied in any way
+        raise InputError(f"{type(network).__name__} cannot be copied: {one_line(error)}") from error
 
 
 def _count(example: Any) -> int:

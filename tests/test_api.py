@@ -140,6 +140,7 @@ def test_several_inputs_and_outputs() -> None:
         torch.allclose(a, b, atol=1e-6) for a, b in zip(found, expected, strict=True)
     )
     assert torch.equal(engine({"ids": example[1].int(), "scale": example[0]})[0], found[0])
+    assert torch.equal(engine(example)[0], found[0]) and torch.equal(engine(list(example))[1], found[1])
     assert engine.verify().passed
     with pytest.raises(InputError, match="'ids' takes int64, it was given float32"):
         engine(example[0], example[1].float())

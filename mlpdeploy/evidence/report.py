@@ -172,24 +172,28 @@ def _files(files: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _reproduce(manifest: Mapping[str, Any]) -> str:
-    language, lines = reproduction(manifest["selection"])
+    language, lines = reproduction(manifest)
     return "\n".join(["## Reproduce\n", f"```{language}", *lines, "```"])
 
 
-def reproduction(selection: Mapping[str, Any]) -> tuple[str, list[str]]:
-    """How to make a selection again: the language (sh or python) and its lines."""
+def reproduction(manifest: Mapping[str, Any]) -> tuple[str, list[str]]:
+    """How to make an artifact again: the language (sh or python) and its lines."""
+    selection = manifest["selection"]
     if kind(str(selection["name"])) == "given":
-        return "python", [f"engine = {build_call(selection)}", "engine.verify()"]
+        return "python", [f"engine = {_build_call(manifest)}", "engine.verify()"]
     command = build_command(selection)
     return "sh", [command, command.replace(" build ", " verify ", 1)]
 
 
-def build_call(selection: Mapping[str, Any]) -> str:
-    """The call that builds a network in hand again, the options that differ from the defaults."""
-    ours = ("name", "precision", "backend", "batch")
+def _build_call(manifest: Mapping[str, Any]) -> str:
+    """The call that builds a network in hand again, with the options that differ from the defaults."""
+    selection, ours = manifest["selection"], ("name", "precision", "backend", "batch")
     defaults = {"io": "fp32", "seed": 0, "level": None, "gpus": [], "disabled_rules": [], "enabled_rules": []}
     given = {name: selection[name] for name in ours} | {"name": str(selection["name"]).removeprefix(GIVEN)}
     given |= {name: selection[name] for name, usual in defaults.items() if selection.get(name, usual) != usual}
+    bounded = [(port["low"], port["high"]) for port in manifest["inputs"] if "low" in port and port["dtype"] != "int64"]
+    if bounded:
+        given["value_range"] = bounded[0]
     return f"mlpdeploy.compile(network, example, {', '.join(f'{name}={value!r}' for name, value in given.items())})"
 
 

@@ -118,8 +118,9 @@ def test_the_command_reproduces_the_selection(checkpoint: str | None) -> None:
 
 def test_a_network_that_was_in_hand_is_built_again_in_python() -> None:
     given = MANIFEST["selection"] | {"name": "python:Net", "gpus": [], "disabled_rules": [], "enabled_rules": ["a"]}
-    text = report(MANIFEST | {"selection": given})
+    inputs = [MANIFEST["inputs"][0] | {"low": 0.0, "high": 255.0}]
+    text = report(MANIFEST | {"selection": given, "inputs": inputs})
     assert (
         "```python\nengine = mlpdeploy.compile(network, example, name='Net', precision='fp16', backend='tensorrt-rtx', "
-        "batch='1:8:32', seed=3, enabled_rules=['a'])\nengine.verify()\n```" in text
+        "batch='1:8:32', seed=3, enabled_rules=['a'], value_range=(0.0, 255.0))\nengine.verify()\n```" in text
     )

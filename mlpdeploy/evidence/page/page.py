@@ -60,7 +60,7 @@ def page(
         precisions=precisions(outlines["after"]) if outlines else [],
         speedup=speedup,
         command=lambda verb: command(manifest, verb),
-        reproduce="\n".join(reproduction(manifest["selection"])[1]),
+        reproduce="\n".join(reproduction(manifest)[1]),
     )
     try:
         return environment.get_template("page.html.j2").render(values)
