@@ -1,13 +1,16 @@
 """mlpdeploy compiles MLP-style vision networks into inference engines and proves that they compute the same.
 
     import mlpdeploy
-    network = mlpdeploy.reference("vip_s", seed=0)              # torch.nn.Module in eval mode
+    engine = mlpdeploy.compile(network, example)                # a torch.nn.Module in hand becomes an Engine
+    network = mlpdeploy.reference("vip_s", seed=0)              # a recipe's torch.nn.Module in eval mode
     artifact = mlpdeploy.build(mlpdeploy.Selection("vip_s"))    # what `mlpdeploy build vip_s` does
     result = mlpdeploy.verify(mlpdeploy.Selection("vip_s"))     # what `mlpdeploy verify vip_s` does
 
 Importing this package imports neither torch nor any inference engine; the functions do, when they are called.
 """
 
+from mlpdeploy import errors
+from mlpdeploy.api import Engine, compile, load
 from mlpdeploy.pipeline import build, doctor, inspect, verify
 from mlpdeploy.recipe import Recipe, find
 from mlpdeploy.selection import Selection
@@ -15,4 +18,17 @@ from mlpdeploy.source import reference
 
 __version__ = "0.1.0"
 
-__all__ = ["Recipe", "Selection", "build", "doctor", "find", "inspect", "reference", "verify"]
+__all__ = [
+    "Engine",
+    "Recipe",
+    "Selection",
+    "build",
+    "compile",
+    "doctor",
+    "errors",
+    "find",
+    "inspect",
+    "load",
+    "reference",
+    "verify",
+]

@@ -20,6 +20,8 @@ from mlpdeploy.errors import CheckpointError
 from mlpdeploy.selection import Selection
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from mlpdeploy.graph.trace import Traced
 
 LIBRARIES = ("torch", "timm", "numpy", "onnx", "onnxscript", "safetensors")
@@ -83,10 +85,21 @@ def checkpoint_sha256(path: Path) -> str:
 
 def fingerprint(traced: Traced) -> str:
     """The hash of a traced network: its operations and every number in it."""
+    digest = hashlib.sha256(str(traced.module.graph).encode())
+    _add_tensors(digest, traced.module)
+    return digest.hexdigest()
+
+
+def weights_sha256(network: nn.Module) -> str:
+    """The hash of a network's parameters and buffers, by name."""
+    digest = hashlib.sha256()
+    _add_tensors(digest, network)
+    return digest.hexdigest()
+
+
+def _add_tensors(digest: hashlib._Hash, module: nn.Module) -> None:
     import torch
 
-    digest = hashlib.sha256(str(traced.module.graph).encode())
-    for name, tensor in sorted(traced.module.state_dict().items()):
+    for name, tensor in sorted(module.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\0".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

@@ -163,6 +163,30 @@ def inspect(
 
 
 @app.command()
+def report(
+    target: Annotated[str, typer.Argument(metavar="NAME_OR_PATH", help="A network's name, or an artifact's folder.")],
+    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write only the page, to FILE.")] = None,
+    markdown: Annotated[
+        Path | None, typer.Option("--markdown", metavar="FILE", help="Write only the Markdown, to FILE.")
+    ] = None,
+    precision: Annotated[str | None, typer.Option(help="Which of a network's artifacts.")] = None,
+    backend: Annotated[str | None, typer.Option(help="Which of a network's artifacts.")] = None,
+    out: Out = OUT,
+    as_json: Json = False,
+) -> None:
+    """Write what is known about an engine as one HTML page and as Markdown, beside the engine unless FILE is given."""
+    from mlpdeploy import reporting
+    from mlpdeploy.console import print_report
+
+    artifact = pipeline.find_artifact(target, precision=precision, backend=backend, out=out)
+    found = reporting.report(artifact, html=html, markdown=markdown)
+    if as_json:
+        _print_json(found)
+    else:
+        print_report(Console(), found)
+
+
+@app.command()
 def doctor(as_json: Json = False) -> None:
     """Show what this machine has, which backends work on it, and what to install for the others."""
     found = pipeline.doctor()

@@ -176,6 +176,20 @@ def print_artifact(console: Console, found: Mapping[str, Any]) -> None:
         console.print(f"  kept in FP32: {escape(kept['module'] or kept['node'])}: {escape(kept['reason'])}")
 
 
+def print_report(console: Console, found: Mapping[str, Any]) -> None:
+    """`mlpdeploy report`: the verdicts, and what was written."""
+    colours = {"good": "green", "bad": "bold red", "mixed": "yellow", "unknown": "dim"}
+    table = Table(**(SIMPLE | {"show_header": False}))
+    table.add_column()
+    table.add_column()
+    for verdict in found["verdicts"]:
+        line = f"[{colours[verdict['status']]}]{escape(verdict['line'])}[/]\n{escape(verdict['because'])}"
+        table.add_row(f"  {verdict['topic']}", line)
+    console.print(table)
+    for path in found["files"]:
+        console.print(f"  wrote {escape(path)}", highlight=False, soft_wrap=True)
+
+
 def print_doctor(console: Console, found: Mapping[str, Any]) -> None:
     """`mlpdeploy doctor`: the machine, then every backend."""
     machine, cpu, gpu = found["machine"], found["machine"]["cpu"], found["machine"]["gpu"]

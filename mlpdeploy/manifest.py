@@ -73,6 +73,14 @@ def describe(
     }
 
 
+def outlines(compiled: Compiled) -> dict[str, list[dict[str, Any]]]:
+    """The document of graph.json: every operation of the traced graph, and of the one that was emitted."""
+    from mlpdeploy.graph.outline import outline
+
+    graphs = {"before": compiled.traced.module, "after": compiled.typed.module}
+    return {when: [asdict(operation) for operation in outline(module)] for when, module in graphs.items()}
+
+
 def verified(manifest: Mapping[str, Any], verification: Verification) -> dict[str, Any]:
     """The document of verification.json: the findings, and which files they are about."""
     files = {name: facts["sha256"] for name, facts in manifest["files"].items()}
@@ -92,6 +100,8 @@ def _weights(selection: Selection, network: Any) -> dict[str, Any]:
     if selection.checkpoint is not None:
         sha256 = cache.checkpoint_sha256(selection.checkpoint)
         return found | {"kind": "checkpoint", "file": str(selection.checkpoint), "sha256": sha256}
+    if kind(selection.name) == "given":
+        return found | {"kind": "given", "sha256": cache.weights_sha256(network)}
     if selection.pretrained:
         return found | {"kind": "pretrained", "tag": network.pretrained_cfg.get("tag")}
     if kind(selection.name) == "user":
@@ -100,13 +110,18 @@ def _weights(selection: Selection, network: Any) -> dict[str, Any]:
 
 
 def _spec(spec: TensorSpec) -> dict[str, Any]:
-    return {"name": spec.name, "shape": ["batch", *spec.shape], "dtype": str(spec.dtype).removeprefix("torch.")}
+    """A port; with the bounds of its values where it has any."""
+    bounds = {} if spec.low is None else {"low": spec.low, "high": spec.high}
+    dtype = str(spec.dtype).removeprefix("torch.")
+    return {"name": spec.name, "shape": ["batch", *spec.shape], "dtype": dtype, **bounds}
 
 
 def _calls(module: fx.GraphModule) -> Iterator[tuple[str, fx.Node]]:
+    from mlpdeploy.graph.outline import name_of
+
     for node in module.graph.nodes:
         if node.op == "call_function":
-            yield str(getattr(node.target, "overloadpacket", node.target)).replace(".", "::", 1), node
+            yield name_of(node), node
 
 
 def _operations(module: fx.GraphModule) -> dict[str, int]:

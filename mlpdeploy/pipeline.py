@@ -3,7 +3,8 @@
     recipe -> trace -> rewrite -> plan precision -> emit -> build        `build`, which ends with an artifact
     recipe -> trace -> rewrite -> plan precision -> climb the ladder     `verify`, which ends with a verification
 
-`compile_network` is what the two share. Everything heavy is imported where it is used.
+`compile_network` is what the two share. A network comes from a name, or is in hand in Python and comes as a `Source`
+(see `api.compile`). Everything heavy is imported where it is used.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from mlpdeploy import cache, store
 from mlpdeploy.engine.backend import Backend, BuildRequest, pick
 from mlpdeploy.errors import ArtifactError, InputError
 from mlpdeploy.progress import Listener, Stages
-from mlpdeploy.recipe import IMAGE, Recipe, kind, recipes
+from mlpdeploy.recipe import IMAGE, Recipe, canonical, kind, recipes
 from mlpdeploy.selection import OUT, Selection
 from mlpdeploy.source import Source, source_of
 from mlpdeploy.store import Artifact
 
 if TYPE_CHECKING:
-    from mlpdeploy.evidence.data import Images
+    from mlpdeploy.evidence.data import Samples
     from mlpdeploy.evidence.ladder import Verification
     from mlpdeploy.graph.precision import Plan, Typed
     from mlpdeploy.graph.rewrite import Rewritten
@@ -44,10 +45,13 @@ class Compiled:
     typed: Typed
 
 
-def build(selection: Selection, *, force: bool = False, progress: Listener | None = None) -> Artifact:
+def build(
+    selection: Selection, *, source: Source | None = None, force: bool = False, progress: Listener | None = None
+) -> Artifact:
     """Build the engine of a selection, or find that it is built already (`Artifact.cached`); `force` builds anyway.
 
-    Raises InputError (and its kinds), BuildError or MachineLacks; an artifact that was there before is then untouched.
+    `source` is the network itself where it is in hand; without it the selection's name finds it. Raises InputError (and
+    its kinds), BuildError or MachineLacks; an artifact that was there before is then untouched.
     """
     from mlpdeploy import manifest
     from mlpdeploy.evidence.report import report
@@ -60,7 +64,7 @@ def build(selection: Selection, *, force: bool = False, progress: Listener | Non
         key = _key(selection, backend)
         if (found := _cached(folder, key, force, stages)) is not None:
             return found
-        source = load(selection, stages)
+        source = source or load(selection, stages)
         traced = trace_network(source, stages)
         key = key or _key(selection, backend, traced)
         if (found := _cached(folder, key, force, stages)) is not None:
@@ -76,6 +80,8 @@ def build(selection: Selection, *, force: bool = False, progress: Listener | Non
                 import onnx
 
                 onnx.save(emitted.model, draft.folder / store.MODEL)
+                outlines = manifest.outlines(compiled)
+                (draft.folder / store.GRAPH).write_text(json.dumps(outlines), encoding="utf-8")
                 request = BuildRequest(
                     selection.precision, selection.profile, selection.gpus, selection.level, plugin=selection.plugin
                 )
@@ -84,29 +90,36 @@ def build(selection: Selection, *, force: bool = False, progress: Listener | Non
             return draft.commit(facts, report)
 
 
-def verify(selection: Selection, *, data: Path | None = None, progress: Listener | None = None) -> Verification:
+def verify(
+    selection: Selection,
+    *,
+    source: Source | None = None,
+    folder: Path | None = None,
+    data: Path | Samples | None = None,
+    progress: Listener | None = None,
+) -> Verification:
     """Prove that the built engine of a selection computes what its network computes (`Verification.passed`).
 
-    Climbs the ladder of `evidence.verify`, on random inputs or on the images below `data`, and writes
-    verification.json beside the engine. Raises ArtifactError where nothing of that selection is built.
+    Climbs the ladder of `evidence.verify`, on random inputs or on `data` (images below a folder, or arrays), and writes
+    verification.json beside the engine. `source` is the network itself where it is in hand; `folder` is where the
+    artifact lies, if not where the selection says. Raises ArtifactError where nothing of that selection is built.
     """
     import onnx
 
-    from mlpdeploy import manifest
-    from mlpdeploy.evidence.report import report
+    from mlpdeploy import manifest, reporting
     from mlpdeploy.evidence.verify import verify as climb
 
     stages = Stages(progress)
     backend = pick(selection.backend, selection.precision, selection.gpus)
     selection = selection.with_backend(backend.name)
-    folder = store.folder_of(selection, backend.name)
+    folder = folder or store.folder_of(selection, backend.name)
     with store.locked(folder, stages.say), ExitStack() as stack:
         with stages("open"):
             artifact = store.open_artifact(folder)
-            _check_same(artifact, selection)
+            _check_same(artifact, selection, source)
         stages.say(f"{folder}, built {artifact.manifest['created']}")
-        source = load(selection, stages)
-        images = None if data is None else _images(source.recipe, data, stages)
+        source = source or load(selection, stages)
+        samples = _samples(source.recipe, data, stages) if isinstance(data, Path) else data
         compiled = compile_network(trace_network(source, stages), selection, stages)
         with stages("verify"):
             reason = backend.executable()
@@ -123,10 +136,10 @@ def verify(selection: Selection, *, data: Path | None = None, progress: Listener
                 reason,
                 selection.profile,
                 budgets[selection.precision],
-                None if images is None else {IMAGE: images.arrays},
+                None if samples is None else samples.arrays,
                 selection.seed,
                 stages,
-                labels=None if images is None else images.labels,
+                labels=None if samples is None else samples.labels,
                 # No CPU has TF32: there its graph is computed in FP32.
                 cpu_budget=budgets["fp32"] if selection.precision == "tf32" else None,
                 disabled_rules=selection.disabled_rules,
@@ -134,7 +147,7 @@ def verify(selection: Selection, *, data: Path | None = None, progress: Listener
             )
         document = manifest.verified(artifact.manifest, verification)
         store.attach(artifact, store.VERIFICATION, json.dumps(document, indent=2, allow_nan=False) + "\n")
-        store.attach(artifact, store.REPORT, report(artifact.manifest, document))
+        store.attach(artifact, store.REPORT, reporting.in_markdown(artifact))
         return verification
 
 
@@ -184,13 +197,18 @@ def inspect(
 
     `target` is a path or the name of a network; where several of its artifacts fit, InputError lists them.
     """
-    path = Path(target)
-    if not (path.exists() and (path.is_file() or (path / store.MANIFEST).exists())):
-        path = _only_artifact(Selection(target, out=out), precision, backend)
-    artifact = store.open_artifact(path)
-    found = artifact.folder / store.VERIFICATION
-    verification = json.loads(found.read_text(encoding="utf-8")) if found.exists() else None
+    artifact = find_artifact(target, precision=precision, backend=backend, out=out)
+    verification = store.attached(artifact, store.VERIFICATION)
     return {"folder": str(artifact.folder), "manifest": artifact.manifest, "verification": verification}
+
+
+def find_artifact(
+    target: str, *, precision: str | None = None, backend: str | None = None, out: Path = OUT
+) -> Artifact:
+    """The artifact at a path, or the one of a network's name; where several fit, InputError lists them."""
+    if _is_path(target):
+        return store.open_artifact(Path(target))
+    return store.open_artifact(_only_artifact(Selection(target, out=out), precision, backend))
 
 
 def catalogue(pattern: str | None = None) -> list[dict[str, Any]]:
@@ -217,7 +235,7 @@ def doctor() -> dict[str, Any]:
 
 def _key(selection: Selection, backend: Backend, traced: Traced | None = None) -> str | None:
     """The cache key; None where it needs the traced network and there is none yet."""
-    if kind(selection.name) != "user":
+    if kind(selection.name) not in ("user", "given"):
         return cache.key(selection, backend.versions())
     return None if traced is None else cache.key(selection, backend.versions(), cache.fingerprint(traced))
 
@@ -234,14 +252,17 @@ def _cached(folder: Path, key: str | None, force: bool, stages: Stages) -> Artif
     return Artifact(folder, artifact.manifest, cached=True) if artifact.manifest.get("key") == key else None
 
 
-def _check_same(artifact: Artifact, selection: Selection) -> None:
-    """Raises ArtifactError where the artifact was built from another selection, naming what differs."""
+def _check_same(artifact: Artifact, selection: Selection, source: Source | None) -> None:
+    """Raises ArtifactError where the artifact was built from another selection or network, naming what differs."""
     built, asked = artifact.manifest["selection"], selection.to_json()
     # The same weights may lie elsewhere now; GPUs, builder level and plugins do not change what is computed.
     names = asked.keys() - {"checkpoint", "gpus", "level", "plugin"}
     different = [f"{n} {asked[n]} (built with {built.get(n)})" for n in sorted(names) if asked[n] != built.get(n)]
     weights = None if selection.checkpoint is None else cache.checkpoint_sha256(selection.checkpoint)
-    if weights != artifact.manifest["weights"].get("sha256"):
+    known = artifact.manifest["weights"].get("sha256")
+    if source is not None and cache.weights_sha256(source.network) != known:
+        raise ArtifactError(f"{artifact.folder} was built from a network with other weights than the one given here")
+    if source is None and weights != known:
         different.append(f"{selection.weights()} (built with {artifact.manifest['weights']['text']})")
     if different:
         raise ArtifactError(
@@ -250,10 +271,10 @@ def _check_same(artifact: Artifact, selection: Selection) -> None:
         )
 
 
-def _images(recipe: Recipe, folder: Path, stages: Stages) -> Images:
+def _samples(recipe: Recipe, folder: Path, stages: Stages) -> Samples:
     """The images of --data as inputs, with labels where the folder tells them; says which were left out."""
     with stages("read images"):
-        from mlpdeploy.evidence.data import Preprocess, load_folder
+        from mlpdeploy.evidence.data import Preprocess, Samples, load_folder
 
         images = load_folder(folder, Preprocess.of(recipe), num_classes=recipe.num_classes)
     for skipped in images.skipped[:SKIPPED]:
@@ -263,7 +284,19 @@ def _images(recipe: Recipe, folder: Path, stages: Stages) -> Images:
     known = "labelled by their folders" if images.labels is not None else "without labels"
     spread = "" if images.found == len(images.files) else f", of {images.found} below {folder}"
     stages.say(f"{len(images.files)} images{spread}, {known}")
-    return images
+    return Samples({IMAGE: images.arrays}, images.labels)
+
+
+def _is_path(target: str) -> bool:
+    """Whether a target is a file or folder, rather than the name of a network."""
+    path = Path(target)
+    if path.is_file() or (path / store.MANIFEST).exists() or len(path.parts) > 1:
+        return True
+    try:
+        canonical(target)
+    except InputError:
+        return path.exists()
+    return False
 
 
 def _only_artifact(selection: Selection, precision: str | None, backend: str | None) -> Path:

@@ -3,6 +3,7 @@
     vip_s7                    a recipe of `recipes/*.toml`, or one of its aliases
     timm:mixer_b32_224        any model that timm can build
     package.module:factory    an `nn.Module`, or a class or function that makes one, found from the current folder
+    python:Net                a network that was in hand when `mlpdeploy.compile` was called; no name finds it again
 
 `find` describes a network without building it (`source.reference` does), and imports neither torch nor timm before it
 needs them, so that names can be listed and checked at once.
@@ -23,7 +24,10 @@ from mlpdeploy.errors import InputError
 if TYPE_CHECKING:
     pass
 
-Kind = Literal["recipe", "timm", "user"]
+Kind = Literal["recipe", "timm", "user", "given"]
+
+GIVEN = "python:"
+"""What the names of networks that were in hand begin with."""
 
 IMAGE = "input"
 """Name of the one input of a network that takes images."""
@@ -131,6 +135,8 @@ def kind(name: str) -> Kind:
     """How a name is looked up."""
     if name.startswith("timm:"):
         return "timm"
+    if name.startswith(GIVEN):
+        return "given"
     return "user" if ":" in name else "recipe"
 
 
@@ -154,6 +160,8 @@ def find(name: str) -> Recipe:
     name = canonical(name)
     if kind(name) == "recipe":
         return recipes()[name]
+    if kind(name) == "given":
+        raise InputError(f"{name} was a network in hand in Python, no name finds it: pass it to mlpdeploy.compile")
     from mlpdeploy import factory
 
     if kind(name) == "timm":
@@ -161,3 +169,8 @@ def find(name: str) -> Recipe:
         return _make(name, {"family": "timm", "factory": name, "source": "timm"})
     factory.imported(name)
     return _make(name, {"family": "user", "factory": name, "source": name})
+
+
+def given(name: str, inputs: tuple[Input, ...]) -> Recipe:
+    """The recipe of a network in hand, called `name` (which starts with GIVEN), that takes `inputs`."""
+    return _make(name, {"family": "user", "factory": name, "num_classes": 0, "inputs": [vars(one) for one in inputs]})

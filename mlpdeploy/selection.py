@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import pkgutil
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -99,12 +100,26 @@ class Selection:
         values["checkpoint"] = None if self.checkpoint is None else str(self.checkpoint)
         return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Selection:
+        """What `to_json` wrote. Raises InputError where another version wrote it."""
+        try:
+            given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+            given["checkpoint"] = None if given["checkpoint"] is None else Path(given["checkpoint"])
+            return cls(**given)
+        except (KeyError, TypeError) as error:
+            raise InputError(
+                f"a selection of another version of mlpdeploy ({error}): build the artifact again"
+            ) from error
+
     def weights(self) -> str:
         """Where the weights come from, in words that every output repeats."""
         if self.checkpoint is not None:
             return f"weights from {self.checkpoint}"
         if self.pretrained:
             return "timm's pretrained weights"
+        if kind(self.name) == "given":
+            return "weights of the network that was given in Python"
         if kind(self.name) == "user":
             return f"weights as {self.name} made them (seed {self.seed}); no checkpoint was given"
         return f"random weights from seed {self.seed}; no checkpoint was given"

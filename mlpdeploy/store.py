@@ -1,7 +1,7 @@
 """Artifacts on disk: `<out>/<recipe>/<precision>/<backend>/`, each whole or not there at all.
 
-    model.onnx  the engine  manifest.json  report.md        written together, by `draft`
-    verification.json                                       added later, by `attach`
+    model.onnx  the engine  graph.json  manifest.json  report.md        written together, by `draft`
+    verification.json  bench.json  report.html                          added later, by `attach`
 
 A draft is a hidden folder beside the artifact. When everything in it is on the disk, it is exchanged with the
 artifact in one step (renameat2 with RENAME_EXCHANGE). Where a system has no such step, the artifact is first set
@@ -29,7 +29,8 @@ from mlpdeploy.errors import ArtifactError, InputError
 from mlpdeploy.selection import Selection
 
 SCHEMA = 2
-MODEL, MANIFEST, REPORT, VERIFICATION = "model.onnx", "manifest.json", "report.md", "verification.json"
+MODEL, GRAPH, MANIFEST = "model.onnx", "graph.json", "manifest.json"
+VERIFICATION, BENCH, REPORT, PAGE = "verification.json", "bench.json", "report.md", "report.html"
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
@@ -122,17 +123,53 @@ def draft(folder: Path) -> Iterator[Draft]:
         shutil.rmtree(path, ignore_errors=True)
 
 
+def copy(artifact: Artifact, folder: Path) -> Artifact:
+    """The whole artifact, and what was attached to it, at another folder, in one step; an artifact there is replaced.
+
+    Raises InputError where something that is no artifact lies there, or where it cannot be written.
+    """
+    if folder.resolve() == artifact.folder.resolve():
+        return artifact
+    with locked(folder):
+        if folder.exists() and not (folder / MANIFEST).is_file():
+            raise InputError(f"{folder} exists and is no artifact of mlpdeploy: give another folder")
+        with draft(folder) as copied:
+            shutil.copytree(artifact.folder, copied.folder, dirs_exist_ok=True)
+            for path in (*copied.folder.rglob("*"), copied.folder):
+                _sync(path)
+            _replace_folder(copied.folder, folder)
+    return Artifact(folder, artifact.manifest)
+
+
+def attached(artifact: Artifact, name: str) -> dict[str, Any] | None:
+    """A JSON document beside the engine; None where there is none. Raises ArtifactError where it cannot be read."""
+    path = artifact.folder / name
+    if not path.exists():
+        return None
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{path} cannot be read ({error}): make it again") from error
+    if not isinstance(document, dict):
+        raise ArtifactError(f"{path} is no document of mlpdeploy: make it again")
+    return document
+
+
 def attach(artifact: Artifact, name: str, text: str) -> Path:
     """Write one more file beside the engine, whole or not at all. Raises InputError where it cannot be written."""
-    path = artifact.folder / name
-    temporary = path.with_name(f".{name}.{uuid.uuid4().hex}")
     with _writing(artifact.folder, everything=True):
-        try:
-            temporary.write_text(text, encoding="utf-8")
-            _sync(temporary)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        return write(artifact.folder / name, text)
+
+
+def write(path: Path, text: str) -> Path:
+    """Write one file, whole or not at all. Raises OSError where it cannot be written."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        _sync(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
     return path
 
 

@@ -18,7 +18,7 @@ from mlpdeploy.selection import Selection
 from tests.conftest import Cli
 from tests.test_cli import NETS
 
-FILES = {"model.onnx", "engine.plan", "manifest.json", "report.md"}
+FILES = {"model.onnx", "engine.plan", "graph.json", "manifest.json", "report.md"}
 RANDOM = "random weights from seed 0; no checkpoint was given"
 
 
@@ -50,7 +50,7 @@ def test_the_main_job(name: str, cli: Cli, tmp_path: Path) -> None:
     parsed = manifest["facts"]["parsed"]
     assert set(parsed["dtypes"]["MATRIX_MULTIPLY"]) == set(parsed["dtypes"]["CONVOLUTION"]) == {"HALF"}
     assert parsed["outside"]["transposes"] <= 1
-    assert manifest["files"].keys() == {"model.onnx", "engine.plan"}
+    assert manifest["files"].keys() == {"model.onnx", "engine.plan", "graph.json"}
     fired = {rule["name"]: rule["fired"] for rule in manifest["rules"] if rule["fired"]}
     assert recipe.find(name).rules.items() <= fired.items()
     assert RANDOM in (folder / "report.md").read_text() and "Not verified yet" in (folder / "report.md").read_text()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,6 +69,14 @@ class Preprocess:
             )
         _, height, width = recipe.input_shape
         return cls((height, width), recipe.crop, recipe.interpolation, tuple(recipe.mean), tuple(recipe.std))
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Real inputs by name, each (n, ...), with the class (n,) of each row where it is known."""
+
+    arrays: Mapping[str, np.ndarray]
+    labels: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

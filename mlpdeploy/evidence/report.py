@@ -6,20 +6,29 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from mlpdeploy.evidence.verdicts import Verdict, command, engine_of, speedup, verdicts
+from mlpdeploy.recipe import GIVEN, kind
+
 REFUSALS = 10
 """Refusals that are listed for each rule; the manifest has all."""
 
 
-def report(manifest: Mapping[str, Any], verification: Mapping[str, Any] | None = None) -> str:
-    """Markdown about an artifact, from its manifest and, where there is one, its verification.json."""
+def report(
+    manifest: Mapping[str, Any],
+    verification: Mapping[str, Any] | None = None,
+    bench: Mapping[str, Any] | None = None,
+) -> str:
+    """Markdown about an artifact, from its manifest and, where they are there, its verification.json and bench.json."""
     parts = [
         _built(manifest),
+        _verdicts(verdicts(manifest, verification, bench)),
         _stages(manifest["seconds"]),
         _operations(manifest["ops"]["before"], manifest["ops"]["after"]),
         _rules(manifest["rules"]),
         _transposes(manifest["transposes"]),
         _precision(manifest),
         _verified(verification),
+        _measured(manifest, bench),
         _files(manifest.get("files", {})),
         _reproduce(manifest),
     ]
@@ -134,6 +143,27 @@ def _verified(verification: Mapping[str, Any] | None) -> str:
     return "\n\n".join([*text, *(["\n".join(reasons + notes)] if reasons or notes else [])])
 
 
+def _verdicts(found: Iterable[Verdict]) -> str:
+    return "\n".join(f"- **{one.topic}: {_cell(one.line)}.** {_cell(one.because)}." for one in found)
+
+
+def _measured(manifest: Mapping[str, Any], bench: Mapping[str, Any] | None) -> str:
+    """Latency beside the baselines; the interval is that of the ratio."""
+    if bench is None:
+        return f"## Latency\n\nNot measured: run `{command(manifest, 'bench')}`."
+    rows = []
+    for measurement in bench["measurements"]:
+        ratios = {ratio["baseline"]: ratio for ratio in engine_of(measurement)["ratios"]}
+        for one in measurement["contenders"]:
+            ratio = ratios.get(one["name"])
+            times = [] if ratio is None else [f"{value:.2f}" for value in speedup(ratio)]
+            beside = "" if ratio is None else f"{times[0]} ({times[1]} to {times[2]}), {ratio['verdict']}"
+            numbers = [f"{one[key]:.3g}" for key in ("median_ms", "p90_ms", "p99_ms", "images_per_second")]
+            rows.append([measurement["batch"], one["name"], *numbers, beside])
+    header = ["batch:", "contender", "median ms:", "p90:", "p99:", "images/s:", "times as long as the engine"]
+    return "## Latency\n\n" + _table(header, rows)
+
+
 def _rows_of(verification: Mapping[str, Any]) -> str:
     return "real images" if verification["inputs"] == "images" else f"random, seed {verification['seed']}"
 
@@ -156,9 +186,29 @@ def _files(files: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _reproduce(manifest: Mapping[str, Any]) -> str:
-    command = build_command(manifest["selection"])
-    verify = build_command({**manifest["selection"], "plugin": "auto"}).replace(" build ", " verify ", 1)
-    return f"## Reproduce\n\n```sh\n{command}\n{verify}\n```"
+    language, lines = reproduction(manifest)
+    return "\n".join(["## Reproduce\n", f"```{language}", *lines, "```"])
+
+
+def reproduction(manifest: Mapping[str, Any]) -> tuple[str, list[str]]:
+    """How to make an artifact again: the language (sh or python) and its lines."""
+    selection = manifest["selection"]
+    if kind(str(selection["name"])) == "given":
+        return "python", [f"engine = {_build_call(manifest)}", "engine.verify()"]
+    verify = build_command({**selection, "plugin": "auto"}).replace(" build ", " verify ", 1)
+    return "sh", [build_command(selection), verify]
+
+
+def _build_call(manifest: Mapping[str, Any]) -> str:
+    """The call that builds a network in hand again, with the options that differ from the defaults."""
+    selection, ours = manifest["selection"], ("name", "precision", "backend", "batch")
+    defaults = {"io": "fp32", "seed": 0, "level": None, "gpus": [], "disabled_rules": [], "enabled_rules": []}
+    given = {name: selection[name] for name in ours} | {"name": str(selection["name"]).removeprefix(GIVEN)}
+    given |= {name: selection[name] for name, usual in defaults.items() if selection.get(name, usual) != usual}
+    bounded = [(port["low"], port["high"]) for port in manifest["inputs"] if "low" in port and port["dtype"] != "int64"]
+    if bounded:
+        given["value_range"] = bounded[0]
+    return f"mlpdeploy.compile(network, example, {', '.join(f'{name}={value!r}' for name, value in given.items())})"
 
 
 def build_command(selection: Mapping[str, Any]) -> str:

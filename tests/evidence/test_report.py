@@ -49,6 +49,7 @@ def stage(name: str, status: str, reason: str = "", **more: Any) -> dict[str, An
 
 
 VERIFICATION: dict[str, Any] = {
+    "passed": True,
     "verdict": "passed (engine not executed)",
     "sizes": [1, 8, 32],
     "rows": 8,
@@ -130,3 +131,13 @@ def test_the_plugin_is_an_option_of_the_build_and_not_of_the_verification() -> N
     build, verify = (line for line in text.splitlines() if line.startswith("mlpdeploy "))
     assert build.endswith("--plugin on") and "verify" in verify and "--plugin" not in verify
     assert "--plugin" not in report(MANIFEST | {"selection": MANIFEST["selection"] | {"plugin": "auto"}})
+
+
+def test_a_network_that_was_in_hand_is_built_again_in_python() -> None:
+    given = MANIFEST["selection"] | {"name": "python:Net", "gpus": [], "disabled_rules": [], "enabled_rules": ["a"]}
+    inputs = [MANIFEST["inputs"][0] | {"low": 0.0, "high": 255.0}]
+    text = report(MANIFEST | {"selection": given, "inputs": inputs})
+    assert (
+        "```python\nengine = mlpdeploy.compile(network, example, name='Net', precision='fp16', backend='tensorrt-rtx', "
+        "batch='1:8:32', seed=3, enabled_rules=['a'], value_range=(0.0, 255.0))\nengine.verify()\n```" in text
+    )

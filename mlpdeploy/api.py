@@ -1,0 +1,279 @@
+"""Engines as Python objects: compile a network in hand, call its engine, prove it, keep it.
+
+    >>> import torch, mlpdeploy
+    >>> network = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.GELU(), torch.nn.Linear(16, 4))
+    >>> engine = mlpdeploy.compile(network, torch.randn(2, 8), precision="fp32", backend="onnxruntime", batch="1:4:16")
+    >>> engine
+    <mlpdeploy.Engine python:Sequential fp32 onnxruntime, batch 1:4:16>
+    >>> engine(torch.randn(3, 8)).shape
+    torch.Size([3, 4])
+    >>> engine.verify().verdict()
+    'passed'
+    >>> folder = engine.save("engines/mine")
+    >>> again = mlpdeploy.load("engines/mine")
+    >>> x = torch.randn(3, 8)
+    >>> bool((again(x) == engine(x)).all())
+    True
+
+`compile` goes through `pipeline.build`, as `mlpdeploy build` does, and `Engine.verify` through `pipeline.verify`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+import tempfile
+import weakref
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from mlpdeploy import pipeline, store
+from mlpdeploy.engine.backend import Runner, backends
+from mlpdeploy.errors import ArtifactError, InputError, MachineLacks
+from mlpdeploy.recipe import GIVEN, kind
+from mlpdeploy.selection import BATCH, Selection
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from mlpdeploy.evidence.ladder import Verification
+    from mlpdeploy.progress import Listener
+    from mlpdeploy.source import Source
+    from mlpdeploy.store import Artifact
+
+NEEDED = frozenset({"recipe", "selection", "inputs", "outputs", "precision", "backend", "batch", "facts"})
+"""What an Engine reads in a manifest."""
+
+
+class Engine:
+    """A built engine: an artifact, and what is needed to run it and to prove it.
+
+    Made by `compile` and `load`. It holds the loaded engine from the first call on, until `close` (it is a context
+    manager too). An engine that this machine cannot run can still be verified and saved.
+    """
+
+    def __init__(self, artifact: Artifact, source: Source | None = None) -> None:
+        self.folder = artifact.folder
+        self.manifest: dict[str, Any] = artifact.manifest
+        self.cached = artifact.cached
+        self._artifact, self._source = artifact, source
+        self._stack = ExitStack()
+        self._runner: Runner | None = None
+
+    def __repr__(self) -> str:
+        m = self.manifest
+        batch = "{min}:{opt}:{max}".format(**m["batch"])
+        return f"<mlpdeploy.Engine {m['recipe']['name']} {m['precision']} {m['backend']}, batch {batch}>"
+
+    def __call__(self, *inputs: Any) -> Any:
+        """The network's outputs for a batch of inputs: one tensor, or a tuple of them where it has several.
+
+        Inputs are torch tensors or NumPy arrays, batch first, in the order of the network's arguments (or one sequence,
+        or one mapping by name); outputs are of the same kind, tensors on the device of the first input. The engine's
+        own dtypes are those of `io`: floating-point inputs are converted.
+
+        Raises MachineLacks where this machine cannot run the engine, InputError where the inputs do not fit it.
+        """
+        import torch
+
+        from mlpdeploy.given import named_arrays, to_tensor
+
+        given = inputs[0] if len(inputs) == 1 else inputs
+        arrays = named_arrays(given, [port["name"] for port in self.inputs])
+        found = self._run()({port["name"]: _cast(arrays[port["name"]], port) for port in self.inputs})
+        values: list[Any] = [found[port["name"]] for port in self.manifest["outputs"]]
+        first = next(iter(given.values() if isinstance(given, Mapping) else inputs))
+        first = first[0] if isinstance(first, tuple | list) else first
+        if isinstance(first, torch.Tensor):
+            values = [to_tensor(value, first.device) for value in values]
+        return values[0] if len(values) == 1 else tuple(values)
+
+    @property
+    def inputs(self) -> list[dict[str, Any]]:
+        """What it takes: name, shape (`batch` first) and dtype of each input."""
+        return list(self.manifest["inputs"])
+
+    @property
+    def cannot_run(self) -> str | None:
+        """None where this machine can run the engine, else one line: why not."""
+        backend = backends().get(self.manifest["backend"])
+        if backend is None:
+            return f"this mlpdeploy has no backend {self.manifest['backend']}"
+        return backend.available() or backend.executable()
+
+    def verify(
+        self,
+        network: nn.Module | None = None,
+        *,
+        data: Any = None,
+        labels: Any = None,
+        progress: Listener | None = None,
+    ) -> Verification:
+        """Climb the ladder of `mlpdeploy verify`; the findings are kept beside the engine too.
+
+        `data` are real inputs (arrays or tensors like the example; for a recipe's network a folder of images too), on
+        which the agreement of the top-1 class is gated; `labels` (n,) give accuracies as well. An engine that was
+        compiled from a network in Python and then loaded needs that `network` again: an artifact does not hold it.
+
+        Raises InputError where the network is missing, or `data` does not fit it, and ArtifactError where the engine
+        was built from a network with other weights.
+        """
+        selection = Selection.from_json(self.manifest["selection"])
+        source, samples = self._network(network), self._samples(data, labels)
+        return pipeline.verify(selection, source=source, folder=self.folder, data=samples, progress=progress)
+
+    def bench(self, network: nn.Module | None = None, **options: Any) -> Any:
+        """Time it beside its baselines, as `mlpdeploy bench` does; the result is kept beside the engine too.
+
+        `network` is needed where `verify` needs it. The options are those of `mlpdeploy.benching.bench`: `against`,
+        `sizes`, `threads`, `seconds`, `credit`. Raises MachineLacks where this machine cannot run the engine.
+        """
+        benching = importlib.import_module("mlpdeploy.benching")
+        selection = Selection.from_json(self.manifest["selection"])
+        return benching.bench(selection, source=self._network(network), artifact=self._artifact, **options)
+
+    def report(self, *, html: str | Path | None = None, markdown: str | Path | None = None) -> list[Path]:
+        """Write the page and the Markdown that `mlpdeploy report` writes; the files that were written.
+
+        `html` and `markdown` say where, each on its own; without both, report.html and report.md lie in `folder`.
+        """
+        from mlpdeploy import reporting
+
+        where = {"html": html, "markdown": markdown}
+        found = reporting.report(self._artifact, **{key: Path(path) for key, path in where.items() if path is not None})
+        return [Path(file) for file in found["files"]]
+
+    def save(self, path: str | Path) -> Path:
+        """Keep the engine, with everything that was found about it, in a folder of its own; gives the folder.
+
+        An artifact that was there is replaced, in one step. Raises InputError where something else is there.
+        """
+        return store.copy(self._artifact, Path(path)).folder
+
+    def close(self) -> None:
+        """Let go of the loaded engine; a later call loads it again."""
+        self._runner = None
+        self._stack.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _run(self) -> Runner:
+        if self._runner is None:
+            reason = self.cannot_run
+            if reason is not None:
+                raise MachineLacks(f"the {self.manifest['backend']} engine cannot run on this machine: {reason}")
+            loaded = backends()[self.manifest["backend"]].load(self._artifact.engine, self.manifest["facts"])
+            self._runner = self._stack.enter_context(loaded)
+        return self._runner
+
+    def _network(self, network: nn.Module | None) -> Source | None:
+        """The network to verify against; None where the selection's name finds it."""
+        name = self.manifest["selection"]["name"]
+        if network is None and kind(name) == "given" and self._source is None:
+            raise InputError("the artifact does not hold the network it was compiled from: engine.verify(network)")
+        if network is None:
+            return self._source
+        from mlpdeploy.given import source_like
+
+        if kind(name) != "given":
+            raise InputError(f"this engine was built from {name}, which is found by its name: leave the network out")
+        return source_like(network, self.inputs, name)
+
+    def _samples(self, data: Any, labels: Any) -> Any:
+        if data is None or isinstance(data, str | Path):
+            if labels is not None:
+                raise InputError("labels need the rows that they belong to: pass arrays as data")
+            if data is not None and kind(self.manifest["selection"]["name"]) == "given":
+                raise InputError("how this network's images are prepared is not known: pass data as arrays, prepared")
+            return None if data is None else Path(data)
+        import numpy as np
+
+        from mlpdeploy.evidence.data import Samples
+        from mlpdeploy.given import named_arrays
+
+        arrays = named_arrays(data, [port["name"] for port in self.inputs])
+        known = None if labels is None else np.asarray(labels).astype(np.int64)
+        if known is not None and known.shape != (len(next(iter(arrays.values()))),):
+            raise InputError(f"{known.shape} labels do not fit {len(next(iter(arrays.values())))} rows")
+        return Samples(arrays, known)
+
+
+def compile(
+    network: nn.Module,
+    example_input: Any,
+    *,
+    precision: str = "fp16",
+    backend: str = "auto",
+    batch: str | int = BATCH,
+    name: str | None = None,
+    value_range: tuple[float, float] | None = None,
+    gpus: Sequence[str] = (),
+    io: str = "fp32",
+    level: int | None = None,
+    seed: int = 0,
+    disabled_rules: Sequence[str] = (),
+    enabled_rules: Sequence[str] = (),
+    out: str | Path | None = None,
+    progress: Listener | None = None,
+) -> Engine:
+    """Build the engine of a network in hand; the network itself stays as it is.
+
+    `example_input` says what the network takes: a tensor or array with a batch in front, or a tuple or mapping of them
+    for several arguments. Its batch size does not matter; `batch` gives those that the engine takes, MIN:OPT:MAX or one
+    number. Random rows, for ranges and verification, are standard normal, or uniform in `value_range`; integers stay
+    between the example's smallest and largest value.
+
+    The engine lies in a temporary folder that goes with the Engine object, unless `out` names a folder: there it stays,
+    as `mlpdeploy build` leaves it, and the same build again is found. `name` (default: the class's) is what reports
+    call the network. The other options are those of `mlpdeploy build`.
+
+    Raises InputError or NetworkError where the network, the example or an option cannot be used, BuildError where the
+    backend refuses the network, MachineLacks where this machine cannot build with it.
+    """
+    from mlpdeploy.given import source_of_network
+
+    called = name or type(network).__name__
+    folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="mlpdeploy-"))
+    try:
+        selection = Selection(
+            GIVEN + called, precision, backend, str(batch), gpus=tuple(gpus), out=folder, seed=seed, io=io, level=level,
+            disabled_rules=tuple(sorted(disabled_rules)), enabled_rules=tuple(sorted(enabled_rules)),
+        )  # fmt: skip
+        source = source_of_network(network, example_input, called, value_range)
+        engine = Engine(pipeline.build(selection, source=source, progress=progress), source)
+    except BaseException:
+        if out is None:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+    if out is None:
+        weakref.finalize(engine, shutil.rmtree, folder, ignore_errors=True)
+    return engine
+
+
+def load(path: str | Path) -> Engine:
+    """The engine of an artifact: a folder that `Engine.save` or `mlpdeploy build` wrote, or a file in it.
+
+    Raises ArtifactError where there is none, where a file is missing or altered, or where another version wrote it.
+    """
+    artifact = store.open_artifact(Path(path))
+    missing = sorted(NEEDED - set(artifact.manifest))
+    if missing:
+        raise ArtifactError(f"{path} lacks {', '.join(missing)} in its manifest: build it again with --force")
+    return Engine(artifact)
+
+
+def _cast(array: Any, port: dict[str, Any]) -> Any:
+    """An input as the engine takes it: numbers are converted, but not floating-point ones to integers."""
+    import ml_dtypes
+    import numpy as np
+
+    wanted = np.dtype(ml_dtypes.bfloat16 if port["dtype"] == "bfloat16" else port["dtype"])
+    if array.dtype != wanted and np.issubdtype(wanted, np.integer) and not np.issubdtype(array.dtype, np.integer):
+        raise InputError(f"input {port['name']!r} takes {port['dtype']}, it was given {array.dtype}")
+    return np.ascontiguousarray(array, dtype=wanted)

@@ -1,0 +1,149 @@
+"""The page: what the documents say, arranged for the template beside this file.
+
+Jinja escapes every value; only the pictures, which escape their own text, are trusted to be markup.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mlpdeploy.errors import MachineLacks
+from mlpdeploy.evidence import charts
+from mlpdeploy.evidence.blocks import Block, block
+from mlpdeploy.evidence.report import REFUSALS, reproduction
+from mlpdeploy.evidence.times import Times, kind_of, times
+from mlpdeploy.evidence.verdicts import command, speedup, title, verdicts
+
+Document = Mapping[str, Any]
+
+FOLDER = Path(__file__).parent
+
+
+def page(
+    manifest: Document,
+    verification: Document | None = None,
+    bench: Document | None = None,
+    outlines: Mapping[str, Sequence[Document]] | None = None,
+) -> str:
+    """HTML about an artifact, from its manifest and, where they are there, its other documents.
+
+    `outlines` is graph.json. The page needs no network and no other file. Raises MachineLacks where a library that
+    draws is missing, KeyError where a document lacks something.
+    """
+    _require()
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(FOLDER),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"error": _error, "ms": _ms, "count": _count, "when": _when}
+    seen = block(outlines) if outlines else None
+    values: dict[str, Any] = dict(
+        m=manifest,
+        v=verification,
+        bench=bench,
+        title=title(manifest),
+        verdicts=verdicts(manifest, verification, bench),
+        style=_markup((FOLDER / "style.css").read_text(encoding="utf-8")),
+        pictures=_pictures(manifest, verification, bench, seen),
+        block=seen,
+        rules=_rules(manifest),
+        refusals=REFUSALS,
+        credit={one["rule"]: one for one in (bench or {}).get("credit") or ()},
+        times=_times(bench),
+        precisions=precisions(outlines["after"]) if outlines else [],
+        speedup=speedup,
+        command=lambda verb: command(manifest, verb),
+        reproduce="\n".join(reproduction(manifest)[1]),
+    )
+    try:
+        return environment.get_template("page.html.j2").render(values)
+    except jinja2.UndefinedError as error:
+        raise KeyError(str(error)) from error
+
+
+def precisions(operations: Sequence[Document]) -> list[dict[str, Any]]:
+    """By kind of module (numbers in its path left out), how many operations give which dtype, in order."""
+    found: dict[str, dict[str, Any]] = {}
+    for one in operations:
+        row = found.setdefault(kind_of(one["module"]), {"modules": set(), "dtypes": {}})
+        row["modules"].add(one["module"])
+        row["dtypes"][one["dtype"]] = row["dtypes"].get(one["dtype"], 0) + 1
+    return [{"path": path, "modules": len(row["modules"]), "dtypes": row["dtypes"]} for path, row in found.items()]
+
+
+def _pictures(
+    manifest: Document, verification: Document | None, bench: Document | None, seen: Block | None
+) -> dict[str, Any]:
+    from mlpdeploy.evidence.drawing import draw
+
+    found: dict[str, Any] = {"operations": charts.operations(manifest["ops"]["before"], manifest["ops"]["after"])}
+    if verification is not None and any(stage["checks"] for stage in verification["stages"]):
+        found["accuracy"] = charts.accuracy(verification["stages"])
+    if bench is not None:
+        found["latency"] = [_markup(charts.latency(measurement)) for measurement in bench["measurements"]]
+        if bench["roofline"] is not None and bench["roofline"]["limits"]:
+            found["roofline"] = charts.roofline(bench)
+    if seen is not None:
+        name = seen.module or "the network"
+        found["before"] = draw(seen.before, f"{name} before the rules")
+        found["after"] = draw(seen.after, f"{name} after the rules")
+    return {name: _markup(value) if isinstance(value, str) else value for name, value in found.items()}
+
+
+def _rules(manifest: Document) -> dict[str, list[Document]]:
+    """The rules that fired, those that refused somewhere, and the names of those that found nothing to do."""
+    rules = manifest["rules"]
+    return {
+        "fired": [rule for rule in rules if rule["fired"]],
+        "refused": [rule for rule in rules if rule["refused"]],
+        "idle": [rule["name"] for rule in rules if not rule["fired"] and not rule["refused"]],
+    }
+
+
+def _times(bench: Document | None) -> Times | None:
+    layers = None if bench is None else bench["layers"]
+    return None if layers is None or layers["after"] is None else times(layers["before"], layers["after"])
+
+
+def _require() -> None:
+    """Raises MachineLacks, one line, where what draws the page is not installed."""
+    from importlib.util import find_spec
+
+    missing = [name for name in ("jinja2", "matplotlib", "pygraphviz") if find_spec(name) is None]
+    if missing:
+        raise MachineLacks(f"the page needs {' and '.join(missing)}: pip install {' '.join(missing)}")
+
+
+def _markup(text: str) -> Any:
+    from markupsafe import Markup
+
+    return Markup(text)
+
+
+def _error(value: float | None) -> str:
+    """A relative error; None stands for one that is not finite."""
+    return "not finite" if value is None else f"{value:.1e}" if value else "0"
+
+
+def _ms(value: float) -> str:
+    return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
+
+
+def _when(value: str) -> str:
+    """A point in time to the minute: 2030-01-02 03:04 UTC."""
+    return f"{value[:16].replace('T', ' ')} UTC" if value.endswith("+00:00") else value
+
+
+def _count(value: float) -> str:
+    """A large number with its unit: 6.9 G."""
+    for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if abs(value) >= size:
+            return f"{value / size:.3g} {unit}"
+    return f"{value:.3g}"

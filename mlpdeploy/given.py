@@ -1,0 +1,155 @@
+"""A network in hand becomes a `Source`: what it takes is read from an example of its input.
+
+Examples and real data come as a tensor, an array, a sequence of them in the order of the network's arguments, or a
+mapping from the names of these arguments; the first axis of each is the batch.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import torch
+from torch import nn
+
+from mlpdeploy.errors import InputError, NetworkError
+from mlpdeploy.factory import one_line
+from mlpdeploy.recipe import GIVEN, IMAGE, Input, given
+from mlpdeploy.source import Source
+
+TRIED_ROWS = 2
+"""Rows of the example that the network is run on before it is traced: an error then is the network's own."""
+
+
+def source_of_network(
+    network: nn.Module, example: Any, name: str, value_range: tuple[float, float] | None = None
+) -> Source:
+    """A copy of the network, in float32 and eval mode on the CPU, and a recipe that says what it takes.
+
+    Integer inputs may hold what the example holds, from its smallest to its largest value; others anything in
+    `value_range`. Raises InputError where the network or the example cannot be used, NetworkError where the network
+    does not take the example.
+    """
+    _require_module(network)
+    arrays = named_arrays(example, argument_names(network, _count(example)))
+    inputs = tuple(_input(name, array, value_range) for name, array in arrays.items())
+    ours = _copied(network)
+    _try(ours, arrays)
+    return Source(given(f"{GIVEN}{name}", inputs), ours)
+
+
+def source_like(network: nn.Module, ports: Sequence[Mapping[str, Any]], name: str) -> Source:
+    """The same for a network of which an artifact says what it takes (the manifest's inputs)."""
+    inputs = tuple(
+        Input(port["name"], tuple(port["shape"][1:]), _kind(port["dtype"]), port.get("low"), port.get("high"))
+        for port in ports
+    )
+    _require_module(network)
+    return Source(given(name, inputs), _copied(network))
+
+
+def argument_names(network: nn.Module, count: int) -> list[str]:
+    """Names of the first `count` arguments of a network; of a single one the name that images have everywhere."""
+    if count == 1:
+        return [IMAGE]
+    parameters = inspect.signature(network.forward).parameters.values()
+    names = [one.name for one in parameters if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
+    if len(names) < count and not any(one.kind is one.VAR_POSITIONAL for one in parameters):
+        raise InputError(f"{type(network).__name__} takes {len(names)} inputs, the example has {count}")
+    return [*names, *(f"{IMAGE}_{index}" for index in range(len(names), count))][:count]
+
+
+def named_arrays(values: Any, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Tensors or arrays by input name, all with the same number of rows. Raises InputError where they are not."""
+    if isinstance(values, Mapping):
+        if len(names) > 1 and set(values) != set(names):
+            raise InputError(f"the inputs are called {', '.join(names)}; given were {', '.join(map(str, values))}")
+        found = [values[name] for name in names] if len(names) > 1 else list(values.values())
+    else:
+        found = list(values) if isinstance(values, tuple | list) else [values]
+    if len(found) != len(names):
+        raise InputError(f"{len(names)} inputs are taken ({', '.join(names)}), {len(found)} were given")
+    arrays = {name: _array(name, value) for name, value in zip(names, found, strict=True)}
+    rows = {name: len(array) for name, array in arrays.items()}
+    if len(set(rows.values())) > 1:
+        raise InputError(f"all inputs must have the same number of rows, they have {rows}")
+    return arrays
+
+
+def to_array(tensor: torch.Tensor) -> np.ndarray:
+    """The numbers of a tensor, wherever it lies; NumPy knows bfloat16 through ml_dtypes."""
+    tensor = tensor.detach().cpu()
+    return tensor.float().numpy().astype(ml_dtypes.bfloat16) if tensor.dtype == torch.bfloat16 else tensor.numpy()
+
+
+def to_tensor(array: np.ndarray, device: torch.device) -> torch.Tensor:
+    """The array as a tensor on `device`."""
+    if array.dtype == ml_dtypes.bfloat16:
+        return torch.from_numpy(array.astype(np.float32)).to(device, torch.bfloat16)
+    return torch.from_numpy(np.ascontiguousarray(array)).to(device)
+
+
+def _require_module(network: object) -> None:
+    if not isinstance(network, nn.Module):
+        kind = f"the class {network.__name__}" if isinstance(network, type) else f"a {type(network).__name__}"
+        raise InputError(f"the network must be a torch.nn.Module, it is {kind}")
+
+
+def _copied(network: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(network).cpu().float().eval().requires_grad_(False)
+    except Exception as error:  # a module may hold anything, and refuse to be copied in any way
+        raise InputError(f"{type(network).__name__} cannot be copied: {one_line(error)}") from error
+
+
+def _count(example: Any) -> int:
+    return len(example) if isinstance(example, tuple | list | Mapping) else 1
+
+
+def _array(name: str, value: Any) -> np.ndarray:
+    if isinstance(value, torch.Tensor):
+        value = to_array(value)
+    if not isinstance(value, np.ndarray):
+        raise InputError(f"{name!r} is a {type(value).__name__}: give a torch tensor or a NumPy array, batch first")
+    if value.ndim == 0 or value.size == 0:
+        raise InputError(f"{name!r} has shape {value.shape}: its first axis must be a batch of one row or more")
+    _kind(str(value.dtype))
+    return value
+
+
+def _kind(dtype: str) -> Any:
+    """float32 or int64, as which an input of this dtype is traced."""
+    if dtype in ("float16", "float32", "float64", "bfloat16"):
+        return "float32"
+    if dtype in ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32"):
+        return "int64"
+    raise InputError(f"inputs of dtype {dtype} are not supported: give floating-point numbers or integers")
+
+
+def _input(name: str, array: np.ndarray, value_range: tuple[float, float] | None) -> Input:
+    shape, dtype = tuple(array.shape[1:]), _kind(str(array.dtype))
+    if dtype == "int64":
+        return Input(name, shape, dtype, int(array.min()), int(array.max()) + 1)
+    if value_range is None:
+        return Input(name, shape, dtype)
+    low, high = map(float, value_range)
+    if not low < high:
+        raise InputError(f"value range {value_range}: give the smallest and the largest value")
+    return Input(name, shape, dtype, low, high)
+
+
+def _try(network: nn.Module, arrays: Mapping[str, np.ndarray]) -> None:
+    """Raises NetworkError where the network does not take its own example."""
+    rows = [np.asarray(array[:TRIED_ROWS], dtype=_kind(str(array.dtype))) for array in arrays.values()]
+    try:
+        with torch.inference_mode():
+            network(*map(torch.from_numpy, rows))
+    except Exception as error:  # whatever the user's code raises
+        shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in arrays.items())
+        raise NetworkError(
+            f"{type(network).__name__} does not take the example ({shapes}): {one_line(error)}"
+        ) from error

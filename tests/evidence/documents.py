@@ -1,0 +1,72 @@
+"""Documents for the tests of reports: a small network's own, and a measurement made up beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+MILLISECONDS = {
+    1: {"engine": 1.5, "eager": 3.25, "compile": 1.53, "export": 1.375},
+    8: {"engine": 11.75, "eager": 23.5, "compile": 12.875, "export": 12.125},
+}
+PATHS = ("stem", "blocks.0.tokens", "blocks.0.channels", "blocks.1.tokens", "blocks.1.channels", "head")
+
+
+def ratio(value: float, spread: float = 0.03) -> dict[str, Any]:
+    low, high = value * (1 - spread), value * (1 + spread)
+    verdict = "faster" if high < 1 else "slower" if low > 1 else "undecided"
+    return {"value": value, "low": low, "high": high, "verdict": verdict}
+
+
+def bench(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What `mlpdeploy bench` would have found about the artifact of that manifest, on a machine that is none."""
+    return {
+        "kind": "bench",
+        "schema": 1,
+        "created": "2030-01-02T03:04:05+00:00",
+        "network": {"name": manifest["recipe"]["name"], "model_sha256": manifest["files"]["model.onnx"]["sha256"]},
+        "selection": manifest["selection"],
+        "machine": {"cpu": "Example 9000", "cores": 4, "gpu": None, "versions": {"torch": "9.9"}},
+        "conditions": {"before": {"load": 0.25, "celsius": None}, "after": {"load": 0.5, "celsius": None}},
+        "settings": {"threads": 2, "seconds": 5, "sittings": 8, "seed": 0},
+        "facts": {},
+        "measurements": [{"batch": size, "contenders": _contenders(size)} for size in MILLISECONDS],
+        "roofline": {
+            "dtype": "float32",
+            "threads": 2,
+            "peak_gmacs_per_second": 71.5,
+            "copy_gbytes_per_second": 8.25,
+            "limits": [
+                {
+                    "batch": size, "macs": 5_500_000 * size, "bytes": 640_000 + 31_000 * size, "limit_ms": 0.125 * size,
+                    "bound": "memory", "percent_of_limit": {n: 12.5 * size / ms for n, ms in times.items()},
+                }
+                for size, times in MILLISECONDS.items()
+            ],
+        },
+        "layers": {"before": _profile(1.25), "after": _profile(1.0), "reason": ""},
+        "credit": [{"rule": "project_tokens", "fired": 2, "batch": 1, **ratio(1.125), "verdict": "pays"}],
+        "left_out": {"tensorrt": "no NVIDIA GPU"},
+    }  # fmt: skip
+
+
+def _contenders(size: int) -> list[dict[str, Any]]:
+    times = MILLISECONDS[size]
+    return [
+        {
+            "name": name, "kind": name, "what": f"{name}, as it was run", "median_ms": ms, "p90_ms": ms * 1.125,
+            "p99_ms": ms * 1.375, "images_per_second": 1e3 * size / ms, "samples": 40, "calls_a_sample": 2,
+            "medians_ms": [ms, ms],
+            "ratios": [{"baseline": other, **ratio(ms / theirs)} for other, theirs in times.items() if other != name],
+        }
+        for name, ms in times.items()
+    ]  # fmt: skip
+
+
+def _profile(factor: float) -> dict[str, Any]:
+    times = [factor * (0.1 + 0.05 * index) for index in range(len(PATHS))]
+    modules = [
+        {"path": path, "milliseconds": ms, "share": ms / sum(times), "layers": {"MatMul": ms}}
+        for path, ms in zip(PATHS, times, strict=True)
+    ]
+    return {"batch": 1, "profiler": "example", "milliseconds": sum(times), "modules": modules}

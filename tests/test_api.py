@@ -1,0 +1,309 @@
+"""Engines as Python objects: compiled from a network in hand, called, proved, kept and loaded again."""
+
+from __future__ import annotations
+
+import doctest
+import gc
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+import mlpdeploy
+from mlpdeploy import Engine, api
+from mlpdeploy.errors import ArtifactError, InputError, MachineLacks, MlpdeployError, NetworkError
+from tests.conftest import REPOSITORY
+from tests.digits import accuracy, load
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.tokens, self.channels = nn.LayerNorm(16), nn.Linear(16, 16), nn.Linear(16, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.tokens(self.norm(x).transpose(1, 2)).transpose(1, 2)
+        return x + nn.functional.gelu(self.channels(x))
+
+
+class Net(nn.Module):
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.stem, self.blocks, self.head = nn.Conv2d(3, 16, 4, 4), nn.Sequential(Block(), Block()), nn.Linear(16, 5)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.head(self.blocks(self.stem(image).flatten(2).transpose(1, 2)).mean(1))
+
+
+class Two(nn.Module):
+    """Two inputs of two kinds, two outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.linear = nn.Embedding(7, 4), nn.Linear(4, 3)
+
+    def forward(self, scale: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.table(ids).mean(1) * scale
+        return self.linear(x), x
+
+
+class Branches(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x if x.sum() > 0 else -x
+
+
+def images(count: int, seed: int = 0) -> Tensor:
+    return torch.randn(count, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    return mlpdeploy.compile(Net(), images(2), precision="fp32", backend="openvino", batch="1:4:8")
+
+
+def test_tensors_give_tensors_and_arrays_give_arrays(engine: Engine) -> None:
+    x = images(5, seed=1)
+    expected = Net().eval()(x).detach()
+    found = engine(x)
+    assert isinstance(found, Tensor) and torch.allclose(found, expected, atol=1e-5)
+    array = engine(x.double().numpy())
+    assert isinstance(array, np.ndarray) and array.dtype == np.float32 and np.array_equal(array, found.numpy())
+    assert np.array_equal(engine({"input": x.numpy()}), array)
+
+
+def test_it_is_proved_and_the_proof_is_kept(engine: Engine) -> None:
+    found = engine.verify()
+    assert found.passed and found.stages[-1].status == "passed" and found.sizes == (1, 4, 8)
+    document = json.loads((engine.folder / "verification.json").read_text())
+    assert document["verdict"] == found.verdict() and document["recipe"] == "python:Net"
+    assert found.verdict() in (engine.folder / "report.md").read_text()
+
+
+def test_real_rows_gate_the_classes_that_they_are_given() -> None:
+    network, rows, labels = load("mixer_digits")
+    engine = mlpdeploy.compile(network, rows[:1], precision="fp16", backend="onnxruntime", batch=64, name="digits")
+    found = engine.verify(data=rows[:200], labels=labels[:200])
+    assert found.inputs == "images" and found.stages[-1].images is not None
+    assert found.stages[-1].images.accuracy == pytest.approx(accuracy(network, rows[:200], labels[:200]), abs=0.005)
+    with pytest.raises(InputError, match=r"\(9,\) labels do not fit 200 rows"):
+        engine.verify(data=rows[:200], labels=labels[:9])
+    with pytest.raises(InputError, match="labels need the rows"):
+        engine.verify(labels=labels)
+    with pytest.raises(InputError, match="pass data as arrays"):
+        engine.verify(data="photos")
+
+
+def test_saved_and_loaded_elsewhere(engine: Engine, tmp_path: Path) -> None:
+    folder = engine.save(tmp_path / "mine")
+    loaded = mlpdeploy.load(folder)
+    assert torch.equal(loaded(images(3)), engine(images(3))) and loaded.manifest == engine.manifest
+    assert mlpdeploy.load(folder / "model.onnx").folder == folder
+    assert loaded.verify(Net()).passed and json.loads((folder / "verification.json").read_text())["passed"]
+    with pytest.raises(InputError, match=r"does not hold the network.*engine\.verify\(network\)"):
+        loaded.verify()
+    with pytest.raises(ArtifactError, match="a network with other weights"):
+        loaded.verify(Net(seed=1))
+    # Saved over itself, nothing changes; over another artifact, that one is replaced.
+    assert engine.save(engine.folder) == engine.folder
+    other = mlpdeploy.compile(Net(1), images(1), precision="fp32", backend="onnxruntime", batch=2)
+    other.save(folder)
+    assert mlpdeploy.load(folder).manifest["backend"] == "onnxruntime"
+
+
+def test_nothing_is_lost_where_something_else_lies(engine: Engine, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("precious")
+    with pytest.raises(InputError, match="is no artifact of mlpdeploy"):
+        engine.save(tmp_path)
+    with pytest.raises(InputError, match="is no artifact of mlpdeploy"):
+        engine.save(tmp_path / "thesis.txt")
+    assert (tmp_path / "thesis.txt").read_text() == "precious"
+
+
+def test_several_inputs_and_outputs() -> None:
+    network, example = Two(), (torch.randn(3, 4), torch.randint(0, 7, (3, 5)))
+    example[1][0, 0], example[1][0, 1] = 0, 6
+    engine = mlpdeploy.compile(network, example, precision="fp32", backend="onnxruntime", batch="1:2:4")
+    assert [(one["name"], one["dtype"], one.get("high")) for one in engine.inputs] == [
+        ("scale", "float32", None),
+        ("ids", "int64", 7),
+    ]
+    found, expected = engine(*example), network(*example)
+    assert isinstance(found, tuple) and all(
+        torch.allclose(a, b, atol=1e-6) for a, b in zip(found, expected, strict=True)
+    )
+    assert torch.equal(engine({"ids": example[1].int(), "scale": example[0]})[0], found[0])
+    assert torch.equal(engine(example)[0], found[0]) and torch.equal(engine(list(example))[1], found[1])
+    assert engine.verify().passed
+    with pytest.raises(InputError, match="'ids' takes int64, it was given float32"):
+        engine(example[0], example[1].float())
+    with pytest.raises(InputError, match="2 inputs are taken"):
+        engine(example[0])
+    with pytest.raises(InputError, match="the inputs are called scale, ids"):
+        engine({"scale": example[0], "id": example[1]})
+
+
+def test_the_network_stays_as_it_is_and_may_change_later() -> None:
+    network = Net().train().half()
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    engine = mlpdeploy.compile(network, images(1), precision="fp32", backend="onnxruntime", batch=1)
+    assert network.training and all(p.requires_grad and p.dtype == torch.float16 for p in network.parameters())
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+    with torch.no_grad():
+        network.head.weight.zero_()
+    assert engine.verify().passed
+
+
+def test_the_temporary_folder_goes_with_the_engine_and_a_named_one_stays(tmp_path: Path) -> None:
+    def make(**options: Any) -> Engine:
+        return mlpdeploy.compile(Net(), images(1), precision="fp32", backend="onnxruntime", batch=1, **options)
+
+    engine = make()
+    folder = engine.folder
+    assert folder.exists()
+    with engine:
+        engine(images(1))
+    del engine
+    gc.collect()
+    assert not folder.exists()
+    first, again = make(out=tmp_path, name="my net"), make(out=tmp_path, name="my net")
+    assert first.folder == tmp_path / "python-my-net" / "fp32" / "onnxruntime"
+    assert not first.cached and again.cached
+    other = mlpdeploy.compile(
+        Net(1), images(1), precision="fp32", backend="onnxruntime", batch=1, out=tmp_path, name="my net"
+    )
+    assert not other.cached
+
+
+@pytest.mark.parametrize("io", ["fp32", "fp16", "bf16"])
+def test_other_dtypes_at_the_ends(io: str) -> None:
+    engine = mlpdeploy.compile(Net(), images(1), precision="bf16", backend="openvino", batch="1:2:2", io=io)
+    expected = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[io]
+    found = engine(images(2))
+    assert found.dtype == expected and torch.allclose(found.float(), Net().eval()(images(2)), atol=0.1)
+    assert str(engine(images(2).bfloat16().float().numpy()).dtype) == str(expected).removeprefix("torch.")
+
+
+def test_where_the_engine_cannot_run_a_call_says_so_and_the_rest_works(tmp_path: Path) -> None:
+    reason = mlpdeploy.doctor()
+    backend = next(one for one in reason["backends"] if one["name"] == "tensorrt-rtx")
+    if backend["cannot_build"] is not None or backend["cannot_run"] is None:
+        pytest.skip("needs tensorrt-rtx on a machine that cannot run its engines")
+    engine = mlpdeploy.compile(Net(), images(1), precision="fp16", backend="tensorrt-rtx", batch="1:2:4")
+    assert engine.cannot_run == backend["cannot_run"]
+    with pytest.raises(MachineLacks, match="the tensorrt-rtx engine cannot run on this machine: no NVIDIA GPU"):
+        engine(images(1))
+    assert engine.verify().verdict() == "passed (engine not executed)"
+    assert mlpdeploy.load(engine.save(tmp_path / "kept")).cannot_run == engine.cannot_run
+
+
+def loop() -> nn.Module:
+    """A module that cannot be copied."""
+    network = Net()
+    network.cache = network.head(torch.zeros(1, 16))  # an activation with its history
+    return network
+
+
+BAD: dict[str, tuple[type[MlpdeployError], str, Callable[[], object]]] = {
+    "a class": (InputError, "it is the class Net", lambda: mlpdeploy.compile(Net, images(1))),  # type: ignore[arg-type]
+    "a function": (InputError, "it is a function", lambda: mlpdeploy.compile(lambda x: x, images(1))),  # type: ignore[arg-type]
+    "a shape": (InputError, "'input' is a int", lambda: mlpdeploy.compile(Net(), [3])),
+    "a word": (InputError, "'input' is a str: give a torch tensor or", lambda: mlpdeploy.compile(Net(), "image")),
+    "nothing": (InputError, "its first axis must be a batch", lambda: mlpdeploy.compile(Net(), torch.tensor(1.0))),
+    "an empty batch": (InputError, r"shape \(0, 3, 16", lambda: mlpdeploy.compile(Net(), images(0))),
+    "complex": (InputError, "dtype complex64", lambda: mlpdeploy.compile(Net(), images(1).to(torch.complex64))),
+    "too many": (InputError, "takes 1 inputs, the example has 2", lambda: mlpdeploy.compile(Net(), (images(1),) * 2)),
+    "rows": (InputError, "same number of rows", lambda: mlpdeploy.compile(Two(), (torch.ones(1, 4), torch.ones(2, 5)))),
+    "no batch axis": (NetworkError, "does not take the example", lambda: mlpdeploy.compile(Net(), images(1)[0])),
+    "size": (NetworkError, "RuntimeError: mat1", lambda: mlpdeploy.compile(Net(), torch.ones(1, 3, 20, 16))),
+    "not copied": (InputError, "Net cannot be copied", lambda: mlpdeploy.compile(loop(), images(1))),
+    "not traced": (NetworkError, "control flow", lambda: mlpdeploy.compile(Branches(), images(1), backend="openvino")),
+    "precision": (InputError, "choose one of", lambda: mlpdeploy.compile(Net(), images(1), precision="fp7")),
+    "batch": (InputError, "MIN <= OPT", lambda: mlpdeploy.compile(Net(), images(1), batch="4:2:1")),
+    "range": (InputError, "smallest and the largest", lambda: mlpdeploy.compile(Net(), images(1), value_range=(1, 0))),
+    "backend": (InputError, "did you mean openvino", lambda: mlpdeploy.compile(Net(), images(1), backend="openvin")),
+    "no artifact": (ArtifactError, "there is no artifact at", lambda: mlpdeploy.load("no such folder")),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_bad_input_is_one_clear_line(what: str) -> None:
+    kind, message, call = BAD[what]
+    with pytest.raises(kind, match=message) as raised:
+        call()
+    assert len(str(raised.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"schema": 99}, "has schema 99, this mlpdeploy reads 1"),
+        ({"inputs": None}, "lacks inputs in its manifest"),
+        ({"selection": {"name": "vip_s7", "colour": "red"}}, "a selection of another version"),
+    ],
+)
+def test_artifacts_of_other_versions(change: dict[str, Any], message: str, engine: Engine, tmp_path: Path) -> None:
+    folder = engine.save(tmp_path / "other")
+    manifest = json.loads((folder / "manifest.json").read_text()) | change
+    (folder / "manifest.json").write_text(json.dumps({k: v for k, v in manifest.items() if v is not None}))
+    with pytest.raises(InputError, match=message):
+        mlpdeploy.load(folder).verify()
+    (folder / "manifest.json").write_text("[]")
+    with pytest.raises(ArtifactError, match="is no manifest of mlpdeploy"):
+        mlpdeploy.load(folder)
+
+
+def test_the_calls_of_the_run_are_checked(engine: Engine) -> None:
+    with pytest.raises(InputError, match="built for batch 1 to 8; it was given 9"):
+        engine(images(9))
+    with pytest.raises(InputError, match=r"it was given float32 \[1, 3, 8, 8\]"):
+        engine(torch.ones(1, 3, 8, 8))
+    with pytest.raises(InputError, match="'input' is a list"):
+        engine(
+            [[1.0]],
+        )
+    assert repr(engine) == "<mlpdeploy.Engine python:Net fp32 openvino, batch 1:4:8>"
+
+
+def test_a_recipe_s_engine_is_loaded_by_its_folder_and_needs_no_network(tmp_path: Path) -> None:
+    selection = mlpdeploy.Selection("ff_g2m_student", "fp32", "onnxruntime", "1", out=tmp_path)
+    built = mlpdeploy.build(selection)
+    engine = mlpdeploy.load(built.folder)
+    x, network = torch.rand(1, 1433), mlpdeploy.reference("ff_g2m_student")
+    for found, expected in zip(engine(x), tree_leaves(network(x)), strict=True):
+        assert torch.allclose(found, expected, atol=1e-4)
+    assert engine.verify().passed
+    with pytest.raises(InputError, match="found by its name"):
+        engine.verify(network)
+
+
+def test_the_network_in_hand_has_no_name_on_the_command_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from tests.test_cli import in_process
+
+    monkeypatch.chdir(tmp_path)
+    assert in_process("build", "python:Net", "--backend", "openvino") == 2
+    assert "pass it to mlpdeploy.compile" in capsys.readouterr().err
+
+
+def test_the_examples_of_the_docstrings_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = doctest.testmod(api, raise_on_error=True)
+    assert found.attempted == 10 and found.failed == 0
+
+
+@pytest.mark.slow
+def test_the_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"^```python\n(.*?)^```", (REPOSITORY / "README.md").read_text(encoding="utf-8"), re.M | re.S)
+    names: dict[str, Any] = {}
+    exec(compile(code, "README.md", "exec"), names)
+    assert names["logits"].shape == (5, 1000) and names["again"].manifest == names["engine"].manifest
