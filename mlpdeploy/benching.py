@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlpdeploy import pipeline, store
-from mlpdeploy.engine.backend import Backend, backends, pick
-from mlpdeploy.errors import ArtifactError, InputError, MachineLacks
+from mlpdeploy.engine.backend import Backend, pick
+from mlpdeploy.errors import InputError, MachineLacks
 from mlpdeploy.progress import Listener, Stages
 from mlpdeploy.selection import Selection
+from mlpdeploy.session import covering, describe, held_to, require_executable, thread_count
 from mlpdeploy.store import Artifact
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from mlpdeploy.source import Source
 
 AGAINST = ("eager", "compile", "export")
-SITTINGS = 8
+SITTINGS = 10
 SECONDS = 20.0
 PROFILED = 10
 """Runs that per-layer times are the median of."""
@@ -56,11 +55,11 @@ def bench(
     stages = Stages(progress)
     backend = pick(selection.backend, selection.precision, selection.gpus)
     require_executable(backend, selection.precision)
-    threads = _threads(threads)
+    threads = thread_count(threads)
     selection = covering(selection.with_backend(backend.name), sizes)
     artifact = pipeline.build(selection, progress=progress)
     sizes = list(dict.fromkeys(sizes)) or sorted({selection.profile.min, selection.profile.opt})
-    with _held_to(threads), tempfile.TemporaryDirectory() as folder:
+    with held_to(threads), tempfile.TemporaryDirectory() as folder:
         source = pipeline.load(selection, stages)
         session = Session(artifact, selection, backend, source, threads, Path(folder), stages)
         rivals, left_out = session.rivals(against)
@@ -232,51 +231,6 @@ class Session:
         return by_module(layers, {node.name for node in model.graph.node}, size, self.backend.name)
 
 
-def require_executable(backend: Backend, precision: str) -> None:
-    """Raise MachineLacks where this machine cannot run the backend's engines, naming the backends that it can time."""
-    reason = backend.executable()
-    if reason is None:
-        return
-    here = [one for one in backends().values() if one.available() is None and one.executable() is None]
-    fitting = [one.name for one in here if one.supports(precision) is None]
-    other = f"--backend {fitting[0]}" if fitting else "--precision fp32"
-    names = ", ".join(fitting or [one.name for one in here]) or "none"
-    raise MachineLacks(
-        f"a {backend.name} engine cannot be timed on this machine: {reason}; "
-        f"what can be measured here: {names}" + (f" ({other})" if names != "none" else "")
-    )
-
-
-def covering(selection: Selection, sizes: Sequence[int]) -> Selection:
-    """The selection with batch sizes that hold `sizes`: those of the artifact that is there, else wide enough ones."""
-    if any(size < 1 for size in sizes):
-        raise InputError(f"batch {min(sizes)}: the smallest batch is 1")
-    folder, profiles = store.folder_of(selection, selection.backend), [selection.profile]
-    if (folder / store.MANIFEST).exists():
-        try:
-            built = store.read_manifest(folder)["batch"]
-            profiles.insert(0, type(selection.profile)(**built))
-        except ArtifactError:  # the build that follows says so, and replaces it
-            pass
-    for one in profiles:
-        if all(one.min <= size <= one.max for size in sizes):
-            return replace(selection, batch=f"{one.min}:{one.opt}:{one.max}")
-    low, high = min(sizes), max(sizes)
-    return replace(selection, batch=f"{low}:{min(max(selection.profile.opt, low), high)}:{high}")
-
-
-def describe(artifact: Artifact) -> dict[str, Any]:
-    """The network of an artifact in a bench or regress document."""
-    manifest = artifact.manifest
-    recipe = {key: manifest["recipe"][key] for key in ("name", "family", "source", "parameters")}
-    engine = {"backend": manifest["backend"], "precision": manifest["precision"], "created": manifest["created"]}
-    return {**recipe, "weights": manifest["weights"]["text"], **engine, "model_sha256": _sha256(artifact)}
-
-
-def _sha256(artifact: Artifact) -> str:
-    return str(artifact.manifest["files"][store.MODEL]["sha256"])
-
-
 def _measurement(size: int, taken: timing.Timings, rivals: Sequence[Rival]) -> Any:
     from mlpdeploy.evidence.bench import Measurement
 
@@ -300,30 +254,6 @@ def _contender(size: int, taken: timing.Timings, one: Rival, baselines: Sequence
         medians_ms=tuple(1e3 * median for median in taken.medians(one.name)),
         against=tuple(Against(b.name, taken.ratio(one.name, b.name)) for b in baselines if b.name != one.name),
     )
-
-
-def _threads(asked: int | None) -> int:
-    """How many threads: as asked, or all that this process may use. Raises InputError for more than there are."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if asked is not None and not 1 <= asked <= cores:
-        raise InputError(f"--threads {asked}: this process may use 1 to {cores}")
-    return asked or cores
-
-
-@contextmanager
-def _held_to(threads: int) -> Iterator[None]:
-    """This process and PyTorch held to so many cores."""
-    import torch
-
-    from mlpdeploy.evidence.timing import pinned
-
-    before = torch.get_num_threads()
-    with pinned(threads):
-        torch.set_num_threads(threads)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
 
 
 def _no_compiler() -> str | None:

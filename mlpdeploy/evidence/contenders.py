@@ -107,14 +107,14 @@ def sittings(
             for done, size in enumerate(sizes):
                 where = f"sitting {sitting + 1} of {count}, batch {size}"
                 progress.step(where, sitting * len(sizes) + done, count * len(sizes))
-                runs = {one.name: _fed(calls[one.name], inputs[size][one.name]) for one in contenders}
+                runs = {one.name: fed(calls[one.name], inputs[size][one.name]) for one in contenders}
                 turns = range(len(inputs[size][contenders[0].name]))
                 budget, own_seed = seconds / count, seed + sitting
                 taken[size].append(timing.measure(runs, turns, rounds=MOST_ROUNDS, seconds=budget, seed=own_seed))
     return {size: timing.Timings.joined(one) for size, one in taken.items()}
 
 
-def _fed(call: Call, values: Sequence[Any]) -> Callable[[int], object]:
+def fed(call: Call, values: Sequence[Any]) -> Callable[[int], object]:
     return lambda index: call(values[index])
 
 
