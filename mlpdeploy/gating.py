@@ -169,7 +169,7 @@ def _interleaved(
 
     began, judged = time.monotonic(), dict[int, gate.Slowdown]()
     taken: dict[int, list[Pair]] = {size: [] for size in sizes}
-    each = seconds / PAIRS / len(sizes)
+    each = seconds / PAIRS / 2 / len(sizes)
     with stages("time both sides"):
         for count, found in enumerate(pairs.pairs(baseline, candidate, sizes, each, seed), 1):
             for pair in found:
@@ -183,10 +183,12 @@ def _interleaved(
                     judged[size] = gate.judge(logs, limits.slowdown, len(sizes))
             if last or (judged and all(one.verdict != gate.UNDECIDED for one in judged.values())):
                 break
-    spent = time.monotonic() - began
-    return _results(
-        {s: ([p.baseline for p in taken[s]], [p.candidate for p in taken[s]]) for s in sizes}, judged, spent
-    )
+    sides = {}
+    for size, of_size in taken.items():
+        before = [second for pair in of_size for second in pair.baseline]
+        after = [second for pair in of_size for second in pair.candidate]
+        sides[size] = (before, after)
+    return _results(sides, judged, time.monotonic() - began)
 
 
 def _against_saved(
@@ -222,7 +224,7 @@ def _against_saved(
 
 
 def _saved_medians(other: Baseline) -> dict[int, list[float]]:
-    """Seconds of each sitting of the engine, or each pair of the candidate, by batch size."""
+    """Seconds of each sitting of the engine, or of each load of the candidate, by batch size."""
     from mlpdeploy.evidence.bench import BENCH
 
     assert other.document is not None
@@ -234,7 +236,7 @@ def _saved_medians(other: Baseline) -> dict[int, list[float]]:
 def _results(
     sides: Mapping[int, tuple[list[float], list[float]]], judged: Mapping[int, Slowdown], spent: float
 ) -> tuple[tuple[Gate, ...], tuple[Latency, ...]]:
-    """Gates and measurements from the medians of both sides, seconds."""
+    """Gates and measurements from what each load took, seconds."""
     from statistics import median
 
     from mlpdeploy.evidence import gate, regress

@@ -23,7 +23,8 @@ DISTINCT = 4
 """Random batches that are drawn; more inputs are copies of them elsewhere in memory."""
 
 MOST_ROUNDS = 10_000
-MOST_INPUTS = 1 << 29  # bytes
+MOST_INPUTS, MOST_BYTES = 1000, 1 << 29
+"""Of small images a thousand will do, however large the cache is."""
 
 Call = Callable[[Any], object]
 
@@ -127,7 +128,7 @@ def prepared(contenders: Sequence[Contender], size: int, seed: int) -> dict[str,
             rng = np.random.default_rng(seed)
             drawn = [{spec.name: spec.draw(size, rng) for spec in one.inputs} for _ in range(DISTINCT)]
             bytes_each = sum(array.nbytes for array in drawn[0].values())
-            wanted = -(-min(5 * machine.cache_bytes() // 4, MOST_INPUTS) // max(1, bytes_each))
+            wanted = min(MOST_INPUTS, -(-min(5 * machine.cache_bytes() // 4, MOST_BYTES) // max(1, bytes_each)))
             copies = itertools.islice(itertools.cycle(drawn), max(0, wanted - DISTINCT))
             rows[one.inputs] = [*drawn, *({name: array.copy() for name, array in each.items()} for each in copies)]
         made[one.name] = [one.prepare(arrays) for arrays in rows[one.inputs]]

@@ -1,11 +1,12 @@
 """A sequential test of a slowdown against a limit, whose error is known whatever the noise looks like.
 
 Two loads of one engine differ by a few per cent for as long as they live, so rounds within one load say little about
-the next. The unit here is a *pair*: both sides are loaded anew, which one first alternates, and timed in turns; it
-gives one number, the logarithm of candidate over baseline. With the same engine on both sides a pair is as likely to
-give x as -x, by symmetry and not by any assumption about noise. A slowdown moves all pairs by its logarithm. That is
-what Wilcoxon's signed-rank test asks for, and it is exact at any number of pairs; its interval is had from the means of
-any two pairs (Walsh averages), and its estimate is their median (Hodges and Lehmann, 1963). Outliers move neither far.
+the next. The unit here is a *pair* of loads (see pairs.py): both sides are loaded anew, once the one first and once the
+other, and timed in turns; it gives one number, the logarithm of candidate over baseline. With the same engine on both
+sides a pair is as likely to give x as -x, by symmetry and not by any assumption about noise. A slowdown moves all
+pairs by its logarithm. That is what Wilcoxon's signed-rank test asks for, and it is exact at any number of pairs; its
+interval is had from the means of any two pairs (Walsh averages), and its estimate is their median (Hodges and Lehmann,
+1963). Outliers move neither far.
 
 Looking several times would add up errors, so each look of LOOKS has an equal share of the error that is allowed.
 """

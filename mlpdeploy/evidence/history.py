@@ -10,7 +10,7 @@ import json
 import os
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,10 @@ class History:
     path: Path
     series: tuple[Series, ...]
     skipped: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Its fields as JSON values."""
+        return {**asdict(self), "path": str(self.path)}
 
 
 def entry(document: Mapping[str, Any], revision: str | None = None) -> dict[str, Any]:

@@ -67,7 +67,7 @@ class Gate:
 
 @dataclass(frozen=True)
 class Latency:
-    """The pairs that a latency gate was judged on: medians in milliseconds, pair by pair."""
+    """What a latency gate was judged on: milliseconds a call of each load, two loads a pair."""
 
     batch: int
     baseline_ms: tuple[float, ...]

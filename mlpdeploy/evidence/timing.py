@@ -87,8 +87,8 @@ class Timings:
     def ratio(self, name: str, baseline: str, resamples: int = 2000) -> Ratio:
         """The ratio of medians within a sitting, geometric mean over the sittings.
 
-        Sittings are resampled, then whole rounds within each, together for both contenders, so that what both suffered
-        cancels.
+        Rounds are resampled within each sitting, together for both contenders, so that what both suffered cancels; then
+        the sittings are. Neighbouring sittings, which load in opposite orders, count as one where their number is even.
         """
         rng = np.random.default_rng(self.seed)
         values, drawn = [], []
@@ -96,10 +96,11 @@ class Timings:
             rows = rng.integers(0, len(mine), (resamples, len(mine)))
             drawn.append(np.log(np.median(mine[rows], axis=1) / np.median(other[rows], axis=1)))
             values.append(math.log(np.median(mine) / np.median(other)))
-        count = len(values)
-        chosen = rng.integers(0, count, (resamples, count))
-        means = np.take_along_axis(np.stack(drawn, axis=1), chosen, axis=1).mean(axis=1)
-        middle = sum(values) / count
+        middle, logs = sum(values) / len(values), np.stack(drawn, axis=1)
+        if len(values) % 2 == 0:
+            logs = (logs[:, ::2] + logs[:, 1::2]) / 2
+        count = logs.shape[1]
+        means = np.take_along_axis(logs, rng.integers(0, count, (resamples, count)), axis=1).mean(axis=1)
         low, high = middle + _widening(count) * (np.percentile(means, (2.5, 97.5)) - middle)
         return Ratio(math.exp(middle), math.exp(low), math.exp(high))
 

@@ -95,17 +95,20 @@ class OpenVino(EngineBackend):
             info = node.get_rt_info()
             if "originalLayersNames" in info:
                 origins[node.get_friendly_name()] = info["originalLayersNames"].astype(str).split(",")
-        request, rows, seconds = compiled.create_infer_request(), [], []
+        request, rows = compiled.create_infer_request(), {}
+        seconds: dict[str, list[float]] = {}
         for arrays in inputs:
             request.infer({name: _tensor(openvino, array) for name, array in arrays.items()})
-            rows = [row for row in request.profiling_info if row.status == openvino.ProfilingInfo.Status.EXECUTED]
-            seconds.append([row.real_time.total_seconds() for row in rows])
+            for row in request.profiling_info:
+                if row.status == openvino.ProfilingInfo.Status.EXECUTED:
+                    rows[row.node_name] = row.node_type
+                    seconds.setdefault(row.node_name, []).append(row.real_time.total_seconds())
         named: list[tuple[str, ...]] = []
-        for row in reversed(rows):
-            own = (row.node_name, *origins.get(row.node_name, ()))
-            named.insert(0, own if any("/" in name for name in own) or not named else own + named[0])
-        middle = [sorted(times)[len(times) // 2] for times in zip(*seconds, strict=True)]
-        return tuple(LayerTime(r.node_type, s, n) for r, s, n in zip(rows, middle, named, strict=True))
+        for name in reversed(rows):
+            own = (name, *origins.get(name, ()))
+            named.insert(0, own if any("/" in one for one in own) or not named else own + named[0])
+        middle = [sorted(times)[len(times) // 2] for times in seconds.values()]
+        return tuple(LayerTime(k, s, n) for k, s, n in zip(rows.values(), middle, named, strict=True))
 
 
 BACKEND = OpenVino()
