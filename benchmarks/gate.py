@@ -1,11 +1,12 @@
 """How often the gate errs: recorded pairs of loads, real runs made of them, and simulated runs on their noise.
 
-    python -m benchmarks.gate [RECIPE ...] [--backends onnxruntime,openvino] [--pairs 400] [--seconds 0.1]
+    python -m benchmarks.gate [RECIPE ...] [--backends onnxruntime,openvino] [--pairs 400] [--seconds 0.5]
 
-Pairs are taken as `mlpdeploy regress` takes them, of the same engine on both sides (A/A), and of the same engine against
-itself with every call of the candidate made 5 % longer. Real runs are cut out of either sequence in the order in which
-it was recorded: a run ends at the look that decides it, and the next begins with the next pair, which is what running the
-command again and again does. Simulated runs draw from the A/A pairs, each with a random sign, moved by a slowdown.
+Pairs are taken as `mlpdeploy regress` takes them, of the same engine on both sides (A/A), and of the same engine
+against itself with every call of the candidate made 5 % longer. Real runs are cut out of either sequence in the order
+in which it was recorded: a run ends at the look that decides it, and the next begins with the next pair, which is what
+running the command again and again does. Simulated runs draw from the A/A pairs, each with a random sign, moved by a
+slowdown.
 """
 
 from __future__ import annotations
@@ -126,7 +127,7 @@ def main() -> None:
     parser = common.parser(__doc__, CHOSEN)
     parser.add_argument("--backends", default="onnxruntime,openvino")
     parser.add_argument("--pairs", type=int, default=400, help="pairs of loads of each kind (default: %(default)s)")
-    parser.add_argument("--seconds", type=float, default=0.1, help="of each load (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=0.5, help="of each load (default: %(default)s)")
     arguments = parser.parse_args()
     results: dict[str, Any] = {}
     settings = {

@@ -124,9 +124,9 @@ class Session:
             if lacking is not None:
                 left_out[name] = lacking
             elif name == EAGER:
-                found.append(contenders.eager(self.source.network, self.specs))
+                found.append(contenders.eager(self.source.network, self.specs, *self._torch()))
             elif name == COMPILE:
-                found.append(contenders.compiled(self.source.network, self.specs))
+                found.append(contenders.compiled(self.source.network, self.specs, *self._torch()))
             elif name == EXPORT:
                 found.append(self._export())
             else:
@@ -147,7 +147,8 @@ class Session:
         executed = str(self.engine.facts.get("executed", ""))
         outputs = pipeline.trace_network(self.source, self.stages).outputs
         precision = self.selection.precision
-        return roofline(self.source.network, self.specs, outputs, precision, executed, self.threads, medians)
+        device = self._torch()[1]
+        return roofline(self.source.network, self.specs, outputs, precision, executed, self.threads, device, medians)
 
     def layers(self, size: int) -> Layers:
         """Times by module of our engine, and of the plain export where it was built."""
@@ -180,6 +181,16 @@ class Session:
         with self.stages("credit"):
             taken = contenders.sittings(rivals, [size], SITTINGS, seconds, self.selection.seed, self.stages)[size]
         return tuple(Credit(rule, fired, size, taken.ratio(rule, ENGINE)) for rule, fired in rules.items())
+
+    def _torch(self) -> tuple[Any, str]:
+        """Dtype and device that PyTorch is timed with: the engine's on a GPU, float32 on a CPU."""
+        import torch
+
+        from mlpdeploy.engine.plain import DTYPES
+
+        if self.backend.name.startswith("tensorrt") and torch.cuda.is_available():
+            return DTYPES[self.selection.precision], "cuda"
+        return torch.float32, "cpu"
 
     def _export(self) -> Rival:
         from mlpdeploy.engine.plain import plain

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
 from mlpdeploy.engine.backend import Arrays, Backend, Batch, BuildRequest, Progress
 from mlpdeploy.engine.emit import Emitted
@@ -76,15 +78,16 @@ def build(
     return Loadable(backend, built.engine, built.facts)
 
 
-def eager(network: nn.Module, inputs: Sequence[TensorSpec]) -> Contender:
-    """The network as PyTorch runs it, in float32: what the user has without an engine."""
-    return _torch(EAGER, "PyTorch, eager, float32", lambda: network, inputs)
+def eager(network: nn.Module, inputs: Sequence[TensorSpec], dtype: torch.dtype, device: str) -> Contender:
+    """The network as PyTorch runs it: what the user has without an engine."""
+    moved = _moved(network, dtype, device)
+    return _torch(EAGER, f"PyTorch, eager, {_name(dtype)}", moved, inputs, dtype, device)
 
 
-def compiled(network: nn.Module, inputs: Sequence[TensorSpec]) -> Contender:
+def compiled(network: nn.Module, inputs: Sequence[TensorSpec], dtype: torch.dtype, device: str) -> Contender:
     """torch.compile, a graph for each batch size, compiled once for all sittings."""
-    program = torch.compile(network, dynamic=False)
-    return _torch(COMPILE, "torch.compile, float32", lambda: program, inputs)
+    program = torch.compile(_moved(network, dtype, device), dynamic=False)
+    return _torch(COMPILE, f"torch.compile, {_name(dtype)}", program, inputs, dtype, device)
 
 
 def sittings(
@@ -136,23 +139,37 @@ def prepared(contenders: Sequence[Contender], size: int, seed: int) -> dict[str,
     return {name: values[:shortest] for name, values in made.items()}
 
 
-def _torch(name: str, what: str, program: Callable[[], Callable[..., Any]], inputs: Sequence[TensorSpec]) -> Contender:
+def _torch(
+    name: str, what: str, run: Callable[..., Any], inputs: Sequence[TensorSpec], dtype: torch.dtype, device: str
+) -> Contender:
+    """PyTorch, from inputs on the host to outputs on the host, as an engine is timed."""
     specs = tuple(inputs)
 
     def prepare(arrays: Arrays) -> list[torch.Tensor]:
-        return [torch.from_numpy(np.ascontiguousarray(arrays[spec.name])) for spec in specs]
+        tensors = (torch.from_numpy(np.ascontiguousarray(arrays[spec.name])) for spec in specs)
+        return [tensor.to(dtype) if tensor.is_floating_point() else tensor for tensor in tensors]
 
     @contextmanager
     def load() -> Iterator[Call]:
-        run = program()
-
         def call(tensors: list[torch.Tensor]) -> object:
             with torch.inference_mode():
-                return run(*tensors)
+                return pytree.tree_map(lambda tensor: tensor.cpu(), run(*(tensor.to(device) for tensor in tensors)))
 
         yield call
 
     return Contender(name, name, what, specs, prepare, load)
+
+
+def _moved(network: nn.Module, dtype: torch.dtype, device: str) -> nn.Module:
+    """The network itself where it is what is asked for already, else a copy."""
+    here = next(iter((*network.parameters(), *network.buffers())), None)
+    if here is None or (here.dtype == dtype and here.device.type == device):
+        return network
+    return copy.deepcopy(network).to(device, dtype)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _numpy(dtype: str) -> Any:

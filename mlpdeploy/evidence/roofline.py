@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -32,14 +31,16 @@ def roofline(
     precision: str,
     executed: str,
     threads: int,
+    device: str,
     medians_ms: Mapping[int, Mapping[str, float]],
 ) -> Roofline:
     """The limit at each batch of `medians_ms` (batch -> contender -> milliseconds), and how near each contender is.
 
-    `executed` is the backend's own word for its arithmetic: where that is float32, so is the peak that counts.
+    `executed` is the backend's own word for its arithmetic: where that is float32, so is the peak that counts. Rates
+    are those of PyTorch on `device`, cpu or cuda.
     """
     dtype = torch.float32 if executed.lower().startswith(("f32", "fp32", "float")) else DTYPES[precision]
-    peak, bandwidth = peak_macs(dtype), copy_bandwidth()
+    peak, bandwidth = peak_macs(dtype, device), copy_bandwidth(device)
     macs, per_image = macs_of(network, inputs), _bytes([*inputs, *outputs])
     weights = sum(p.numel() for p in (*network.parameters(), *network.buffers())) * DTYPES[precision].itemsize
     limits = []
@@ -62,30 +63,32 @@ def macs_of(network: nn.Module, inputs: Sequence[TensorSpec]) -> int:
     return int(counter.get_total_flops()) // 2 // batch
 
 
-def peak_macs(dtype: torch.dtype = torch.float32, sizes: Sequence[int] = SIZES) -> float:
+def peak_macs(dtype: torch.dtype = torch.float32, device: str = "cpu", sizes: Sequence[int] = SIZES) -> float:
     """The best rate of a matrix product here, in multiply-accumulates a second, on the threads that torch has now."""
     best = 0.0
     for size in sizes:
-        a, b = (torch.ones(size, size).to(dtype) for _ in range(2))
-        best = max(best, size**3 / _quickest(lambda a=a, b=b: torch.mm(a, b)))  # type: ignore[misc]
+        a, b = (torch.ones(size, size).to(device, dtype) for _ in range(2))
+        best = max(best, size**3 / _quickest(lambda a=a, b=b: torch.mm(a, b), device))  # type: ignore[misc]
     return best
 
 
-def copy_bandwidth() -> float:
+def copy_bandwidth(device: str = "cpu") -> float:
     """Bytes a second that a copy reads and writes, of arrays that no cache holds (but of at most 512 MiB)."""
     count = min(4 * machine.cache_bytes(), _MOST_COPY) // 4
-    source = torch.from_numpy(np.ones(count, np.float32))
+    source = torch.ones(count, device=device)
     target = torch.empty_like(source)
-    return 8 * count / _quickest(lambda: target.copy_(source))
+    return 8 * count / _quickest(lambda: target.copy_(source), device)
 
 
-def _quickest(work: Callable[[], object]) -> float:
-    work()
+def _quickest(work: Callable[[], object], device: str) -> float:
+    """Seconds of the best of a few calls, after one that is not counted."""
     best = math.inf
-    for _ in range(_TRIES):
+    for turn in range(1 + _TRIES):
         began = time.perf_counter()
         work()
-        best = min(best, time.perf_counter() - began)
+        if device == "cuda":
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - began if turn else math.inf)
     return best
 
 
