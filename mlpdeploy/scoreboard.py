@@ -23,16 +23,13 @@ def print_bench(console: Console, document: Mapping[str, Any]) -> None:
     """`mlpdeploy bench`: the contenders at each batch, the roofline, where the time goes, what each rule is worth."""
     network, settings = document["network"], document["settings"]
     title = f"{network['name']} {network['precision']} with {network['backend']}"
-    console.print(
-        f"[bold]{escape(title)}[/]  {settings['threads']} thread(s), {escape(_device(document))}", highlight=False
-    )
+    where = f"{settings['threads']} of {document['machine']['cores']} cores, {_device(document)}"
+    console.print(f"[bold]{escape(title)}[/]  {escape(where)}", highlight=False, soft_wrap=True)
     console.print(f"  {escape(network['weights'])}", style=_weights_style(network), highlight=False, soft_wrap=True)
     for one in document["measurements"]:
         console.print(f"\n[bold]Batch {one['batch']}[/]")
         console.print(_contenders(one["contenders"]))
-    console.print(
-        "  ratio: the engine's time over the other's, with its 95 % interval; below 1 it is faster", style="dim"
-    )
+    console.print("  ratio: the engine's time over the other's, with its 95 % interval", style="dim")
     for name, reason in document["left_out"].items():
         console.print(f"  {name} left out: {escape(reason)}", style="dim", soft_wrap=True, highlight=False)
     _print_roofline(console, document["roofline"])
