@@ -4,35 +4,29 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import copy
-import importlib.metadata
 import json
 import os
-import platform
 import time
-import warnings
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from benchmarks.tables import RESULTS
 from mlpdeploy import pipeline
 from mlpdeploy.engine.backend import Backend, Batch, BuildRequest, Runner
 from mlpdeploy.engine.emit import Emitted, emit
+from mlpdeploy.engine.plain import plain as plain
+from mlpdeploy.evidence.machine import fingerprint
 from mlpdeploy.graph import precision as precisions
+from mlpdeploy.graph.ops import OPSET as OPSET
 from mlpdeploy.graph.rewrite import Rewritten, rewrite
-from mlpdeploy.graph.trace import TensorSpec, Traced, trace
+from mlpdeploy.graph.trace import TensorSpec, Traced
 from mlpdeploy.progress import Stages
 from mlpdeploy.recipe import recipes
 from mlpdeploy.selection import Selection
-
-PACKAGES = ("numpy", "onnx", "onnxruntime", "openvino", "tensorrt-rtx", "timm", "torch")
-OPSET = 20
 
 
 class Silent:
@@ -40,33 +34,6 @@ class Silent:
 
     def step(self, phase: str, done: int, total: int) -> None:
         """Ignored."""
-
-
-def fingerprint() -> dict[str, Any]:
-    """The machine and the versions that a number belongs to."""
-    versions = {}
-    for package in PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
-    return {
-        "cpu": cpu_model(),
-        "cores": os.cpu_count(),
-        "architecture": platform.machine(),
-        "system": platform.system(),
-        "python": platform.python_version(),
-        "versions": versions,
-        "cuda": torch.cuda.is_available(),
-    }
-
-
-def cpu_model(info: Path = Path("/proc/cpuinfo")) -> str:
-    """The processor's own name, or what Python knows of it."""
-    if info.is_file():
-        for line in info.read_text(encoding="utf-8").splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() == "model name":
-                return value.strip()
-    return platform.processor() or platform.machine()
 
 
 def write(name: str, results: dict[str, Any], settings: dict[str, Any], folder: Path = RESULTS) -> Path:
@@ -108,24 +75,6 @@ def ours(
     """The graph after our rules, emitted; and the rewritten graph with its report."""
     rewritten = rewrite(traced, disabled, enabled)
     return emit(precisions.apply(rewritten, precisions.plan(rewritten, precision))), rewritten
-
-
-def plain(network: nn.Module, specs: Sequence[TensorSpec], precision: str) -> Emitted:
-    """The plain export, with no rule of ours: PyTorch's own exporter on the network in fp32 or in `half()`."""
-    dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
-    specs = [replace(spec, dtype=dtype) if spec.dtype.is_floating_point else spec for spec in specs]
-    # Tracing moves no weights, so the typed form of the plain graph is the network's own graph in that dtype.
-    network = copy.deepcopy(network).to(dtype)
-    graph = trace(network, specs)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            network, tuple(spec.example(2) for spec in specs), dynamo=True, opset_version=OPSET, verbose=False,
-            input_names=[spec.name for spec in specs], output_names=[output.name for output in graph.outputs],
-            dynamic_shapes=({0: torch.export.Dim.DYNAMIC},) * len(specs),
-        )  # fmt: skip
-    assert program is not None
-    return Emitted(program.model_proto, precisions.Typed(graph.module, precision, graph.inputs, graph.outputs))
 
 
 @contextlib.contextmanager

@@ -19,9 +19,9 @@ from rich.console import Console
 
 from mlpdeploy import pipeline
 from mlpdeploy.console import Live, print_artifact, print_build, print_doctor, print_verification
-from mlpdeploy.errors import MlpdeployError
+from mlpdeploy.errors import InputError, MlpdeployError
 from mlpdeploy.listing import print_catalogue
-from mlpdeploy.selection import BATCH, OUT, Selection, parse_shape
+from mlpdeploy.selection import BATCH, OUT, Selection, parse_shape, parse_sizes
 
 UNEXPECTED, INTERRUPTED = 70, 130
 
@@ -60,6 +60,8 @@ Level = Annotated[int | None, typer.Option(metavar="0..5", help="TensorRT's buil
 Plugin = Annotated[
     str, typer.Option("--plugin", help="TensorRT plugins: on, off, or auto, which keeps the faster engine.")
 ]
+TimedSizes = Annotated[str | None, typer.Option("--batch", metavar="N,...", help="Batch sizes to time.")]
+Threads = Annotated[int | None, typer.Option(metavar="N", help="Threads of a CPU engine; all cores by default.")]
 Pattern = Annotated[str | None, typer.Argument(help="Only names and families with this in them; shows more of each.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout, and nothing else there.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an unexpected error.")]
@@ -144,6 +146,148 @@ def verify(
         print_verification(Console(), f"{selection.name} {precision}", selection.weights(), document)
     if not verification.passed:
         raise typer.Exit(1)
+
+
+@app.command()
+def bench(
+    name: Name,
+    precision: Precision = "fp16",
+    backend: BackendName = "auto",
+    against: Annotated[
+        str | None, typer.Option(metavar="NAME,...", help="eager, compile, export, or other networks' names.")
+    ] = None,
+    batch: TimedSizes = None,
+    threads: Threads = None,
+    time: Annotated[float, typer.Option("--time", metavar="S", help="Seconds for each batch size.")] = 20.0,
+    credit: Annotated[bool, typer.Option("--credit", help="Time the engine without each rule too.")] = False,
+    checkpoint: Checkpoint = None,
+    pretrained: Pretrained = False,
+    image_size: ImageSize = None,
+    num_classes: NumClasses = None,
+    input_shape: InputShape = None,
+    gpu: Gpu = None,
+    out: Out = OUT,
+    seed: Seed = 0,
+    disable_rule: DisableRule = None,
+    enable_rule: EnableRule = None,
+    io: Io = "fp32",
+    level: Level = None,
+    save: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the result, for `regress`.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Time an engine beside PyTorch and the plain export; say how near to the limit it is and where its time goes."""
+    from mlpdeploy.scoreboard import print_bench
+
+    sizes = parse_sizes(batch)
+    selection = _selection(locals() | {"batch": BATCH})
+    rivals = None if against is None else [part.strip() for part in against.split(",") if part.strip()]
+    with Live(Console(stderr=True)).shown() as live:
+        found = pipeline.bench(
+            selection, against=rivals, sizes=sizes, threads=threads, seconds=time, credit=credit, progress=live
+        )
+    document = found.to_json()
+    _write(save, document)
+    if as_json:
+        _print_json(document)
+    else:
+        print_bench(Console(), document)
+
+
+@app.command()
+def regress(
+    name: Name,
+    baseline: Annotated[
+        str, typer.Option(metavar="REF", help="A saved result, an artifact's folder, or git:REVISION.")
+    ],
+    precision: Precision = "fp16",
+    backend: BackendName = "auto",
+    max_slowdown: Annotated[str, typer.Option(metavar="P%", help="How much slower it may get.")] = "3%",
+    max_accuracy_loss: Annotated[str, typer.Option(metavar="P%", help="How much accuracy it may lose.")] = "0.5%",
+    max_size_growth: Annotated[str, typer.Option(metavar="P%", help="How much the engine's file may grow.")] = "1%",
+    max_memory_growth: Annotated[str, typer.Option(metavar="P%", help="How much memory may grow.")] = "1%",
+    max_build_growth: Annotated[str, typer.Option(metavar="P%", help="How much longer it may build.")] = "100%",
+    accept: Annotated[list[str] | None, typer.Option(metavar="GATE", help="Let a gate get worse; repeatable.")] = None,
+    undecided: Annotated[str, typer.Option(metavar="pass|fail", help="How an undecided run ends.")] = "fail",
+    batch: TimedSizes = None,
+    threads: Threads = None,
+    time: Annotated[float, typer.Option("--time", metavar="S", help="Seconds that timing may take.")] = 300.0,
+    data: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Images to verify both sides on.")] = None,
+    junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the gates as JUnit XML.")] = None,
+    markdown: Annotated[Path | None, typer.Option(metavar="FILE", help="Append the gates as a Markdown table.")] = None,
+    checkpoint: Checkpoint = None,
+    pretrained: Pretrained = False,
+    image_size: ImageSize = None,
+    num_classes: NumClasses = None,
+    input_shape: InputShape = None,
+    gpu: Gpu = None,
+    out: Out = OUT,
+    seed: Seed = 0,
+    disable_rule: DisableRule = None,
+    enable_rule: EnableRule = None,
+    io: Io = "fp32",
+    level: Level = None,
+    save: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the result, for a later run.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Hold an engine against a baseline; exit 1 where it got slower, larger or less accurate."""
+    from mlpdeploy.evidence import outcome
+    from mlpdeploy.evidence.regress import Limits, percentage
+    from mlpdeploy.scoreboard import print_regress
+
+    sizes = parse_sizes(batch)
+    selection = _selection(locals() | {"batch": BATCH})
+    limits = Limits(
+        slowdown=percentage("--max-slowdown", max_slowdown),
+        accuracy=percentage("--max-accuracy-loss", max_accuracy_loss),
+        size=percentage("--max-size-growth", max_size_growth),
+        memory=percentage("--max-memory-growth", max_memory_growth),
+        build=percentage("--max-build-growth", max_build_growth),
+    )
+    with Live(Console(stderr=True)).shown() as live:
+        found = pipeline.regress(
+            selection,
+            baseline,
+            limits=limits,
+            sizes=sizes,
+            threads=threads,
+            seconds=time,
+            undecided=undecided,
+            accepted=accept or (),
+            data=data,
+            progress=live,
+        )
+    document = found.to_json()
+    _write(save, document)
+    if junit is not None:
+        _write(junit, outcome.junit(document))
+    if markdown is not None:
+        _write(markdown, outcome.markdown(document), append=True)
+    if as_json:
+        _print_json(document)
+    else:
+        print_regress(Console(), document)
+    if not found.passed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def history(
+    name: Name,
+    svg: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the trend as SVG.")] = None,
+    out: Out = OUT,
+    as_json: Json = False,
+) -> None:
+    """Show how a network's latency went from run to run of bench and regress."""
+    from mlpdeploy.evidence.history import svg as drawn
+    from mlpdeploy.scoreboard import print_history
+
+    found = pipeline.history(Selection(name, out=out))
+    if svg is not None:
+        _write(svg, drawn(found))
+    if as_json:
+        _print_json(found.to_json())
+    else:
+        print_history(Console(), found)
 
 
 @app.command()
@@ -245,6 +389,19 @@ def _selection(options: dict[str, Any]) -> Selection:
         enabled_rules=tuple(sorted(options["enable_rule"] or ())),
         **plugin,
     )
+
+
+def _write(path: Path | None, content: Any, append: bool = False) -> None:
+    """A file that was asked for: text, or JSON values."""
+    if path is None:
+        return
+    text = content if isinstance(content, str) else json.dumps(content, indent=2, allow_nan=False) + "\n"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a" if append else "w", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
 def _print_json(document: Any) -> None:

@@ -2,6 +2,8 @@
 
     recipe -> trace -> rewrite -> plan precision -> emit -> build        `build`, which ends with an artifact
     recipe -> trace -> rewrite -> plan precision -> climb the ladder     `verify`, which ends with a verification
+    build -> rivals -> time in sittings -> roofline, layers              `bench`, in benching.py
+    baseline -> build -> verify -> time in pairs -> judge the gates      `regress`, in gating.py
 
 `compile_network` is what the two share. A network comes from a name, or is in hand in Python and comes as a `Source`
 (see `api.compile`). Everything heavy is imported where it is used.
@@ -25,8 +27,11 @@ from mlpdeploy.source import Source, source_of
 from mlpdeploy.store import Artifact
 
 if TYPE_CHECKING:
+    from mlpdeploy.evidence.bench import Bench
     from mlpdeploy.evidence.data import Samples
+    from mlpdeploy.evidence.history import History
     from mlpdeploy.evidence.ladder import Verification
+    from mlpdeploy.evidence.regress import Regress
     from mlpdeploy.graph.precision import Plan, Typed
     from mlpdeploy.graph.rewrite import Rewritten
     from mlpdeploy.graph.trace import Traced
@@ -151,6 +156,31 @@ def verify(
         return verification
 
 
+def bench(selection: Selection, **options: Any) -> Bench:
+    """Time the engine of a selection beside its rivals (see `benching.bench`), and add the run to the history."""
+    from mlpdeploy import benching
+
+    found = benching.bench(selection, **options)
+    _remember(selection, found.to_json())
+    return found
+
+
+def regress(selection: Selection, reference: str, **options: Any) -> Regress:
+    """Hold the engine of a selection against a baseline (see `gating.regress`), and add the run to the history."""
+    from mlpdeploy import gating
+
+    found = gating.regress(selection, reference, **options)
+    _remember(selection, found.to_json())
+    return found
+
+
+def history(selection: Selection) -> History:
+    """The runs of `bench` and `regress` of a network so far. Raises InputError where there are none."""
+    from mlpdeploy.evidence.history import FILE, read
+
+    return read(selection.out / selection.folder_name / FILE, selection.name)
+
+
 def load(selection: Selection, stages: Stages) -> Source:
     """The network of a selection, with its weights."""
     with stages("load"):
@@ -231,6 +261,12 @@ def doctor() -> dict[str, Any]:
     from mlpdeploy.doctor import examine
 
     return examine()
+
+
+def _remember(selection: Selection, document: dict[str, Any]) -> None:
+    from mlpdeploy.evidence.history import FILE, append, entry, revision_here
+
+    append(selection.out / selection.folder_name / FILE, entry(document, revision_here()))
 
 
 def _key(selection: Selection, backend: Backend, traced: Traced | None = None) -> str | None:

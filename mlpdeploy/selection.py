@@ -138,6 +138,14 @@ def parse_batch(text: str) -> Batch:
     return Batch(low, opt, high)
 
 
+def parse_sizes(text: str | None) -> tuple[int, ...]:
+    """1,8,64 as numbers, none of None. Raises InputError where they are not whole numbers from 1."""
+    parts = [] if text is None else text.split(",")
+    if not all(re.fullmatch(r"\s*[1-9]\d{0,5}\s*", part) for part in parts):
+        raise InputError(f"batch {text!r}: give the sizes to time, such as 1,8,64")
+    return tuple(int(part) for part in parts)
+
+
 def parse_shape(text: str) -> tuple[int, ...]:
     """C,H,W as numbers. Raises InputError where they are not positive whole numbers."""
     parts = re.split(r"[,x]", text.strip())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,6 +71,15 @@ class Built:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class LayerTime:
+    """A layer of an engine: its type in the engine's own words, seconds a call, and names it is known by or made of."""
+
+    type: str
+    seconds: float
+    names: tuple[str, ...]
+
+
 class Runner(Protocol):
     """A loaded engine: arrays in by input name, arrays out by output name."""
 
@@ -106,6 +115,9 @@ class Backend(Protocol):
 
     def load(self, engine: Path, facts: Mapping[str, Any]) -> AbstractContextManager[Runner]:
         """Load an engine for running. Raises MachineLacks or ArtifactError before it would crash."""
+
+    def profile(self, engine: Path, facts: Mapping[str, Any], inputs: Sequence[Arrays]) -> tuple[LayerTime, ...] | str:
+        """The time of each layer in the order of execution, median over `inputs`; or one line: why there is none."""
 
 
 def backends() -> dict[str, Backend]:

@@ -2,6 +2,10 @@
 
 Two programs timed one after the other meet two different machines: clocks, caches and neighbours drift. Interleaved
 round by round they meet the same one, and the ratio within rounds is what the bootstrap resamples.
+
+Two loads of one engine differ as well, by a few per cent for as long as they live: where their weights lie in memory
+decides it. So a measurement has several sittings, each with everything loaded anew, and the bootstrap resamples
+sittings first, then the rounds within each. The intervals are widened by what few sittings cannot tell (Student's t).
 """
 
 from __future__ import annotations
@@ -13,11 +17,15 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 
 Run = Callable[[Any], object]
+
+MOST_WARMUP = 10
+"""Calls after which a contender that is not stable is measured all the same: the machine is not quiet."""
 
 FASTER, SLOWER, UNDECIDED = "faster", "slower", "undecided"
 
@@ -50,24 +58,54 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Timings:
-    """The samples of every contender (seconds a call, one a round, rounds aligned) and how they were taken."""
+    """The samples of every contender (seconds a call, one a round, rounds aligned) and how they were taken.
+
+    `sittings` has the rounds of each sitting, in order; empty where all were taken in one.
+    """
 
     seconds: dict[str, np.ndarray]
     calls: dict[str, int]
     seed: int
+    sittings: tuple[int, ...] = ()
+
+    @classmethod
+    def joined(cls, taken: Sequence[Timings]) -> Timings:
+        """Several sittings with the same contenders as one measurement."""
+        names, first = list(taken[0].seconds), taken[0]
+        seconds = {name: np.concatenate([one.seconds[name] for one in taken]) for name in names}
+        return cls(seconds, first.calls, first.seed, tuple(len(one.seconds[names[0]]) for one in taken))
 
     def latency(self, name: str) -> Latency:
         """Median and tail of one contender."""
         median, p90, p99 = np.percentile(self.seconds[name], (50, 90, 99))
         return Latency(float(median), float(p90), float(p99), len(self.seconds[name]))
 
+    def medians(self, name: str) -> list[float]:
+        """The median of each sitting, seconds."""
+        return [float(np.median(part)) for part in self._split(name)]
+
     def ratio(self, name: str, baseline: str, resamples: int = 2000) -> Ratio:
-        """The ratio of medians, whole rounds resampled together so that what both suffered cancels."""
-        mine, other = self.seconds[name], self.seconds[baseline]
-        rows = np.random.default_rng(self.seed).integers(0, len(mine), (resamples, len(mine)))
-        ratios = np.median(mine[rows], axis=1) / np.median(other[rows], axis=1)
-        low, high = np.percentile(ratios, (2.5, 97.5))
-        return Ratio(float(np.median(mine) / np.median(other)), float(low), float(high))
+        """The ratio of medians within a sitting, geometric mean over the sittings.
+
+        Rounds are resampled within each sitting, together for both contenders, so that what both suffered cancels; then
+        the sittings are. Neighbouring sittings, which load in opposite orders, count as one where their number is even.
+        """
+        rng = np.random.default_rng(self.seed)
+        values, drawn = [], []
+        for mine, other in zip(self._split(name), self._split(baseline), strict=True):
+            rows = rng.integers(0, len(mine), (resamples, len(mine)))
+            drawn.append(np.log(np.median(mine[rows], axis=1) / np.median(other[rows], axis=1)))
+            values.append(math.log(np.median(mine) / np.median(other)))
+        middle, logs = sum(values) / len(values), np.stack(drawn, axis=1)
+        if len(values) % 2 == 0:
+            logs = (logs[:, ::2] + logs[:, 1::2]) / 2
+        count = logs.shape[1]
+        means = np.take_along_axis(logs, rng.integers(0, count, (resamples, count)), axis=1).mean(axis=1)
+        low, high = middle + _widening(count) * (np.percentile(means, (2.5, 97.5)) - middle)
+        return Ratio(math.exp(middle), math.exp(low), math.exp(high))
+
+    def _split(self, name: str) -> list[np.ndarray]:
+        return np.split(self.seconds[name], np.cumsum(self.sittings)[:-1]) if self.sittings else [self.seconds[name]]
 
     def to_json(self, baseline: str | None = None) -> dict[str, dict[str, Any]]:
         """By contender: its latency in milliseconds, and its ratio to the baseline with the verdict."""
@@ -97,12 +135,14 @@ def measure(
     warmup: int = 3,
     shortest: float = 2e-3,
     seed: int = 0,
+    least: int = 5,
 ) -> Timings:
     """Time each contender once a round, in an order drawn anew for each round.
 
     `inputs` are rotated, the same one for all contenders of a round. A sample is as many calls as last `shortest`
-    seconds, so the clock's own grain does not show. `seconds` is a budget for the whole measurement: the rounds end
-    when it is spent, but never before five. Raises ValueError without contenders or inputs.
+    seconds, so the clock's own grain does not show. Before the first, at least `warmup` calls, and more until they are
+    stable. `seconds` is a budget for the whole measurement: the rounds end when it is spent, but never before `least`.
+    Raises ValueError without contenders or inputs.
     """
     if not contenders or not inputs or rounds < 1:
         raise ValueError("timing needs at least one contender, one input and one round")
@@ -113,7 +153,7 @@ def measure(
     samples: dict[str, list[float]] = {name: [] for name in names}
     with _no_collector():
         for turn in range(rounds):
-            if seconds is not None and turn >= 5 and time.perf_counter() - began > seconds:
+            if seconds is not None and turn >= least and time.perf_counter() - began > seconds:
                 break
             value = inputs[turn % len(inputs)]
             for name in rng.permutation(names):
@@ -142,10 +182,30 @@ def pinned(threads: int) -> Iterator[tuple[int, ...]]:
         os.sched_setaffinity(0, before)
 
 
+def _widening(sittings: int) -> float:
+    """How much wider an interval over few sittings must be than the bootstrap makes it; 1 where there is only one.
+
+    The bootstrap takes the spread of n values for that of their population (short by sqrt((n - 1) / n)) and as known,
+    where Student's t with n - 1 degrees of freedom is due. The quantile of t is Cornish and Fisher's expansion.
+    """
+    if sittings < 2:
+        return 1.0
+    z, degrees = NormalDist().inv_cdf(0.975), sittings - 1
+    t = z + (z**3 + z) / (4 * degrees) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2)
+    return math.sqrt(sittings / degrees) * t / z
+
+
 def _calls(run: Run, inputs: Sequence[Any], warmup: int, shortest: float) -> int:
-    """Warm up, and find how many calls last `shortest` seconds."""
-    quickest = min(_time(run, inputs[turn % len(inputs)], 1) for turn in range(max(1, warmup)))
-    return max(1, math.ceil(shortest / max(quickest, 1e-9)))
+    """Warm up, until the last calls differ by less than a tenth, and find how many calls last `shortest` seconds."""
+    taken: list[float] = []
+    while len(taken) < max(1, warmup) or (len(taken) < MOST_WARMUP and not _stable(taken)):
+        taken.append(_time(run, inputs[len(taken) % len(inputs)], 1))
+    return max(1, math.ceil(shortest / max(min(taken), 1e-9)))
+
+
+def _stable(taken: Sequence[float]) -> bool:
+    """Whether the last three calls lie within a tenth of the best so far."""
+    return len(taken) < 3 or max(taken[-3:]) < 1.1 * min(taken)
 
 
 def _time(run: Run, value: Any, calls: int) -> float:

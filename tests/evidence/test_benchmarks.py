@@ -14,6 +14,7 @@ import torch
 from benchmarks import build, common, cpu, graph, rules
 from benchmarks.train_digits import augment
 from mlpdeploy.engine.parsed import Counts, FunctionBody, ParsedNetwork
+from mlpdeploy.evidence import machine
 from mlpdeploy.evidence.timing import Timings
 from mlpdeploy.graph.rewrite import LAYOUT, all_rules
 
@@ -31,8 +32,8 @@ def test_a_result_names_its_machine_and_is_strict_json(tmp_path: Path) -> None:
 def test_the_processor_is_named_where_the_system_tells(tmp_path: Path) -> None:
     info = tmp_path / "cpuinfo"
     info.write_text("processor : 0\nmodel name\t: A Fine CPU @ 3 GHz\n")
-    assert common.cpu_model(info) == "A Fine CPU @ 3 GHz"
-    assert common.cpu_model(tmp_path / "missing")
+    assert machine.cpu_model(info) == "A Fine CPU @ 3 GHz"
+    assert machine.cpu_model(tmp_path / "missing")
 
 
 def test_a_command_is_measured_by_itself_and_its_failure_is_raised() -> None:

@@ -7,7 +7,7 @@ import importlib.metadata
 import importlib.util
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     import onnx
 
-    from mlpdeploy.engine.backend import Arrays, BuildRequest, Built, Progress, Runner
+    from mlpdeploy.engine.backend import Arrays, BuildRequest, Built, LayerTime, Progress, Runner
     from mlpdeploy.engine.emit import Emitted
     from mlpdeploy.graph.trace import TensorSpec
 
@@ -156,6 +156,10 @@ class EngineBackend(ABC):
     def load(self, engine: Path, facts: Mapping[str, Any]) -> AbstractContextManager[Runner]:
         """Check the file against `facts` and this machine, then load it for running."""
         return self._checked(engine, facts)
+
+    def profile(self, engine: Path, facts: Mapping[str, Any], inputs: Sequence[Arrays]) -> tuple[LayerTime, ...] | str:
+        """See Backend.profile: not every engine has a profiler."""
+        return f"{self.name} does not tell the time of its layers"
 
     @contextmanager
     def _checked(self, engine: Path, facts: Mapping[str, Any]) -> Iterator[Runner]:

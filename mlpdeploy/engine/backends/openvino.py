@@ -10,7 +10,7 @@ executed is read back from the compiled model, goes into the facts, and an FP32 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
     import onnx
 
-    from mlpdeploy.engine.backend import Arrays, BuildRequest, Progress, Runner
+    from mlpdeploy.engine.backend import Arrays, BuildRequest, LayerTime, Progress, Runner
     from mlpdeploy.engine.emit import Emitted
 
 _STEPS = 3
@@ -75,24 +75,40 @@ class OpenVino(EngineBackend):
     def _load(self, engine: Path, signature: Signature, facts: Mapping[str, Any]) -> Iterator[Runner]:
         import openvino
 
-        core = openvino.Core()
-        here = core.get_property("CPU", "FULL_DEVICE_NAME")
-        if facts.get("cpu") != here:
-            raise ArtifactError(
-                f"{engine} was compiled for the CPU {facts.get('cpu')} and this one is {here}; build it again here"
-            )
-        config = _config(openvino, core, str(facts.get("precision")), facts.get("threads"))
-        try:
-            compiled = core.import_model(engine.read_bytes(), "CPU", config)
-        except RuntimeError as error:
-            raise ArtifactError(f"OpenVINO cannot load {engine}: {_reason(error)}") from error
-        request = compiled.create_infer_request()
+        request = _imported(openvino, engine, facts).create_infer_request()
 
         def run(inputs: Arrays) -> dict[str, np.ndarray]:
             results = request.infer({name: _tensor(openvino, array) for name, array in inputs.items()})
             return {port.name: _array(results[port.name], port.dtype) for port in signature.outputs}
 
         yield run
+
+    def profile(self, engine: Path, facts: Mapping[str, Any], inputs: Sequence[Arrays]) -> tuple[LayerTime, ...] | str:
+        """See Backend.profile. Parts of an operation that OpenVINO takes apart come before the one with its name."""
+        import openvino
+
+        from mlpdeploy.engine.backend import LayerTime
+
+        compiled = _imported(openvino, engine, facts, PERF_COUNT=True)
+        origins = {}
+        for node in compiled.get_runtime_model().get_ops():
+            info = node.get_rt_info()
+            if "originalLayersNames" in info:
+                origins[node.get_friendly_name()] = info["originalLayersNames"].astype(str).split(",")
+        request, rows = compiled.create_infer_request(), {}
+        seconds: dict[str, list[float]] = {}
+        for arrays in inputs:
+            request.infer({name: _tensor(openvino, array) for name, array in arrays.items()})
+            for row in request.profiling_info:
+                if row.status == openvino.ProfilingInfo.Status.EXECUTED:
+                    rows[row.node_name] = row.node_type
+                    seconds.setdefault(row.node_name, []).append(row.real_time.total_seconds())
+        named: list[tuple[str, ...]] = []
+        for name in reversed(rows):
+            own = (name, *origins.get(name, ()))
+            named.insert(0, own if any("/" in one for one in own) or not named else own + named[0])
+        middle = [sorted(times)[len(times) // 2] for times in seconds.values()]
+        return tuple(LayerTime(k, s, n) for k, s, n in zip(rows.values(), middle, named, strict=True))
 
 
 BACKEND = OpenVino()
@@ -103,6 +119,21 @@ def _config(openvino: Any, core: Any, precision: str, threads: int | None) -> di
     halves = precision == "fp16" and "FP16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     config = {"INFERENCE_PRECISION_HINT": openvino.Type.f16 if halves else openvino.Type.f32}
     return config if threads is None else {**config, "INFERENCE_NUM_THREADS": threads}
+
+
+def _imported(openvino: Any, engine: Path, facts: Mapping[str, Any], **more: Any) -> Any:
+    """The engine's file, compiled for a CPU of this kind."""
+    core = openvino.Core()
+    here = core.get_property("CPU", "FULL_DEVICE_NAME")
+    if facts.get("cpu") != here:
+        raise ArtifactError(
+            f"{engine} was compiled for the CPU {facts.get('cpu')} and this one is {here}; build it again here"
+        )
+    config = _config(openvino, core, str(facts.get("precision")), facts.get("threads"))
+    try:
+        return core.import_model(engine.read_bytes(), "CPU", config | more)
+    except RuntimeError as error:
+        raise ArtifactError(f"OpenVINO cannot load {engine}: {_reason(error)}") from error
 
 
 def _executed(compiled: Any) -> dict[str, list[str]]:

@@ -1,0 +1,153 @@
+"""How often the gate errs: recorded pairs of loads, real runs made of them, and simulated runs on their noise.
+
+    python -m benchmarks.gate [RECIPE ...] [--backends onnxruntime,openvino] [--pairs 400] [--seconds 0.5]
+
+Pairs are taken as `mlpdeploy regress` takes them, of the same engine on both sides (A/A), and of the same engine
+against itself with every call of the candidate made 5 % longer. Real runs are cut out of either sequence in the order
+in which it was recorded: a run ends at the look that decides it, and the next begins with the next pair, which is what
+running the command again and again does. Simulated runs draw from the A/A pairs, each with a random sign, moved by a
+slowdown.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import math
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks import common
+from mlpdeploy.engine.backend import Batch, backends
+from mlpdeploy.evidence import contenders, gate, machine, pairs, timing
+from mlpdeploy.graph.trace import trace
+
+CHOSEN = ("mint_wqk", "mixer_s32")
+LIMIT, SLOWDOWN, RUNS = 0.03, 0.05, 10_000
+
+
+def slowed(one: contenders.Contender, factor: float) -> contenders.Contender:
+    """The same contender, each of whose calls lasts `factor` as long: it waits, busy, for what is missing."""
+
+    @contextlib.contextmanager
+    def load() -> Iterator[Callable[[Any], object]]:
+        with one.load() as call:
+
+            def longer(value: Any) -> object:
+                began = time.perf_counter()
+                result = call(value)
+                until = began + factor * (time.perf_counter() - began)
+                while time.perf_counter() < until:
+                    pass
+                return result
+
+            yield longer
+
+    return dataclasses.replace(one, load=load)
+
+
+def record(
+    baseline: contenders.Contender, candidate: contenders.Contender, count: int, seconds: float, seed: int
+) -> dict[str, Any]:
+    """Pairs at batch 1: their log ratios and those of their two loads, and the median latency."""
+    taken = [one for (one,) in itertools.islice(pairs.pairs(baseline, candidate, [1], seconds, seed), count)]
+    loads = [[math.log(c / b) for b, c in zip(one.baseline, one.candidate, strict=True)] for one in taken]
+    return {
+        "median_ms": round(1e3 * float(np.median([one.baseline for one in taken])), 4),
+        "logs": [round(one.log_ratio, 5) for one in taken],
+        "deviation_of_pairs": _deviation([one.log_ratio for one in taken]),
+        "deviation_of_loads": _deviation([log for two in loads for log in two]),
+        "effect_of_order": round(float(np.mean([(first - second) / 2 for first, second in loads])), 5),
+    }
+
+
+def real(logs: Sequence[float]) -> dict[str, Any]:
+    """The runs that the recorded pairs make, one after the other; the last one, which may lack pairs, is left out."""
+    runs, start = [], 0
+    while start < len(logs):
+        found = gate.run(logs[start : start + gate.LOOKS[-1]], LIMIT)
+        if found.verdict == gate.UNDECIDED and start + gate.LOOKS[-1] > len(logs):
+            break
+        runs.append(found)
+        start += found.pairs
+    return _counted(runs)
+
+
+def simulated(logs: Sequence[float], slowdown: float, seed: int, runs: int = RUNS) -> dict[str, Any]:
+    """Runs on noise drawn from recorded A/A pairs, each with a random sign, and a true slowdown on top."""
+    rng = np.random.default_rng(seed)
+    shape = (runs, gate.LOOKS[-1])
+    noise = rng.choice(np.asarray(logs), shape) * rng.choice([-1.0, 1.0], shape)
+    return _counted([gate.run(one, LIMIT) for one in noise + math.log1p(slowdown)])
+
+
+def measure(name: str, backend: str, count: int, seconds: float, seed: int) -> dict[str, Any]:
+    """Everything about one network with one engine."""
+    network, specs = common.load(name, seed)
+    emitted, _ = common.ours(trace(network, specs), "fp32")
+    with tempfile.TemporaryDirectory() as folder:
+        silent = common.Silent()
+        built = contenders.build(backends()[backend], emitted, "fp32", Batch(1, 1, 4), Path(folder) / "x", silent).on(1)
+        sides = [contenders.engine(side, "engine", "", built, specs) for side in ("baseline", "candidate")]
+        before = machine.conditions()
+        same = record(sides[0], sides[1], count, seconds, seed)
+        slower = record(sides[0], slowed(sides[1], 1 + SLOWDOWN), count, seconds, seed + 1)
+    return {
+        "load_average": {"before": before["load"], "after": machine.conditions()["load"]},
+        "recorded": {"same": same, "slowed": slower},
+        "real": {"same": real(same["logs"]), "slowed": real(slower["logs"])},
+        "simulated": {
+            "same": simulated(same["logs"], 0.0, seed),
+            "at_the_limit": simulated(same["logs"], LIMIT, seed),
+            "slowed": simulated(same["logs"], SLOWDOWN, seed),
+        },
+    }
+
+
+def _counted(runs: Sequence[gate.Slowdown]) -> dict[str, Any]:
+    """How many runs said what, and after how many pairs."""
+    verdicts = [one.verdict for one in runs]
+    counts = {verdict: verdicts.count(verdict) for verdict in (gate.PASSED, gate.REGRESSED, gate.UNDECIDED)}
+    spent = [one.pairs for one in runs] or [0]
+    return {"runs": len(runs), **counts, "median_pairs": float(np.median(spent)), "most_pairs": max(spent)}
+
+
+def _deviation(values: Sequence[float]) -> float:
+    return round(float(np.std(values, ddof=1)), 5)
+
+
+def main() -> None:
+    parser = common.parser(__doc__, CHOSEN)
+    parser.add_argument("--backends", default="onnxruntime,openvino")
+    parser.add_argument("--pairs", type=int, default=400, help="pairs of loads of each kind (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=0.5, help="of each load (default: %(default)s)")
+    arguments = parser.parse_args()
+    results: dict[str, Any] = {}
+    settings = {
+        "precision": "fp32", "threads": 1, "batch": 1, "limit": LIMIT, "slowdown": SLOWDOWN, "looks": list(gate.LOOKS),
+        "seconds": arguments.seconds,
+    }  # fmt: skip
+    with timing.pinned(1):
+        torch.set_num_threads(1)
+        for name in arguments.recipes:
+            for backend in arguments.backends.split(","):
+                row = measure(name, backend, arguments.pairs, arguments.seconds, arguments.seed)
+                results[f"{name} {backend}"] = row
+                print(f"{name} {backend}: {row['recorded']['same']['median_ms']:.3f} ms, load {row['load_average']}")
+                for kind, found in (("real", row["real"]), ("simulated", row["simulated"])):
+                    for what, counts in found.items():
+                        print(f"  {kind:10s} {what:14s} {counts}", flush=True)
+                # Written after each, so that a long run that is stopped keeps what it has.
+                path = common.write("gate", results, settings, arguments.out)
+    print(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""What is known of an engine without timing it, for a gate on any machine: size, layers, memory, accuracy."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mlpdeploy import store
+from mlpdeploy.errors import BuildError
+from mlpdeploy.evidence.ladder import NOT_EXECUTED
+from mlpdeploy.store import Artifact
+
+_PARSER = "tensorrt-rtx"
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """How good the last stage is that was executed.
+
+    `measure` is `top-1 accuracy` on labelled images, `top-1 agreement` with the network on images without labels, or
+    `relative error` against the network on random inputs, of which less is better; each a number from 0 to 1.
+    """
+
+    measure: str
+    value: float
+    stage: str
+    inputs: str
+    rows: int
+
+    @property
+    def loss(self) -> float:
+        """The value, turned so that more is worse."""
+        return self.value if self.measure == "relative error" else 1 - self.value
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Bytes of the engine's file, seconds that its build took, and what TensorRT's parser makes of its network.
+
+    `memory_bytes` is what the graph holds at the largest batch: weights, and the most activations alive at once.
+    What could not be had is None, and `reasons` says why.
+    """
+
+    engine_bytes: int
+    build_seconds: float
+    layers: int | None
+    transposes: int | None
+    memory_bytes: int | None
+    accuracy: Accuracy | None
+    reasons: dict[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Its fields as JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Facts:
+        """Read back from a saved document."""
+        accuracy = values.get("accuracy")
+        return cls(**{**values, "accuracy": None if accuracy is None else Accuracy(**accuracy)})
+
+
+def facts_of(artifact: Artifact) -> Facts:
+    """The facts of an artifact. TensorRT's parser needs no GPU, so an engine of another backend has layers as well."""
+    import onnx
+
+    from mlpdeploy.evidence.memory import peak_bytes
+
+    manifest, reasons = artifact.manifest, {}
+    model = onnx.load(artifact.model)
+    parsed = manifest["facts"].get("parsed") or _parsed(model)
+    if isinstance(parsed, str):
+        reasons["layers"] = reasons["transposes"] = parsed
+    memory = peak_bytes(model, manifest["batch"]["max"])
+    if isinstance(memory, str):
+        reasons["memory"] = memory
+    accuracy = accuracy_of(artifact)
+    if isinstance(accuracy, str):
+        reasons["accuracy"] = accuracy
+    return Facts(
+        engine_bytes=sum(
+            facts["bytes"] for name, facts in manifest["files"].items() if name.startswith(manifest["engine"])
+        ),
+        build_seconds=float(manifest["facts"]["build_seconds"]),
+        layers=None if isinstance(parsed, str) else parsed["total"]["layers"],
+        transposes=None if isinstance(parsed, str) else parsed["total"]["transposes"],
+        memory_bytes=None if isinstance(memory, str) else memory,
+        accuracy=None if isinstance(accuracy, str) else accuracy,
+        reasons=reasons,
+    )
+
+
+def accuracy_of(artifact: Artifact) -> Accuracy | str:
+    """What the last verification of these very files found, or one line: why there is none."""
+    path = artifact.folder / store.VERIFICATION
+    if not path.exists():
+        return "not verified"
+    document = json.loads(path.read_text(encoding="utf-8"))
+    if document["files"] != {name: facts["sha256"] for name, facts in artifact.manifest["files"].items()}:
+        return "verified before it was built again"
+    stage = [one for one in document["stages"] if one["status"] != NOT_EXECUTED][-1]
+    images, rows = stage["images"], document["rows"]
+    if images is not None and images["accuracy"] is not None:
+        return Accuracy("top-1 accuracy", images["accuracy"], stage["name"], document["inputs"], rows)
+    if images is not None and images["agreement"] is not None:
+        return Accuracy("top-1 agreement", images["agreement"]["top1"], stage["name"], document["inputs"], rows)
+    if stage["max_relative"] is None:
+        return f"the stage {stage['name']} has no finite error"
+    return Accuracy("relative error", stage["max_relative"], stage["name"], document["inputs"], rows)
+
+
+def _parsed(model: Any) -> dict[str, Any] | str:
+    from mlpdeploy.engine.backends import tensorrt
+
+    backend = tensorrt.TensorRT(_PARSER)
+    if (reason := backend.available()) is not None:
+        return reason
+    try:
+        return tensorrt.parse(backend.prepare(model), _PARSER).facts()
+    except BuildError as error:
+        return str(error).splitlines()[0]

@@ -1,0 +1,117 @@
+"""A regress result for others to read: JUnit XML for a CI's test page, Markdown for its summary."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+from xml.etree import ElementTree
+
+from mlpdeploy.evidence.gate import PASSED, REGRESSED, UNDECIDED
+from mlpdeploy.evidence.regress import ACCEPTED, ACCURACY, NOT_MEASURED
+
+MARKS = {PASSED: "✅", REGRESSED: "❌", UNDECIDED: "⚠️", ACCEPTED: "☑️", NOT_MEASURED: "⏭️"}
+
+
+def junit(document: Mapping[str, Any]) -> str:
+    """One test case a gate: failed where it regressed, or is undecided and that fails; skipped where not measured."""
+    gates, settings = document["gates"], document["settings"]
+    failing = {REGRESSED} | ({UNDECIDED} if settings["undecided"] == "fail" else set())
+    skipped = {NOT_MEASURED, ACCEPTED, UNDECIDED} - failing
+    counts: dict[str, Any] = {
+        "tests": str(len(gates)),
+        "failures": str(sum(gate["verdict"] in failing for gate in gates)),
+        "skipped": str(sum(gate["verdict"] in skipped for gate in gates)),
+    }
+    suite = ElementTree.Element("testsuite", name=title(document), timestamp=document["created"], errors="0", **counts)
+    for gate in gates:
+        case = ElementTree.SubElement(suite, "testcase", classname=title(document), name=gate["label"])
+        if gate["verdict"] in failing:
+            ElementTree.SubElement(case, "failure", message=sentence(gate), type=gate["verdict"])
+        elif gate["verdict"] in skipped:
+            ElementTree.SubElement(case, "skipped", message=sentence(gate))
+    root = ElementTree.Element("testsuites")
+    root.append(suite)
+    ElementTree.indent(root)
+    return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def markdown(document: Mapping[str, Any]) -> str:
+    """A table with one row a gate, the verdict above it, and what it was measured with below."""
+    machine, baseline = document["machine"], document["baseline"]
+    lines = [
+        f"### {MARKS[document['verdict']]} {title(document)}: {document['verdict']}",
+        "",
+        f"Held against {_cell(described(baseline))}.",
+        "",
+        "| | gate | baseline | candidate | change | interval | limit |",
+        "| --- | --- | ---: | ---: | ---: | --- | ---: |",
+    ]
+    for gate in document["gates"]:
+        cells = [MARKS[gate["verdict"]], f"{gate['label']}: {gate['verdict']}", *numbers(gate)]
+        lines.append(f"| {' | '.join(_cell(cell) for cell in cells)} |")
+    reasons = [f"- {gate['label']}: {_cell(gate['reason'])}" for gate in document["gates"] if gate["reason"]]
+    where = (machine["gpu"] or {}).get("name") if document["network"]["backend"].startswith("tensorrt") else None
+    threads = "" if where else f", {document['settings']['threads']} of {machine['cores']} cores"
+    lines += ["", *reasons, *([""] if reasons else [])]
+    lines.append(f"{where or machine['cpu']}{threads}; {document['network']['weights']}; {document['created']}")
+    return "\n".join(lines) + "\n"
+
+
+def title(document: Mapping[str, Any]) -> str:
+    """What was held against the baseline: `vip_s7 fp32 with openvino`."""
+    network = document["network"]
+    return f"{network['name']} {network['precision']} with {network['backend']}"
+
+
+def described(baseline: Mapping[str, Any]) -> str:
+    """The baseline in words: `git:main (3f2a91c0de)`."""
+    commit = baseline.get("commit")
+    return f"{baseline['reference']} ({commit[:10] if commit else baseline['created']})"
+
+
+def sentence(gate: Mapping[str, Any]) -> str:
+    """One gate in words."""
+    if gate["verdict"] == NOT_MEASURED:
+        return f"{gate['label']}: not measured: {gate['reason']}"
+    before, after, change, interval, limit = numbers(gate)
+    within = f" {interval}" if interval else ""
+    return f"{gate['label']}: {gate['verdict']}: {before} -> {after}, {change}{within}, limit {limit}"
+
+
+def numbers(gate: Mapping[str, Any]) -> tuple[str, str, str, str, str]:
+    """Baseline, candidate, change, its interval and the limit, as a table shows them."""
+    if gate["verdict"] == NOT_MEASURED:
+        return "", "", "", "", _percent(gate["limit"])
+    interval = ""
+    if gate["batch"] is not None:
+        low, high = ("?" if bound is None else _percent(bound, sign=True) for bound in (gate["low"], gate["high"]))
+        interval = f"[{low}, {high}]"
+    unit = gate["unit"]
+    change = "new" if gate["change"] is None else _percent(gate["change"], sign=True)
+    if gate["name"] == ACCURACY:
+        change = f"{_percent(gate['change'])} lost" if gate["change"] > 0 else "nothing lost"
+    return amount(gate["baseline"], unit), amount(gate["candidate"], unit), change, interval, _percent(gate["limit"])
+
+
+def amount(value: float, unit: str) -> str:
+    """A number as people write it: 12.3 ms, 66.4 MB, 205."""
+    if unit == "bytes":
+        return f"{value / 1e6:.1f} MB"
+    if unit == "ms":
+        return f"{value:.3g} ms" if value < 100 else f"{value:.0f} ms"
+    if unit == "s":
+        return f"{value:.1f} s"
+    if unit.startswith("top-1"):
+        return f"{value:.2%} {unit}"
+    return f"{value:.1e} {unit}" if unit else f"{value:.0f}"
+
+
+def _percent(value: float, sign: bool = False) -> str:
+    shown = f"{100 * value:{'+' if sign else ''}.2g}" if abs(value) < 0.1 else f"{100 * value:{'+' if sign else ''}.0f}"
+    return "0%" if math.isclose(value, 0, abs_tol=5e-6) else f"{shown}%"
+
+
+def _cell(value: object) -> str:
+    """A value that cannot break out of its table or line."""
+    return " ".join(str(value).split()).replace("|", "\\|")

@@ -1,0 +1,71 @@
+"""Two engines timed in pairs of loads: both loaded anew and run in turns, once the one first and once the other.
+
+Which engine is loaded first matters: the second finds other memory, and was up to 4 % slower or faster for as long as
+it lived. Within a pair of loads that cancels, and what is left is a third of it. Calls that another process interrupted
+lie in the upper part of the samples, so the lower quartile stands for a load.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mlpdeploy.evidence import timing
+from mlpdeploy.evidence.contenders import Contender, fed, prepared
+
+ROUNDS, SHORTEST = 100, 5e-4
+"""Rounds of a load at the most, and seconds of a sample at the least: short ones pass between interruptions."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Seconds a call of both sides in the two loads of a pair, at one batch size."""
+
+    batch: int
+    baseline: tuple[float, float]
+    candidate: tuple[float, float]
+
+    @property
+    def log_ratio(self) -> float:
+        """Above zero where the candidate took longer."""
+        return sum(math.log(c / b) for b, c in zip(self.baseline, self.candidate, strict=True)) / 2
+
+
+def pairs(
+    baseline: Contender, candidate: Contender, sizes: Sequence[int], seconds: float, seed: int
+) -> Iterator[tuple[Pair, ...]]:
+    """Pairs without end, one for each batch size; each load is timed for about `seconds` a size."""
+    sides = (baseline, candidate)
+    inputs = {size: prepared(sides, size, seed) for size in sizes}
+    turn = 0
+    while True:
+        first, second = (
+            _load(order, sides, inputs, seconds, seed + 2 * turn + place)
+            for place, order in enumerate((sides, sides[::-1]))
+        )
+        yield tuple(Pair(size, *((first[size][one.name], second[size][one.name]) for one in sides)) for size in sizes)
+        turn += 1
+
+
+def _load(
+    order: Sequence[Contender],
+    sides: Sequence[Contender],
+    inputs: Mapping[int, Mapping[str, Sequence[Any]]],
+    seconds: float,
+    seed: int,
+) -> dict[int, dict[str, float]]:
+    """Load both sides in this order and time them: the lower quartile of each by size and name."""
+    found = {}
+    with ExitStack() as stack:
+        calls = {one.name: stack.enter_context(one.load()) for one in order}
+        for size, of_size in inputs.items():
+            runs = {one.name: fed(calls[one.name], of_size[one.name]) for one in sides}
+            turns = range(len(of_size[sides[0].name]))
+            taken = timing.measure(runs, turns, rounds=ROUNDS, seconds=seconds, seed=seed, shortest=SHORTEST)
+            found[size] = {name: float(np.quantile(samples, 0.25)) for name, samples in taken.seconds.items()}
+    return found

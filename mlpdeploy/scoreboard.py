@@ -1,0 +1,167 @@
+"""What `bench`, `regress` and `history` print: tables that fit 80 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from mlpdeploy.console import SIMPLE
+
+STYLES = {
+    "passed": "green", "regressed": "red", "undecided": "yellow", "accepted": "cyan", "not measured": "dim",
+    "faster": "green", "slower": "red", "pays": "green", "costs": "red",
+}  # fmt: skip
+SHOWN = 12
+"""Modules, and runs of a series, that a terminal shows."""
+
+
+def print_bench(console: Console, document: Mapping[str, Any]) -> None:
+    """`mlpdeploy bench`: the contenders at each batch, the roofline, where the time goes, what each rule is worth."""
+    network, settings = document["network"], document["settings"]
+    title = f"{network['name']} {network['precision']} with {network['backend']}"
+    where = f"{settings['threads']} of {document['machine']['cores']} cores, {_device(document)}"
+    console.print(f"[bold]{escape(title)}[/]  {escape(where)}", highlight=False, soft_wrap=True)
+    console.print(f"  {escape(network['weights'])}", style=_weights_style(network), highlight=False, soft_wrap=True)
+    for one in document["measurements"]:
+        console.print(f"\n[bold]Batch {one['batch']}[/]")
+        console.print(_contenders(one["contenders"]))
+    console.print("  ratio: the engine's time over the other's, with its 95 % interval", style="dim")
+    for name, reason in document["left_out"].items():
+        console.print(f"  {name} left out: {escape(reason)}", style="dim", soft_wrap=True, highlight=False)
+    _print_roofline(console, document["roofline"])
+    _print_layers(console, document["layers"])
+    if document["credit"] is not None:
+        console.print("\n[bold]What each rule is worth[/], time without it over time with it")
+        table = _table("  rule", ">fired", ">worth", "95 % interval", "verdict")
+        for rule in document["credit"]:
+            interval = f"{rule['low']:.3f} to {rule['high']:.3f}"
+            table.add_row(
+                f"  {rule['rule']}", str(rule["fired"]), f"{rule['value']:.3f}", interval, _styled(rule["verdict"])
+            )
+        console.print(table)
+
+
+def print_regress(console: Console, document: Mapping[str, Any]) -> None:
+    """`mlpdeploy regress`: one line a gate, and the verdict."""
+    from mlpdeploy.evidence.outcome import described, numbers, title
+
+    verdict = document["verdict"]
+    console.print(
+        f"[bold]{escape(title(document))}[/] against {escape(described(document['baseline']))}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    table = _table("  gate", ">baseline", ">candidate", ">change", ">limit", "verdict")
+    for gate in document["gates"]:
+        before, after, change, interval, limit = numbers(gate)
+        unit = gate["unit"] if gate["name"] == "accuracy" else ""
+        before, after = (text.removesuffix(unit).strip() for text in (before, after))
+        table.add_row(
+            f"  {gate['label']}", before, after, f"{change}\n{interval}".strip(), limit, _styled(gate["verdict"])
+        )
+    console.print(table)
+    for gate in document["gates"]:
+        if gate["reason"]:
+            console.print(f"  {gate['label']}: {escape(gate['reason'])}", style="dim", highlight=False, soft_wrap=True)
+    console.print(f"[bold]{_styled(verdict)}[/]", highlight=False)
+
+
+def print_history(console: Console, found: Any) -> None:
+    """`mlpdeploy history`: for each series the last runs, each with a bar as long as it took."""
+    from mlpdeploy.evidence.history import sparkline
+
+    for line in found.skipped:
+        console.print(f"  {escape(line)}", style="yellow", highlight=False, soft_wrap=True)
+    for series in found.series:
+        shown, left = series.points[-SHOWN:], len(series.points) - SHOWN
+        trend = sparkline([point.median_ms for point in series.points[-60:]])
+        console.print(f"[bold]{escape(found.name)}[/] {escape(series.label)}  {trend}", highlight=False)
+        if left > 0:
+            console.print(f"  {left} earlier runs are not shown", style="dim")
+        table = _table("  date", "revision", ">median", "", ">change", "verdict")
+        longest = max(point.median_ms for point in shown)
+        for point in shown:
+            bar = "█" * max(1, round(16 * point.median_ms / longest))
+            change = "" if point.ratio is None else f"{100 * (point.ratio - 1):+.1f}%"
+            moved = "" if point.comparable or point is series.points[0] else " (other machine)"
+            verdict = _styled(point.verdict) + moved if point.verdict else moved.strip()
+            date = f"  {point.created[:16].replace('T', ' ')}"
+            table.add_row(date, escape(point.revision), f"{point.median_ms:.4g} ms", bar, change, verdict)
+        console.print(table)
+
+
+def _contenders(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Latency of each, and the engine's ratio to it."""
+    ratios = {ratio["baseline"]: ratio for ratio in rows[0]["ratios"]}
+    table = _table("  contender", ">median", ">p90", ">p99", ">images/s", ">ratio", "interval", "engine is")
+    for row in rows:
+        ratio = ratios.get(row["name"])
+        times = [f"{row[key]:.4g}" for key in ("median_ms", "p90_ms", "p99_ms")]
+        told = ["", "", ""]
+        if ratio is not None:
+            told = [f"{ratio['value']:.2f}", f"{ratio['low']:.2f} to {ratio['high']:.2f}", _styled(ratio["verdict"])]
+        table.add_row(f"  {escape(row['name'])}", *times, f"{row['images_per_second']:.4g}", *told)
+    table.columns[1].header = "median ms"
+    return table
+
+
+def _print_roofline(console: Console, roofline: Mapping[str, Any] | None) -> None:
+    if roofline is None:
+        return
+    peak, copied = roofline["peak_gmacs_per_second"], roofline["copy_gbytes_per_second"]
+    rates = f"{peak:.0f} GMAC/s in {roofline['dtype']}, {copied:.1f} GB/s"
+    console.print(f"\n[bold]Limit of this machine[/], measured now: {rates}", highlight=False)
+    for limit in roofline["limits"]:
+        reached = ", ".join(f"{name} {percent:.0f} %" for name, percent in limit["percent_of_limit"].items())
+        work = f"{limit['macs'] / 1e9:.2f} GMACs, {limit['bytes'] / 1e6:.0f} MB, {limit['bound']} bound"
+        line = f"  batch {limit['batch']}: {limit['limit_ms']:.3g} ms at best ({work}); reached: {reached}"
+        console.print(escape(line), highlight=False, soft_wrap=True)
+
+
+def _print_layers(console: Console, layers: Mapping[str, Any]) -> None:
+    before, after = layers["before"], layers["after"]
+    if after is None:
+        console.print(f"\n[bold]Time by module[/]: not measured: {escape(layers['reason'])}", highlight=False)
+        return
+    times = {module["path"]: module["milliseconds"] for module in (before or {"modules": ()})["modules"]}
+    console.print(f"\n[bold]Time by module[/] at batch {after['batch']}, told by {after['profiler']}", highlight=False)
+    table = _table("  module", ">export, ms", ">engine, ms", ">share")
+    longest = sorted(after["modules"], key=lambda module: -module["milliseconds"])
+    for module in longest[:SHOWN]:
+        known = times.get(module["path"])
+        cells = ["" if known is None else f"{known:.3f}", f"{module['milliseconds']:.3f}", f"{module['share']:.0%}"]
+        table.add_row(f"  {escape(module['path'])}", *cells)
+    rest = longest[SHOWN:]
+    if rest:
+        milliseconds, share = (sum(module[key] for module in rest) for key in ("milliseconds", "share"))
+        table.add_row(f"  {len(rest)} more", "", f"{milliseconds:.3f}", f"{share:.0%}")
+    whole = "" if before is None else f"{before['milliseconds']:.3f}"
+    table.add_row("  all", whole, f"{after['milliseconds']:.3f}", "100%")
+    console.print(table)
+
+
+def _device(document: Mapping[str, Any]) -> str:
+    machine = document["machine"]
+    gpu = machine["gpu"] if document["network"]["backend"].startswith("tensorrt") else None
+    return str(gpu["name"] if gpu else machine["cpu"])
+
+
+def _weights_style(network: Mapping[str, Any]) -> str | None:
+    return "yellow" if network["weights"].startswith("random") else None
+
+
+def _styled(verdict: str) -> str:
+    style = STYLES.get(verdict)
+    return f"[{style}]{verdict}[/]" if style else verdict
+
+
+def _table(*columns: str) -> Table:
+    """A table without lines; a column whose name begins with `>` is aligned to the right."""
+    table = Table(**SIMPLE)
+    for name in columns:
+        table.add_column(name.removeprefix(">"), justify="right" if name.startswith(">") else "left")
+    return table

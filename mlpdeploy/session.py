@@ -1,0 +1,85 @@
+"""What measuring commands share: which batch sizes, how many threads, and whether anything can be timed here."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from mlpdeploy import store
+from mlpdeploy.engine.backend import Backend, backends
+from mlpdeploy.errors import ArtifactError, InputError, MachineLacks
+from mlpdeploy.selection import Selection
+from mlpdeploy.store import Artifact
+
+
+def require_executable(backend: Backend, precision: str) -> None:
+    """Raise MachineLacks where this machine cannot run the backend's engines, naming the backends that it can time."""
+    reason = backend.executable()
+    if reason is None:
+        return
+    here = [one for one in backends().values() if one.available() is None and one.executable() is None]
+    fitting = [one.name for one in here if one.supports(precision) is None]
+    other = f"--backend {fitting[0]}" if fitting else "--precision fp32"
+    names = ", ".join(fitting or [one.name for one in here]) or "none"
+    raise MachineLacks(
+        f"a {backend.name} engine cannot be timed on this machine: {reason}; "
+        f"what can be measured here: {names}" + (f" ({other})" if names != "none" else "")
+    )
+
+
+def covering(selection: Selection, sizes: Sequence[int]) -> Selection:
+    """The selection with batch sizes that hold `sizes`: those of the artifact that is there, else wide enough ones."""
+    if any(size < 1 for size in sizes):
+        raise InputError(f"batch {min(sizes)}: the smallest batch is 1")
+    folder, profiles = store.folder_of(selection, selection.backend), [selection.profile]
+    if (folder / store.MANIFEST).exists():
+        try:
+            built = store.read_manifest(folder)["batch"]
+            profiles.insert(0, type(selection.profile)(**built))
+        except ArtifactError:  # the build that follows says so, and replaces it
+            pass
+    for one in profiles:
+        if all(one.min <= size <= one.max for size in sizes):
+            return replace(selection, batch=f"{one.min}:{one.opt}:{one.max}")
+    low, high = min(sizes), max(sizes)
+    return replace(selection, batch=f"{low}:{min(max(selection.profile.opt, low), high)}:{high}")
+
+
+def describe(artifact: Artifact) -> dict[str, Any]:
+    """The network of an artifact in a bench or regress document."""
+    manifest = artifact.manifest
+    recipe = {key: manifest["recipe"][key] for key in ("name", "family", "source", "parameters")}
+    engine = {"backend": manifest["backend"], "precision": manifest["precision"], "created": manifest["created"]}
+    return {
+        **recipe,
+        "weights": manifest["weights"]["text"],
+        **engine,
+        "model_sha256": manifest["files"][store.MODEL]["sha256"],
+    }
+
+
+def thread_count(asked: int | None) -> int:
+    """How many threads: as asked, or all that this process may use. Raises InputError for more than there are."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if asked is not None and not 1 <= asked <= cores:
+        raise InputError(f"--threads {asked}: this process may use 1 to {cores}")
+    return asked or cores
+
+
+@contextmanager
+def held_to(threads: int) -> Iterator[None]:
+    """This process and PyTorch held to so many cores."""
+    import torch
+
+    from mlpdeploy.evidence.timing import pinned
+
+    before = torch.get_num_threads()
+    with pinned(threads):
+        torch.set_num_threads(threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)

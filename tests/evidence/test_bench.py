@@ -1,0 +1,182 @@
+"""Contenders in sittings, layers by module, the roofline and the memory of a graph."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper
+from rich.console import Console
+from torch import nn
+
+from mlpdeploy.engine.backend import Batch, LayerTime, backends
+from mlpdeploy.evidence import contenders, layers, machine, memory, pairs, roofline, timing
+from mlpdeploy.evidence.bench import read
+from mlpdeploy.graph.trace import TensorSpec
+from mlpdeploy.progress import Silent
+from mlpdeploy.scoreboard import print_bench
+from tests.engine import small_networks
+
+EXAMPLE = Path(__file__).parent.parent / "data" / "bench.json"
+SPEC = TensorSpec("image", (3, 4, 4), torch.float32)
+
+
+def sleeper(name: str, seconds: float, loads: list[str]) -> contenders.Contender:
+    @contextlib.contextmanager
+    def load() -> Iterator[Callable[[Any], object]]:
+        loads.append(name)
+        yield lambda value: time.sleep(seconds)
+
+    return contenders.Contender(name, "engine", name, (SPEC,), lambda arrays: arrays, load)
+
+
+def test_every_sitting_loads_everything_anew_in_an_order_that_alternates() -> None:
+    loads: list[str] = []
+    both = [sleeper("a", 1e-3, loads), sleeper("b", 1e-2, loads)]
+    taken = contenders.sittings(both, [1, 2], 4, 0.0, 0, Silent())
+    assert loads == ["a", "b", "b", "a", "a", "b", "b", "a"]
+    assert set(taken) == {1, 2} and taken[1].sittings == (5, 5, 5, 5) and len(taken[1].medians("a")) == 4
+    assert taken[2].ratio("b", "a").value > 1.5
+
+
+def test_a_pair_loads_both_sides_once_in_either_order() -> None:
+    loads: list[str] = []
+    sides = (sleeper("baseline", 1e-3, loads), sleeper("candidate", 1e-2, loads))
+    found = pairs.pairs(*sides, [1], 0.0, 0)
+    (pair,) = next(found)
+    assert loads == ["baseline", "candidate", "candidate", "baseline"]
+    assert pair.batch == 1 and pair.log_ratio > 0.5
+
+
+def test_inputs_are_different_arrays_that_are_alike_for_all() -> None:
+    made = contenders.prepared([sleeper("a", 0, []), sleeper("b", 0, [])], 2, 0)
+    assert len(made["a"]) > contenders.DISTINCT and made["a"][0]["image"].shape == (2, 3, 4, 4)
+    assert len({array["image"].ctypes.data for array in made["a"]}) == len(made["a"])
+    assert not np.array_equal(made["a"][0]["image"], made["a"][1]["image"])
+    assert all(np.array_equal(a["image"], b["image"]) for a, b in zip(made["a"], made["b"], strict=True))
+
+
+def test_few_sittings_widen_the_interval_and_cover_the_truth() -> None:
+    rng = np.random.default_rng(0)
+    held = 0
+    for seed in range(200):  # loads of one engine differ by 3 %, rounds within a load by 1 %
+        taken = []
+        for _ in range(10):
+            sides = {name: rng.normal(1, 0.01, 6) * rng.normal(1, 0.03) for name in "ab"}
+            taken.append(timing.Timings(sides, {"a": 1, "b": 1}, seed))
+        ratio = timing.Timings.joined(taken).ratio("a", "b", resamples=400)
+        held += ratio.low <= 1 <= ratio.high
+    assert 0.91 <= held / 200 <= 1.0
+
+
+def test_layers_belong_to_the_module_they_name_or_to_the_one_before() -> None:
+    nodes = {"stem/Conv", "blocks.0.fc1/MatMul", "blocks.0.fc1/MatMul_1", "Add"}
+    found = layers.by_module(
+        [
+            LayerTime("Reorder", 1e-3, ("input_abcd_stem/Conv",)),
+            LayerTime("Conv", 2e-3, ("stem/Conv",)),
+            LayerTime("Gemm", 3e-3, ("fused", "blocks.0.fc1/MatMul_1")),
+            LayerTime("Gelu", 1e-3, ("BiasGelu_token_0",)),
+            LayerTime("Add", 1e-3, ("Add",)),
+        ],
+        nodes,
+        4,
+        "openvino",
+    )
+    assert [(one.path, round(one.milliseconds, 6)) for one in found.modules] == [
+        ("stem", 3.0), ("blocks.0.fc1", 4.0), (layers.ITSELF, 1.0),
+    ]  # fmt: skip
+    assert found.modules[1].layers == pytest.approx({"Gemm": 3.0, "Gelu": 1.0})
+    assert sum(one.share for one in found.modules) == pytest.approx(1.0) and found.milliseconds == pytest.approx(8.0)
+
+
+@pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
+def test_engines_tell_the_time_of_layers_by_our_names(name: str, tmp_path: Path) -> None:
+    backend, emitted = backends()[name], small_networks.emitted("fp32")
+    built = contenders.build(backend, emitted, "fp32", Batch(1, 2, 4), tmp_path / "x", Silent()).on(1)
+    inputs = [{"image": small_networks.images(2, seed).numpy()} for seed in range(3)]
+    found = backend.profile(built.engine, built.facts, inputs)
+    assert not isinstance(found, str) and len(found) > 3 and all(one.seconds >= 0 for one in found)
+    names = {node.name for node in emitted.model.graph.node}
+    assert any(node in part for node in names for one in found for part in one.names)
+
+
+def test_an_engine_without_a_profiler_says_so(tmp_path: Path) -> None:
+    assert backends()["inductor"].profile(tmp_path, {}, []) == "inductor does not tell the time of its layers"
+
+
+def test_multiply_accumulates_are_counted_for_one_image() -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(48, 10), nn.ReLU(), nn.Linear(10, 5))
+    assert roofline.macs_of(network, [SPEC]) == 48 * 10 + 10 * 5
+    assert roofline.macs_of(nn.Conv2d(3, 8, 2, 2), [SPEC]) == 2 * 2 * 8 * 3 * 2 * 2
+
+
+def test_the_limit_is_the_longer_of_computing_and_moving(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(roofline, "peak_macs", lambda *_: 1e6)
+    monkeypatch.setattr(roofline, "copy_bandwidth", lambda *_: 1e6)
+    network, output = nn.Sequential(nn.Flatten(), nn.Linear(48, 10)), TensorSpec("logits", (10,), torch.float32)
+    found = roofline.roofline(
+        network, [SPEC], [output], "fp32", "f32", 1, "cpu", {1: {"engine": 10.0}, 64: {"engine": 64.0}}
+    )
+    weights, each = 4 * (480 + 10), 4 * (48 + 10)
+    assert found.limits[0].bound == "memory" and found.limits[0].limit_ms == pytest.approx((weights + each) / 1e3)
+    assert found.limits[1].bound == "compute" and found.limits[1].limit_ms == pytest.approx(64 * 480 / 1e3)
+    assert found.limits[1].percent_of_limit["engine"] == pytest.approx(100 * 30.72 / 64)
+
+
+def chain(batch: int | str = "batch") -> onnx.ModelProto:
+    """x -> Relu -> Reshape (a view) -> Add with x."""
+    shape = helper.make_tensor("shape", TensorProto.INT64, [2], [-1, 6])
+    return small_networks.graph_model(
+        [
+            helper.make_node("Relu", ["x"], ["a"]),
+            helper.make_node("Reshape", ["a", "shape"], ["b"]),
+            helper.make_node("Add", ["b", "w"], ["c"]),
+            helper.make_node("Relu", ["c"], ["y"]),
+        ],
+        {"x": (TensorProto.FLOAT, [batch, 2, 3])},
+        {"y": (TensorProto.FLOAT, [batch, 6])},
+        {"shape": np.array(shape.int64_data, np.int64), "w": np.ones(6, np.float32)},
+    )
+
+
+@pytest.mark.parametrize("batch", [1, 5])
+def test_the_memory_of_a_graph_is_what_is_alive_at_once(batch: int) -> None:
+    value, weights = 24 * batch, 24 + 16
+    # The input and two values: `b` is a view of `a`, which is gone when `y` is made.
+    assert memory.peak_bytes(chain(), batch) == 3 * value + weights
+
+
+def test_memory_that_cannot_be_told_is_not_guessed() -> None:
+    model = chain()
+    model.graph.input[0].type.tensor_type.shape.dim[1].dim_param = "unknown"
+    assert memory.peak_bytes(model, 2) == "the shape of a is not known"
+
+
+def test_fingerprints_name_what_differs() -> None:
+    here = machine.fingerprint()
+    assert machine.differences(here, json.loads(json.dumps(here))) == []
+    other = {**here, "cores": 96, "versions": {**here["versions"], "torch": "1.0"}}
+    assert machine.differences(here, other) == [
+        f"cores {here['cores']} (was 96)", f"torch {here['versions']['torch']} (was 1.0)",
+    ]  # fmt: skip
+    assert (
+        set(machine.conditions()) == {"load", "governor", "mhz", "celsius", "gpu"} and machine.cache_bytes() > 1 << 15
+    )
+
+
+def test_the_example_is_shown_within_80_columns() -> None:
+    console = Console(width=80, record=True, file=io.StringIO())
+    print_bench(console, read(EXAMPLE))
+    text = console.export_text()
+    assert "images/s" in text and "blocks.0.mlp_channels.fc1" in text and "What each rule is worth" in text
+    assert all(len(line.rstrip()) <= 80 for line in text.splitlines() if "reached" not in line)
