@@ -11,6 +11,7 @@ import importlib
 import pickle
 import re
 import warnings
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,11 @@ from torch import Tensor, nn
 
 from mlpdeploy.errors import CheckpointError
 
-WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
+WRAPPERS = ("state_dict_ema", "model_ema", "ema", "state_dict", "model")
 PREFIXES = ("module.", "_orig_mod.")
+COMMAND_LINES = (argparse.Namespace, (OrderedDict, "yacs.config.CfgNode"))
+"""What training programs keep beside the weights, and runs nothing: timm's and DeiT's arguments, and Swin's
+configuration, which is read as the mapping that it is."""
 LISTED = 10
 
 
@@ -67,8 +71,7 @@ def _read(path: Path) -> Any:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        # The Namespace is the command line that timm and DeiT keep beside the weights; it runs nothing.
-        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+        with torch.serialization.safe_globals([*COMMAND_LINES]), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -99,9 +102,8 @@ def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
     if others:
         raise CheckpointError(f"{path}: holds more than weights: {_some(others)}; save model.state_dict() alone")
     state = dict(content)
-    for prefix in PREFIXES:
-        if all(key.startswith(prefix) for key in state):
-            state = {key.removeprefix(prefix): value for key, value in state.items()}
+    while prefix := next((p for p in PREFIXES if all(key.startswith(p) for key in state)), None):
+        state = {key.removeprefix(prefix): value for key, value in state.items()}
     return state
 
 

@@ -206,34 +206,45 @@ def _from_checkpoint(wish: _Wish, path: Path) -> tuple[nn.Module, int | None]:
 
     theirs = checkpoints.read(path)
     state, options = checkpoints.translate(theirs, wish.recipe.checkpoint)
-    network, classes = wish.make(options), None
-    if wish.num_classes is None and kind(wish.recipe.name) != "user":
+    network = wish.make(options)
+    classes = options.get("num_classes")
+    if wish.num_classes is not None or classes == wish.recipe.num_classes:
+        classes = None
+    elif classes is None and kind(wish.recipe.name) != "user":
         classes = checkpoints.other_classes(network.state_dict(), state)
         if classes is not None:
             network = replace(wish, num_classes=classes).make(options)
     try:
         checkpoints.load(network, state, str(path))
     except CheckpointError as error:
-        other = _sibling(wish.recipe, theirs)
-        if other is None:
-            raise
-        name = wish.recipe.name
-        raise CheckpointError(f"{path}: is no checkpoint of {name}, this looks like {other}: pass that name") from error
+        if not checkpoints.fits(network.state_dict(), state):
+            _explain(wish, theirs, path, error)
+        raise
     return network, classes
 
 
-def _sibling(recipe: Recipe, theirs: dict[str, Tensor]) -> str | None:
-    """Another recipe of the family whose network has the keys and shapes of the checkpoint, classes aside."""
+def _explain(wish: _Wish, theirs: dict[str, Tensor], path: Path, error: CheckpointError) -> None:
+    """Raises CheckpointError where the checkpoint is known to be for another image size, or for a sibling."""
+    recipe = wish.recipe
+    if wish.image_size is not None and kind(recipe.name) != "user" and _takes(recipe, theirs):
+        raise CheckpointError(
+            f"{path}: some of its weights belong to positions in an image of {recipe.name}'s own size and do not fit "
+            f"image size {wish.image_size}: drop --image-size"
+        ) from error
+    for other in recipes().values():
+        if other.family == recipe.family and other.name != recipe.name and _takes(other, theirs):
+            raise CheckpointError(
+                f"{path}: is no checkpoint of {recipe.name}, this looks like {other.name}: pass that name"
+            ) from error
+
+
+def _takes(recipe: Recipe, theirs: dict[str, Tensor]) -> bool:
+    """Whether a recipe's network, at its own image size, has the keys and shapes of the checkpoint, classes aside."""
     import torch
 
     from mlpdeploy import checkpoint as checkpoints
 
-    for other in recipes().values():
-        if other.family != recipe.family or other.name == recipe.name:
-            continue
-        state, options = checkpoints.translate(theirs, other.checkpoint)
-        with torch.device("meta"):
-            ours: Mapping[str, Tensor] = _Wish(other, 0, None, None, False).make(options).state_dict()
-        if checkpoints.fits(ours, state) or checkpoints.other_classes(ours, state) is not None:
-            return other.name
-    return None
+    state, options = checkpoints.translate(theirs, recipe.checkpoint)
+    with torch.device("meta"):
+        ours: Mapping[str, Tensor] = _Wish(recipe, 0, None, None, False).make(options).state_dict()
+    return checkpoints.fits(ours, state) or checkpoints.other_classes(ours, state) is not None

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import pickle
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -64,6 +66,9 @@ WRAPPED = {
     "module": lambda weights: {"model": {f"module.{key}": value for key, value in weights.items()}},
     "compiled": lambda weights: {f"_orig_mod.{key}": value for key, value in weights.items()},
     "ema": lambda weights: {"state_dict": {k: v * 0 for k, v in weights.items()}, "state_dict_ema": weights},
+    "compiled and parallel": lambda weights: {f"_orig_mod.module.{key}": value for key, value in weights.items()},
+    "parallel and compiled": lambda weights: {f"module._orig_mod.{key}": value for key, value in weights.items()},
+    "ema beside model": lambda weights: {"model": {k: v * 0 for k, v in weights.items()}, "ema": weights},
     "model_ema": lambda weights: {"model_ema": weights, "model": {k: v * 0 for k, v in weights.items()}},
 }
 
@@ -73,6 +78,38 @@ def test_wrappers_of_training_programs(tmp_path: Path, wrapper: str) -> None:
     torch.save(WRAPPED[wrapper](state()), tmp_path / "net.pth")
     found = loaded(tmp_path / "net.pth")
     assert all(torch.equal(found[key], value) for key, value in state().items())
+
+
+class CfgNode(dict[str, Any]):
+    """A configuration as Swin's training code saves it: a mapping with attributes of its own."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(options)
+        self.__dict__.update(__immutable__=True, __deprecated_keys__=set(), __renamed_keys__={})
+
+
+def as_yacs(monkeypatch: pytest.MonkeyPatch, content: Any, path: Path) -> None:
+    """Save with `CfgNode` under its name in yacs, which is not there when the file is read."""
+    with monkeypatch.context() as patch:
+        for name in ("yacs", "yacs.config"):
+            patch.setitem(sys.modules, name, ModuleType(name))
+        patch.setattr(sys.modules["yacs.config"], "CfgNode", CfgNode, raising=False)
+        patch.setattr(CfgNode, "__module__", "yacs.config")
+        torch.save(content, path)
+
+
+def test_the_configuration_that_swins_training_code_keeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = CfgNode(MODEL=CfgNode(TYPE="swin", DEPTHS=[2, 2], RESUME=None), EPOCHS=300)
+    as_yacs(monkeypatch, {"model": state(), "config": config, "max_accuracy": 81.2}, tmp_path / "net.pth")
+    found = loaded(tmp_path / "net.pth")
+    assert all(torch.equal(found[key], value) for key, value in state().items())
+
+
+def test_a_configuration_that_would_run_code_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    marker = tmp_path / "was run"
+    as_yacs(monkeypatch, {"model": state(), "config": CfgNode(MODEL=Hostile(marker))}, tmp_path / "net.pth")
+    assert "refused, nothing of it was run" in refusal(tmp_path / "net.pth")
+    assert not marker.exists()
 
 
 @pytest.mark.parametrize("half", [False, True])

@@ -9,12 +9,13 @@ FreSh chooses frequencies before training and changes nothing afterwards. Its ne
 
 omega multiplies what goes into a layer of SIREN, not what comes out. The complex numbers of WIRE are pairs of real
 ones here, and its complex weights, which the checkpoints hold, become real matrices of twice the size on the way. The
-names of the parameters are those of the authors' checkpoints.
+names of the parameters are those of the authors' networks; in their checkpoints each network is the part `net`.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,11 @@ from torch import Tensor, nn
 
 HIDDEN, LAYERS, OMEGA = 256, 3, 30.0
 WIRE_HIDDEN, WIRE_OMEGA, WIRE_SCALE = 181, 20.0, 10.0  # a complex number counts for two: 256 / sqrt(2)
+
+
+def read(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The state dict without the prefix of the module that the authors train a network in."""
+    return {key.removeprefix("net."): value for key, value in state.items()}, {}
 
 
 class Affine(nn.Module):

@@ -33,15 +33,17 @@ class Bottleneck(nn.Module):
 class ScalingMLP(nn.Module):
     """What both networks share: images (b, 3, 64, 64) or vectors (b, 12288) in, logits (b, num_classes) out.
 
-    Raises ValueError for another image size: `linear_in` has one column for each number of the image.
+    Subclasses add what lies between, then the classifier. Raises ValueError for another image size: `linear_in` has one
+    column for each number of the image.
     """
 
-    def __init__(self, width: int, depth: int, num_classes: int, image_size: int) -> None:
+    linear_out: nn.Linear
+
+    def __init__(self, width: int, depth: int, image_size: int) -> None:
         super().__init__()
         if image_size != TRAINED:
             raise ValueError(f"a Scaling MLP takes {TRAINED}x{TRAINED} images only, {image_size} was asked for")
         self.linear_in = nn.Linear(3 * image_size * image_size, width)
-        self.linear_out = nn.Linear(width, num_classes)
         self.layernorms = nn.ModuleList(nn.LayerNorm(width) for _ in range(depth))
 
     def first(self, x: Tensor) -> Tensor:
@@ -56,8 +58,9 @@ class BottleneckMLP(ScalingMLP):
     """Residual blocks that are four times as wide inside."""
 
     def __init__(self, width: int, depth: int, num_classes: int = IMAGENET21K, image_size: int = TRAINED) -> None:
-        super().__init__(width, depth, num_classes, image_size)
+        super().__init__(width, depth, image_size)
         self.blocks = nn.ModuleList(Bottleneck(width, 4 * width) for _ in range(depth))
+        self.linear_out = nn.Linear(width, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.first(x)
@@ -70,8 +73,9 @@ class StandardMLP(ScalingMLP):
     """`depth` layers of one width, the first of them `linear_in`, without residuals."""
 
     def __init__(self, width: int, depth: int, num_classes: int = IMAGENET21K, image_size: int = TRAINED) -> None:
-        super().__init__(width, depth - 1, num_classes, image_size)
+        super().__init__(width, depth - 1, image_size)
         self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(depth - 1))
+        self.linear_out = nn.Linear(width, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.first(x)

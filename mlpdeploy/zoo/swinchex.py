@@ -13,6 +13,7 @@ probability `softmax(y[k])[:, 1]`. The names of the parameters are those of the 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,8 +32,10 @@ SEPARATED = -100.0
 
 
 def read(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The authors' keys without the constants that they keep as buffers."""
-    return {key: tensor for key, tensor in state.items() if not key.endswith(CACHES)}, {}
+    """The authors' keys without the constants that they keep as buffers, and the number of findings."""
+    findings = sum(re.fullmatch(r"heads\.\d+\.weight", key) is not None for key in state)
+    kept = {key: tensor for key, tensor in state.items() if not key.endswith(CACHES)}
+    return kept, {"num_classes": findings} if findings else {}
 
 
 class WindowAttention(nn.Module):

@@ -168,3 +168,12 @@ def test_proof(name: str) -> None:
 @pytest.mark.parametrize("name", FIELDS)
 def test_proof_of_every_field_in_every_precision(name: str, precision: str) -> None:
     prove(name, precision)
+
+
+@pytest.mark.parametrize("name", ["fresh_siren", "fresh_wire"])
+def test_fresh_checkpoints_hold_the_network_as_a_part(tmp_path: Path, name: str) -> None:
+    theirs = official(name).random()
+    torch.save({"state_dict": {f"net.{key}": value for key, value in theirs.items()}}, tmp_path / "last.ckpt")
+    found = mlpdeploy.reference(name, tmp_path / "last.ckpt").state_dict()
+    assert found.keys() == theirs.keys()
+    assert all(torch.equal(found[key], value) for key, value in theirs.items())
