@@ -8,11 +8,13 @@
 Importing this package imports neither torch nor any inference engine; the functions do, when they are called.
 """
 
-from mlpdeploy.pipeline import build, doctor, inspect, verify
+from mlpdeploy.pipeline import bench, build, doctor, history, inspect, regress, verify
 from mlpdeploy.recipe import Recipe, find
 from mlpdeploy.selection import Selection
 from mlpdeploy.source import reference
 
 __version__ = "0.1.0"
 
-__all__ = ["Recipe", "Selection", "build", "doctor", "find", "inspect", "reference", "verify"]
+__all__ = [
+    "Recipe", "Selection", "bench", "build", "doctor", "find", "history", "inspect", "reference", "regress", "verify",
+]  # fmt: skip
