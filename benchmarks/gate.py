@@ -100,6 +100,7 @@ def measure(name: str, backend: str, count: int, seconds: float, seed: int) -> d
         same = record(sides[0], sides[1], count, seconds, seed)
         slower = record(sides[0], slowed(sides[1], 1 + SLOWDOWN), count, seconds, seed + 1)
     return {
+        "seconds": seconds,
         "load_average": {"before": before["load"], "after": machine.conditions()["load"]},
         "recorded": {"same": same, "slowed": slower},
         "real": {"same": real(same["logs"]), "slowed": real(slower["logs"])},
@@ -132,7 +133,6 @@ def main() -> None:
     results: dict[str, Any] = {}
     settings = {
         "precision": "fp32", "threads": 1, "batch": 1, "limit": LIMIT, "slowdown": SLOWDOWN, "looks": list(gate.LOOKS),
-        "seconds": arguments.seconds,
     }  # fmt: skip
     with timing.pinned(1):
         torch.set_num_threads(1)

@@ -107,6 +107,28 @@ def zoo(document: Document) -> list[str]:
     return [*table(head, rows), "", *source(document, ["tensorrt-rtx", "torch", "onnxruntime"])]
 
 
+def gate(document: Document) -> list[str]:
+    """How often runs of the gate said `regressed`: without a slowdown, at the limit, and with a slowdown beyond it."""
+    rows = []
+    for name, row in document["results"].items():
+        same, real, drawn = row["recorded"]["same"], row["real"], row["simulated"]
+        spread = f"{same['deviation_of_loads']:.1%} → {same['deviation_of_pairs']:.1%}"
+        shares = [
+            f"{drawn[kind]['regressed'] / drawn[kind]['runs']:.1%}" for kind in ("same", "at_the_limit", "slowed")
+        ]
+        counts = [f"{real[kind]['regressed']} of {real[kind]['runs']}" for kind in ("same", "slowed")]
+        load = " to ".join(f"{value:.0f}" for value in sorted(row["load_average"].values()))
+        rows.append(
+            [name, f"{same['median_ms']:.2f}", load, spread, *counts, *shares, f"{real['same']['median_pairs']:.0f}"]
+        )
+    limit, slowdown = (f"{document['settings'][key]:.0%}" for key in ("limit", "slowdown"))
+    head = [
+        "network, engine", "ms", "load", "spread of loads → pairs", "same engine, real", f"{slowdown} slower, real",
+        "same, simulated", f"{limit} slower, simulated", f"{slowdown} slower, simulated", "pairs",
+    ]  # fmt: skip
+    return [*table(head, rows), "", *source(document, ["onnxruntime", "openvino"])]
+
+
 def families(built: Document, parsed: Document) -> list[str]:
     """Each family: how many of its networks were verified, what the rules do to the smallest, the largest errors."""
     rows = []
@@ -147,6 +169,7 @@ TABLES: dict[str, tuple[Callable[..., list[str]], tuple[str, ...]]] = {
     "cpu": (cpu, ("cpu",)),
     "build": (build, ("build",)),
     "zoo": (zoo, ("zoo",)),
+    "gate": (gate, ("gate",)),
     "families": (families, ("zoo", "graph")),
     "remaining": (remaining, ("graph",)),
 }

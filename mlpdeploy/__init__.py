@@ -11,7 +11,7 @@ Importing this package imports neither torch nor any inference engine; the funct
 
 from mlpdeploy import errors
 from mlpdeploy.api import Engine, compile, load
-from mlpdeploy.pipeline import build, doctor, inspect, verify
+from mlpdeploy.pipeline import bench, build, doctor, history, inspect, regress, verify
 from mlpdeploy.recipe import Recipe, find
 from mlpdeploy.selection import Selection
 from mlpdeploy.source import reference
@@ -22,13 +22,16 @@ __all__ = [
     "Engine",
     "Recipe",
     "Selection",
+    "bench",
     "build",
     "compile",
     "doctor",
     "errors",
     "find",
+    "history",
     "inspect",
     "load",
     "reference",
+    "regress",
     "verify",
 ]

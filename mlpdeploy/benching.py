@@ -57,12 +57,13 @@ def bench(
     require_executable(backend, selection.precision)
     threads = thread_count(threads)
     selection = covering(selection.with_backend(backend.name), sizes)
+    others = _others(against or (), selection)
     artifact = pipeline.build(selection, progress=progress)
     sizes = list(dict.fromkeys(sizes)) or sorted({selection.profile.min, selection.profile.opt})
     with held_to(threads), tempfile.TemporaryDirectory() as folder:
         source = pipeline.load(selection, stages)
         session = Session(artifact, selection, backend, source, threads, Path(folder), stages)
-        rivals, left_out = session.rivals(against)
+        rivals, left_out = session.rivals(against, others)
         before = machine.conditions()
         with stages("measure"):
             taken = session.measure(rivals, sizes, seconds)
@@ -110,7 +111,9 @@ class Session:
         self.engine = Loadable(backend, artifact.engine, artifact.manifest["facts"]).on(threads)
         self.export: Loadable | None = None
 
-    def rivals(self, against: Sequence[str] | None) -> tuple[list[Rival], dict[str, str]]:
+    def rivals(
+        self, against: Sequence[str] | None, others: Mapping[str, Selection]
+    ) -> tuple[list[Rival], dict[str, str]]:
         """The engine, and behind it what `against` names; and of AGAINST what cannot run here, with the reason."""
         from mlpdeploy.evidence import contenders
         from mlpdeploy.evidence.bench import COMPILE, EAGER, ENGINE, EXPORT
@@ -130,7 +133,7 @@ class Session:
             elif name == EXPORT:
                 found.append(self._export())
             else:
-                found.append(self._other(name))
+                found.append(self._other(others[name]))
         return found, left_out
 
     def measure(self, rivals: Sequence[Rival], sizes: Sequence[int], seconds: float) -> dict[int, timing.Timings]:
@@ -203,15 +206,9 @@ class Session:
         what = f"the plain export in {self.selection.precision} with {self.backend.name}, no rule"
         return contenders.engine(EXPORT, EXPORT, what, self.export, self.specs)
 
-    def _other(self, name: str) -> Rival:
-        """Another network's engine with the same precision, backend and batch sizes, its weights random."""
+    def _other(self, other: Selection) -> Rival:
         from mlpdeploy.evidence import contenders
 
-        same = {f: getattr(self.selection, f) for f in ("precision", "backend", "batch", "out", "seed", "io", "gpus")}
-        try:
-            other = Selection(name, **same)
-        except InputError as error:
-            raise InputError(f"--against {name}: is none of {', '.join(AGAINST)}, and no network: {error}") from error
         artifact = pipeline.build(other, progress=self.stages.listener)
         specs = pipeline.load(other, self.stages).specs()
         loadable = contenders.Loadable(self.backend, artifact.engine, artifact.manifest["facts"]).on(self.threads)
@@ -240,6 +237,18 @@ class Session:
         if isinstance(layers, str):
             return layers
         return by_module(layers, {node.name for node in model.graph.node}, size, self.backend.name)
+
+
+def _others(against: Sequence[str], selection: Selection) -> dict[str, Selection]:
+    """Other networks of `against`: with the same precision, backend and batch sizes, their weights random."""
+    same = {f: getattr(selection, f) for f in ("precision", "backend", "batch", "out", "seed", "io", "gpus")}
+    found = {}
+    for name in (name for name in against if name not in AGAINST):
+        try:
+            found[name] = Selection(name, **same)
+        except InputError as error:
+            raise InputError(f"--against {name}: is none of {', '.join(AGAINST)}, and no network: {error}") from error
+    return found
 
 
 def _measurement(size: int, taken: timing.Timings, rivals: Sequence[Rival]) -> Any:
