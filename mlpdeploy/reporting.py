@@ -68,7 +68,7 @@ def _usable(artifact: Artifact) -> Iterator[None]:
     """A document that lacks what a report reads becomes one line."""
     try:
         yield
-    except (KeyError, TypeError, ValueError, AttributeError, StopIteration) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         what = f"{type(error).__name__}: {error}"
         raise ArtifactError(
             f"a document in {artifact.folder} is damaged or of another version ({what}): build it again with --force"

@@ -98,6 +98,25 @@ def test_documents_that_cannot_be_used(what: str, folder: Path, capsys: pytest.C
     assert not (folder / "report.html").exists()
 
 
+@pytest.mark.parametrize("damage", ["no engine", "no time", "no ratio", "no limits"])
+def test_measurements_that_cannot_be_used(damage: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    document = bench(json.loads((folder / "manifest.json").read_text()))
+    contenders = document["measurements"][0]["contenders"]
+    match damage:
+        case "no engine":
+            del contenders[0]
+        case "no time":
+            contenders[0]["median_ms"] = contenders[0]["ratios"][0]["low"] = 0
+        case "no ratio":
+            contenders[0]["ratios"] = None
+        case "no limits":
+            document["roofline"]["limits"] = [{}]
+    (folder / "bench.json").write_text(json.dumps(document))
+    assert in_process("report", str(folder)) == 2
+    errors = capsys.readouterr().err.strip().splitlines()
+    assert len(errors) == 1 and "is damaged or of another version" in errors[0]
+
+
 def test_no_artifact_is_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for target, message in {
         str(folder.parent): "there is no artifact at",

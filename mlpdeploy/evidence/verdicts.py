@@ -65,8 +65,11 @@ def speedup(ratio: Mapping[str, float]) -> tuple[float, float, float]:
 
 
 def engine_of(measurement: Document) -> Mapping[str, Any]:
-    """The engine's own row of a measurement."""
-    return next(one for one in measurement["contenders"] if one["kind"] == "engine")
+    """The engine's own row of a measurement. Raises KeyError where it has none."""
+    for one in measurement["contenders"]:
+        if one["kind"] == "engine":
+            return one
+    raise KeyError("engine")
 
 
 def _correctness(manifest: Document, verification: Document | None) -> Verdict:

@@ -23,7 +23,7 @@ from tests.browser import browser, chromium
 from tests.evidence.documents import MILLISECONDS, bench
 from tests.test_api import Net, images
 
-VOID = {"meta", "link", "br", "img", "input", "hr"}
+VOID = {"meta", "link", "br", "img", "input", "hr", "wbr"}
 SECTIONS = (
     "built", "accuracy", "latency", "roofline", "operations", "block", "rules", "time", "precision", "environment",
     "reproduce",

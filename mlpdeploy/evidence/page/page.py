@@ -5,6 +5,7 @@ Jinja escapes every value; only the pictures, which escape their own text, are t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ def page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"error": _error, "ms": _ms, "count": _count, "when": _when}
+    environment.filters |= {"error": _error, "ms": _ms, "count": _count, "when": _when, "breakable": _breakable}
     seen = block(outlines) if outlines else None
     values: dict[str, Any] = dict(
         m=manifest,
@@ -125,6 +126,13 @@ def _markup(text: str) -> Any:
     from markupsafe import Markup
 
     return Markup(text)
+
+
+def _breakable(name: str) -> Any:
+    """A name that may go on in the next line behind a dot, an underscore or a colon."""
+    from markupsafe import escape
+
+    return _markup(re.sub(r"([._:])(?=\w)", r"\1<wbr>", str(escape(name))))
 
 
 def _error(value: float | None) -> str:
