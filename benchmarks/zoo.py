@@ -22,13 +22,14 @@ BACKEND = "tensorrt-rtx"
 
 
 def command(verb: str, name: str, options: list[str]) -> tuple[dict[str, Any] | None, float, str]:
-    """What `mlpdeploy verb name ... --json` prints, its wall seconds, and its last words where it fails."""
+    """What `mlpdeploy verb name ... --json` prints, None where it fails; its wall seconds, and its last words."""
     began = time.perf_counter()
     arguments = [sys.executable, "-m", "mlpdeploy", verb, name, *options, "--json"]
     found = subprocess.run(arguments, capture_output=True, text=True)
     seconds = round(time.perf_counter() - began, 1)
     words = (found.stderr.strip().splitlines() or [f"exit code {found.returncode}"])[-1]
-    return (json.loads(found.stdout) if found.stdout.strip() else None), seconds, words
+    document = json.loads(found.stdout) if found.stdout.strip() else {"error": words}
+    return (None if "error" in document else document), seconds, words
 
 
 def measure(name: str, options: list[str]) -> dict[str, Any]:
