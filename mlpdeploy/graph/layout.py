@@ -9,6 +9,7 @@ Sizes are ints, or torch SymInts in the symbolic batch. An axis never has size 1
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import deque
 from collections.abc import Collection, Iterable, Sequence
@@ -214,6 +215,21 @@ def permutation(stored: Sequence[Group], groups: Sequence[Group]) -> tuple[list[
         return (parts != list(stored)) + ([parts[index] for index in moved] != list(groups)), len(parts)
 
     return min(ways, key=cost)
+
+
+def together(order: Group, stored: Sequence[Group]) -> tuple[Group, ...]:
+    """The axes of `order` as dimensions: neighbours that lie next to each other in one of `stored` share one.
+
+    A dimension for each axis would be as right, but engines have a largest rank (TensorRT's is 8).
+    """
+    follows = {axis: before for group in stored for before, axis in itertools.pairwise(group)}
+    found: list[Group] = []
+    for axis in order:
+        if found and follows.get(axis) is found[-1][-1]:
+            found[-1] = (*found[-1], axis)
+        else:
+            found.append((axis,))
+    return tuple(found)
 
 
 def meaning(

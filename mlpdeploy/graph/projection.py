@@ -10,7 +10,7 @@ from torch import fx
 
 from mlpdeploy.graph.editor import Editor, weight
 from mlpdeploy.graph.kinds import shape_of
-from mlpdeploy.graph.layout import Group, View, flat, numel, runs
+from mlpdeploy.graph.layout import Group, View, flat, numel, runs, together
 
 
 @dataclass(frozen=True)
@@ -141,5 +141,5 @@ def relaid(projection: Projection, seen: tuple[Group, ...]) -> Projection | None
         rows = projection.produced
     else:
         return None
-    stored = (*((axis,) for axis in kept), columns)
+    stored = (*together(kept, projection.stored), columns)
     return Projection(stored, projection.contracted, projection.produced, (*kept, *rows))

@@ -12,7 +12,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mlpdeploy.graph.layout import Axis, Group, View, align, flat, meaning, numel, quotient, runs, size_of
+from mlpdeploy.graph.layout import Axis, Group, View, align, flat, meaning, numel, quotient, runs, size_of, together
 
 BATCH = sympy.Symbol("s0", positive=True, integer=True)
 SIZES = st.lists(st.sampled_from([1, 2, 3, 4, 6]), min_size=1, max_size=4)
@@ -223,3 +223,11 @@ def test_runs_split_an_order_by_membership() -> None:
 def test_sizes_of_torch() -> None:
     assert size_of(3) == 3
     assert str(View.of((2, 1, 3)).permute((2, 1, 0))) == "a2 1 b3 -> b3 1 a2"
+
+
+def test_neighbours_that_lie_in_one_dimension_share_one() -> None:
+    a, b, c, d = (Axis(size) for size in (2, 3, 5, 7))
+    assert together((a, b, c, d), [(a, b), (c, d)]) == ((a, b), (c, d))
+    assert together((c, d, a), [(a, b), (c, d)]) == ((c, d), (a,))
+    assert together((b, a), [(a, b)]) == ((b,), (a,))
+    assert together((), [(a,)]) == ()
