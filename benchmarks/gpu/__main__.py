@@ -177,6 +177,7 @@ class Book:
         before, began = self.clocks(), time.monotonic()
         try:
             row = run()
+            json.dumps(row, allow_nan=False)
         except Exception as error:  # one row's failure must not cost the others
             traceback.print_exc()
             row = {"failed": " ".join(f"{type(error).__name__}: {error}".split())[:300]}

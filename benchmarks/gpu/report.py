@@ -85,7 +85,7 @@ def networks(results: Document) -> list[str]:
             continue
         times = row["times"]
         others = [worth(times[other]["ratio"]) for other in ("eager", "compile", "ours without kernel")]
-        errors = " / ".join(f"{row['errors'][one]:.0e}" for one in ("eager", "compile", "ours"))
+        errors = " / ".join(_error(row["errors"][one]) for one in ("eager", "compile", "ours"))
         speed = f"{row['images_per_second']['ours']:.0f}"
         rows.append([name, f"{times['ours']['ms']:.3f}", speed, *others, errors])
     head = ["network", "ours, ms", "images/s", "eager", "compile", "ours without kernel", "errors: eager/compile/ours"]
@@ -101,8 +101,12 @@ def engines(results: Document) -> list[str]:
             continue
         times, errors = row["times"], row["errors"]
         worths = f"{times['ours']['ms']:.3f}", worth(times["plain"]["ratio"])
-        rows.append([name, *worths, f"{errors['plain']:.0e} / {errors['ours']:.0e}"])
+        rows.append([name, *worths, f"{_error(errors['plain'])} / {_error(errors['ours'])}"])
     return table(["engine", "ours, ms", "plain export over it", "errors: plain/ours"], rows) if rows else []
+
+
+def _error(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.0e}"
 
 
 def pipelines(results: Document) -> list[str]:

@@ -77,6 +77,7 @@ def test_a_row_that_fails_costs_no_other(tmp_path: Path, capsys: pytest.CaptureF
     book.add("correctness b", lambda: {"errors": {"float16": {"error": 1.0, "allowed": 0.1}}, "passed": False})
     for part in ("network", "engine", "pipeline"):
         book.add(f"{part} c", broken)
+    book.add("kernel nan", lambda: {"ms": float("nan")})
     document = json.loads((tmp_path / "dry-run.json").read_text())
     assert document["results"]["kernel a batch 1"]["failed"] == "RuntimeError: the GPU fell off"
     text = (tmp_path / "dry-run.md").read_text()
@@ -106,7 +107,7 @@ def rows() -> dict[str, Any]:
         },
         "network vip_s7 batch 128": {
             "times": times(ours=1e-2, **{"eager": 3e-2, "compile": 1.4e-2, "ours without kernel": 1.2e-2}),
-            "errors": {"eager": 1e-3, "compile": 1e-3, "ours": 1e-3},
+            "errors": {"eager": None, "compile": 1e-3, "ours": 1e-3},
             "images_per_second": {"ours": 12800.0},
         },
     }  # fmt: skip
@@ -120,4 +121,5 @@ def test_the_report_names_what_was_found_of_each_aim() -> None:
     assert vip_s7 == "1.40 |" and vip_s14 == f"{report.NOT_YET} |"
     (line,) = [line for line in report.kernels(rows()) if "a batch 32" in line]
     assert line == "| a batch 32 | 2 | 1.11 | 3.00 | 2.00 | 1 (memory) | the kernel |"
-    assert "| vip_s7 batch 128 | 10.000 | 12800 | 3.00 | 1.40 | 1.20 |" in report.networks(rows())[2]
+    shown = "| vip_s7 batch 128 | 10.000 | 12800 | 3.00 | 1.40 | 1.20 | not finite / 1e-03 / 1e-03 |"
+    assert report.networks(rows())[2] == shown

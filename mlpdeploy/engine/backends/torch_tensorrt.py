@@ -33,7 +33,6 @@ class TorchTensorRT(EngineBackend):
 
     name = "torch-tensorrt"
     engine_file = "engine.ep"
-    packages = ("torch-tensorrt", "torch")
 
     def versions(self) -> dict[str, str]:
         """PyTorch's, and that of the flavour that is installed, under its own name."""
