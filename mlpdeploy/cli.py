@@ -19,6 +19,7 @@ from rich.console import Console
 
 from mlpdeploy import pipeline
 from mlpdeploy.console import Live, print_artifact, print_build, print_doctor, print_verification
+from mlpdeploy.console_int8 import print_sensitivity
 from mlpdeploy.errors import MlpdeployError
 from mlpdeploy.listing import print_catalogue
 from mlpdeploy.selection import BATCH, OUT, Selection, parse_shape
@@ -35,7 +36,7 @@ app = typer.Typer(
 )
 
 Name = Annotated[str, typer.Argument(help="A recipe (see list), timm:<model>, or package.module:factory.")]
-Precision = Annotated[str, typer.Option(help="fp32, tf32, fp16 or bf16.")]
+Precision = Annotated[str, typer.Option(help="fp32, tf32, fp16, bf16 or int8.")]
 BackendName = Annotated[
     str, typer.Option("--backend", help="auto, tensorrt, tensorrt-rtx, openvino, onnxruntime or inductor.")
 ]
@@ -56,6 +57,13 @@ EnableRule = Annotated[
 ]
 Io = Annotated[str, typer.Option("--io", help="Dtype of inputs and outputs: fp32, fp16 or bf16.")]
 Level = Annotated[int | None, typer.Option(metavar="0..5", help="TensorRT's builder optimisation level.")]
+Calibration = Annotated[
+    str | None,
+    typer.Option(metavar="DATA", help="INT8: a folder of images, an .npz file, digits, or random (noise)."),
+]
+Calibrator = Annotated[str, typer.Option(help="INT8: auto, max, percentile, entropy or mse.")]
+MaxDrop = Annotated[float | None, typer.Option(metavar="POINTS", help="INT8: what top-1 may lose on labelled data.")]
+MinSqnr = Annotated[float | None, typer.Option(metavar="DB", help="INT8: least signal to noise of the output.")]
 Pattern = Annotated[str | None, typer.Argument(help="Only names and families with this in them; shows more of each.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout, and nothing else there.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an unexpected error.")]
@@ -94,6 +102,10 @@ def build(
     enable_rule: EnableRule = None,
     io: Io = "fp32",
     level: Level = None,
+    calibration: Calibration = None,
+    calibrator: Calibrator = "auto",
+    max_drop: MaxDrop = None,
+    min_sqnr: MinSqnr = None,
     force: Annotated[bool, typer.Option("--force", help="Build even if it is built already.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -139,6 +151,32 @@ def verify(
         print_verification(Console(), f"{selection.name} {precision}", selection.weights(), document)
     if not verification.passed:
         raise typer.Exit(1)
+
+
+@app.command()
+def sensitivity(
+    name: Name,
+    calibration: Calibration = None,
+    calibrator: Calibrator = "auto",
+    checkpoint: Checkpoint = None,
+    pretrained: Pretrained = False,
+    image_size: ImageSize = None,
+    num_classes: NumClasses = None,
+    input_shape: InputShape = None,
+    out: Out = OUT,
+    seed: Seed = 0,
+    disable_rule: DisableRule = None,
+    enable_rule: EnableRule = None,
+    as_json: Json = False,
+) -> None:
+    """Rank a network's modules by what INT8 costs each alone, as a table and a picture."""
+    selection = _selection({**locals(), "precision": "int8"})
+    with Live(Console(stderr=True)).shown() as live:
+        found, picture = pipeline.sensitivity(selection, progress=live)
+    if as_json:
+        _print_json(found | {"picture": str(picture)})
+    else:
+        print_sensitivity(Console(), found, str(picture))
 
 
 @app.command()
@@ -205,15 +243,21 @@ def _fail(error: BaseException, text: str, code: int, arguments: list[str]) -> i
 
 def _selection(options: dict[str, Any]) -> Selection:
     """The selection from a command's own arguments."""
-    shape, gpus = options["input_shape"], options["gpu"]
-    same = ("name", "precision", "backend", "batch", "checkpoint", "pretrained", "image_size", "num_classes")
+    shape, gpus = options["input_shape"], options.get("gpu")
     return Selection(
-        **{option: options[option] for option in (*same, "out", "seed", "io", "level")},
+        **{option: options[option] for option in SAME if option in options},
         input_shape=None if shape is None else parse_shape(shape),
         gpus=() if gpus is None else tuple(part.strip() for part in gpus.split(",")),
         disabled_rules=tuple(sorted(options["disable_rule"] or ())),
         enabled_rules=tuple(sorted(options["enable_rule"] or ())),
     )
+
+
+SAME = (
+    "name", "precision", "backend", "batch", "checkpoint", "pretrained", "image_size", "num_classes", "out", "seed",
+    "io", "level", "calibration", "calibrator", "max_drop", "min_sqnr",
+)  # fmt: skip
+"""Arguments of commands that a selection takes as they are; not every command has all."""
 
 
 def _print_json(document: Any) -> None:

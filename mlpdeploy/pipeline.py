@@ -1,7 +1,8 @@
 """The product, top to bottom: what each command does, as one straight flow of named stages.
 
-    recipe -> trace -> rewrite -> plan precision -> emit -> build        `build`, which ends with an artifact
-    recipe -> trace -> rewrite -> plan precision -> climb the ladder     `verify`, which ends with a verification
+    recipe -> trace -> rewrite -> (calibrate) -> plan precision -> emit -> build      `build`: an artifact
+    recipe -> trace -> rewrite -> plan precision -> climb the ladder                  `verify`: a verification
+    recipe -> trace -> rewrite -> calibrate -> one site at a time                     `sensitivity`: what INT8 costs
 
 `compile_network` is what the two share. Everything heavy is imported where it is used.
 """
@@ -9,14 +10,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlpdeploy import cache, store
 from mlpdeploy.engine.backend import Backend, BuildRequest, pick
 from mlpdeploy.errors import ArtifactError, InputError
+from mlpdeploy.int8 import NEEDS_CALIBRATION, Int8, calibration, measure_sites
 from mlpdeploy.progress import Listener, Stages
 from mlpdeploy.recipe import IMAGE, Recipe, kind, recipes
 from mlpdeploy.selection import OUT, Selection
@@ -42,6 +46,7 @@ class Compiled:
     rewritten: Rewritten
     plan: Plan
     typed: Typed
+    int8: Int8 | None = None
 
 
 def build(selection: Selection, *, force: bool = False, progress: Listener | None = None) -> Artifact:
@@ -53,6 +58,9 @@ def build(selection: Selection, *, force: bool = False, progress: Listener | Non
     from mlpdeploy.evidence.report import report
 
     stages = Stages(progress)
+    int8 = selection.precision == "int8"
+    if int8 and selection.calibration is None:
+        raise InputError(NEEDS_CALIBRATION)
     backend = pick(selection.backend, selection.precision, selection.gpus)
     selection = selection.with_backend(backend.name)
     folder = store.folder_of(selection, backend.name)
@@ -65,7 +73,8 @@ def build(selection: Selection, *, force: bool = False, progress: Listener | Non
         key = key or _key(selection, backend, traced)
         if (found := _cached(folder, key, force, stages)) is not None:
             return found
-        compiled = compile_network(traced, selection, stages)
+        calibrated = partial(calibration, source=source, selection=selection, stages=stages) if int8 else None
+        compiled = compile_network(traced, selection, stages, calibrated, backend.beside_int8)
         with stages("emit"):
             from mlpdeploy.engine.emit import emit
 
@@ -78,6 +87,8 @@ def build(selection: Selection, *, force: bool = False, progress: Listener | Non
                 onnx.save(emitted.model, draft.folder / store.MODEL)
                 request = BuildRequest(selection.precision, selection.profile, selection.gpus, selection.level)
                 built = backend.build(emitted, request, draft.folder, stages)
+                if compiled.int8 is not None:
+                    compiled.int8.save(draft.folder, selection.name)
             facts = manifest.describe(selection, backend, source, compiled, built, key, stages.seconds)
             return draft.commit(facts, report)
 
@@ -105,7 +116,9 @@ def verify(selection: Selection, *, data: Path | None = None, progress: Listener
         stages.say(f"{folder}, built {artifact.manifest['created']}")
         source = load(selection, stages)
         images = None if data is None else _images(source.recipe, data, stages)
-        compiled = compile_network(trace_network(source, stages), selection, stages)
+        int8 = Int8.load(artifact.folder) if selection.precision == "int8" else None
+        calibrated = None if int8 is None else lambda rewritten: int8
+        compiled = compile_network(trace_network(source, stages), selection, stages, calibrated, backend.beside_int8)
         with stages("verify"):
             reason = backend.executable()
             engine = None
@@ -129,11 +142,39 @@ def verify(selection: Selection, *, data: Path | None = None, progress: Listener
                 cpu_budget=budgets["fp32"] if selection.precision == "tf32" else None,
                 disabled_rules=selection.disabled_rules,
                 enabled_rules=selection.enabled_rules,
+                quantisation=None if int8 is None else int8.quantisation,
+                rows=None if int8 is None else int8.rows,
             )
         document = manifest.verified(artifact.manifest, verification)
         store.attach(artifact, store.VERIFICATION, json.dumps(document, indent=2, allow_nan=False) + "\n")
         store.attach(artifact, store.REPORT, report(artifact.manifest, document))
         return verification
+
+
+def sensitivity(selection: Selection, *, progress: Listener | None = None) -> tuple[dict[str, Any], Path]:
+    """What INT8 costs a network, site by site, as JSON values: a row each, the most harmful first; and the picture.
+
+    Calibrates on `selection.calibration`. Raises InputError where that cannot be used.
+    """
+    from mlpdeploy.evidence.picture import bars
+
+    if selection.calibration is None:
+        raise InputError(NEEDS_CALIBRATION)
+    stages = Stages(progress)
+    source = load(selection, stages)
+    rewritten = rewrite_network(trace_network(source, stages), selection, stages)
+    int8 = measure_sites(rewritten, source, selection, stages)
+    found = int8.quantisation
+    picture = selection.out / selection.folder_name / "sensitivity.svg"
+    store.write(picture, bars(source.recipe.name, int8.ranked))
+    document = {
+        "name": source.recipe.name,
+        "weights": selection.weights(),
+        "calibration": int8.summary(),
+        "whole_sqnr_db": found.sqnr_db[found.calibrator],
+        "sites": list(int8.ranked),
+    }
+    return document, picture
 
 
 def load(selection: Selection, stages: Stages) -> Source:
@@ -161,18 +202,39 @@ def trace_network(source: Source, stages: Stages) -> Traced:
         return trace(source.network, source.specs())
 
 
-def compile_network(traced: Traced, selection: Selection, stages: Stages) -> Compiled:
-    """The graph compiler: from a traced network to the graph whose every dtype is decided."""
+def compile_network(
+    traced: Traced,
+    selection: Selection,
+    stages: Stages,
+    calibrated: Callable[[Rewritten], Int8] | None = None,
+    beside_int8: str | None = None,
+) -> Compiled:
+    """The graph compiler: from a traced network to the graph whose every dtype is decided.
+
+    INT8 needs `calibrated`, which gives the rewritten graph its ranges, and the precision of what is `beside_int8`.
+    """
+    rewritten = rewrite_network(traced, selection, stages)
+    int8 = None if calibrated is None else calibrated(rewritten)
+    with stages("plan precision"):
+        from mlpdeploy.graph.equalise import equalise
+        from mlpdeploy.graph.precision import apply, plan
+
+        quantisation = None if int8 is None else int8.quantisation
+        if quantisation is not None:
+            rewritten = equalise(rewritten, quantisation.equalised)
+        planned = plan(
+            rewritten, selection.precision, selection.io, quantisation=quantisation, beside=beside_int8 or "fp32"
+        )
+        typed = apply(rewritten, planned)
+    return Compiled(traced, rewritten, planned, typed, int8)
+
+
+def rewrite_network(traced: Traced, selection: Selection, stages: Stages) -> Rewritten:
+    """The same function as an engine likes it."""
     with stages("rewrite"):
         from mlpdeploy.graph.rewrite import rewrite
 
-        rewritten = rewrite(traced, selection.disabled_rules, selection.enabled_rules)
-    with stages("plan precision"):
-        from mlpdeploy.graph.precision import apply, plan
-
-        planned = plan(rewritten, selection.precision, io=selection.io)
-        typed = apply(rewritten, planned)
-    return Compiled(traced, rewritten, planned, typed)
+        return rewrite(traced, selection.disabled_rules, selection.enabled_rules)
 
 
 def inspect(
@@ -236,7 +298,8 @@ def _check_same(artifact: Artifact, selection: Selection) -> None:
     """Raises ArtifactError where the artifact was built from another selection, naming what differs."""
     built, asked = artifact.manifest["selection"], selection.to_json()
     # The same weights may lie elsewhere now; GPUs and builder level change no number.
-    names = asked.keys() - {"checkpoint", "gpus", "level"}
+    # What an INT8 engine was calibrated on is in the artifact.
+    names = asked.keys() - {"checkpoint", "gpus", "level", "calibration", "calibrator", "max_drop", "min_sqnr"}
     different = [f"{n} {asked[n]} (built with {built.get(n)})" for n in sorted(names) if asked[n] != built.get(n)]
     weights = None if selection.checkpoint is None else cache.checkpoint_sha256(selection.checkpoint)
     if weights != artifact.manifest["weights"].get("sha256"):

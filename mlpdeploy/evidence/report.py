@@ -121,7 +121,8 @@ def _verified(verification: Mapping[str, Any] | None) -> str:
 
 
 def _rows_of(verification: Mapping[str, Any]) -> str:
-    return "real images" if verification["inputs"] == "images" else f"random, seed {verification['seed']}"
+    known = {"images": "real images", "calibration": "of the calibration"}
+    return known.get(verification["inputs"], f"random, seed {verification['seed']}")
 
 
 def _top1(stage: Mapping[str, Any]) -> str:

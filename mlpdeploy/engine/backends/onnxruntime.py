@@ -35,6 +35,7 @@ class OnnxRuntime(EngineBackend):
 
     name = "onnxruntime"
     engine_file = "engine.onnx"
+    beside_int8 = "fp32"
     packages = ("onnxruntime",)
 
     def available(self) -> str | None:
