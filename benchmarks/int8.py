@@ -42,7 +42,7 @@ ENGINES = (*SPEED, "vip_s7", "mixer_s32", "mixer_s16", "resmlp_12", "gmixer_24")
 OURS, PLAIN, THEIRS = "openvino int8", "openvino fp32 plain", "openvino int8 by onnxruntime's quantiser"
 EAGER, COMPILED = "eager fp32", "torch.compile fp32"
 FP32 = (EAGER, COMPILED, PLAIN)
-SETTINGS = {"threads": 1, "seconds": 30, "calibration rows": 16}
+SETTINGS = {"threads": 1, "seconds": 20, "calibration rows": 8}
 
 
 def ours(network: nn.Module, specs: list[TensorSpec], rows: Mapping[str, np.ndarray], beside: str) -> Emitted:

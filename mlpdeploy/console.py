@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from mlpdeploy.console_int8 import int8_facts
+from mlpdeploy.evidence.words import int8_facts
 
 SIMPLE: dict[str, Any] = {"box": None, "padding": (0, 2, 0, 0), "header_style": "bold"}
 PASSED, FAILED = "[green]passed[/]", "[red]failed[/]"

@@ -1,4 +1,4 @@
-"""What the terminal and report.md say about INT8."""
+"""`mlpdeploy sensitivity` in the terminal."""
 
 from __future__ import annotations
 
@@ -11,27 +11,6 @@ from rich.table import Table
 
 SHOWN = 20
 """Sites that the terminal lists; the picture shows more, --json all."""
-
-
-def int8_facts(int8: Mapping[str, Any]) -> dict[str, str]:
-    """The manifest's `int8` in words."""
-    tried = ", ".join(f"{name} {db:.1f} dB" for name, db in int8["sqnr_db"].items())
-    rows = {
-        "INT8": f"{int8['sites']} of {int8['of_sites']} products that can take it, {int8['share_of_macs']:.1%} of "
-        f"their multiply-accumulates; all else {int8['beside'].upper()}",
-        "calibrated": f"on {int8['data']}, calibrator {int8['calibrator']} ({tried})",
-    }
-    if int8["equalised"]:
-        rows["equalised"] = f"{int8['equalised']} operations"
-    if int8["kept"]:
-        names = [one["module"] or one["node"] for one in int8["kept"]]
-        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-        rows["kept from INT8"] = ", ".join(names[:5]) + more
-    if int8.get("worth"):
-        rows["worth it"] = "; ".join(int8["worth"]["verdicts"])
-    if int8["warning"]:
-        rows["warning"] = int8["warning"]
-    return rows
 
 
 def print_sensitivity(console: Console, found: Mapping[str, Any], picture: str) -> None:

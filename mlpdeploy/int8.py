@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlpdeploy import cache, store
+from mlpdeploy.engine.backend import backends
 from mlpdeploy.errors import ArtifactError, InputError
 from mlpdeploy.progress import Stages
 from mlpdeploy.selection import Selection
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from mlpdeploy.evidence.sensitivity import Sensitivity
     from mlpdeploy.graph.quantise import Quantisation
     from mlpdeploy.graph.rewrite import Rewritten
+    from mlpdeploy.pipeline import Compiled
 
 NEEDS_CALIBRATION = (
     "INT8 needs --calibration: a folder of images, an .npz file, digits (scikit-learn's) or random (noise)"
@@ -144,6 +146,28 @@ def measure_sites(rewritten: Rewritten, source: Source, selection: Selection, st
     quantisation = _calibrated(rewritten, samples, selection, stages)
     _, ranked = _each_site(rewritten, quantisation, samples, stages)
     return Int8(quantisation, ranked=tuple(row.to_json() for row in ranked), warning=samples.warning())
+
+
+def paid_off(compiled: Compiled, selection: Selection, stages: Stages) -> dict[str, Any]:
+    """INT8's latency beside that of FP16 and FP32, on every backend that runs here (see `evidence.worth`)."""
+    from mlpdeploy.engine.emit import Emitted, emit
+    from mlpdeploy.evidence.worth import worth
+    from mlpdeploy.graph.precision import apply, plan
+
+    assert compiled.int8 is not None
+    int8, plain = compiled.int8, compiled.unbalanced
+
+    def make(precision: str, beside: str | None) -> Emitted:
+        if beside is None:
+            return emit(apply(plain, plan(plain, precision)))
+        planned = plan(compiled.rewritten, "int8", quantisation=int8.quantisation, beside=beside)
+        return emit(apply(compiled.rewritten, planned))
+
+    with stages("worth it?"):
+        found = worth(make, backends(), int8.rows, selection.profile.opt, stages)
+    for verdict in found["verdicts"]:
+        stages.say(verdict)
+    return found
 
 
 def _samples(source: Source, selection: Selection, stages: Stages) -> Samples:

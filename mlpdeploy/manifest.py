@@ -31,6 +31,7 @@ def describe(
     built: Built,
     key: str | None,
     seconds: Mapping[str, float],
+    paid_off: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The manifest of a build, as JSON values; the store adds schema and files."""
     before, after = compiled.traced.module, compiled.typed.module
@@ -64,7 +65,7 @@ def describe(
             for rule in compiled.rewritten.report
         ],
         "kept_fp32": [{"node": kept.node, "module": kept.module, "reason": kept.reason} for kept in compiled.plan.kept],
-        "int8": None if compiled.int8 is None else _int8(compiled),
+        "int8": None if compiled.int8 is None else _int8(compiled) | {"worth": paid_off},
         "ops": {"before": _operations(before), "after": _operations(compiled.rewritten.module)},
         "dtypes": _dtypes(after),
         "seconds": dict(seconds),

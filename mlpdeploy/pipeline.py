@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from mlpdeploy import cache, store
 from mlpdeploy.engine.backend import Backend, BuildRequest, pick
 from mlpdeploy.errors import ArtifactError, InputError
-from mlpdeploy.int8 import NEEDS_CALIBRATION, Int8, calibration, measure_sites
+from mlpdeploy.int8 import NEEDS_CALIBRATION, Int8, calibration, measure_sites, paid_off
 from mlpdeploy.progress import Listener, Stages
 from mlpdeploy.recipe import IMAGE, Recipe, kind, recipes
 from mlpdeploy.selection import OUT, Selection
@@ -46,6 +46,8 @@ class Compiled:
     rewritten: Rewritten
     plan: Plan
     typed: Typed
+    unbalanced: Rewritten
+    """The rewritten graph before an INT8 plan moved any range from activations to weights."""
     int8: Int8 | None = None
 
 
@@ -89,7 +91,8 @@ def build(selection: Selection, *, force: bool = False, progress: Listener | Non
                 built = backend.build(emitted, request, draft.folder, stages)
                 if compiled.int8 is not None:
                     compiled.int8.save(draft.folder, selection.name)
-            facts = manifest.describe(selection, backend, source, compiled, built, key, stages.seconds)
+            paid = None if compiled.int8 is None else paid_off(compiled, selection, stages)
+            facts = manifest.describe(selection, backend, source, compiled, built, key, stages.seconds, paid)
             return draft.commit(facts, report)
 
 
@@ -220,13 +223,12 @@ def compile_network(
         from mlpdeploy.graph.precision import apply, plan
 
         quantisation = None if int8 is None else int8.quantisation
-        if quantisation is not None:
-            rewritten = equalise(rewritten, quantisation.equalised)
+        balanced = rewritten if quantisation is None else equalise(rewritten, quantisation.equalised)
         planned = plan(
-            rewritten, selection.precision, selection.io, quantisation=quantisation, beside=beside_int8 or "fp32"
+            balanced, selection.precision, selection.io, quantisation=quantisation, beside=beside_int8 or "fp32"
         )
-        typed = apply(rewritten, planned)
-    return Compiled(traced, rewritten, planned, typed, int8)
+        typed = apply(balanced, planned)
+    return Compiled(traced, balanced, planned, typed, rewritten, int8)
 
 
 def rewrite_network(traced: Traced, selection: Selection, stages: Stages) -> Rewritten:

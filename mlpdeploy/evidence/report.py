@@ -6,6 +6,8 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from mlpdeploy.evidence.words import int8_facts
+
 REFUSALS = 10
 """Refusals that are listed for each rule; the manifest has all."""
 
@@ -18,6 +20,7 @@ def report(manifest: Mapping[str, Any], verification: Mapping[str, Any] | None =
         _operations(manifest["ops"]["before"], manifest["ops"]["after"]),
         _rules(manifest["rules"]),
         _precision(manifest),
+        _int8(manifest.get("int8")),
         _verified(verification),
         _files(manifest.get("files", {})),
         _reproduce(manifest),
@@ -86,6 +89,43 @@ def _precision(manifest: Mapping[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+def _int8(int8: Mapping[str, Any] | None) -> str:
+    """How INT8 was calibrated, whether it paid off, what stayed out of it, and accuracy against its share."""
+    if int8 is None:
+        return ""
+    parts = ["## INT8", _table(["", ""], [[name, text] for name, text in int8_facts(int8).items()])]
+    measured = (int8.get("worth") or {}).get("backends", {})
+    if measured:
+        rows = [
+            [name, *(f"{row['median_ms'][precision]:.2f}" for precision in ("int8", "fp16", "fp32"))]
+            for name, row in measured.items()
+        ]
+        parts += [f"Median latency at batch {int8['worth']['batch']}, in milliseconds, taking turns on this machine:"]
+        parts.append(_table(["backend", "INT8:", "FP16:", "FP32:"], rows))
+    skipped = (int8.get("worth") or {}).get("not_measured", {})
+    if skipped:
+        parts.append("Not measured:\n\n" + "\n".join(f"- {name}: {_cell(why)}" for name, why in skipped.items()))
+    if int8["curve"]:
+        rows = [
+            [point["kept"], f"{point['int8_macs']:.1%}", _decibels(point["sqnr_db"]), _share(point["top1"])]
+            for point in int8["curve"]
+        ]
+        head = ["kept from INT8:", "MACs in INT8:", "output SQNR:", "top-1:"]
+        parts += ["What accuracy costs, each row measured:", _table(head, rows), "![accuracy and cost](curve.svg)"]
+    stayed = [f"- {_where(one['module'])}: {_cell(one['reason'])}" for one in (*int8["kept"], *int8["refused"])]
+    if stayed:
+        parts += ["Products that stayed out of INT8:", "\n".join(stayed)]
+    return "\n\n".join(parts)
+
+
+def _decibels(value: float | None) -> str:
+    return "no noise" if value is None else f"{value:.1f} dB"
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.2%}"
+
+
 def _dtypes(what: str, dtypes: Mapping[str, Mapping[str, int]]) -> str:
     rows = [[f"`{kind}`", ", ".join(f"{n} x {dtype}" for dtype, n in count.items())] for kind, count in dtypes.items()]
     return _table([what, "dtype"], rows)
@@ -150,7 +190,10 @@ def _reproduce(manifest: Mapping[str, Any]) -> str:
 def build_command(selection: Mapping[str, Any]) -> str:
     """The command line that builds a selection again, as `Selection.to_json` has it."""
     words = ["mlpdeploy", "build", str(selection["name"])]
-    options = ("precision", "backend", "batch", "checkpoint", "image_size", "num_classes", "io", "level", "seed")
+    options = (
+        "precision", "backend", "batch", "checkpoint", "image_size", "num_classes", "io", "level", "seed",
+        "calibration", "max_drop", "min_sqnr",
+    )  # fmt: skip
     for name in options:
         if selection.get(name) is not None:
             words += [f"--{name.replace('_', '-')}", str(selection[name])]
@@ -161,6 +204,8 @@ def build_command(selection: Mapping[str, Any]) -> str:
         words += ["--disable-rule", str(rule)]
     for rule in selection.get("enabled_rules") or ():
         words += ["--enable-rule", str(rule)]
+    if selection.get("calibrator", "auto") != "auto":
+        words += ["--calibrator", str(selection["calibrator"])]
     if selection.get("pretrained"):
         words.append("--pretrained")
     return shlex.join(words)

@@ -48,7 +48,14 @@ def rewritten(network: nn.Module, *shape: int) -> Rewritten:
 
 def vip() -> nn.Module:
     return VisionPermutator(
-        layers=(1,), dims=(32,), segments=(8,), transitions=(False,), patch_size=4, image_size=32, in_chans=3, num_classes=20
+        layers=(1,),
+        dims=(32,),
+        segments=(8,),
+        transitions=(False,),
+        patch_size=4,
+        image_size=32,
+        in_chans=3,
+        num_classes=20,
     )
 
 
@@ -58,7 +65,10 @@ def test_every_kind_of_product_is_found_with_its_own_axis() -> None:
         ("tokens", 1, 0, 0, (-2,)),
         ("channels", 0, 1, 0, (-1,)),
     ]
-    assert [(site.inputs, site.outputs, site.macs) for site in found] == [(16, 20, 16 * 20 * 24), (24, 32, 20 * 24 * 32)]
+    assert [(site.inputs, site.outputs, site.macs) for site in found] == [
+        (16, 20, 16 * 20 * 24),
+        (24, 32, 20 * 24 * 32),
+    ]
     (patch,) = sites(rewritten(Patches(), 16, 8, 8).module).found.values()
     assert (patch.axis, patch.channels, patch.inputs, patch.macs) == (0, (1,), 256, 256 * 32 * 4)
     graph = sites(rewritten(vip(), 3, 32, 32).module)
@@ -73,7 +83,7 @@ def test_products_that_8_bits_do_not_pay_for_are_refused_with_a_reason() -> None
     assert list(sites(rewritten(Mixing(15, 24), 15, 24).module).refused.values()) == [
         "15 input and 20 output channels, where 8 bits pay from 16 on"
     ]
-    assert list(sites(rewritten(Mixing(16, 15), 16, 15).module).found.values())[0].module == "tokens"
+    assert next(iter(sites(rewritten(Mixing(16, 15), 16, 15).module).found.values())).module == "tokens"
     assert list(sites(rewritten(Patches(groups=4), 16, 8, 8).module).refused.values()) == ["its convolution has groups"]
 
 
