@@ -31,15 +31,14 @@ FOLD = "fold_affine"
 
 
 class Scaled(nn.Module):
-    """An activation whose channels (last axis) are multiplied by constants."""
+    """Channels (last axis) multiplied by constants."""
 
-    def __init__(self, activation: nn.Module, scale: torch.Tensor) -> None:
+    def __init__(self, scale: torch.Tensor) -> None:
         super().__init__()
-        self.activation = activation
         self.register_buffer("scale", scale)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        scaled: torch.Tensor = self.activation(x) * self.scale
+        scaled: torch.Tensor = x * self.scale
         return scaled
 
 
@@ -51,15 +50,15 @@ def made_hard(name: str, network: nn.Module, images: np.ndarray) -> nn.Module:
     hard = copy.deepcopy(network)
     mlp: Any = hard.network[0][0].mlp if name == "vip_digits" else hard.blocks[1].mlp_tokens  # type: ignore[index, union-attr]
     seen: list[torch.Tensor] = []
-    hook = mlp.act.register_forward_hook(lambda module, given, result: seen.append(result.detach()))
+    hook = mlp.fc2.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
     with torch.inference_mode():
         hard(torch.from_numpy(images))
     hook.remove()
     reach = seen[0].abs().flatten(0, -2).amax(0)
     scale = torch.ones(len(reach))
     scale[int(reach.argmax())] = SPREAD
-    mlp.act = Scaled(mlp.act, scale)
     mlp.fc2.weight.data /= scale
+    mlp.fc2 = nn.Sequential(Scaled(scale), mlp.fc2)
     return hard.eval()
 
 

@@ -14,7 +14,7 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 from mlpdeploy.graph import ops
-from mlpdeploy.graph.calibrate import Arrays, Step, batches, fake_quantised, outputs, sqnr_db
+from mlpdeploy.graph.calibrate import EXACT_DB, Arrays, Step, batches, fake_quantised, outputs, sqnr_db
 from mlpdeploy.graph.editor import weight
 from mlpdeploy.graph.quantise import LARGEST_CODE, Quantisation, Site, channel_scales, codes, sites, storable
 from mlpdeploy.graph.rewrite import Rewritten
@@ -172,7 +172,7 @@ def _point(
     enough = (target.min_sqnr is None or sqnr >= target.min_sqnr) and (
         target.max_drop is None or judge.drop(output) <= target.max_drop + 1e-9
     )
-    return Point(count, share, sqnr if math.isfinite(sqnr) else None, judge.top1(output)), enough
+    return Point(count, share, sqnr if sqnr < EXACT_DB else None, judge.top1(output)), enough
 
 
 def _each_alone(

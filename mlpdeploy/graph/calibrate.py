@@ -30,6 +30,9 @@ BATCH = 8
 TRIED_ROWS = 32
 """Rows, spread over the data, on which `auto` compares the calibrators."""
 
+EXACT_DB = 300.0
+"""More than float64 can tell apart."""
+
 Arrays = Mapping[str, np.ndarray]
 Step = Callable[[str, int, int], None]
 
@@ -78,10 +81,10 @@ def fake_quantised(rewritten: Rewritten, quantisation: Quantisation) -> fx.Graph
 
 
 def sqnr_db(reference: np.ndarray, output: np.ndarray) -> float:
-    """Signal to quantisation noise in decibels; infinite where nothing differs."""
+    """Signal to quantisation noise in decibels; EXACT_DB where nothing differs, or where it could not be told."""
     signal = float((reference.astype(np.float64) ** 2).sum())
     noise = float(((reference.astype(np.float64) - output) ** 2).sum())
-    return math.inf if noise == 0 else 10 * math.log10(max(signal, 1e-300) / noise)
+    return EXACT_DB if noise == 0 else min(EXACT_DB, 10 * math.log10(max(signal, 1e-300) / noise))
 
 
 def outputs(module: Callable[..., Any], data: Arrays, inputs: Any) -> np.ndarray:
