@@ -192,5 +192,5 @@ def test_a_calibration_is_found_again_and_another_calibrator_is_another(tmp_path
 
 
 def test_recipes_have_a_budget_for_int8() -> None:
-    assert find("vip_s14").budgets["int8"].max_relative_error <= 0.25
+    assert find("vip_s14").budgets["int8"].max_relative_error <= 0.1
     assert "int8" in json.loads(json.dumps(find("mixer_b16").precisions))
