@@ -165,6 +165,10 @@ def test_build_then_verify_without_the_data(tmp_path: Path) -> None:
     assert {"openvino", "onnxruntime"} <= int8["worth"]["backends"].keys()
     assert set(int8["worth"]["backends"]["openvino"]["median_ms"]) == {"int8", "fp16", "fp32"}
     report = (artifact.folder / "report.md").read_text(encoding="utf-8")
+    # What the report says to type is what the commands take.
+    built, verified = report.split("```sh\n")[1].splitlines()[:2]
+    assert "--calibration random" in built and "--min-sqnr 60.0" in built
+    assert "--precision int8" in verified and "--calibration" not in verified and "--min-sqnr" not in verified
     assert "## INT8" in report and "curve.svg" in report and "do not deploy" in report
     assert (artifact.folder / "curve.svg").read_text(encoding="utf-8").startswith("<svg")
     verification = pipeline.verify(selection(tmp_path / "out", None))

@@ -183,8 +183,15 @@ def _files(files: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _reproduce(manifest: Mapping[str, Any]) -> str:
-    command = build_command(manifest["selection"])
-    return f"## Reproduce\n\n```sh\n{command}\n{command.replace(' build ', ' verify ', 1)}\n```"
+    selection = manifest["selection"]
+    # `verify` finds an INT8 engine's calibration in the artifact.
+    without = {name: value for name, value in selection.items() if name not in CALIBRATION}
+    commands = build_command(selection), build_command(without).replace(" build ", " verify ", 1)
+    return "## Reproduce\n\n```sh\n" + "\n".join(commands) + "\n```"
+
+
+CALIBRATION = ("calibration", "calibrator", "max_drop", "min_sqnr")
+"""Options of a selection that say how INT8 is calibrated."""
 
 
 def build_command(selection: Mapping[str, Any]) -> str:

@@ -103,9 +103,9 @@ def plan(
 
     INT8 takes a `quantisation` of this graph: its sites take INT8, and all else has the precision `beside`.
     """
-    for name in (precision, io, beside):
-        if name not in (DTYPES if name != precision else (*DTYPES, INT8)):
-            raise InputError(f"precision {name!r} is not one of {', '.join((*DTYPES, INT8))}")
+    for name, known in ((precision, (*DTYPES, INT8)), (io, DTYPES), (beside, DTYPES)):
+        if name not in known:
+            raise InputError(f"precision {name!r} is not one of {', '.join(known)}")
     low = DTYPES[beside if precision == INT8 else precision]
     reasons = {} if low is torch.float32 else _reasons(rewritten, samples, low)
     nodes = [node for node in rewritten.module.graph.nodes if node.op == "call_function" and _is_float(node)]
