@@ -107,6 +107,48 @@ def zoo(document: Document) -> list[str]:
     return [*table(head, rows), "", *source(document, ["tensorrt-rtx", "torch", "onnxruntime"])]
 
 
+def int8(document: Document) -> list[str]:
+    """INT8 on a CPU against each rival, the size of its TensorRT engines, and the accuracy that is left."""
+    parts: dict[str, dict[str, Any]] = {}
+    for key, row in document["results"].items():
+        part, name = key.split(" ", 1)
+        parts.setdefault(part, {})[name] = row
+    lines = []
+    if "speed" in parts:
+        head = ["network", "batch", "INT8, ms", "eager", "`torch.compile`", "OpenVINO FP32", "onnxruntime's quantiser"]
+        lines += [*table(head, _int8_speed(parts["speed"])), ""]
+    if "engines" in parts:
+        rows = [[f"`{n}`", f"{row['int8']['engine_bytes'] / 1e6:.1f} MB", f"{row['size']:.3f}", row["int8"]["executed"]]
+                for n, row in parts["engines"].items()]  # fmt: skip
+        lines += [*table(["network", "INT8 engine, tensorrt-rtx", "of FP32's size", "as TensorRT parsed it"], rows), ""]
+    if "accuracy" in parts:
+        head = ["network", "FP32", "INT8, auto", "hard, FP32", "hard, max alone", "hard, equalised"]
+        lines += [*table(head, [_int8_accuracy(name, row) for name, row in parts["accuracy"].items()]), ""]
+    if "calibration" in parts:
+        rows = [[f"`{n}`", str(row["rows"]), f"{row['seconds']:.0f} s", f"{row['peak_mib']} MiB"]
+                for n, row in parts["calibration"].items()]  # fmt: skip
+        lines += [*table(["calibrated, all calibrators", "images", "time", "peak memory"], rows), ""]
+    return [*lines, *source(document, ["openvino", "onnxruntime", "tensorrt-rtx", "torch"])]
+
+
+def _int8_speed(speeds: dict[str, Any]) -> list[list[str]]:
+    """The rivals' times over INT8's."""
+    rows = []
+    for name, batches in speeds.items():
+        for batch, row in batches.items():
+            others = [worth(ratio, inverse=True) for ratio in row["ours"].values()]
+            latency = row["latency"]["openvino int8"]["median_ms"]
+            rows.append([f"`{name}`", batch.removeprefix("batch "), f"{latency:.1f}", *others])
+    return rows
+
+
+def _int8_accuracy(name: str, row: Document) -> list[str]:
+    hard = row["hard"]
+    values = [row["fp32"], row["calibrators"]["auto"]["top1"], hard["fp32"]]
+    values += [hard[label]["top1"] for label in ("max", "auto, equalised")]
+    return [f"`{name}`", *(f"{value:.2%}" for value in values)]
+
+
 def gate(document: Document) -> list[str]:
     """How often runs of the gate said `regressed`: without a slowdown, at the limit, and with a slowdown beyond it."""
     rows = []
@@ -169,6 +211,7 @@ TABLES: dict[str, tuple[Callable[..., list[str]], tuple[str, ...]]] = {
     "cpu": (cpu, ("cpu",)),
     "build": (build, ("build",)),
     "zoo": (zoo, ("zoo",)),
+    "int8": (int8, ("int8",)),
     "gate": (gate, ("gate",)),
     "families": (families, ("zoo", "graph")),
     "remaining": (remaining, ("graph",)),

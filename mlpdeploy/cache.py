@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from mlpdeploy import kernels, recipe, store
 from mlpdeploy.engine.backends import _nvidia
-from mlpdeploy.errors import CheckpointError
+from mlpdeploy.errors import CheckpointError, InputError
 from mlpdeploy.selection import Selection
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from mlpdeploy.graph.rewrite import Rewritten
     from mlpdeploy.graph.trace import Traced
 
 LIBRARIES = ("torch", "timm", "numpy", "onnx", "onnxscript", "safetensors")
@@ -33,6 +34,7 @@ def key(selection: Selection, backend_versions: Mapping[str, str], fingerprint: 
         "schema": store.SCHEMA,
         "selection": selection.to_json() | {"checkpoint": None},
         "checkpoint": None if selection.checkpoint is None else checkpoint_sha256(selection.checkpoint),
+        "calibration": None if selection.calibration is None else calibration_sha256(selection.calibration),
         "network": fingerprint,
         "versions": versions(),
         "backend": dict(backend_versions),
@@ -83,8 +85,25 @@ def checkpoint_sha256(path: Path) -> str:
         raise CheckpointError(f"{path}: cannot be read ({reason}): give the path of a checkpoint file") from error
 
 
-def fingerprint(traced: Traced) -> str:
-    """The hash of a traced network: its operations and every number in it."""
+def calibration_sha256(given: str) -> str:
+    """The hash of what `--calibration` names. Raises InputError where it cannot be read."""
+    if given in ("digits", "random"):
+        return given
+    path, digest = Path(given), hashlib.sha256()
+    for file in sorted(one for one in path.rglob("*") if one.is_file()) if path.is_dir() else [path]:
+        try:
+            digest.update(f"{file.relative_to(path)}\0{store.sha256(file)}\0".encode())
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise InputError(
+                f"--calibration {given}: {file} cannot be read ({reason}); give a folder of images, an .npz file, "
+                "digits or random"
+            ) from error
+    return digest.hexdigest()
+
+
+def fingerprint(traced: Traced | Rewritten) -> str:
+    """The hash of a traced or rewritten network: its operations and every number in it."""
     digest = hashlib.sha256(str(traced.module.graph).encode())
     _add_tensors(digest, traced.module)
     return digest.hexdigest()

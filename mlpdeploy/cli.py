@@ -7,21 +7,47 @@ that mlpdeploy did not expect, and 130 an interruption.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from mlpdeploy import pipeline
+from mlpdeploy.cli_measure import bench, history, regress, sensitivity
 from mlpdeploy.console import Live, print_artifact, print_build, print_doctor, print_verification
-from mlpdeploy.errors import InputError, MlpdeployError
+from mlpdeploy.errors import MlpdeployError
 from mlpdeploy.listing import print_catalogue
-from mlpdeploy.selection import BATCH, OUT, Selection, parse_shape, parse_sizes
+from mlpdeploy.options import (
+    BackendName,
+    BatchSizes,
+    Calibration,
+    Calibrator,
+    Checkpoint,
+    DisableRule,
+    EnableRule,
+    Gpu,
+    ImageSize,
+    InputShape,
+    Io,
+    Json,
+    Level,
+    MaxDrop,
+    MinSqnr,
+    Name,
+    NumClasses,
+    Out,
+    Plugin,
+    Precision,
+    Pretrained,
+    Seed,
+    print_json,
+    selected,
+)
+from mlpdeploy.selection import BATCH, OUT
 
 UNEXPECTED, INTERRUPTED = 70, 130
 
@@ -34,36 +60,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Name = Annotated[str, typer.Argument(help="A recipe (see list), timm:<model>, or package.module:factory.")]
-Precision = Annotated[str, typer.Option(help="fp32, tf32, fp16 or bf16.")]
-BackendName = Annotated[
-    str,
-    typer.Option("--backend", help="auto, tensorrt, tensorrt-rtx, torch-tensorrt, openvino, onnxruntime or inductor."),
-]
-BatchSizes = Annotated[str, typer.Option("--batch", metavar="MIN:OPT:MAX", help="Batch sizes, or one number.")]
-Checkpoint = Annotated[Path | None, typer.Option(metavar="FILE", help="Weights: safetensors, or torch's format.")]
-Pretrained = Annotated[bool, typer.Option("--pretrained", help="Fetch timm's pretrained weights.")]
-ImageSize = Annotated[int | None, typer.Option(metavar="N", help="Height and width of the images.")]
-NumClasses = Annotated[int | None, typer.Option(metavar="N", help="Classes, where the recipe's do not fit.")]
-InputShape = Annotated[
-    str | None, typer.Option(metavar="C,H,W", help="Input of your own network, where it cannot be known.")
-]
-Gpu = Annotated[str | None, typer.Option("--gpu", metavar="SM,...", help="GPUs to build for: sm86,sm89, or current.")]
-Out = Annotated[Path, typer.Option(metavar="DIR", help="Where artifacts lie.")]
-Seed = Annotated[int, typer.Option(help="Seed of random weights and inputs.")]
-DisableRule = Annotated[list[str] | None, typer.Option(metavar="NAME", help="Leave a rewrite rule out; repeatable.")]
-EnableRule = Annotated[
-    list[str] | None, typer.Option(metavar="NAME", help="Run a rewrite rule that is off by default; repeatable.")
-]
-Io = Annotated[str, typer.Option("--io", help="Dtype of inputs and outputs: fp32, fp16 or bf16.")]
-Level = Annotated[int | None, typer.Option(metavar="0..5", help="TensorRT's builder optimisation level.")]
-Plugin = Annotated[
-    str, typer.Option("--plugin", help="TensorRT plugins: on, off, or auto, which keeps the faster engine.")
-]
-TimedSizes = Annotated[str | None, typer.Option("--batch", metavar="N,...", help="Batch sizes to time.")]
-Threads = Annotated[int | None, typer.Option(metavar="N", help="Threads of a CPU engine; all cores by default.")]
 Pattern = Annotated[str | None, typer.Argument(help="Only names and families with this in them; shows more of each.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout, and nothing else there.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an unexpected error.")]
 
 
@@ -77,7 +74,7 @@ def list_command(pattern: Pattern = None, as_json: Json = False) -> None:
     """List the recipes: what they cost, what was published, and what the rules do to each."""
     catalogue = pipeline.catalogue(pattern)
     if as_json:
-        _print_json(catalogue)
+        print_json(catalogue)
     else:
         print_catalogue(Console(), catalogue, detailed=pattern is not None)
 
@@ -101,15 +98,19 @@ def build(
     io: Io = "fp32",
     level: Level = None,
     plugin: Plugin = "auto",
+    calibration: Calibration = None,
+    calibrator: Calibrator = "auto",
+    max_drop: MaxDrop = None,
+    min_sqnr: MinSqnr = None,
     force: Annotated[bool, typer.Option("--force", help="Build even if it is built already.")] = False,
     as_json: Json = False,
 ) -> None:
     """Build an engine, with its ONNX file, manifest and report; the same build again is found, not built."""
-    selection = _selection(locals())
+    selection = selected(locals())
     with Live(Console(stderr=True)).shown() as live:
         artifact = pipeline.build(selection, force=force, progress=live)
     if as_json:
-        _print_json({"cached": artifact.cached, "folder": str(artifact.folder), "manifest": artifact.manifest})
+        print_json({"cached": artifact.cached, "folder": str(artifact.folder), "manifest": artifact.manifest})
     else:
         print_build(Console(), str(artifact.folder), artifact.manifest, artifact.cached)
 
@@ -136,158 +137,20 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Prove that a built engine computes what the network computes; give the options that it was built with."""
-    selection = _selection(locals())
+    selection = selected(locals())
     with Live(Console(stderr=True)).shown() as live:
         verification = pipeline.verify(selection, data=data, progress=live)
     document = verification.to_json() | {"name": selection.name, "weights": selection.weights()}
     if as_json:
-        _print_json(document)
+        print_json(document)
     else:
         print_verification(Console(), f"{selection.name} {precision}", selection.weights(), document)
     if not verification.passed:
         raise typer.Exit(1)
 
 
-@app.command()
-def bench(
-    name: Name,
-    precision: Precision = "fp16",
-    backend: BackendName = "auto",
-    against: Annotated[
-        str | None, typer.Option(metavar="NAME,...", help="eager, compile, export, or other networks' names.")
-    ] = None,
-    batch: TimedSizes = None,
-    threads: Threads = None,
-    time: Annotated[float, typer.Option("--time", metavar="S", help="Seconds for each batch size.")] = 20.0,
-    credit: Annotated[bool, typer.Option("--credit", help="Time the engine without each rule too.")] = False,
-    checkpoint: Checkpoint = None,
-    pretrained: Pretrained = False,
-    image_size: ImageSize = None,
-    num_classes: NumClasses = None,
-    input_shape: InputShape = None,
-    gpu: Gpu = None,
-    out: Out = OUT,
-    seed: Seed = 0,
-    disable_rule: DisableRule = None,
-    enable_rule: EnableRule = None,
-    io: Io = "fp32",
-    level: Level = None,
-    save: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the result, for `regress`.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Time an engine beside PyTorch and the plain export; say how near to the limit it is and where its time goes."""
-    from mlpdeploy.scoreboard import print_bench
-
-    sizes = parse_sizes(batch)
-    selection = _selection(locals() | {"batch": BATCH})
-    rivals = None if against is None else [part.strip() for part in against.split(",") if part.strip()]
-    with Live(Console(stderr=True)).shown() as live:
-        found = pipeline.bench(
-            selection, against=rivals, sizes=sizes, threads=threads, seconds=time, credit=credit, progress=live
-        )
-    document = found.to_json()
-    _write(save, document)
-    if as_json:
-        _print_json(document)
-    else:
-        print_bench(Console(), document)
-
-
-@app.command()
-def regress(
-    name: Name,
-    baseline: Annotated[
-        str, typer.Option(metavar="REF", help="A saved result, an artifact's folder, or git:REVISION.")
-    ],
-    precision: Precision = "fp16",
-    backend: BackendName = "auto",
-    max_slowdown: Annotated[str, typer.Option(metavar="P%", help="How much slower it may get.")] = "3%",
-    max_accuracy_loss: Annotated[str, typer.Option(metavar="P%", help="How much accuracy it may lose.")] = "0.5%",
-    max_size_growth: Annotated[str, typer.Option(metavar="P%", help="How much the engine's file may grow.")] = "1%",
-    max_memory_growth: Annotated[str, typer.Option(metavar="P%", help="How much memory may grow.")] = "1%",
-    max_build_growth: Annotated[str, typer.Option(metavar="P%", help="How much longer it may build.")] = "100%",
-    accept: Annotated[list[str] | None, typer.Option(metavar="GATE", help="Let a gate get worse; repeatable.")] = None,
-    undecided: Annotated[str, typer.Option(metavar="pass|fail", help="How an undecided run ends.")] = "fail",
-    batch: TimedSizes = None,
-    threads: Threads = None,
-    time: Annotated[float, typer.Option("--time", metavar="S", help="Seconds that timing may take.")] = 300.0,
-    data: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Images to verify both sides on.")] = None,
-    junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the gates as JUnit XML.")] = None,
-    markdown: Annotated[Path | None, typer.Option(metavar="FILE", help="Append the gates as a Markdown table.")] = None,
-    checkpoint: Checkpoint = None,
-    pretrained: Pretrained = False,
-    image_size: ImageSize = None,
-    num_classes: NumClasses = None,
-    input_shape: InputShape = None,
-    gpu: Gpu = None,
-    out: Out = OUT,
-    seed: Seed = 0,
-    disable_rule: DisableRule = None,
-    enable_rule: EnableRule = None,
-    io: Io = "fp32",
-    level: Level = None,
-    save: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the result, for a later run.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Hold an engine against a baseline; exit 1 where it got slower, larger or less accurate."""
-    from mlpdeploy.evidence import outcome
-    from mlpdeploy.evidence.regress import Limits, percentage
-    from mlpdeploy.scoreboard import print_regress
-
-    sizes = parse_sizes(batch)
-    selection = _selection(locals() | {"batch": BATCH})
-    limits = Limits(
-        slowdown=percentage("--max-slowdown", max_slowdown),
-        accuracy=percentage("--max-accuracy-loss", max_accuracy_loss),
-        size=percentage("--max-size-growth", max_size_growth),
-        memory=percentage("--max-memory-growth", max_memory_growth),
-        build=percentage("--max-build-growth", max_build_growth),
-    )
-    with Live(Console(stderr=True)).shown() as live:
-        found = pipeline.regress(
-            selection,
-            baseline,
-            limits=limits,
-            sizes=sizes,
-            threads=threads,
-            seconds=time,
-            undecided=undecided,
-            accepted=accept or (),
-            data=data,
-            progress=live,
-        )
-    document = found.to_json()
-    _write(save, document)
-    if junit is not None:
-        _write(junit, outcome.junit(document))
-    if markdown is not None:
-        _write(markdown, outcome.markdown(document), append=True)
-    if as_json:
-        _print_json(document)
-    else:
-        print_regress(Console(), document)
-    if not found.passed:
-        raise typer.Exit(1)
-
-
-@app.command()
-def history(
-    name: Name,
-    svg: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the trend as SVG.")] = None,
-    out: Out = OUT,
-    as_json: Json = False,
-) -> None:
-    """Show how a network's latency went from run to run of bench and regress."""
-    from mlpdeploy.evidence.history import svg as drawn
-    from mlpdeploy.scoreboard import print_history
-
-    found = pipeline.history(Selection(name, out=out))
-    if svg is not None:
-        _write(svg, drawn(found))
-    if as_json:
-        _print_json(found.to_json())
-    else:
-        print_history(Console(), found)
+for measuring in (bench, regress, history, sensitivity):
+    app.command()(measuring)
 
 
 @app.command()
@@ -301,7 +164,7 @@ def inspect(
     """Show what is in an artifact: versions, batch sizes, dtypes, rules, and what verification found."""
     found = pipeline.inspect(target, precision=precision, backend=backend, out=out)
     if as_json:
-        _print_json(found)
+        print_json(found)
     else:
         print_artifact(Console(), found)
 
@@ -325,7 +188,7 @@ def report(
     artifact = pipeline.find_artifact(target, precision=precision, backend=backend, out=out)
     found = reporting.report(artifact, html=html, markdown=markdown)
     if as_json:
-        _print_json(found)
+        print_json(found)
     else:
         print_report(Console(), found)
 
@@ -335,7 +198,7 @@ def doctor(as_json: Json = False) -> None:
     """Show what this machine has, which backends work on it, and what to install for the others."""
     found = pipeline.doctor()
     if as_json:
-        _print_json(found)
+        print_json(found)
     else:
         print_doctor(Console(), found)
 
@@ -372,37 +235,5 @@ def _fail(error: BaseException, text: str, code: int, arguments: list[str]) -> i
     """Say what happened on stderr, and on stdout too where a program waits for JSON."""
     Console(stderr=True, soft_wrap=True).print(f"error: {text}", style="red", markup=False, highlight=False)
     if "--json" in arguments:
-        _print_json({"error": {"type": type(error).__name__, "message": text, "exit_code": code}})
+        print_json({"error": {"type": type(error).__name__, "message": text, "exit_code": code}})
     return code
-
-
-def _selection(options: dict[str, Any]) -> Selection:
-    """The selection from a command's own arguments."""
-    shape, gpus = options["input_shape"], options["gpu"]
-    plugin = {"plugin": options["plugin"]} if "plugin" in options else {}
-    same = ("name", "precision", "backend", "batch", "checkpoint", "pretrained", "image_size", "num_classes")
-    return Selection(
-        **{option: options[option] for option in (*same, "out", "seed", "io", "level")},
-        input_shape=None if shape is None else parse_shape(shape),
-        gpus=() if gpus is None else tuple(part.strip() for part in gpus.split(",")),
-        disabled_rules=tuple(sorted(options["disable_rule"] or ())),
-        enabled_rules=tuple(sorted(options["enable_rule"] or ())),
-        **plugin,
-    )
-
-
-def _write(path: Path | None, content: Any, append: bool = False) -> None:
-    """A file that was asked for: text, or JSON values."""
-    if path is None:
-        return
-    text = content if isinstance(content, str) else json.dumps(content, indent=2, allow_nan=False) + "\n"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a" if append else "w", encoding="utf-8") as file:
-            file.write(text)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
-
-
-def _print_json(document: Any) -> None:
-    sys.stdout.write(json.dumps(document, indent=2) + "\n")

@@ -14,6 +14,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from mlpdeploy.evidence.words import int8_facts
+
 SIMPLE: dict[str, Any] = {"box": None, "padding": (0, 2, 0, 0), "header_style": "bold"}
 PASSED, FAILED = "[green]passed[/]", "[red]failed[/]"
 LAYOUT = "propagate_layout"  # runs once in every build, so saying so tells nothing
@@ -240,6 +242,8 @@ def _summary(manifest: Mapping[str, Any]) -> dict[str, str]:
         "transposes": f"{permuted[0]} before the rules, {permuted[1]} after",
         "kept in FP32": f"{len(manifest['kept_fp32'])} operations" if manifest["kept_fp32"] else "nothing",
     }
+    if manifest.get("int8"):
+        rows |= int8_facts(manifest["int8"])
     if "parsed" in manifest["facts"]:
         rows["in TensorRT"] = _parsed(manifest["facts"]["parsed"])
     if "plugin" in manifest["facts"]:

@@ -31,6 +31,7 @@ def describe(
     built: Built,
     key: str | None,
     seconds: Mapping[str, float],
+    paid_off: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The manifest of a build, as JSON values; the store adds schema and files."""
     from mlpdeploy.graph.remaining import transposes
@@ -67,6 +68,7 @@ def describe(
         ],
         "transposes": [asdict(left) for left in transposes(compiled.rewritten.module.graph)],
         "kept_fp32": [{"node": kept.node, "module": kept.module, "reason": kept.reason} for kept in compiled.plan.kept],
+        "int8": None if compiled.int8 is None else _int8(compiled) | {"worth": paid_off},
         "ops": {"before": _operations(before), "after": _operations(compiled.rewritten.module)},
         "dtypes": _dtypes(after),
         "seconds": dict(seconds),
@@ -107,6 +109,29 @@ def _weights(selection: Selection, network: Any) -> dict[str, Any]:
     if kind(selection.name) == "user":
         return found | {"kind": "factory", "seed": selection.seed}
     return found | {"kind": "random", "random": True, "seed": selection.seed}
+
+
+def _int8(compiled: Compiled) -> dict[str, Any]:
+    """How INT8 was calibrated, what takes it, and what each product that does not is kept from it by."""
+    from mlpdeploy.graph.quantise import sites
+
+    assert compiled.int8 is not None
+    plan, found = compiled.plan, sites(compiled.rewritten.module)
+    quantised = [plan.quantised[name].site for name in plan.quantised]
+    macs = sum(site.macs for site in found.found.values())
+    return compiled.int8.summary() | {
+        "beside": plan.beside,
+        "sites": len(quantised),
+        "of_sites": len(found.found),
+        "share_of_macs": sum(site.macs for site in quantised) / max(macs, 1),
+        "kept": [
+            {"node": name, "module": found.found[name].module, "reason": reason}
+            for name, reason in compiled.int8.quantisation.kept.items()
+        ],
+        "refused": [
+            {"node": name, "module": found.modules[name], "reason": reason} for name, reason in found.refused.items()
+        ],
+    }
 
 
 def _spec(spec: TensorSpec) -> dict[str, Any]:

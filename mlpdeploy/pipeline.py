@@ -1,9 +1,10 @@
 """The product, top to bottom: what each command does, as one straight flow of named stages.
 
-    recipe -> trace -> rewrite -> plan precision -> emit -> build        `build`, which ends with an artifact
-    recipe -> trace -> rewrite -> plan precision -> climb the ladder     `verify`, which ends with a verification
-    build -> rivals -> time in sittings -> roofline, layers              `bench`, in benching.py
-    baseline -> build -> verify -> time in pairs -> judge the gates      `regress`, in gating.py
+    recipe -> trace -> rewrite -> (calibrate) -> plan precision -> emit -> build      `build`: an artifact
+    recipe -> trace -> rewrite -> plan precision -> climb the ladder                  `verify`: a verification
+    recipe -> trace -> rewrite -> calibrate -> one site at a time                     `sensitivity`: what INT8 costs
+    build -> rivals -> time in sittings -> roofline, layers                           `bench`, in benching.py
+    baseline -> build -> verify -> time in pairs -> judge the gates                   `regress`, in gating.py
 
 `compile_network` is what the two share. A network comes from a name, or is in hand in Python and comes as a `Source`
 (see `api.compile`). Everything heavy is imported where it is used.
@@ -12,14 +13,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlpdeploy import cache, store
 from mlpdeploy.engine.backend import Backend, BuildRequest, pick
 from mlpdeploy.errors import ArtifactError, InputError
+from mlpdeploy.int8 import NEEDS_CALIBRATION, Int8, calibration, measure_sites, paid_off
 from mlpdeploy.progress import Listener, Stages
 from mlpdeploy.recipe import IMAGE, Recipe, canonical, kind, recipes
 from mlpdeploy.selection import OUT, Selection
@@ -48,6 +52,9 @@ class Compiled:
     rewritten: Rewritten
     plan: Plan
     typed: Typed
+    unbalanced: Rewritten
+    """The rewritten graph before an INT8 plan moved any range from activations to weights."""
+    int8: Int8 | None = None
 
 
 def build(
@@ -62,6 +69,9 @@ def build(
     from mlpdeploy.evidence.report import report
 
     stages = Stages(progress)
+    int8 = selection.precision == "int8"
+    if int8 and selection.calibration is None:
+        raise InputError(NEEDS_CALIBRATION)
     backend = pick(selection.backend, selection.precision, selection.gpus, selection.plugin)
     selection = selection.with_backend(backend.name)
     folder = store.folder_of(selection, backend.name)
@@ -74,7 +84,8 @@ def build(
         key = key or _key(selection, backend, traced)
         if (found := _cached(folder, key, force, stages)) is not None:
             return found
-        compiled = compile_network(traced, selection, stages)
+        calibrated = partial(calibration, source=source, selection=selection, stages=stages) if int8 else None
+        compiled = compile_network(traced, selection, stages, calibrated, backend.beside_int8)
         with stages("emit"):
             from mlpdeploy.engine.emit import emit
 
@@ -91,7 +102,10 @@ def build(
                     selection.precision, selection.profile, selection.gpus, selection.level, plugin=selection.plugin
                 )
                 built = backend.build(emitted, request, draft.folder, stages)
-            facts = manifest.describe(selection, backend, source, compiled, built, key, stages.seconds)
+                if compiled.int8 is not None:
+                    compiled.int8.save(draft.folder, selection.name)
+            paid = None if compiled.int8 is None else paid_off(compiled, selection, stages)
+            facts = manifest.describe(selection, backend, source, compiled, built, key, stages.seconds, paid)
             return draft.commit(facts, report)
 
 
@@ -125,7 +139,9 @@ def verify(
         stages.say(f"{folder}, built {artifact.manifest['created']}")
         source = source or load(selection, stages)
         samples = _samples(source.recipe, data, stages) if isinstance(data, Path) else data
-        compiled = compile_network(trace_network(source, stages), selection, stages)
+        int8 = Int8.load(artifact.folder) if selection.precision == "int8" else None
+        calibrated = None if int8 is None else lambda rewritten: int8
+        compiled = compile_network(trace_network(source, stages), selection, stages, calibrated, backend.beside_int8)
         with stages("verify"):
             reason = backend.executable()
             engine = None
@@ -149,11 +165,39 @@ def verify(
                 cpu_budget=budgets["fp32"] if selection.precision == "tf32" else None,
                 disabled_rules=selection.disabled_rules,
                 enabled_rules=selection.enabled_rules,
+                quantisation=None if int8 is None else int8.quantisation,
+                rows=None if int8 is None else int8.rows,
             )
         document = manifest.verified(artifact.manifest, verification)
         store.attach(artifact, store.VERIFICATION, json.dumps(document, indent=2, allow_nan=False) + "\n")
         store.attach(artifact, store.REPORT, reporting.in_markdown(artifact))
         return verification
+
+
+def sensitivity(selection: Selection, *, progress: Listener | None = None) -> tuple[dict[str, Any], Path]:
+    """What INT8 costs a network, site by site, as JSON values: a row each, the most harmful first; and the picture.
+
+    Calibrates on `selection.calibration`. Raises InputError where that cannot be used.
+    """
+    from mlpdeploy.evidence.picture import bars
+
+    if selection.calibration is None:
+        raise InputError(NEEDS_CALIBRATION)
+    stages = Stages(progress)
+    source = load(selection, stages)
+    rewritten = rewrite_network(trace_network(source, stages), selection, stages)
+    int8 = measure_sites(rewritten, source, selection, stages)
+    found = int8.quantisation
+    picture = selection.out / selection.folder_name / "sensitivity.svg"
+    store.write(picture, bars(source.recipe.name, int8.ranked))
+    document = {
+        "name": source.recipe.name,
+        "weights": selection.weights(),
+        "calibration": int8.summary(),
+        "whole_sqnr_db": found.sqnr_db[found.calibrator],
+        "sites": list(int8.ranked),
+    }
+    return document, picture
 
 
 def bench(selection: Selection, **options: Any) -> Bench:
@@ -206,18 +250,38 @@ def trace_network(source: Source, stages: Stages) -> Traced:
         return trace(source.network, source.specs())
 
 
-def compile_network(traced: Traced, selection: Selection, stages: Stages) -> Compiled:
-    """The graph compiler: from a traced network to the graph whose every dtype is decided."""
+def compile_network(
+    traced: Traced,
+    selection: Selection,
+    stages: Stages,
+    calibrated: Callable[[Rewritten], Int8] | None = None,
+    beside_int8: str | None = None,
+) -> Compiled:
+    """The graph compiler: from a traced network to the graph whose every dtype is decided.
+
+    INT8 needs `calibrated`, which gives the rewritten graph its ranges, and the precision of what is `beside_int8`.
+    """
+    rewritten = rewrite_network(traced, selection, stages)
+    int8 = None if calibrated is None else calibrated(rewritten)
+    with stages("plan precision"):
+        from mlpdeploy.graph.equalise import equalise
+        from mlpdeploy.graph.precision import apply, plan
+
+        quantisation = None if int8 is None else int8.quantisation
+        balanced = rewritten if quantisation is None else equalise(rewritten, quantisation.equalised)
+        planned = plan(
+            balanced, selection.precision, selection.io, quantisation=quantisation, beside=beside_int8 or "fp32"
+        )
+        typed = apply(balanced, planned)
+    return Compiled(traced, balanced, planned, typed, rewritten, int8)
+
+
+def rewrite_network(traced: Traced, selection: Selection, stages: Stages) -> Rewritten:
+    """The same function as an engine likes it."""
     with stages("rewrite"):
         from mlpdeploy.graph.rewrite import rewrite
 
-        rewritten = rewrite(traced, selection.disabled_rules, selection.enabled_rules)
-    with stages("plan precision"):
-        from mlpdeploy.graph.precision import apply, plan
-
-        planned = plan(rewritten, selection.precision, io=selection.io)
-        typed = apply(rewritten, planned)
-    return Compiled(traced, rewritten, planned, typed)
+        return rewrite(traced, selection.disabled_rules, selection.enabled_rules)
 
 
 def inspect(
@@ -292,7 +356,9 @@ def _check_same(artifact: Artifact, selection: Selection, source: Source | None)
     """Raises ArtifactError where the artifact was built from another selection or network, naming what differs."""
     built, asked = artifact.manifest["selection"], selection.to_json()
     # The same weights may lie elsewhere now; GPUs, builder level and plugins do not change what is computed.
-    names = asked.keys() - {"checkpoint", "gpus", "level", "plugin"}
+    # What an INT8 engine was calibrated on is in the artifact.
+    calibrated = {"calibration", "calibrator", "max_drop", "min_sqnr"}
+    names = asked.keys() - {"checkpoint", "gpus", "level", "plugin"} - calibrated
     different = [f"{n} {asked[n]} (built with {built.get(n)})" for n in sorted(names) if asked[n] != built.get(n)]
     weights = None if selection.checkpoint is None else cache.checkpoint_sha256(selection.checkpoint)
     known = artifact.manifest["weights"].get("sha256")

@@ -15,11 +15,12 @@ from mlpdeploy.errors import InputError
 from mlpdeploy.graph import rules
 from mlpdeploy.recipe import canonical, kind
 
-PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
+PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8")
 IO = ("fp32", "fp16", "bf16")
 PLUGIN = ("auto", "on", "off")
 BATCH = "1:8:32"
 OUT = Path("artifacts")
+CALIBRATORS = ("auto", "max", "percentile", "entropy", "mse")
 LAYOUT = "propagate_layout"
 """The layout pass, which can be disabled by name like a rule."""
 
@@ -32,6 +33,8 @@ class Selection:
     this machine's (none: what the backend builds for by itself). `io` is the dtype of inputs and outputs. `level` is
     TensorRT's builder optimisation level, 0 to 5. `plugin` says whether a TensorRT engine carries our plugins; `auto`
     keeps the faster way.
+    INT8 is calibrated on `calibration` (a folder of images, an .npz file, digits or random) with `calibrator`; with
+    `max_drop` (points of top-1 on labelled data) or `min_sqnr` (decibels) it leaves out what costs too much accuracy.
     Raises InputError, on creation, where a value cannot be used.
     """
 
@@ -52,12 +55,18 @@ class Selection:
     io: str = "fp32"
     level: int | None = None
     plugin: str = "auto"
+    calibration: str | None = None
+    calibrator: str = "auto"
+    max_drop: float | None = None
+    min_sqnr: float | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", canonical(self.name))
         _one_of("precision", self.precision, PRECISIONS)
         _one_of("io", self.io, IO)
         _one_of("plugin", self.plugin, PLUGIN)
+        _one_of("calibrator", self.calibrator, CALIBRATORS)
+        _check_calibration(self)
         _at_least("image size", self.image_size, 1)
         _at_least("number of classes", self.num_classes, 1)
         _at_least("seed", self.seed, 0)
@@ -152,6 +161,25 @@ def parse_shape(text: str) -> tuple[int, ...]:
     if not all(re.fullmatch(r"[1-9]\d{0,6}", part) for part in parts):
         raise InputError(f"input shape {text!r}: give positive sizes without the batch, such as 3,224,224")
     return tuple(int(part) for part in parts)
+
+
+def _check_calibration(selection: Selection) -> None:
+    """Options of INT8 make sense with INT8 only."""
+    options = {
+        "calibration": selection.calibration,
+        "max-drop": selection.max_drop,
+        "min-sqnr": selection.min_sqnr,
+        "calibrator": None if selection.calibrator == "auto" else selection.calibrator,
+    }
+    given = [name for name, value in options.items() if value is not None]
+    if given and selection.precision != "int8":
+        raise InputError(f"--{given[0]} is for --precision int8, not for {selection.precision}")
+    if selection.max_drop is not None and selection.min_sqnr is not None:
+        raise InputError("--max-drop and --min-sqnr exclude each other: give one of the two")
+    if selection.max_drop is not None and not 0 <= selection.max_drop <= 100:
+        raise InputError(f"max drop {selection.max_drop}: give points of top-1 from 0 to 100, such as 0.5")
+    if selection.min_sqnr is not None and not 0 <= selection.min_sqnr <= 200:
+        raise InputError(f"min SQNR {selection.min_sqnr}: give decibels from 0 to 200, such as 30")
 
 
 def _one_of(what: str, value: str, known: tuple[str, ...]) -> None:

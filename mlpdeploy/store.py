@@ -1,6 +1,7 @@
 """Artifacts on disk: `<out>/<recipe>/<precision>/<backend>/`, each whole or not there at all.
 
     model.onnx  the engine  graph.json  manifest.json  report.md        written together, by `draft`
+    quantisation.json  rows.npz                                         of an INT8 engine
     verification.json  bench.json  report.html                          added later, by `attach`
 
 A draft is a hidden folder beside the artifact. When everything in it is on the disk, it is exchanged with the
@@ -31,6 +32,8 @@ from mlpdeploy.selection import Selection
 SCHEMA = 2
 MODEL, GRAPH, MANIFEST = "model.onnx", "graph.json", "manifest.json"
 VERIFICATION, BENCH, REPORT, PAGE = "verification.json", "bench.json", "report.md", "report.html"
+QUANTISATION, ROWS, CURVE = "quantisation.json", "rows.npz", "curve.svg"
+"""Ranges of an INT8 engine: with them `verify` makes the same graph again without the calibration's data."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
@@ -157,19 +160,20 @@ def attached(artifact: Artifact, name: str) -> dict[str, Any] | None:
 
 def attach(artifact: Artifact, name: str, text: str) -> Path:
     """Write one more file beside the engine, whole or not at all. Raises InputError where it cannot be written."""
-    with _writing(artifact.folder, everything=True):
-        return write(artifact.folder / name, text)
+    return write(artifact.folder / name, text)
 
 
 def write(path: Path, text: str) -> Path:
-    """Write one file, whole or not at all. Raises OSError where it cannot be written."""
+    """Write a file, whole or not at all. Raises InputError, one line, where it cannot be written."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        _sync(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with _writing(path.parent, everything=True):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_text(text, encoding="utf-8")
+            _sync(temporary)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
     return path
 
 

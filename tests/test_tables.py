@@ -96,3 +96,16 @@ def test_reasons_are_listed_by_network() -> None:
 def test_results_name_no_host_and_no_path() -> None:
     for file in tables.RESULTS.glob("*.json"):
         assert not re.search(r'"[^"]*(/home|/tmp|/work|/root|localhost)[^"]*"', file.read_text(encoding="utf-8")), file
+
+
+def test_int8_has_a_table_for_each_part_that_was_measured() -> None:
+    rivals = ("eager fp32", "torch.compile fp32", "openvino fp32 plain", "theirs")
+    speed = {"latency": {"openvino int8": {"median_ms": 10.0}}, "ours": {one: ratio(0.5, "faster") for one in rivals}}
+    engines = {"int8": {"engine_bytes": 25_000_000, "executed": "HALF, 3 of 4 products in INT8"}, "size": 0.25}
+    hard = {"fp32": 0.99, "max": {"top1": 0.9}, "auto, equalised": {"top1": 0.985}}
+    accuracy = {"fp32": 0.99, "calibrators": {"auto": {"top1": 0.9875}}, "hard": hard}
+    results = {"speed net": {"batch 1": speed}, "engines net": engines, "accuracy net": accuracy}
+    lines = tables.int8(document(results, threads=1))
+    assert "| `net` | 1 | 10.0 | 2.00 | 2.00 | 2.00 | 2.00 |" in lines
+    assert "| `net` | 25.0 MB | 0.250 | HALF, 3 of 4 products in INT8 |" in lines
+    assert "| `net` | 99.00% | 98.75% | 99.00% | 90.00% | 98.50% |" in lines

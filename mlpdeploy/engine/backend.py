@@ -91,6 +91,8 @@ class Backend(Protocol):
 
     name: str
     engine_file: str
+    beside_int8: str | None
+    """The precision of what lies between the products of an INT8 engine; None where it builds none."""
 
     def available(self) -> str | None:
         """None where this machine can build with it, else one line: why not, and what to install."""

@@ -15,6 +15,7 @@ from onnxscript import opset20
 from torch import fx, nn
 
 from mlpdeploy.engine import norms
+from mlpdeploy.engine.coded import transpose_codes
 from mlpdeploy.engine.simplify import simplify
 from mlpdeploy.engine.tidy import ORIGIN, tidy
 from mlpdeploy.errors import NetworkError
@@ -30,12 +31,14 @@ BATCH = "batch"
 class Emitted:
     """The ONNX model (custom operations as local functions of domain `mlpdeploy`) and the graph it came from.
 
-    Nodes are named `<module path>/<operation>`. `fp32_nodes`: those that the precision plan keeps in FP32.
+    Nodes are named `<module path>/<operation>`. `fp32_nodes`: those that the precision plan keeps in FP32;
+    `int8_nodes`: those that stem from what it gives INT8 operands.
     """
 
     model: onnx.ModelProto
     typed: Typed
     fp32_nodes: frozenset[str] = frozenset()
+    int8_nodes: frozenset[str] = frozenset()
 
 
 def emit(typed: Typed) -> Emitted:
@@ -44,12 +47,13 @@ def emit(typed: Typed) -> Emitted:
     Raises NetworkError, naming the operation and the module of the user's network, where ONNX has no such operation.
     """
     program = _exported(typed)
-    fp32 = tidy(program.model, typed.fp32, BATCH)
+    transpose_codes(program.model)
+    fp32, int8 = tidy(program.model, BATCH, typed.fp32, typed.quantised)
     proto = ir.serde.serialize_model(program.model)
     if any(node.domain == ops.DOMAIN for node in proto.graph.node):
         proto.functions.append(ops.segment_grouped_projection_onnx())
     onnx.checker.check_model(proto)
-    return Emitted(proto, typed, fp32)
+    return Emitted(proto, typed, fp32, int8)
 
 
 class _Named(nn.Module):
@@ -118,6 +122,19 @@ def _segment_grouped_projection(x: Any, weight: Any, segments: int) -> Any:
     return _SEGMENT_OP(x, transposed, split=[0, 0, int(segments), rows // int(segments)])
 
 
+def _quantise(x: Any, scale: Any) -> Any:
+    zero: Any = opset20.Constant(value=_ZERO)
+    return opset20.QuantizeLinear(x, scale, zero)
+
+
+def _dequantise(codes: Any, scale: Any, axis: int) -> Any:
+    if len(scale.shape):
+        return opset20.DequantizeLinear(codes, scale, axis=int(axis))
+    # ONNX Runtime moves it behind a Reshape with a QuantizeLinear in front, which without a zero point is unsigned.
+    zero: Any = opset20.Constant(value=_ZERO)
+    return opset20.DequantizeLinear(codes, scale, zero)
+
+
 def _segment_schema() -> onnx.defs.OpSchema:
     kinds = [f"tensor({name})" for name in ("float", "float16", "bfloat16", "double")]
     parameter, attribute = onnx.defs.OpSchema.FormalParameter, onnx.defs.OpSchema.Attribute
@@ -135,9 +152,14 @@ def _segment_schema() -> onnx.defs.OpSchema:
 _PATH = re.compile(r'(?<=")[^"]*[/\\](?=[^"/\\]*")')
 """The folders of a file in a line of a stack trace."""
 
+_ZERO = onnx.helper.make_tensor("zero", onnx.TensorProto.INT8, [], [0])
+"""The zero point, which makes codes signed."""
+
 _OPSET = onnxscript.values.Opset(ops.DOMAIN, 1)
 _SEGMENT_OP = onnxscript.values.Op(_OPSET, "segment_grouped_projection", _segment_schema())
 _TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     ops.SEGMENT_GROUPED_PROJECTION: _segment_grouped_projection,
+    ops.QUANTISE: _quantise,
+    ops.DEQUANTISE: _dequantise,
     **norms.TRANSLATIONS,
 }

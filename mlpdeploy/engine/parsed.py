@@ -13,7 +13,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 # Layers whose arithmetic decides an engine's precision.
-COMPUTING = ("MATRIX_MULTIPLY", "CONVOLUTION", "NORMALIZATION", "PLUGIN_V3")
+PRODUCTS = ("MATRIX_MULTIPLY", "CONVOLUTION")
+COMPUTING = (*PRODUCTS, "NORMALIZATION", "PLUGIN_V3")
 
 
 @dataclass(frozen=True)
@@ -42,13 +43,15 @@ class FunctionBody:
 class Computing:
     """A layer that computes: its type, its name, the ONNX nodes it came from (innermost first), its operands' dtype.
 
-    Where the operands differ, `dtype` lists them, joined by "x": TensorRT would have refused such a matmul.
+    Where the operands differ, `dtype` lists them, joined by "x": TensorRT would have refused such a matmul. `int8` is
+    whether each of its two operands is decoded from INT8 codes, which is what makes TensorRT compute with the codes.
     """
 
     type: str
     layer: str
     nodes: tuple[str, ...]
     dtype: str
+    int8: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,8 @@ class ParsedNetwork:
             "bodies": [asdict(body) for body in self.bodies],
             "by_type": dict(self.by_type),
             "dtypes": {kind: dict(count) for kind, count in self.dtypes.items()},
+            "int8": sum(layer.int8 for layer in self.computing),
+            "products": sum(layer.type in PRODUCTS for layer in self.computing),
         }
 
 
@@ -95,6 +100,7 @@ def read(
     `functions` are the names of the local functions whose bodies are counted apart.
     """
     static: set[str] = set()
+    decoded: set[str] = set()
     rows, computing = [], []
     for index in range(network.num_layers):
         layer = network.get_layer(index)
@@ -103,6 +109,8 @@ def read(
         outputs = [tensor for tensor in _tensors(layer.get_output, layer.num_outputs) if tensor is not None]
         if kind == "SHAPE" or all(tensor.name in static for tensor in inputs):
             static.update(tensor.name for tensor in outputs)  # constants, shapes, and what comes from them alone
+        if _decodes(kind, inputs) or (kind == "SHUFFLE" and inputs[0].name in decoded):
+            decoded.update(tensor.name for tensor in outputs)
         permutes = reshapes = False
         if kind == "SHUFFLE" and inputs[0].name not in static:
             shuffle = downcast(layer)
@@ -113,9 +121,15 @@ def read(
             operands = inputs[:2] if kind == "MATRIX_MULTIPLY" else inputs[:1]
             dtype = "x".join(dict.fromkeys(tensor.dtype.name for tensor in operands))
             names = tuple(node for node, _ in _chain(layer.metadata))
-            computing.append(Computing(kind, layer.name, names, dtype))
+            int8 = kind in PRODUCTS and len(inputs) > 1 and all(tensor.name in decoded for tensor in inputs[:2])
+            computing.append(Computing(kind, layer.name, names, dtype, int8))
         rows.append(_Row(kind, dtype, permutes, reshapes, _body(layer.metadata, functions)))
     return _summary(rows, tuple(computing))
+
+
+def _decodes(kind: str, inputs: list[Any]) -> bool:
+    """Whether a layer makes values of INT8 codes."""
+    return kind == "DEQUANTIZE" and inputs[0].dtype.name == "INT8"
 
 
 def _tensors(get: Callable[[int], Any], count: int) -> Iterator[Any]:

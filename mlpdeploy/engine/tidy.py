@@ -14,12 +14,12 @@ ORIGIN = "mlpdeploy"
 """Key of `node.meta["custom"]` under which a node of the typed graph carries its own name through export."""
 
 
-def tidy(model: ir.Model, keep: frozenset[str], batch: str) -> frozenset[str]:
-    """Improve `model` in place; returns the names of the nodes that stem from those of the typed graph in `keep`.
+def tidy(model: ir.Model, batch: str, *groups: frozenset[str]) -> tuple[frozenset[str], ...]:
+    """Improve `model` in place; for each group of nodes of the typed graph, the names of the nodes that stem from them.
 
     The symbolic first dimension of the inputs is called `batch`.
     """
-    kept = _name_nodes(model, keep)
+    stem = _name_nodes(model, groups)
     results = (output for node in model.graph for output in node.outputs)
     values = [*model.graph.inputs, *model.graph.initializers.values(), *results]
     _name_batch(model, values, batch)
@@ -31,12 +31,13 @@ def tidy(model: ir.Model, keep: frozenset[str], batch: str) -> frozenset[str]:
         common.ClearMetadataAndDocStringPass(),
     ):
         improve(model)
-    return kept
+    return stem
 
 
-def _name_nodes(model: ir.Model, keep: frozenset[str]) -> frozenset[str]:
+def _name_nodes(model: ir.Model, groups: tuple[frozenset[str], ...]) -> tuple[frozenset[str], ...]:
     """Name every node `<module path>/<operation>`, numbered where a module has several of a kind."""
-    kept, used = set(), set()
+    stem: tuple[set[str], ...] = tuple(set() for _ in groups)
+    used: set[str] = set()
     for node in model.graph:
         source = node.meta.get("node")
         path = network_of(source) if isinstance(source, fx.Node) else ""
@@ -46,9 +47,11 @@ def _name_nodes(model: ir.Model, keep: frozenset[str]) -> frozenset[str]:
             name, count = f"{base}_{count}", count + 1
         used.add(name)
         node.name = name
-        if isinstance(source, fx.Node) and (source.meta.get("custom") or {}).get(ORIGIN) in keep:
-            kept.add(name)
-    return frozenset(kept)
+        origin = (source.meta.get("custom") or {}).get(ORIGIN) if isinstance(source, fx.Node) else None
+        for names, group in zip(stem, groups, strict=True):
+            if origin in group:
+                names.add(name)
+    return tuple(map(frozenset, stem))
 
 
 def _name_batch(model: ir.Model, values: list[ir.Value], name: str) -> None:

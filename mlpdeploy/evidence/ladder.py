@@ -116,7 +116,8 @@ class Stage:
 class Verification:
     """The whole ladder, and what it was climbed with.
 
-    `rows` distinct rows of `inputs` (`random` or `images`) made up every batch. `notes` are warnings to the reader.
+    `rows` distinct rows of `inputs` (`random`, `images` or `calibration`) made up every batch. `notes` are warnings to
+    the reader.
     """
 
     precision: str

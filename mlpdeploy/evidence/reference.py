@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -47,10 +47,14 @@ def in_float32(
     labels: np.ndarray | None,
     batch: Batch,
     seed: int,
+    real: Arrays | None = None,
 ) -> Reference:
-    """The distinct rows and the images with the float32 network's outputs for them."""
+    """The distinct rows and the images with the float32 network's outputs for them.
+
+    The distinct rows are some of the samples, or else of `real`, or else random.
+    """
     run = module_run(network, inputs, names, torch.float32)
-    rows = _distinct_rows(inputs, samples, min(DISTINCT_ROWS, batch.max), seed)
+    rows = _distinct_rows(inputs, real if samples is None else samples, min(DISTINCT_ROWS, batch.max), seed)
     # One row at a time: the reference itself must not depend on who else is in the batch.
     outputs = in_batches(run, rows, Batch(1, 1, 1))
     images = {} if samples is None else {spec.name: samples[spec.name] for spec in inputs}
@@ -68,6 +72,12 @@ def in_float64(wide: nn.Module, inputs: Sequence[TensorSpec], names: Sequence[st
     """The first rows with the outputs of the network in float64."""
     rows = {name: values[:FLOAT64_ROWS] for name, values in of.rows.items()}
     return Reference(rows, in_batches(float64_run(wide, inputs, names), rows, Batch(1, 1, 1)))
+
+
+def as_made_by(run: Run, of: Reference, batch: Batch) -> Reference:
+    """The same rows and images with the outputs of `run`, one row at a time like the network's."""
+    rows = in_batches(run, of.rows, Batch(1, 1, 1))
+    return replace(of, outputs=rows, image_outputs=in_batches(run, of.images, batch) if of.images else {})
 
 
 def _distinct_rows(inputs: Sequence[TensorSpec], samples: Arrays | None, count: int, seed: int) -> Arrays:

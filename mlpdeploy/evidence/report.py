@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mlpdeploy.evidence.verdicts import Verdict, command, engine_of, speedup, verdicts
+from mlpdeploy.evidence.words import int8_facts
 from mlpdeploy.recipe import GIVEN, kind
 
 REFUSALS = 10
@@ -27,6 +28,7 @@ def report(
         _rules(manifest["rules"]),
         _transposes(manifest["transposes"]),
         _precision(manifest),
+        _int8(manifest.get("int8")),
         _verified(verification),
         _measured(manifest, bench),
         _files(manifest.get("files", {})),
@@ -108,6 +110,43 @@ def _precision(manifest: Mapping[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+def _int8(int8: Mapping[str, Any] | None) -> str:
+    """How INT8 was calibrated, whether it paid off, what stayed out of it, and accuracy against its share."""
+    if int8 is None:
+        return ""
+    parts = ["## INT8", _table(["", ""], [[name, text] for name, text in int8_facts(int8).items()])]
+    measured = (int8.get("worth") or {}).get("backends", {})
+    if measured:
+        rows = [
+            [name, *(f"{row['median_ms'][precision]:.2f}" for precision in ("int8", "fp16", "fp32"))]
+            for name, row in measured.items()
+        ]
+        parts += [f"Median latency at batch {int8['worth']['batch']}, in milliseconds, taking turns on this machine:"]
+        parts.append(_table(["backend", "INT8:", "FP16:", "FP32:"], rows))
+    skipped = (int8.get("worth") or {}).get("not_measured", {})
+    if skipped:
+        parts.append("Not measured:\n\n" + "\n".join(f"- {name}: {_cell(why)}" for name, why in skipped.items()))
+    if int8["curve"]:
+        rows = [
+            [point["kept"], f"{point['int8_macs']:.1%}", _decibels(point["sqnr_db"]), _share(point["top1"])]
+            for point in int8["curve"]
+        ]
+        head = ["kept from INT8:", "MACs in INT8:", "output SQNR:", "top-1:"]
+        parts += ["What accuracy costs, each row measured:", _table(head, rows), "![accuracy and cost](curve.svg)"]
+    stayed = [f"- {_where(one['module'])}: {_cell(one['reason'])}" for one in (*int8["kept"], *int8["refused"])]
+    if stayed:
+        parts += ["Products that stayed out of INT8:", "\n".join(stayed)]
+    return "\n\n".join(parts)
+
+
+def _decibels(value: float | None) -> str:
+    return "no noise" if value is None else f"{value:.1f} dB"
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.2%}"
+
+
 def _dtypes(what: str, dtypes: Mapping[str, Mapping[str, int]]) -> str:
     rows = [[f"`{kind}`", ", ".join(f"{n} x {dtype}" for dtype, n in count.items())] for kind, count in dtypes.items()]
     return _table([what, "dtype"], rows)
@@ -165,7 +204,8 @@ def _measured(manifest: Mapping[str, Any], bench: Mapping[str, Any] | None) -> s
 
 
 def _rows_of(verification: Mapping[str, Any]) -> str:
-    return "real images" if verification["inputs"] == "images" else f"random, seed {verification['seed']}"
+    known = {"images": "real images", "calibration": "of the calibration"}
+    return known.get(verification["inputs"], f"random, seed {verification['seed']}")
 
 
 def _top1(stage: Mapping[str, Any]) -> str:
@@ -195,7 +235,9 @@ def reproduction(manifest: Mapping[str, Any]) -> tuple[str, list[str]]:
     selection = manifest["selection"]
     if kind(str(selection["name"])) == "given":
         return "python", [f"engine = {_build_call(manifest)}", "engine.verify()"]
-    verify = build_command({**selection, "plugin": "auto"}).replace(" build ", " verify ", 1)
+    # `verify` finds an INT8 engine's calibration in the artifact, and plugins compute the same.
+    without = {name: value for name, value in selection.items() if name not in (*CALIBRATION, "plugin")}
+    verify = build_command(without).replace(" build ", " verify ", 1)
     return "sh", [build_command(selection), verify]
 
 
@@ -211,10 +253,17 @@ def _build_call(manifest: Mapping[str, Any]) -> str:
     return f"mlpdeploy.compile(network, example, {', '.join(f'{name}={value!r}' for name, value in given.items())})"
 
 
+CALIBRATION = ("calibration", "calibrator", "max_drop", "min_sqnr")
+"""Options of a selection that say how INT8 is calibrated."""
+
+
 def build_command(selection: Mapping[str, Any]) -> str:
     """The command line that builds a selection again, as `Selection.to_json` has it."""
     words = ["mlpdeploy", "build", str(selection["name"])]
-    options = ("precision", "backend", "batch", "checkpoint", "image_size", "num_classes", "io", "level", "seed")
+    options = (
+        "precision", "backend", "batch", "checkpoint", "image_size", "num_classes", "io", "level", "seed",
+        "calibration", "max_drop", "min_sqnr",
+    )  # fmt: skip
     for name in options:
         if selection.get(name) is not None:
             words += [f"--{name.replace('_', '-')}", str(selection[name])]
@@ -225,6 +274,8 @@ def build_command(selection: Mapping[str, Any]) -> str:
         words += ["--disable-rule", str(rule)]
     for rule in selection.get("enabled_rules") or ():
         words += ["--enable-rule", str(rule)]
+    if selection.get("calibrator", "auto") != "auto":
+        words += ["--calibrator", str(selection["calibrator"])]
     if selection.get("pretrained"):
         words.append("--pretrained")
     if selection.get("plugin", "auto") != "auto":

@@ -40,9 +40,11 @@ from mlpdeploy.evidence.ladder import (
     Verification,
     judge,
 )
-from mlpdeploy.evidence.reference import Reference, in_batches, in_float32, in_float64
+from mlpdeploy.evidence.reference import Reference, as_made_by, in_batches, in_float32, in_float64
 from mlpdeploy.evidence.runs import CONVERSIONS, Outputs, Run, float64_run, onnx_run, specified_run, typed_run
+from mlpdeploy.graph.equalise import equalise
 from mlpdeploy.graph.precision import Typed
+from mlpdeploy.graph.quantise import Quantisation
 from mlpdeploy.graph.rewrite import Rewritten, rewrite
 from mlpdeploy.graph.trace import trace
 from mlpdeploy.recipe import Budget
@@ -65,6 +67,8 @@ def verify(
     cpu_budget: Budget | None = None,
     disabled_rules: Collection[str] = (),
     enabled_rules: Collection[str] = (),
+    quantisation: Quantisation | None = None,
+    rows: Arrays | None = None,
 ) -> Verification:
     """Climb the ladder.
 
@@ -72,7 +76,12 @@ def verify(
     inputs by name (n, ...), with `labels` (n,) where known: with them the top-1 agreement is gated, without them (on
     random inputs, where margins mean little) it is only reported. `cpu_budget` holds for the stages that PyTorch and
     ONNX Runtime execute, where it differs: no CPU has TF32, so they compute its graph in FP32.
-    `disabled_rules` and `enabled_rules` are those that `rewritten` was made without and with.
+    `disabled_rules` and `enabled_rules` are those that `rewritten` was made without and with, and `quantisation` that
+    which an INT8 graph was equalised and typed with. Of INT8, the typed graph is compared with the network, and what
+    comes after it with the typed graph: so the rung that fails is the one that lost the accuracy.
+
+    `rows` are inputs to compare on where there are no samples, instead of random ones: INT8 holds for what it was
+    calibrated on.
 
     Raises InputError where the samples do not fit the network, or its own output is not finite.
     """
@@ -80,7 +89,7 @@ def verify(
         raise ValueError("without an engine, verify needs the reason why it cannot run")
     names = [spec.name for spec in typed.outputs]
     sizes = batch.sizes()
-    reference = in_float32(network, typed.inputs, names, samples, labels, batch, seed)
+    reference = in_float32(network, typed.inputs, names, samples, labels, batch, seed, rows)
     wide = copy.deepcopy(network).double()
     exact = in_float64(wide, typed.inputs, names, reference)
     on_cpu = cpu_budget or budget
@@ -90,16 +99,19 @@ def verify(
         return _stage(name, load, against, fitting, batch, allowed, np.random.default_rng(seed), progress)
 
     def rewritten_run() -> Run:
-        return float64_run(_rewritten_again(wide, rewritten, disabled_rules, enabled_rules), typed.inputs, names)
+        again = _rewritten_again(wide, rewritten, disabled_rules, enabled_rules, quantisation)
+        return float64_run(again, typed.inputs, names)
 
+    by_pytorch = typed_run(typed.module, typed.inputs, names)
+    after = reference if quantisation is None else as_made_by(by_pytorch, reference, batch)
     stages = [
         climb(REWRITTEN, rewritten_run, exact, FLOAT64_BUDGET),
-        climb(TYPED, lambda: typed_run(typed.module, typed.inputs, names), reference, on_cpu),
-        climb(EMITTED, lambda: onnx_run(model, torch.get_num_threads()), reference, on_cpu),
+        climb(TYPED, lambda: by_pytorch, reference, on_cpu),
+        climb(EMITTED, lambda: onnx_run(model, torch.get_num_threads()), after, on_cpu),
     ]
     if engine is not None:
         engine_run = specified_run(engine, typed.inputs)
-        stages.append(climb(ENGINE, lambda: engine_run, reference, budget))
+        stages.append(climb(ENGINE, lambda: engine_run, after, budget))
     else:
         reason = f"built, not executed: {engine_reason}"
         stages.append(Stage(ENGINE, NOT_EXECUTED, reason, budget, (), None, 0.0))
@@ -108,7 +120,7 @@ def verify(
         stages=tuple(stages),
         sizes=sizes,
         rows=reference.count,
-        inputs="random" if samples is None else "images",
+        inputs="images" if samples is not None else "random" if rows is None else "calibration",
         seed=seed,
         reference_accuracy=_accuracy(reference.image_outputs, labels),
         notes=_notes(reference),
@@ -188,7 +200,11 @@ def _on_images(run: Run, against: Reference, batch: Batch) -> OnImages:
 
 
 def _rewritten_again(
-    wide: nn.Module, rewritten: Rewritten, disabled: Collection[str], enabled: Collection[str]
+    wide: nn.Module,
+    rewritten: Rewritten,
+    disabled: Collection[str],
+    enabled: Collection[str],
+    quantisation: Quantisation | None,
 ) -> fx.GraphModule:
     """The rewritten graph of the network in float64.
 
@@ -198,7 +214,8 @@ def _rewritten_again(
     specs = [
         replace(spec, dtype=torch.float64 if spec.dtype.is_floating_point else spec.dtype) for spec in rewritten.inputs
     ]
-    again = rewrite(trace(wide, specs), disabled, enabled).module
+    twice = rewrite(trace(wide, specs), disabled, enabled)
+    again = (twice if quantisation is None else equalise(twice, quantisation.equalised)).module
     if _operations(again) != _operations(rewritten.module):
         raise ValueError("the rules rewrote the float64 network into another graph than the float32 network")
     return again

@@ -67,6 +67,38 @@ def _(x: Tensor, weight: Tensor, segments: int) -> Tensor:
 SEGMENT_GROUPED_PROJECTION = torch.ops.mlpdeploy.segment_grouped_projection.default
 
 
+@torch.library.custom_op("mlpdeploy::quantise", mutates_args=())
+def quantise(x: Tensor, scale: Tensor) -> Tensor:
+    """INT8 codes of `x`, one scale for all of it: round(x / scale) to even, saturated at -128 and 127.
+
+    As ONNX's QuantizeLinear with a zero point of 0. `scale` has no dimension and the dtype of `x`.
+    """
+    return torch.clamp(torch.round(x / scale), -128, 127).to(torch.int8)
+
+
+@quantise.register_fake
+def _(x: Tensor, scale: Tensor) -> Tensor:
+    return torch.empty_like(x, dtype=torch.int8)
+
+
+@torch.library.custom_op("mlpdeploy::dequantise", mutates_args=())
+def dequantise(codes: Tensor, scale: Tensor, axis: int) -> Tensor:
+    """The values of INT8 `codes` in the dtype of `scale`, which is one number, or one for each index along `axis`."""
+    shape = [1] * codes.dim()
+    if scale.dim():
+        shape[axis] = -1
+    return codes.to(scale.dtype) * scale.reshape(shape)
+
+
+@dequantise.register_fake
+def _(codes: Tensor, scale: Tensor, axis: int) -> Tensor:
+    return torch.empty_like(codes, dtype=scale.dtype)
+
+
+QUANTISE = torch.ops.mlpdeploy.quantise.default
+DEQUANTISE = torch.ops.mlpdeploy.dequantise.default
+
+
 def segment_grouped_projection_onnx() -> onnx.FunctionProto:
     """The same as an ONNX local function: X (B, P, Q, S), W (P*S, K*T), attribute `split` = [0, 0, K, T]."""
     from onnx import AttributeProto, helper

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,13 +12,27 @@ import torch
 from torch import fx, nn
 
 from mlpdeploy.errors import InputError
+from mlpdeploy.graph import ops
+from mlpdeploy.graph.chain import back
 from mlpdeploy.graph.editor import Editor, weight
+from mlpdeploy.graph.quantise import (
+    LARGEST_CODE,
+    Quantisation,
+    Site,
+    channel_scales,
+    codes,
+    sites,
+    storable,
+)
 from mlpdeploy.graph.rewrite import Rewritten
 from mlpdeploy.graph.sensitive import asks_for_more, sensitive
 from mlpdeploy.graph.trace import TensorSpec, network_of
 
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 """Precision name to the dtype of the graph; TF32 is FP32 in the graph and a flag of the engine's builder."""
+
+INT8 = "int8"
+"""Projections and convolutions on INT8 codes; what lies between them has another precision (`Plan.beside`)."""
 
 HEADROOM = 0.5
 """A value may reach this share of the largest FP16 number in the range pass; real data may go beyond its samples."""
@@ -38,6 +52,14 @@ class Kept:
 
 
 @dataclass(frozen=True)
+class Quantised:
+    """A site that takes INT8, with the scale of its activation; those of its weight follow from the weight."""
+
+    site: Site
+    scale: float
+
+
+@dataclass(frozen=True)
 class Plan:
     """The dtype of every floating-point node by name, of inputs and outputs, and what was kept in FP32 and why."""
 
@@ -45,6 +67,10 @@ class Plan:
     dtypes: Mapping[str, torch.dtype]
     io: torch.dtype
     kept: tuple[Kept, ...]
+    quantised: Mapping[str, Quantised] = field(default_factory=dict)
+    """By name, the nodes whose two operands are INT8 codes; `dtypes` has what they accumulate to."""
+    beside: str = ""
+    """The precision of all that is not quantised."""
 
 
 @dataclass(frozen=True)
@@ -57,26 +83,48 @@ class Typed:
     outputs: tuple[TensorSpec, ...]
     fp32: frozenset[str] = frozenset()
     """Names of the nodes that the plan keeps in FP32 although `precision` is lower."""
+    quantised: frozenset[str] = frozenset()
+    """Names of the nodes whose operands are INT8 codes."""
 
 
 def plan(
-    rewritten: Rewritten, precision: str, io: str = "fp32", samples: Mapping[str, np.ndarray] | None = None
+    rewritten: Rewritten,
+    precision: str,
+    io: str = "fp32",
+    samples: Mapping[str, np.ndarray] | None = None,
+    quantisation: Quantisation | None = None,
+    beside: str = "fp16",
 ) -> Plan:
     """Give every node its dtype.
 
     For FP16 the network runs once in FP32 over `samples` (arrays by input name; without them random ones),
     and nodes whose values come near the end of FP16's range stay in FP32, as do their consumers. In FP16 and BF16
     large angles and places on grids stay in FP32 (see `sensitive`).
+
+    INT8 takes a `quantisation` of this graph: its sites take INT8, and all else has the precision `beside`.
     """
-    if precision not in DTYPES or io not in DTYPES:
-        unknown = io if precision in DTYPES else precision
-        raise InputError(f"precision {unknown!r} is not one of {', '.join(DTYPES)}")
-    low = DTYPES[precision]
+    for name, known in ((precision, (*DTYPES, INT8)), (io, DTYPES), (beside, DTYPES)):
+        if name not in known:
+            raise InputError(f"precision {name!r} is not one of {', '.join(known)}")
+    low = DTYPES[beside if precision == INT8 else precision]
     reasons = {} if low is torch.float32 else _reasons(rewritten, samples, low)
     nodes = [node for node in rewritten.module.graph.nodes if node.op == "call_function" and _is_float(node)]
     kept = tuple(Kept(node.name, network_of(node), reasons[node.name]) for node in nodes if node.name in reasons)
     dtypes = {node.name: torch.float32 if node.name in reasons else low for node in nodes}
-    return Plan(precision, dtypes, DTYPES[io], kept)
+    quantised = {}
+    if precision == INT8:
+        assert quantisation is not None, "INT8 is planned from a calibration"
+        quantised = _quantised(rewritten, quantisation, reasons)
+    return Plan(precision, dtypes, DTYPES[io], kept, quantised, beside if precision == INT8 else precision)
+
+
+def _quantised(rewritten: Rewritten, quantisation: Quantisation, reasons: Mapping[str, str]) -> dict[str, Quantised]:
+    """The sites that take INT8: all but those that were kept out and those that need FP32."""
+    return {
+        name: Quantised(site, quantisation.thresholds[site.source] / LARGEST_CODE)
+        for name, site in sites(rewritten.module).found.items()
+        if name not in quantisation.kept and name not in reasons
+    }
 
 
 def _is_float(node: fx.Node) -> bool:
@@ -154,7 +202,8 @@ def apply(rewritten: Rewritten, plan: Plan) -> Typed:
         tuple(replace(spec, dtype=dtype.get(spec.dtype.is_floating_point, spec.dtype)) for spec in specs)
         for specs in (rewritten.inputs, rewritten.outputs)
     )
-    return Typed(module, plan.precision, inputs, outputs, frozenset(kept.node for kept in plan.kept))
+    kept = frozenset(kept.node for kept in plan.kept)
+    return Typed(module, plan.precision, inputs, outputs, kept, frozenset(plan.quantised))
 
 
 class _Typing:
@@ -164,6 +213,7 @@ class _Typing:
         self.source, self.plan = rewritten.module, plan
         self.copies: dict[fx.Node, fx.Node] = {}
         self.casts: dict[tuple[fx.Node, torch.dtype], fx.Node] = {}
+        self.decoded: dict[tuple[fx.Node, float, torch.dtype], fx.Node] = {}
         graph = fx.Graph()
         for node in self.source.graph.nodes:
             if node.op == "placeholder":
@@ -184,10 +234,47 @@ class _Typing:
 
     def typed(self, node: fx.Node) -> fx.Node:
         dtype = self.plan.dtypes.get(node.name)
-        args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), lambda arg: self.cast(arg, dtype))
+        coded = self.coded(node, dtype) if dtype is not None else {}
+        args = tuple(
+            coded[place] if place in coded else fx.map_arg(arg, lambda one: self.cast(one, dtype))
+            for place, arg in enumerate(node.args)
+        )
+        kwargs = fx.map_arg(dict(node.kwargs), lambda arg: self.cast(arg, dtype))
         copy = self.editor.call(node.target, args, kwargs, origin=node)
         copy.name = node.name
         return copy
+
+    def coded(self, node: fx.Node, dtype: torch.dtype) -> dict[int, fx.Node]:
+        """The two operands of a node that the plan quantises, by their places, as their INT8 codes tell them."""
+        how = self.plan.quantised.get(node.name)
+        if how is None:
+            return {}
+        site = how.site
+        return {
+            site.activation: self.activation(node.args[site.activation], how.scale, dtype),
+            site.weight: self.coded_weight(node.args[site.weight], site.axis, dtype),
+        }
+
+    def activation(self, node: Any, scale: float, dtype: torch.dtype) -> fx.Node:
+        """`node` as its INT8 codes tell it, quantised before it was rearranged; shared by all who read it."""
+        chain = back(node)
+        key = (chain.source, scale, dtype)
+        if key not in self.decoded:
+            number = storable(torch.tensor(scale), dtype)
+            value = self.editor.constant(number, f"{chain.source.name}_scale", origin=chain.source)
+            exact = self.cast(chain.source, dtype)
+            coded = self.editor.call(ops.QUANTISE, (exact, value), origin=chain.source)
+            self.decoded[key] = self.editor.call(ops.DEQUANTISE, (coded, value, 0), origin=chain.source)
+        return chain.replayed(self.editor, self.decoded[key])
+
+    def coded_weight(self, node: Any, axis: int, dtype: torch.dtype) -> fx.Node:
+        """A weight as its INT8 codes tell it."""
+        matrix = weight(self.source, node)
+        assert matrix is not None
+        scales = channel_scales(matrix, axis, dtype)
+        coded = self.editor.constant(codes(matrix, scales, axis), f"{node.target}_codes", origin=node)
+        value = self.editor.constant(scales, f"{node.target}_scales", origin=node)
+        return self.editor.call(ops.DEQUANTISE, (coded, value, axis), origin=node)
 
     def cast(self, node: fx.Node, dtype: torch.dtype | None) -> fx.Node:
         """The copy of `node` in `dtype`; weights are converted once, values by a cast that their readers share."""

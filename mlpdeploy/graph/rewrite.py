@@ -54,7 +54,7 @@ def rewrite(traced: Traced, disabled: Collection[str] = (), enabled: Collection[
     if unknown:
         raise InputError(f"no rule is named {unknown[0]!r}; the rules are {', '.join([*known, LAYOUT])}")
     active = [rule for rule in known.values() if rule.name not in disabled and (rule.default or rule.name in enabled)]
-    module = fold_constants(fx.GraphModule(traced.module, _copied(traced.module.graph)))
+    module = fold_constants(fx.GraphModule(traced.module, copied(traced.module.graph)))
     reports: list[RuleReport] = []
     for phase in PHASES:
         if phase == "layout" and LAYOUT not in disabled:
@@ -86,7 +86,8 @@ def _timed(work: Callable[[], T]) -> tuple[float, T]:
     return time.perf_counter() - start, result
 
 
-def _copied(graph: fx.Graph) -> fx.Graph:
+def copied(graph: fx.Graph) -> fx.Graph:
+    """A graph of its own with the same nodes."""
     copy = fx.Graph()
     copy.output(copy.graph_copy(graph, {}))
     return copy

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mlpdeploy.engine.emit import Emitted
     from mlpdeploy.graph.trace import TensorSpec
 
-PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
+PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8")
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,7 @@ class EngineBackend(ABC):
     name: str
     engine_file: str
     packages: tuple[str, ...]  # distributions that an engine's file depends on
+    beside_int8: str | None = None
 
     @abstractmethod
     def available(self) -> str | None:
@@ -117,6 +118,8 @@ class EngineBackend(ABC):
             return f"backend {self.name} has no precision {precision!r}; choose one of: {', '.join(PRECISIONS)}"
         if precision == "tf32":
             return f"backend {self.name} has no TF32, which is a mode of NVIDIA GPUs; ask for fp32"
+        if precision == "int8" and self.beside_int8 is None:
+            return f"backend {self.name} has no INT8; ask for fp32, or for another backend"
         return None
 
     def plugins(self) -> str | None:

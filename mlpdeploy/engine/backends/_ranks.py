@@ -11,6 +11,8 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from mlpdeploy.engine.coded import decoder, recoded
+
 BROADCASTS = {"Add", "Sub", "Mul", "Div", "MatMul", "Gemm", "LayerNormalization"}
 """Operations whose constant operands TensorRT needs in the rank of the result."""
 
@@ -30,10 +32,24 @@ def full_rank_constants(model: onnx.ModelProto) -> onnx.ModelProto:
             continue
         rank = len(shape) - (node.domain == FUNCTIONS)
         for index, value in enumerate(node.inputs):
-            if value is not None and value.is_initializer() and 0 < len(value.shape or ()) < rank:
+            if value is None or not 0 < len(value.shape or ()) < rank:
+                continue
+            if value.is_initializer():
                 _replace(module, node, index, ("rank", rank), made)
+            elif (source := decoder(value)) is not None:
+                node.replace_input_with(index, _full_rank_codes(module, source, rank))
     RemoveUnusedNodesPass()(module)
     return ir.serde.serialize_model(module)
+
+
+def _full_rank_codes(module: ir.Model, source: ir.Node, rank: int) -> ir.Value:
+    """A weight of INT8 codes with dimensions of 1 in front."""
+    shape = source.outputs[0].shape
+    assert shape is not None
+    missing = rank - len(shape)
+    axis = source.attributes["axis"].as_int() % len(shape) + missing
+    wide = (1,) * missing
+    return recoded(module, source, lambda codes: codes.reshape(wide + codes.shape), axis, f"rank{rank}")
 
 
 def _is_int64(value: ir.Value | None) -> bool:

@@ -37,6 +37,7 @@ class OnnxRuntime(EngineBackend):
 
     name = "onnxruntime"
     engine_file = "engine.onnx"
+    beside_int8 = "fp32"
     packages = ("onnxruntime",)
 
     def available(self) -> str | None:

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
 _STEPS = 3
 # OpenVINO's names of the layers whose arithmetic decides the precision.
-_COMPUTING = frozenset({"Convolution", "FullyConnected", "MatMul", "MVN", "Eltwise", "Reduce", "Softmax"})
+PRODUCTS = ("Convolution", "FullyConnected", "MatMul")
+INT8 = frozenset({"i8", "u8"})
+_COMPUTING = frozenset({*PRODUCTS, "MVN", "Eltwise", "Reduce", "Softmax"})
 
 
 class OpenVino(EngineBackend):
@@ -35,6 +37,7 @@ class OpenVino(EngineBackend):
 
     name = "openvino"
     engine_file = "engine.blob"
+    beside_int8 = "fp32"
     packages = ("openvino",)
 
     def available(self) -> str | None:
@@ -48,11 +51,13 @@ class OpenVino(EngineBackend):
     def _build(self, emitted: Emitted, request: BuildRequest, engine: Path, progress: Progress) -> dict[str, Any]:
         import openvino
 
+        from mlpdeploy.engine.backends._means_kept import keep_axes
         from mlpdeploy.engine.backends._segments import by_columns
 
         core = openvino.Core()
         try:
-            flat = _flat(by_columns(emitted.model, _SHORT_RUN)).SerializeToString()
+            given = keep_axes(emitted.model) if request.precision == "int8" else emitted.model
+            flat = _flat(by_columns(given, _SHORT_RUN)).SerializeToString()
             progress.step("inlining functions", 1, _STEPS)
             model = core.read_model(flat)
             progress.step("reading the ONNX file", 2, _STEPS)
@@ -63,6 +68,9 @@ class OpenVino(EngineBackend):
         executed = _executed(compiled)
         if request.precision == "fp32" and set().union(*executed.values()) - {"f32"}:
             raise BuildError(f"OpenVINO would not compute in f32 throughout: {executed}; use another backend")
+        products = [kind for kind in PRODUCTS if kind in executed]
+        if request.precision == "int8" and not any(INT8 & set(executed[kind]) for kind in products):
+            raise BuildError(f"OpenVINO would compute no product in INT8: {executed}; use another backend")
         engine.write_bytes(compiled.export_model().getvalue())
         return {
             "threads": request.threads,

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from mlpdeploy.engine.backends import _nvidia, _polygraphy
 from mlpdeploy.engine.backends._base import EngineBackend, Signature, installed_version, missing
 from mlpdeploy.engine.backends._targets import CURRENT, compute_capabilities
-from mlpdeploy.engine.parsed import ParsedNetwork, read
+from mlpdeploy.engine.parsed import PRODUCTS, ParsedNetwork, read
 from mlpdeploy.errors import ArtifactError, BuildError, InputError
 
 if TYPE_CHECKING:
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from mlpdeploy.engine.emit import Emitted
 
 OLDEST = {"tensorrt": (10, 13), "tensorrt-rtx": (1, 0)}
-DTYPES = {"fp32": "FLOAT", "tf32": "FLOAT", "fp16": "HALF", "bf16": "BF16"}
+DTYPES = {"fp32": "FLOAT", "tf32": "FLOAT", "fp16": "HALF", "bf16": "BF16", "int8": "HALF"}
+"""What layers compute in; of INT8, what its products accumulate to and all else has (see `TensorRT.beside_int8`)."""
 DOMAIN = "mlpdeploy"
 _NAMED = 4  # layers that one message names
 
@@ -39,6 +40,7 @@ class TensorRT(EngineBackend):
     """One flavour of TensorRT."""
 
     engine_file = "engine.plan"
+    beside_int8 = "fp16"
 
     def __init__(self, flavour: str) -> None:
         self.name = flavour
@@ -102,7 +104,7 @@ class TensorRT(EngineBackend):
         return {
             "gpu": here.name if here else None,
             "gpus": [here.capability] if here and one_gpu else list(request.gpus),
-            "executed": DTYPES[request.precision] + (" with TF32" if request.precision == "tf32" else ""),
+            "executed": DTYPES[request.precision] + _executed(request.precision, parsed),
             "parsed": parsed.facts(),
             "plugin": plugin,
         }
@@ -114,6 +116,8 @@ class TensorRT(EngineBackend):
         with _network(trt, model) as (network, errors):
             parsed = _read_back(network[1], model)
             check_precision(parsed, request.precision, emitted.fp32_nodes)
+            if request.precision == "int8":
+                check_int8(parsed, emitted.int8_nodes)
             with self._timing_cache() as cache:
                 gpus = compute_capabilities(self.name, request.gpus)
                 config = _config(trt, self.name, request, network[1], gpus, monitor, cache)
@@ -186,6 +190,25 @@ def check_precision(parsed: ParsedNetwork, precision: str, kept: Collection[str]
             f"{len(wrong)} of {len(parsed.computing)} layers would not compute in {precision} ({wanted}): "
             f"{names}{more}; the ONNX file does not follow the precision plan"
         )
+
+
+def check_int8(parsed: ParsedNetwork, wanted: Collection[str]) -> None:
+    """Raise BuildError where a product of the ONNX nodes `wanted` does not take both of its operands as INT8 codes."""
+    products = [layer for layer in parsed.computing if layer.type in PRODUCTS]
+    asked = [layer for layer in products if set(wanted) & {layer.layer, *layer.nodes}]
+    wrong = [layer for layer in asked if not layer.int8]
+    if wrong or not asked:
+        names = ", ".join(f"{layer.layer} ({layer.type})" for layer in wrong[:_NAMED]) or "no product at all"
+        raise BuildError(
+            f"{len(wrong)} of {len(asked)} products would not compute with INT8 codes, though the plan says so: {names}"
+        )
+
+
+def _executed(precision: str, parsed: ParsedNetwork) -> str:
+    if precision == "int8":
+        products = sum(layer.type in PRODUCTS for layer in parsed.computing)
+        return f", {sum(layer.int8 for layer in parsed.computing)} of {products} products in INT8"
+    return " with TF32" if precision == "tf32" else ""
 
 
 def strongly_typed_flag(trt: Any) -> bool:

@@ -1,0 +1,95 @@
+"""What INT8 leaves of the accuracy of trained networks on real images, and of one that was made hard for it.
+
+The hard network computes the same as the trained one: a hidden channel of one block is 50 times larger, and the next
+weights that read it are 1/50 of what they were. With one scale for a whole activation, that channel leaves the others
+few codes.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from mlpdeploy.engine.emit import emit
+from mlpdeploy.evidence.runs import onnx_run
+from mlpdeploy.graph.calibrate import calibrate
+from mlpdeploy.graph.equalise import equalise
+from mlpdeploy.graph.precision import apply, plan
+from mlpdeploy.graph.rewrite import rewrite
+from mlpdeploy.graph.trace import TensorSpec, trace
+from tests.digits import accuracy, load, split
+
+SPREAD = 50.0
+ROWS = 256
+SPEC = TensorSpec("input", (1, 8, 8), torch.float32)
+FOLD = "fold_affine"
+"""The rule that would undo the hard network by itself, since its scale is a constant: it is left out there."""
+
+
+class Scaled(nn.Module):
+    """Channels (last axis) multiplied by constants."""
+
+    def __init__(self, scale: torch.Tensor) -> None:
+        super().__init__()
+        self.register_buffer("scale", scale)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scaled: torch.Tensor = x * self.scale
+        return scaled
+
+
+def made_hard(name: str, network: nn.Module, images: np.ndarray) -> nn.Module:
+    """The same function; one hidden channel of one block is SPREAD times larger, its next weights 1/SPREAD.
+
+    The channel is that with the largest values on `images`.
+    """
+    hard = copy.deepcopy(network)
+    mlp: Any = hard.network[0][0].mlp if name == "vip_digits" else hard.blocks[1].mlp_tokens  # type: ignore[index, union-attr]
+    seen: list[torch.Tensor] = []
+    hook = mlp.fc2.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    with torch.inference_mode():
+        hard(torch.from_numpy(images))
+    hook.remove()
+    reach = seen[0].abs().flatten(0, -2).amax(0)
+    scale = torch.ones(len(reach))
+    scale[int(reach.argmax())] = SPREAD
+    mlp.fc2.weight.data /= scale
+    mlp.fc2 = nn.Sequential(Scaled(scale), mlp.fc2)
+    return hard.eval()
+
+
+def top1(
+    network: nn.Module, calibrator: str, equalising: bool, disabled: tuple[str, ...] = ()
+) -> tuple[float, dict[str, Any]]:
+    """Test accuracy of the emitted INT8 file in ONNX Runtime, calibrated on training images; and how it was made."""
+    images, _, test, labels = split(0)
+    rewritten = rewrite(trace(network, [SPEC]), disabled)
+    quantisation = calibrate(rewritten, {"input": images[:ROWS]}, calibrator, equalising=equalising)
+    balanced = equalise(rewritten, quantisation.equalised)
+    emitted = emit(apply(balanced, plan(balanced, "int8", quantisation=quantisation, beside="fp32")))
+    logits = onnx_run(emitted.model, 1)({"input": test})["output"]
+    how = {"calibrator": quantisation.calibrator, "sqnr_db": dict(quantisation.sqnr_db)}
+    return float((logits.argmax(1) == labels).mean()), how | {"equalised": len(quantisation.equalised)}
+
+
+def accuracies(name: str, seed: int) -> dict[str, Any]:
+    """Top-1 on the 600 test images: FP32, each calibrator, `auto`; and of the hard network, with and without help."""
+    network, images, labels = load(name)
+    found: dict[str, Any] = {"fp32": accuracy(network, images, labels), "calibrators": {}}
+    for calibrator in ("max", "percentile", "entropy", "mse", "auto"):
+        value, how = top1(network, calibrator, True)
+        found["calibrators"][calibrator] = {"top1": value, **how}
+    hard = made_hard(name, network, split(0)[0][:ROWS])
+    found["hard"] = {"fp32": accuracy(hard, images, labels)}
+    for label, calibrator, equalising in (("max", "max", False), ("auto, equalised", "auto", True)):
+        value, how = top1(hard, calibrator, equalising, (FOLD,))
+        found["hard"][label] = {"top1": value, **how}
+    assert np.isclose(found["hard"]["fp32"], found["fp32"], atol=2 / len(labels))
+    shown = {"FP32": found["fp32"], "auto": found["calibrators"]["auto"]["top1"]}
+    shown |= {f"hard, {label}": found["hard"][label]["top1"] for label in found["hard"] if label != "fp32"}
+    print(f"{name}: {', '.join(f'{label} {value:.4f}' for label, value in shown.items())}", flush=True)
+    return found

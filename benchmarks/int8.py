@@ -1,0 +1,187 @@
+"""INT8: how fast it is on a CPU, how small its TensorRT engines are, what calibration costs, and what accuracy is left.
+
+    python -m benchmarks.int8 --part speed [RECIPE ...]        OpenVINO INT8 against FP32, and onnxruntime's quantiser
+    python -m benchmarks.int8 --part engines [RECIPE ...]      TensorRT-RTX engines: INT8's size over FP32's
+    python -m benchmarks.int8 --part calibration [RECIPE ...]  seconds and peak memory of calibrating on 128 images
+    python -m benchmarks.int8 --part accuracy                  trained networks on real images, and one made hard
+
+Each part adds its rows to the one result file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import resource
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from torch import nn
+
+from benchmarks import common
+from benchmarks.cpu import compiled, torch_runner
+from benchmarks.digits_int8 import accuracies
+from mlpdeploy.engine.backend import Batch, BuildRequest, backends
+from mlpdeploy.engine.emit import Emitted, emit
+from mlpdeploy.evidence import timing
+from mlpdeploy.graph.calibrate import calibrate
+from mlpdeploy.graph.equalise import equalise
+from mlpdeploy.graph.precision import apply, plan
+from mlpdeploy.graph.rewrite import rewrite
+from mlpdeploy.graph.trace import TensorSpec, trace
+
+SPEED = ("vip_s14", "mixer_b16", "resmlp_24", "gmlp_s16")
+ENGINES = (*SPEED, "vip_s7", "mixer_s32", "mixer_s16", "resmlp_12", "gmixer_24")
+OURS, PLAIN, THEIRS = "openvino int8", "openvino fp32 plain", "openvino int8 by onnxruntime's quantiser"
+EAGER, COMPILED = "eager fp32", "torch.compile fp32"
+FP32 = (EAGER, COMPILED, PLAIN)
+SETTINGS = {"threads": 1, "seconds": 20, "calibration rows": 8}
+
+
+def ours(network: nn.Module, specs: list[TensorSpec], rows: Mapping[str, np.ndarray], beside: str) -> Emitted:
+    """The INT8 file as `mlpdeploy build` makes it. Noise serves: time and size do not depend on the ranges."""
+    rewritten = rewrite(trace(network, specs))
+    quantisation = calibrate(rewritten, rows, "max")
+    balanced = equalise(rewritten, quantisation.equalised)
+    return emit(apply(balanced, plan(balanced, "int8", quantisation=quantisation, beside=beside)))
+
+
+def theirs(given: Emitted, rows: Mapping[str, np.ndarray], folder: Path) -> Emitted:
+    """The plain export through onnxruntime's static quantiser: QDQ, one scale for each output channel, its defaults."""
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Reader(CalibrationDataReader):
+        def __init__(self) -> None:
+            count = len(next(iter(rows.values())))
+            self.left = iter([{name: values[i : i + 1] for name, values in rows.items()} for i in range(count)])
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            return next(self.left, None)
+
+    folder.mkdir(parents=True)
+    onnx.save(given.model, folder / "plain.onnx")
+    quant_pre_process(str(folder / "plain.onnx"), str(folder / "prepared.onnx"), skip_symbolic_shape=True)
+    quantize_static(
+        str(folder / "prepared.onnx"), str(folder / "quantised.onnx"), Reader(), quant_format=QuantFormat.QDQ,
+        per_channel=True, weight_type=QuantType.QInt8,
+    )  # fmt: skip
+    return Emitted(onnx.load(folder / "quantised.onnx"), given.typed)
+
+
+def speed(name: str, seed: int) -> dict[str, Any]:
+    """By batch size: every contender's latency, and ours over each of the others."""
+    network, specs = common.load(name, seed)
+    rows = common.inputs(specs, SETTINGS["calibration rows"], seed, 1)[0]
+    threads, batch = SETTINGS["threads"], Batch(1, 1, 8)
+    plain = common.plain(network, specs, "fp32")
+    found: dict[str, Any] = {}
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        graphs = {
+            OURS: (ours(network, specs, rows, "fp32"), "int8"),
+            PLAIN: (plain, "fp32"),
+            THEIRS: (theirs(plain, rows, folder / "quantiser"), "int8"),
+        }
+        runners: dict[str, Callable[[Any], object]] = {
+            EAGER: torch_runner(network, specs), COMPILED: torch_runner(compiled(network), specs)
+        }  # fmt: skip
+        for contender, (graph, precision) in graphs.items():
+            where = folder / contender.replace(" ", "-")
+            runners[contender] = stack.enter_context(
+                common.engine(backends()["openvino"], graph, precision, batch, threads, where)
+            )
+        for size in (1, 8):
+            values = common.inputs(specs, size, seed)
+            taken = timing.measure(runners, values, rounds=200, seconds=SETTINGS["seconds"], seed=seed)
+            ratios = {rival: taken.ratio(OURS, rival) for rival in (*FP32, THEIRS)}
+            fastest = min(FP32, key=lambda rival: taken.latency(rival).median)
+            found[f"batch {size}"] = {
+                "latency": taken.to_json(),
+                "ours": {rival: {**asdict(ratio), "verdict": ratio.verdict} for rival, ratio in ratios.items()},
+                "fastest_fp32": fastest,
+                "speedup": 1 / ratios[fastest].value,
+            }
+            print(f"{name} batch {size}: {1 / ratios[fastest].value:.2f} times {fastest}, "
+                  f"{1 / ratios[THEIRS].value:.2f} times {THEIRS}", flush=True)  # fmt: skip
+    torch.compiler.reset()
+    return found
+
+
+def engines(name: str, seed: int) -> dict[str, Any]:
+    """Bytes of the TensorRT-RTX engines, and what TensorRT parsed of the INT8 one."""
+    network, specs = common.load(name, seed)
+    rows = common.inputs(specs, 2, seed, 1)[0]
+    backend, found = backends()["tensorrt-rtx"], {}
+    graphs = {"fp32": common.ours(trace(network, specs), "fp32")[0], "int8": ours(network, specs, rows, "fp16")}
+    with tempfile.TemporaryDirectory() as folder:
+        for precision, emitted in graphs.items():
+            emitted = Emitted(backend.prepare(emitted.model), emitted.typed, emitted.fp32_nodes, emitted.int8_nodes)
+            built = backend.build(emitted, BuildRequest(precision, Batch(1, 8, 32)), Path(folder), common.Silent())
+            found[precision] = {key: built.facts[key] for key in ("engine_bytes", "executed")}
+    found["size"] = found["int8"]["engine_bytes"] / found["fp32"]["engine_bytes"]
+    print(f"{name}: INT8 engine {found['size']:.3f} of FP32's, {found['int8']['executed']}", flush=True)
+    return found
+
+
+def calibration(name: str, seed: int) -> dict[str, Any]:
+    """Seconds and peak memory of `calibrate` with every calibrator on 128 images, in a process of its own."""
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(1) as pool:
+        found: dict[str, Any] = pool.apply(_calibration, (name, seed))
+    print(f"{name}: {found['seconds']:.0f} s, {found['peak_mib']} MiB", flush=True)
+    return found
+
+
+def _calibration(name: str, seed: int) -> dict[str, Any]:
+    network, specs = common.load(name, seed)
+    rewritten = rewrite(trace(network, specs))
+    rows = common.inputs(specs, 128, seed, 1)[0]
+    torch.set_num_threads(2)
+    began, began_cpu = time.perf_counter(), time.process_time()
+    calibrate(rewritten, rows, "auto")
+    seconds, cpu = time.perf_counter() - began, time.process_time() - began_cpu
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    found = {"rows": 128, "calibrator": "auto", "threads": 2, "seconds": round(seconds, 1)}
+    return found | {"cpu_seconds": round(cpu, 1), "peak_mib": peak}
+
+
+PARTS: Mapping[str, tuple[Callable[[str, int], dict[str, Any]], tuple[str, ...]]] = {
+    "speed": (speed, SPEED),
+    "engines": (engines, ENGINES),
+    "calibration": (calibration, ("vip_s14",)),
+    "accuracy": (accuracies, ("vip_digits", "mixer_digits")),
+}
+
+
+def main() -> None:
+    parser = common.parser(__doc__, ())
+    parser.add_argument("--part", choices=list(PARTS), required=True)
+    arguments = parser.parse_args()
+    measure, names = PARTS[arguments.part]
+    with _cores(arguments.part):
+        for name in arguments.recipes or names:
+            path = common.write("int8", {f"{arguments.part} {name}": measure(name, arguments.seed)}, SETTINGS)
+    print(path)
+
+
+@contextlib.contextmanager
+def _cores(part: str) -> Iterator[None]:
+    """One core for what is timed against each other; all of them for the rest."""
+    if part != "speed":
+        yield
+        return
+    with timing.pinned(SETTINGS["threads"]):
+        torch.set_num_threads(SETTINGS["threads"])
+        yield
+
+
+if __name__ == "__main__":
+    main()

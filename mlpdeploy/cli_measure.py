@@ -1,0 +1,204 @@
+"""The commands that measure: bench, regress, history, sensitivity."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from mlpdeploy import pipeline
+from mlpdeploy.console import Live
+from mlpdeploy.options import (
+    BackendName,
+    Calibration,
+    Calibrator,
+    Checkpoint,
+    DisableRule,
+    EnableRule,
+    Gpu,
+    ImageSize,
+    InputShape,
+    Io,
+    Json,
+    Level,
+    Name,
+    NumClasses,
+    Out,
+    Precision,
+    Pretrained,
+    Seed,
+    Threads,
+    TimedSizes,
+    print_json,
+    selected,
+    write,
+)
+from mlpdeploy.selection import BATCH, OUT, Selection, parse_sizes
+
+
+def bench(
+    name: Name,
+    precision: Precision = "fp16",
+    backend: BackendName = "auto",
+    against: Annotated[
+        str | None, typer.Option(metavar="NAME,...", help="eager, compile, export, or other networks' names.")
+    ] = None,
+    batch: TimedSizes = None,
+    threads: Threads = None,
+    time: Annotated[float, typer.Option("--time", metavar="S", help="Seconds for each batch size.")] = 20.0,
+    credit: Annotated[bool, typer.Option("--credit", help="Time the engine without each rule too.")] = False,
+    checkpoint: Checkpoint = None,
+    pretrained: Pretrained = False,
+    image_size: ImageSize = None,
+    num_classes: NumClasses = None,
+    input_shape: InputShape = None,
+    gpu: Gpu = None,
+    out: Out = OUT,
+    seed: Seed = 0,
+    disable_rule: DisableRule = None,
+    enable_rule: EnableRule = None,
+    io: Io = "fp32",
+    level: Level = None,
+    save: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the result, for `regress`.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Time an engine beside PyTorch and the plain export; say how near to the limit it is and where its time goes."""
+    from mlpdeploy.scoreboard import print_bench
+
+    sizes = parse_sizes(batch)
+    selection = selected(locals() | {"batch": BATCH})
+    rivals = None if against is None else [part.strip() for part in against.split(",") if part.strip()]
+    with Live(Console(stderr=True)).shown() as live:
+        found = pipeline.bench(
+            selection, against=rivals, sizes=sizes, threads=threads, seconds=time, credit=credit, progress=live
+        )
+    document = found.to_json()
+    write(save, document)
+    if as_json:
+        print_json(document)
+    else:
+        print_bench(Console(), document)
+
+
+def regress(
+    name: Name,
+    baseline: Annotated[
+        str, typer.Option(metavar="REF", help="A saved result, an artifact's folder, or git:REVISION.")
+    ],
+    precision: Precision = "fp16",
+    backend: BackendName = "auto",
+    max_slowdown: Annotated[str, typer.Option(metavar="P%", help="How much slower it may get.")] = "3%",
+    max_accuracy_loss: Annotated[str, typer.Option(metavar="P%", help="How much accuracy it may lose.")] = "0.5%",
+    max_size_growth: Annotated[str, typer.Option(metavar="P%", help="How much the engine's file may grow.")] = "1%",
+    max_memory_growth: Annotated[str, typer.Option(metavar="P%", help="How much memory may grow.")] = "1%",
+    max_build_growth: Annotated[str, typer.Option(metavar="P%", help="How much longer it may build.")] = "100%",
+    accept: Annotated[list[str] | None, typer.Option(metavar="GATE", help="Let a gate get worse; repeatable.")] = None,
+    undecided: Annotated[str, typer.Option(metavar="pass|fail", help="How an undecided run ends.")] = "fail",
+    batch: TimedSizes = None,
+    threads: Threads = None,
+    time: Annotated[float, typer.Option("--time", metavar="S", help="Seconds that timing may take.")] = 300.0,
+    data: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Images to verify both sides on.")] = None,
+    junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the gates as JUnit XML.")] = None,
+    markdown: Annotated[Path | None, typer.Option(metavar="FILE", help="Append the gates as a Markdown table.")] = None,
+    checkpoint: Checkpoint = None,
+    pretrained: Pretrained = False,
+    image_size: ImageSize = None,
+    num_classes: NumClasses = None,
+    input_shape: InputShape = None,
+    gpu: Gpu = None,
+    out: Out = OUT,
+    seed: Seed = 0,
+    disable_rule: DisableRule = None,
+    enable_rule: EnableRule = None,
+    io: Io = "fp32",
+    level: Level = None,
+    save: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the result, for a later run.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Hold an engine against a baseline; exit 1 where it got slower, larger or less accurate."""
+    from mlpdeploy.evidence import outcome
+    from mlpdeploy.evidence.regress import Limits, percentage
+    from mlpdeploy.scoreboard import print_regress
+
+    sizes = parse_sizes(batch)
+    selection = selected(locals() | {"batch": BATCH})
+    limits = Limits(
+        slowdown=percentage("--max-slowdown", max_slowdown),
+        accuracy=percentage("--max-accuracy-loss", max_accuracy_loss),
+        size=percentage("--max-size-growth", max_size_growth),
+        memory=percentage("--max-memory-growth", max_memory_growth),
+        build=percentage("--max-build-growth", max_build_growth),
+    )
+    with Live(Console(stderr=True)).shown() as live:
+        found = pipeline.regress(
+            selection,
+            baseline,
+            limits=limits,
+            sizes=sizes,
+            threads=threads,
+            seconds=time,
+            undecided=undecided,
+            accepted=accept or (),
+            data=data,
+            progress=live,
+        )
+    document = found.to_json()
+    write(save, document)
+    if junit is not None:
+        write(junit, outcome.junit(document))
+    if markdown is not None:
+        write(markdown, outcome.markdown(document), append=True)
+    if as_json:
+        print_json(document)
+    else:
+        print_regress(Console(), document)
+    if not found.passed:
+        raise typer.Exit(1)
+
+
+def history(
+    name: Name,
+    svg: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the trend as SVG.")] = None,
+    out: Out = OUT,
+    as_json: Json = False,
+) -> None:
+    """Show how a network's latency went from run to run of bench and regress."""
+    from mlpdeploy.evidence.history import svg as drawn
+    from mlpdeploy.scoreboard import print_history
+
+    found = pipeline.history(Selection(name, out=out))
+    if svg is not None:
+        write(svg, drawn(found))
+    if as_json:
+        print_json(found.to_json())
+    else:
+        print_history(Console(), found)
+
+
+def sensitivity(
+    name: Name,
+    calibration: Calibration = None,
+    calibrator: Calibrator = "auto",
+    checkpoint: Checkpoint = None,
+    pretrained: Pretrained = False,
+    image_size: ImageSize = None,
+    num_classes: NumClasses = None,
+    input_shape: InputShape = None,
+    out: Out = OUT,
+    seed: Seed = 0,
+    disable_rule: DisableRule = None,
+    enable_rule: EnableRule = None,
+    as_json: Json = False,
+) -> None:
+    """Rank a network's modules by what INT8 costs each alone, as a table and a picture."""
+    from mlpdeploy.console_int8 import print_sensitivity
+
+    selection = selected({**locals(), "precision": "int8"})
+    with Live(Console(stderr=True)).shown() as live:
+        found, picture = pipeline.sensitivity(selection, progress=live)
+    if as_json:
+        print_json(found | {"picture": str(picture)})
+    else:
+        print_sensitivity(Console(), found, str(picture))

@@ -1,0 +1,227 @@
+"""The INT8 stage of a build: rows to calibrate on, ranges, and what stays out of INT8 so that a target holds.
+
+    load samples -> calibrate (or find it in the cache) -> measure every site -> mix precisions
+
+The last two steps run only where the selection has a target.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlpdeploy import cache, store
+from mlpdeploy.engine.backend import backends
+from mlpdeploy.errors import ArtifactError, InputError
+from mlpdeploy.progress import Stages
+from mlpdeploy.selection import Selection
+from mlpdeploy.source import Source
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from mlpdeploy.evidence.samples import Samples
+    from mlpdeploy.evidence.sensitivity import Sensitivity
+    from mlpdeploy.graph.quantise import Quantisation
+    from mlpdeploy.graph.rewrite import Rewritten
+    from mlpdeploy.pipeline import Compiled
+
+NEEDS_CALIBRATION = (
+    "INT8 needs --calibration: a folder of images, an .npz file, digits (scikit-learn's) or random (noise)"
+)
+
+SKIPPED = 5
+"""Unreadable images that are named one by one."""
+
+
+@dataclass(frozen=True)
+class Int8:
+    """A calibration, and a few of its `rows` (n, ...) by input name, on which the engine is verified.
+
+    `curve` and `ranked` where precisions were mixed: accuracy by number of sites kept out, and the sites by what they
+    cost alone. `warning` goes into every output.
+    """
+
+    quantisation: Quantisation
+    rows: Mapping[str, np.ndarray] = field(default_factory=dict)
+    curve: tuple[dict[str, Any], ...] = ()
+    ranked: tuple[dict[str, Any], ...] = ()
+    warning: str | None = None
+
+    def save(self, folder: Path, title: str) -> None:
+        """Write quantisation.json and rows.npz, and the picture of the curve where there is one."""
+        import numpy as np
+
+        from mlpdeploy.evidence.picture import curve
+
+        document: dict[str, Any] = {"quantisation": self.quantisation.to_json()}
+        document |= {"curve": self.curve, "ranked": self.ranked, "warning": self.warning}
+        text = json.dumps(document, indent=2, allow_nan=False) + "\n"
+        (folder / store.QUANTISATION).write_text(text, encoding="utf-8")
+        np.savez_compressed(folder / store.ROWS, **self.rows)  # type: ignore[arg-type]
+        if self.curve:
+            (folder / store.CURVE).write_text(curve(title, self.curve), encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> Int8:
+        """That of an artifact. Raises ArtifactError where its file cannot be used."""
+        import numpy as np
+
+        from mlpdeploy.graph.quantise import Quantisation
+
+        path = folder / store.QUANTISATION
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+            quantisation = Quantisation.from_json(document.pop("quantisation"))
+            curve, ranked = (tuple(document.pop(name)) for name in ("curve", "ranked"))
+            with np.load(folder / store.ROWS, allow_pickle=False) as file:
+                rows = {name: file[name] for name in file.files}
+            return cls(quantisation, rows, curve, ranked, document.pop("warning"))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ArtifactError(f"{path} cannot be read ({error}): build it again with --force") from error
+
+    def summary(self) -> dict[str, Any]:
+        """What the manifest says about it."""
+        found = self.quantisation
+        return {
+            "calibrator": found.calibrator,
+            "sqnr_db": dict(found.sqnr_db),
+            "data": found.data,
+            "rows": found.rows,
+            "random": found.random,
+            "warning": self.warning,
+            "equalised": len(found.equalised),
+            "kept": dict(found.kept),
+            "curve": list(self.curve),
+            "ranked": list(self.ranked),
+        }
+
+
+def calibration(rewritten: Rewritten, source: Source, selection: Selection, stages: Stages) -> Int8:
+    """Calibrate the rewritten network on what the selection names. Raises InputError where that cannot be used."""
+    samples = _samples(source, selection, stages)
+    quantisation = _calibrated(rewritten, samples, selection, stages)
+    found = Int8(quantisation, _few(samples), warning=samples.warning())
+    if selection.min_sqnr is None and selection.max_drop is None:
+        return found
+    if selection.max_drop is not None and samples.labels is None:
+        raise InputError(
+            f"--max-drop needs labels, and {selection.calibration} has none: name its sub-folders by class, put "
+            "'labels' into the .npz, or give --min-sqnr"
+        )
+    from mlpdeploy.evidence.sensitivity import Target, mix
+
+    balanced, ranked = _each_site(rewritten, quantisation, samples, stages)
+    with stages("mix precisions"):
+        target = Target(selection.max_drop, selection.min_sqnr)
+        quantisation, curve = mix(balanced, quantisation, _judge(balanced, samples), ranked, target, stages.step)
+    rows = tuple(row.to_json() for row in ranked)
+    return replace(found, quantisation=quantisation, curve=tuple(asdict(point) for point in curve), ranked=rows)
+
+
+def _each_site(
+    rewritten: Rewritten, quantisation: Quantisation, samples: Samples, stages: Stages
+) -> tuple[Rewritten, tuple[Sensitivity, ...]]:
+    """The equalised graph, and what each of its sites costs alone."""
+    from mlpdeploy.evidence.sensitivity import sensitivities
+    from mlpdeploy.graph.equalise import equalise
+
+    with stages("sensitivity"):
+        balanced = equalise(rewritten, quantisation.equalised)
+        ranked = sensitivities(balanced, quantisation, _judge(balanced, samples, ALONE), stages.step)
+    return balanced, ranked
+
+
+ALONE = 16
+"""Rows on which each site is measured on its own; the mixed networks are measured on all."""
+
+
+def measure_sites(rewritten: Rewritten, source: Source, selection: Selection, stages: Stages) -> Int8:
+    """The calibration, and what each site costs alone."""
+    samples = _samples(source, selection, stages)
+    quantisation = _calibrated(rewritten, samples, selection, stages)
+    _, ranked = _each_site(rewritten, quantisation, samples, stages)
+    return Int8(quantisation, ranked=tuple(row.to_json() for row in ranked), warning=samples.warning())
+
+
+def paid_off(compiled: Compiled, selection: Selection, stages: Stages) -> dict[str, Any]:
+    """INT8's latency beside that of FP16 and FP32, on every backend that runs here (see `evidence.worth`)."""
+    from mlpdeploy.engine.emit import Emitted, emit
+    from mlpdeploy.evidence.worth import worth
+    from mlpdeploy.graph.precision import apply, plan
+
+    assert compiled.int8 is not None
+    int8, plain = compiled.int8, compiled.unbalanced
+
+    def make(precision: str, beside: str | None) -> Emitted:
+        if beside is None:
+            return emit(apply(plain, plan(plain, precision)))
+        planned = plan(compiled.rewritten, "int8", quantisation=int8.quantisation, beside=beside)
+        return emit(apply(compiled.rewritten, planned))
+
+    with stages("worth it?"):
+        found = worth(make, backends(), int8.rows, selection.profile.opt, stages)
+    for verdict in found["verdicts"]:
+        stages.say(verdict)
+    return found
+
+
+def _samples(source: Source, selection: Selection, stages: Stages) -> Samples:
+    from mlpdeploy.evidence.samples import load_samples
+
+    if selection.calibration is None:
+        raise InputError(NEEDS_CALIBRATION)
+    with stages("read samples"):
+        samples = load_samples(selection.calibration, source.recipe, source.specs(), selection.seed)
+    for skipped in samples.skipped[:SKIPPED]:
+        stages.say(f"skipped {skipped.file}: {skipped.reason}")
+    if len(samples.skipped) > SKIPPED:
+        stages.say(f"skipped {len(samples.skipped) - SKIPPED} more that cannot be read")
+    stages.say(f"{samples.text}, {'without labels' if samples.labels is None else 'labelled'}")
+    if (warning := samples.warning()) is not None:
+        stages.say(f"warning: {warning}")
+    return samples
+
+
+def _few(samples: Samples) -> dict[str, np.ndarray]:
+    """The rows that go into the artifact."""
+    from mlpdeploy.evidence.reference import DISTINCT_ROWS
+    from mlpdeploy.graph.calibrate import some
+
+    return dict(some(samples.arrays, DISTINCT_ROWS))
+
+
+def _judge(balanced: Rewritten, samples: Samples, rows: int | None = None) -> Any:
+    from mlpdeploy.evidence.sensitivity import Judge
+    from mlpdeploy.graph.calibrate import some
+
+    arrays: Mapping[str, Any] = dict(samples.arrays)
+    if samples.labels is not None:
+        arrays = {**arrays, "": samples.labels}
+    taken = some(arrays, rows or samples.count)
+    labels = taken.get("")
+    return Judge.of(balanced, {name: values for name, values in taken.items() if name}, labels)
+
+
+def _calibrated(rewritten: Rewritten, samples: Samples, selection: Selection, stages: Stages) -> Quantisation:
+    """The calibration, from the cache where weights, graph, data, calibrator and our own code are the same."""
+    from mlpdeploy.graph.calibrate import calibrate
+    from mlpdeploy.graph.quantise import Quantisation
+
+    parts = (cache.fingerprint(rewritten), samples.digest(), selection.calibrator, cache.sources())
+    key = hashlib.sha256("\0".join(parts).encode()).hexdigest()
+    path = selection.out / selection.folder_name / "calibration" / f"{key[:32]}.json"
+    with stages("calibrate"):
+        try:
+            found = Quantisation.from_json(json.loads(path.read_text(encoding="utf-8")))
+            stages.say(f"calibration found in {path}")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            found = calibrate(rewritten, samples.arrays, selection.calibrator, stages.step)
+            store.write(path, json.dumps(found.to_json(), allow_nan=False) + "\n")
+    shown = ", ".join(f"{name} {db:.1f} dB" for name, db in found.sqnr_db.items())
+    stages.say(f"calibrator {found.calibrator} ({shown}); {len(found.equalised)} operations equalised")
+    return replace(found, data=samples.text, rows=samples.count, random=samples.random)
