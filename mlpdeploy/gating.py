@@ -185,8 +185,8 @@ def _interleaved(
                 break
     sides = {}
     for size, of_size in taken.items():
-        before = [second for pair in of_size for second in pair.baseline]
-        after = [second for pair in of_size for second in pair.candidate]
+        before = [load.median for pair in of_size for load in pair.baseline]
+        after = [load.median for pair in of_size for load in pair.candidate]
         sides[size] = (before, after)
     return _results(sides, judged, time.monotonic() - began)
 
@@ -236,7 +236,7 @@ def _saved_medians(other: Baseline) -> dict[int, list[float]]:
 def _results(
     sides: Mapping[int, tuple[list[float], list[float]]], judged: Mapping[int, Slowdown], spent: float
 ) -> tuple[tuple[Gate, ...], tuple[Latency, ...]]:
-    """Gates and measurements from what each load took, seconds."""
+    """Gates and measurements from the median of each load, seconds."""
     from statistics import median
 
     from mlpdeploy.evidence import gate, regress
