@@ -220,7 +220,8 @@ def _against_saved(
         sides[size] = (before, after)
         logs = [math.log(mine / theirs) for mine, theirs in zip(after, before, strict=True)]
         judged[size] = gate.judge(logs, limits.slowdown, len(sizes), looks=1)
-    return _results(sides, judged, time.monotonic() - began)
+    more = "a saved result has only so many; git:REVISION or an artifact is measured until it is decided"
+    return _results(sides, judged, time.monotonic() - began, more)
 
 
 def _saved_medians(other: Baseline) -> dict[int, list[float]]:
@@ -234,7 +235,10 @@ def _saved_medians(other: Baseline) -> dict[int, list[float]]:
 
 
 def _results(
-    sides: Mapping[int, tuple[list[float], list[float]]], judged: Mapping[int, Slowdown], spent: float
+    sides: Mapping[int, tuple[list[float], list[float]]],
+    judged: Mapping[int, Slowdown],
+    spent: float,
+    more: str = "--time gives it more",
 ) -> tuple[tuple[Gate, ...], tuple[Latency, ...]]:
     """Gates and measurements from the median of each load, seconds."""
     from statistics import median
@@ -244,7 +248,7 @@ def _results(
     gates, measurements = [], []
     for size, (before, after) in sides.items():
         found = judged[size]
-        reason = f"undecided after {found.pairs} pairs: --time gives it more" if found.verdict == gate.UNDECIDED else ""
+        reason = f"undecided after {found.pairs} pairs: {more}" if found.verdict == gate.UNDECIDED else ""
         gates.append(regress.latency_gate(size, found, 1e3 * median(before), 1e3 * median(after), reason))
         baseline_ms, medians_ms = (tuple(1e3 * second for second in side) for side in (before, after))
         measurements.append(regress.Latency(size, baseline_ms, medians_ms, round(spent, 1)))
