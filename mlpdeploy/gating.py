@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import tempfile
 import time
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
     from mlpdeploy.evidence.regress import Gate, Latency, Limits, Regress
 
 SECONDS = 300.0
+BUILDS = 3
+"""Builds of a candidate before its time counts as too long."""
+
 PAIRS = 56
 """Pairs that the budget is meant to hold: their rounds are as many as that leaves time for."""
 
@@ -69,6 +74,7 @@ def regress(
         artifact = pipeline.build(selection, progress=progress)
         facts = _verified(selection, artifact, data, progress)
         theirs = _facts_of_baseline(other)
+        facts = _built_again(selection, facts, theirs, limits, progress)
         with held_to(threads):
             gates, measurements = _latency(other, artifact, selection, sizes, threads, seconds, limits, stages)
     judged = (*gates, *regress.fact_gates(theirs, facts, limits))
@@ -112,12 +118,31 @@ def _verified(selection: Selection, artifact: Artifact, data: Path | None, progr
 
 
 def _facts_of_baseline(other: Baseline) -> Facts:
+    """What is known of the baseline; the time of its build only where it was built in this session."""
     from mlpdeploy.evidence.facts import Facts, facts_of
+    from mlpdeploy.evidence.regress import BUILD
 
     if other.artifact is not None:
-        return facts_of(other.artifact)
-    assert other.document is not None
-    return Facts.from_json(other.document["facts"])
+        found = facts_of(other.artifact)
+    else:
+        assert other.document is not None
+        found = Facts.from_json(other.document["facts"])
+    if other.described["kind"] == "git":
+        return found
+    why = "the baseline was built in another session; git:REVISION is built in this one"
+    return replace(found, build_seconds=None, reasons={**found.reasons, BUILD: why})
+
+
+def _built_again(selection: Selection, facts: Facts, theirs: Facts, limits: Limits, progress: Listener | None) -> Facts:
+    """The candidate's facts; where its build took too long, with the best of a few: one may have met a busy time."""
+    for _ in range(BUILDS - 1):
+        longest = None if theirs.build_seconds is None else theirs.build_seconds * (1 + limits.build)
+        if longest is None or facts.build_seconds is None or facts.build_seconds <= longest:
+            break
+        with tempfile.TemporaryDirectory() as folder:
+            again = pipeline.build(replace(selection, out=Path(folder)), force=True, progress=progress)
+            facts = replace(facts, build_seconds=min(facts.build_seconds, again.manifest["facts"]["build_seconds"]))
+    return facts
 
 
 def _latency(
