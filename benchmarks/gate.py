@@ -58,9 +58,9 @@ def record(
 ) -> dict[str, Any]:
     """Pairs at batch 1: their log ratios and those of their two loads, and the median latency."""
     taken = [one for (one,) in itertools.islice(pairs.pairs(baseline, candidate, [1], seconds, seed), count)]
-    loads = [[math.log(c / b) for b, c in zip(one.baseline, one.candidate, strict=True)] for one in taken]
+    loads = [one.log_ratios for one in taken]
     return {
-        "median_ms": round(1e3 * float(np.median([one.baseline for one in taken])), 4),
+        "median_ms": round(1e3 * float(np.median([load.median for one in taken for load in one.baseline])), 4),
         "logs": [round(one.log_ratio, 5) for one in taken],
         "deviation_of_pairs": _deviation([one.log_ratio for one in taken]),
         "deviation_of_loads": _deviation([log for two in loads for log in two]),

@@ -83,15 +83,19 @@ def print_history(console: Console, found: Any) -> None:
         if left > 0:
             console.print(f"  {left} earlier runs are not shown", style="dim")
         table = _table("  date", "revision", ">median", "", ">change", "verdict")
-        longest = max(point.median_ms for point in shown)
-        for point in shown:
-            bar = "█" * max(1, round(16 * point.median_ms / longest))
+        table.columns[0].no_wrap = table.columns[3].no_wrap = True
+        longest, moved = max(point.median_ms for point in shown), False
+        for place, point in enumerate(shown, max(left, 0)):
+            other = place > 0 and not point.comparable
+            moved |= other
+            bar = "█" * max(1, round(12 * point.median_ms / longest))
             change = "" if point.ratio is None else f"{100 * (point.ratio - 1):+.1f}%"
-            moved = "" if point.comparable or point is series.points[0] else " (other machine)"
-            verdict = _styled(point.verdict) + moved if point.verdict else moved.strip()
+            median = f"{point.median_ms:.4g} ms{'*' if other else ' '}"
             date = f"  {point.created[:16].replace('T', ' ')}"
-            table.add_row(date, escape(point.revision), f"{point.median_ms:.4g} ms", bar, change, verdict)
+            table.add_row(date, escape(point.revision), median, bar, change, _styled(point.verdict))
         console.print(table)
+        if moved:
+            console.print("  * another machine or other versions than the run before", style="dim")
 
 
 def _contenders(rows: Sequence[Mapping[str, Any]]) -> Table:

@@ -44,7 +44,7 @@ class Facts:
     """
 
     engine_bytes: int
-    build_seconds: float
+    build_seconds: float | None
     layers: int | None
     transposes: int | None
     memory_bytes: int | None

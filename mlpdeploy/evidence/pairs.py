@@ -23,17 +23,31 @@ ROUNDS, SHORTEST = 100, 5e-4
 
 
 @dataclass(frozen=True)
+class Load:
+    """Seconds a call of one engine as it was loaded once."""
+
+    median: float
+    quartile: float
+
+
+@dataclass(frozen=True)
 class Pair:
-    """Seconds a call of both sides in the two loads of a pair, at one batch size."""
+    """Both sides in the two loads of a pair, at one batch size."""
 
     batch: int
-    baseline: tuple[float, float]
-    candidate: tuple[float, float]
+    baseline: tuple[Load, Load]
+    candidate: tuple[Load, Load]
+
+    @property
+    def log_ratios(self) -> tuple[float, float]:
+        """Of either load, above zero where the candidate took longer."""
+        first, second = (math.log(c.quartile / b.quartile) for b, c in zip(self.baseline, self.candidate, strict=True))
+        return first, second
 
     @property
     def log_ratio(self) -> float:
-        """Above zero where the candidate took longer."""
-        return sum(math.log(c / b) for b, c in zip(self.baseline, self.candidate, strict=True)) / 2
+        """The mean of both loads."""
+        return sum(self.log_ratios) / 2
 
 
 def pairs(
@@ -58,8 +72,8 @@ def _load(
     inputs: Mapping[int, Mapping[str, Sequence[Any]]],
     seconds: float,
     seed: int,
-) -> dict[int, dict[str, float]]:
-    """Load both sides in this order and time them: the lower quartile of each by size and name."""
+) -> dict[int, dict[str, Load]]:
+    """Load both sides in this order and time them, by size and name."""
     found = {}
     with ExitStack() as stack:
         calls = {one.name: stack.enter_context(one.load()) for one in order}
@@ -67,5 +81,6 @@ def _load(
             runs = {one.name: fed(calls[one.name], of_size[one.name]) for one in sides}
             turns = range(len(of_size[sides[0].name]))
             taken = timing.measure(runs, turns, rounds=ROUNDS, seconds=seconds, seed=seed, shortest=SHORTEST)
-            found[size] = {name: float(np.quantile(samples, 0.25)) for name, samples in taken.seconds.items()}
+            quantiles = {name: np.quantile(samples, (0.5, 0.25)) for name, samples in taken.seconds.items()}
+            found[size] = {name: Load(float(median), float(low)) for name, (median, low) in quantiles.items()}
     return found

@@ -67,7 +67,7 @@ class Gate:
 
 @dataclass(frozen=True)
 class Latency:
-    """What a latency gate was judged on: milliseconds a call of each load, two loads a pair."""
+    """Both sides at one batch size: the median of each load in milliseconds a call, two loads a pair."""
 
     batch: int
     baseline_ms: tuple[float, ...]

@@ -105,6 +105,7 @@ def test_the_terminal_shows_the_trend_within_80_columns(tmp_path: Path) -> None:
     assert all(len(line.rstrip()) <= 80 for line in lines)
     assert any("▁" in line and "█" in line for line in lines) and "  8 earlier runs are not shown" in lines
     assert any("rev19" in line and "29 ms" in line and "+19.0%" in line and "regressed" in line for line in lines)
+    assert len(lines) < 20  # a run is one line
 
 
 def test_sparklines() -> None:

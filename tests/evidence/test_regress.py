@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 
+from mlpdeploy import gating
+from mlpdeploy.baseline import Baseline
 from mlpdeploy.errors import InputError
 from mlpdeploy.evidence import gate, outcome, regress
 from mlpdeploy.evidence.facts import Accuracy, Facts
 from mlpdeploy.evidence.regress import Limits, Regress, accept, fact_gates, latency_gate, percentage
+from mlpdeploy.selection import Selection
 
 FACTS = Facts(1_000_000, 5.0, 200, 3, 4_000_000, Accuracy("relative error", 1e-3, "engine", "random", 8), {})
 
@@ -61,6 +65,28 @@ def test_each_gate_fails_alone_and_can_be_accepted(change: dict[str, Any], name:
     assert [gate_name for gate_name, verdict in found.items() if verdict == gate.REGRESSED] == [name]
     accepted = accept(fact_gates(FACTS, replace(FACTS, **change), Limits()), [name])
     assert {one.verdict for one in accepted} == {gate.PASSED, regress.ACCEPTED}
+
+
+def test_builds_of_another_session_are_not_compared_and_one_in_a_busy_time_is_repeated(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    artifact = Baseline("x", {"kind": "bench"}, document={"facts": FACTS.to_json()})
+    elsewhere = gating._facts_of_baseline(artifact)
+    (found,) = (one for one in fact_gates(elsewhere, FACTS, Limits()) if one.name == regress.BUILD)
+    assert found.verdict == regress.NOT_MEASURED and "git:REVISION is built in this one" in found.reason
+
+    times = iter([11.0, 6.0, 4.0])
+    built = SimpleNamespace(manifest={"facts": {}})
+
+    def build(*_: Any, **__: Any) -> Any:
+        built.manifest["facts"]["build_seconds"] = next(times)
+        return built
+
+    monkeypatch.setattr(gating.pipeline, "build", build)
+    slow, selection = replace(FACTS, build_seconds=30.0), Selection("mixer_s32")
+    assert gating._built_again(selection, slow, FACTS, Limits(), None).build_seconds == 6.0
+    assert gating._built_again(selection, FACTS, FACTS, Limits(), None) == FACTS
+    assert gating._built_again(selection, slow, elsewhere, Limits(), None) == slow
 
 
 def test_what_gets_better_or_stays_within_its_limit_passes() -> None:
