@@ -221,7 +221,7 @@ def _calibrated(rewritten: Rewritten, samples: Samples, selection: Selection, st
             stages.say(f"calibration found in {path}")
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             found = calibrate(rewritten, samples.arrays, selection.calibrator, stages.step)
-            store.write(path, json.dumps(found.to_json(), allow_nan=False) + "\n")
+            store.place(path, json.dumps(found.to_json(), allow_nan=False) + "\n")
     shown = ", ".join(f"{name} {db:.1f} dB" for name, db in found.sqnr_db.items())
     stages.say(f"calibrator {found.calibrator} ({shown}); {len(found.equalised)} operations equalised")
     return replace(found, data=samples.text, rows=samples.count, random=samples.random)

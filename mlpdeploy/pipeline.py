@@ -189,7 +189,7 @@ def sensitivity(selection: Selection, *, progress: Listener | None = None) -> tu
     int8 = measure_sites(rewritten, source, selection, stages)
     found = int8.quantisation
     picture = selection.out / selection.folder_name / "sensitivity.svg"
-    store.write(picture, bars(source.recipe.name, int8.ranked))
+    store.place(picture, bars(source.recipe.name, int8.ranked))
     document = {
         "name": source.recipe.name,
         "weights": selection.weights(),

@@ -160,20 +160,26 @@ def attached(artifact: Artifact, name: str) -> dict[str, Any] | None:
 
 def attach(artifact: Artifact, name: str, text: str) -> Path:
     """Write one more file beside the engine, whole or not at all. Raises InputError where it cannot be written."""
-    return write(artifact.folder / name, text)
+    with _writing(artifact.folder, everything=True):
+        return write(artifact.folder / name, text)
+
+
+def place(path: Path, text: str) -> Path:
+    """Write a file outside of any artifact, in a folder that is made. Raises InputError where it cannot be written."""
+    with _writing(path.parent, everything=True):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return write(path, text)
 
 
 def write(path: Path, text: str) -> Path:
-    """Write a file, whole or not at all. Raises InputError, one line, where it cannot be written."""
+    """Write one file, whole or not at all. Raises OSError where it cannot be written."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    with _writing(path.parent, everything=True):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(text, encoding="utf-8")
-            _sync(temporary)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        _sync(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
     return path
 
 
