@@ -20,7 +20,6 @@
 
 from __future__ import annotations
 
-import importlib
 import shutil
 import tempfile
 import weakref
@@ -130,7 +129,8 @@ class Engine:
         `network` is needed where `verify` needs it. The options are those of `mlpdeploy.benching.bench`: `against`,
         `sizes`, `threads`, `seconds`, `credit`. Raises MachineLacks where this machine cannot run the engine.
         """
-        benching = importlib.import_module("mlpdeploy.benching")
+        from mlpdeploy import benching
+
         selection = Selection.from_json(self.manifest["selection"])
         return benching.bench(selection, source=self._network(network), artifact=self._artifact, **options)
 

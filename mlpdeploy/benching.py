@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -35,6 +36,8 @@ PROFILED = 10
 def bench(
     selection: Selection,
     *,
+    source: Source | None = None,
+    artifact: Artifact | None = None,
     against: Sequence[str] | None = None,
     sizes: Sequence[int] = (),
     threads: int | None = None,
@@ -43,6 +46,9 @@ def bench(
     progress: Listener | None = None,
 ) -> Bench:
     """Time the engine of a selection against `against` (eager, compile, export, or other networks' names).
+
+    `source` is the network itself where it is in hand, `artifact` the engine where it is built already; the document is
+    kept beside it.
 
     `sizes` are the batch sizes (none: the smallest and the one that the engine is tuned for), `seconds` the budget of
     each. `against` None means AGAINST without what this machine cannot run. The engine is built where it is not built
@@ -56,12 +62,17 @@ def bench(
     backend = pick(selection.backend, selection.precision, selection.gpus)
     require_executable(backend, selection.precision)
     threads = thread_count(threads)
-    selection = covering(selection.with_backend(backend.name), sizes)
+    selection = selection.with_backend(backend.name)
+    if artifact is None:
+        selection = covering(selection, sizes)
     others = _others(against or (), selection)
-    artifact = pipeline.build(selection, progress=progress)
+    artifact = artifact or pipeline.build(selection, source=source, progress=progress)
+    profile = selection.profile
+    if not all(profile.min <= size <= profile.max for size in sizes):
+        raise InputError(f"{artifact.folder} takes batch {profile.min} to {profile.max}: build it for the others too")
     sizes = list(dict.fromkeys(sizes)) or sorted({selection.profile.min, selection.profile.opt})
     with held_to(threads), tempfile.TemporaryDirectory() as folder:
-        source = pipeline.load(selection, stages)
+        source = source or pipeline.load(selection, stages)
         session = Session(artifact, selection, backend, source, threads, Path(folder), stages)
         rivals, left_out = session.rivals(against, others)
         before = machine.conditions()
@@ -74,7 +85,7 @@ def bench(
             layers = session.layers(sizes[0])
         credits = session.credit(sizes[0], seconds) if credit else None
         after = machine.conditions()
-    return Bench(
+    found = Bench(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         network=describe(artifact),
         selection=artifact.manifest["selection"],
@@ -88,6 +99,8 @@ def bench(
         credit=credits,
         left_out=left_out,
     )
+    store.attach(artifact, store.BENCH, json.dumps(found.to_json(), indent=2, allow_nan=False) + "\n")
+    return found
 
 
 class Session:

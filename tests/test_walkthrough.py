@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import subprocess
@@ -16,7 +15,6 @@ from tests.conftest import REPOSITORY
 
 TEXT = (REPOSITORY / "docs" / "walkthrough.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+) ?([\w.=]*)\n(.*?)^```", TEXT, re.M | re.S)
-BENCH = importlib.util.find_spec("mlpdeploy.benching") is not None
 
 
 @pytest.mark.slow
@@ -31,8 +29,6 @@ def test_every_block_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     names: dict[str, Any] = {"__name__": "walkthrough"}
     ran = []
     for language, mark, code in BLOCKS:
-        if mark == "bench" and not BENCH:
-            continue
         if mark.startswith("file="):
             (tmp_path / mark.removeprefix("file=")).write_text(code, encoding="utf-8")
         elif language == "python":
