@@ -20,12 +20,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlpdeploy import cache, store
-from mlpdeploy.engine.backend import Backend, BuildRequest, pick
-from mlpdeploy.errors import ArtifactError, InputError
+from mlpdeploy import store
+from mlpdeploy.engine.backend import BuildRequest, pick
+from mlpdeploy.errors import InputError
 from mlpdeploy.int8 import NEEDS_CALIBRATION, Int8, calibration, measure_sites, paid_off
+from mlpdeploy.lookup import cached, check_same, find_artifact, key_of
 from mlpdeploy.progress import Listener, Stages
-from mlpdeploy.recipe import IMAGE, Recipe, canonical, kind, recipes
+from mlpdeploy.recipe import recipes
 from mlpdeploy.selection import OUT, Selection
 from mlpdeploy.source import Source, source_of
 from mlpdeploy.store import Artifact
@@ -39,10 +40,6 @@ if TYPE_CHECKING:
     from mlpdeploy.graph.precision import Plan, Typed
     from mlpdeploy.graph.rewrite import Rewritten
     from mlpdeploy.graph.trace import Traced
-
-SKIPPED = 5
-"""Unreadable images that are named one by one."""
-
 
 @dataclass(frozen=True)
 class Compiled:
@@ -76,13 +73,13 @@ def build(
     selection = selection.with_backend(backend.name)
     folder = store.folder_of(selection, backend.name)
     with store.locked(folder, stages.say):
-        key = _key(selection, backend)
-        if (found := _cached(folder, key, force, stages)) is not None:
+        key = key_of(selection, backend)
+        if (found := cached(folder, key, force, stages)) is not None:
             return found
         source = source or load(selection, stages)
         traced = trace_network(source, stages)
-        key = key or _key(selection, backend, traced)
-        if (found := _cached(folder, key, force, stages)) is not None:
+        key = key or key_of(selection, backend, traced)
+        if (found := cached(folder, key, force, stages)) is not None:
             return found
         calibrated = partial(calibration, source=source, selection=selection, stages=stages) if int8 else None
         compiled = compile_network(traced, selection, stages, calibrated, backend.beside_int8)
@@ -123,11 +120,6 @@ def verify(
     verification.json beside the engine. `source` is the network itself where it is in hand; `folder` is where the
     artifact lies, if not where the selection says. Raises ArtifactError where nothing of that selection is built.
     """
-    import onnx
-
-    from mlpdeploy import manifest, reporting
-    from mlpdeploy.evidence.verify import verify as climb
-
     stages = Stages(progress)
     backend = pick(selection.backend, selection.precision, selection.gpus)
     selection = selection.with_backend(backend.name)
@@ -135,14 +127,22 @@ def verify(
     with store.locked(folder, stages.say), ExitStack() as stack:
         with stages("open"):
             artifact = store.open_artifact(folder)
-            _check_same(artifact, selection, source)
+            check_same(artifact, selection, source)
         stages.say(f"{folder}, built {artifact.manifest['created']}")
         source = source or load(selection, stages)
-        samples = _samples(source.recipe, data, stages) if isinstance(data, Path) else data
+        if isinstance(data, Path):
+            from mlpdeploy.evidence.data import read_images
+
+            data = read_images(data, source.recipe, stages)
         int8 = Int8.load(artifact.folder) if selection.precision == "int8" else None
         calibrated = None if int8 is None else lambda rewritten: int8
         compiled = compile_network(trace_network(source, stages), selection, stages, calibrated, backend.beside_int8)
         with stages("verify"):
+            import onnx
+
+            from mlpdeploy import manifest, reporting
+            from mlpdeploy.evidence.verify import verify as climb
+
             reason = backend.executable()
             engine = None
             if reason is None:
@@ -157,10 +157,10 @@ def verify(
                 reason,
                 selection.profile,
                 budgets[selection.precision],
-                None if samples is None else samples.arrays,
+                None if data is None else data.arrays,
                 selection.seed,
                 stages,
-                labels=None if samples is None else samples.labels,
+                labels=None if data is None else data.labels,
                 # No CPU has TF32: there its graph is computed in FP32.
                 cpu_budget=budgets["fp32"] if selection.precision == "tf32" else None,
                 disabled_rules=selection.disabled_rules,
@@ -296,15 +296,6 @@ def inspect(
     return {"folder": str(artifact.folder), "manifest": artifact.manifest, "verification": verification}
 
 
-def find_artifact(
-    target: str, *, precision: str | None = None, backend: str | None = None, out: Path = OUT
-) -> Artifact:
-    """The artifact at a path, or the one of a network's name; where several fit, InputError lists them."""
-    if _is_path(target):
-        return store.open_artifact(Path(target))
-    return store.open_artifact(_only_artifact(Selection(target, out=out), precision, backend))
-
-
 def catalogue(pattern: str | None = None) -> list[dict[str, Any]]:
     """Every recipe, as JSON values; only those with `pattern` in their name, aliases or family, where one is given.
 
@@ -331,82 +322,3 @@ def _remember(selection: Selection, document: dict[str, Any]) -> None:
     from mlpdeploy.evidence.history import FILE, append, entry, revision_here
 
     append(selection.out / selection.folder_name / FILE, entry(document, revision_here()))
-
-
-def _key(selection: Selection, backend: Backend, traced: Traced | None = None) -> str | None:
-    """The cache key; None where it needs the traced network and there is none yet."""
-    if kind(selection.name) not in ("user", "given"):
-        return cache.key(selection, backend.versions())
-    return None if traced is None else cache.key(selection, backend.versions(), cache.fingerprint(traced))
-
-
-def _cached(folder: Path, key: str | None, force: bool, stages: Stages) -> Artifact | None:
-    """The artifact at `folder` where it is whole and has this key."""
-    if force or key is None or not (folder / store.MANIFEST).exists():
-        return None
-    try:
-        artifact = store.open_artifact(folder)
-    except ArtifactError as error:
-        stages.say(f"building again: {error}")
-        return None
-    return Artifact(folder, artifact.manifest, cached=True) if artifact.manifest.get("key") == key else None
-
-
-def _check_same(artifact: Artifact, selection: Selection, source: Source | None) -> None:
-    """Raises ArtifactError where the artifact was built from another selection or network, naming what differs."""
-    built, asked = artifact.manifest["selection"], selection.to_json()
-    # The same weights may lie elsewhere now; GPUs, builder level and plugins do not change what is computed.
-    # What an INT8 engine was calibrated on is in the artifact.
-    calibrated = {"calibration", "calibrator", "max_drop", "min_sqnr"}
-    names = asked.keys() - {"checkpoint", "gpus", "level", "plugin"} - calibrated
-    different = [f"{n} {asked[n]} (built with {built.get(n)})" for n in sorted(names) if asked[n] != built.get(n)]
-    weights = None if selection.checkpoint is None else cache.checkpoint_sha256(selection.checkpoint)
-    known = artifact.manifest["weights"].get("sha256")
-    if source is not None and cache.weights_sha256(source.network) != known:
-        raise ArtifactError(f"{artifact.folder} was built from a network with other weights than the one given here")
-    if source is None and weights != known:
-        different.append(f"{selection.weights()} (built with {artifact.manifest['weights']['text']})")
-    if different:
-        raise ArtifactError(
-            f"{artifact.folder} holds another engine than was asked for: {', '.join(different)}; "
-            "build that first, or give the options that it was built with"
-        )
-
-
-def _samples(recipe: Recipe, folder: Path, stages: Stages) -> Samples:
-    """The images of --data as inputs, with labels where the folder tells them; says which were left out."""
-    with stages("read images"):
-        from mlpdeploy.evidence.data import Preprocess, Samples, load_folder
-
-        images = load_folder(folder, Preprocess.of(recipe), num_classes=recipe.num_classes)
-    for skipped in images.skipped[:SKIPPED]:
-        stages.say(f"skipped {skipped.file}: {skipped.reason}")
-    if len(images.skipped) > SKIPPED:
-        stages.say(f"skipped {len(images.skipped) - SKIPPED} more that cannot be read")
-    known = "labelled by their folders" if images.labels is not None else "without labels"
-    spread = "" if images.found == len(images.files) else f", of {images.found} below {folder}"
-    stages.say(f"{len(images.files)} images{spread}, {known}")
-    return Samples({IMAGE: images.arrays}, images.labels)
-
-
-def _is_path(target: str) -> bool:
-    """Whether a target is a file or folder, rather than the name of a network."""
-    path = Path(target)
-    if path.is_file() or (path / store.MANIFEST).exists() or len(path.parts) > 1:
-        return True
-    try:
-        canonical(target)
-    except InputError:
-        return path.exists()
-    return False
-
-
-def _only_artifact(selection: Selection, precision: str | None, backend: str | None) -> Path:
-    """The one artifact of a network that fits. Raises ArtifactError where there is none, InputError where several."""
-    root = selection.out / selection.folder_name
-    found = sorted(path.parent for path in root.glob(f"{precision or '*'}/{backend or '*'}/{store.MANIFEST}"))
-    if not found:
-        raise ArtifactError(f"nothing of {selection.name} is built below {root}: run `mlpdeploy build` first")
-    if len(found) > 1:
-        raise InputError(f"{selection.name} has {len(found)} artifacts, give one: {', '.join(map(str, found))}")
-    return found[0]

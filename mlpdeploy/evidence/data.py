@@ -13,7 +13,8 @@ import numpy as np
 from PIL import Image
 
 from mlpdeploy.errors import InputError
-from mlpdeploy.recipe import Recipe
+from mlpdeploy.progress import Stages
+from mlpdeploy.recipe import IMAGE, Recipe
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -29,6 +30,10 @@ INTERPOLATION = {
     "box": Image.Resampling.BOX,
     "hamming": Image.Resampling.HAMMING,
 }
+
+
+SKIPPED = 5
+"""Unreadable images that are named one by one."""
 
 
 @dataclass(frozen=True)
@@ -198,3 +203,17 @@ def _classes(files: Sequence[Path], folder: Path, num_classes: int | None) -> di
         numbers = {name: int(name) for name in names}
         return numbers if num_classes is None or max(numbers.values()) < num_classes else None
     return {name: index for index, name in enumerate(names)} if len(names) == num_classes else None
+
+
+def read_images(folder: Path, recipe: Recipe, stages: Stages) -> Samples:
+    """The images of --data as inputs, with labels where the folder tells them; says which were left out."""
+    with stages("read images"):
+        images = load_folder(folder, Preprocess.of(recipe), num_classes=recipe.num_classes)
+    for skipped in images.skipped[:SKIPPED]:
+        stages.say(f"skipped {skipped.file}: {skipped.reason}")
+    if len(images.skipped) > SKIPPED:
+        stages.say(f"skipped {len(images.skipped) - SKIPPED} more that cannot be read")
+    known = "labelled by their folders" if images.labels is not None else "without labels"
+    spread = "" if images.found == len(images.files) else f", of {images.found} below {folder}"
+    stages.say(f"{len(images.files)} images{spread}, {known}")
+    return Samples({IMAGE: images.arrays}, images.labels)

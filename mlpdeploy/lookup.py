@@ -1,0 +1,90 @@
+"""Which artifact is meant: the one that a selection would build again, the one to verify, the one of a name or path."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlpdeploy import cache, store
+from mlpdeploy.engine.backend import Backend
+from mlpdeploy.errors import ArtifactError, InputError
+from mlpdeploy.progress import Stages
+from mlpdeploy.recipe import canonical, kind
+from mlpdeploy.selection import OUT, Selection
+from mlpdeploy.store import Artifact
+
+if TYPE_CHECKING:
+    from mlpdeploy.graph.trace import Traced
+    from mlpdeploy.source import Source
+
+
+def key_of(selection: Selection, backend: Backend, traced: Traced | None = None) -> str | None:
+    """The cache key; None where it needs the traced network and there is none yet."""
+    if kind(selection.name) not in ("user", "given"):
+        return cache.key(selection, backend.versions())
+    return None if traced is None else cache.key(selection, backend.versions(), cache.fingerprint(traced))
+
+
+def cached(folder: Path, key: str | None, force: bool, stages: Stages) -> Artifact | None:
+    """The artifact at `folder` where it is whole and has this key."""
+    if force or key is None or not (folder / store.MANIFEST).exists():
+        return None
+    try:
+        artifact = store.open_artifact(folder)
+    except ArtifactError as error:
+        stages.say(f"building again: {error}")
+        return None
+    return Artifact(folder, artifact.manifest, cached=True) if artifact.manifest.get("key") == key else None
+
+
+def check_same(artifact: Artifact, selection: Selection, source: Source | None) -> None:
+    """Raises ArtifactError where the artifact was built from another selection or network, naming what differs."""
+    built, asked = artifact.manifest["selection"], selection.to_json()
+    # The same weights may lie elsewhere now; GPUs, builder level and plugins do not change what is computed.
+    # What an INT8 engine was calibrated on is in the artifact.
+    calibrated = {"calibration", "calibrator", "max_drop", "min_sqnr"}
+    names = asked.keys() - {"checkpoint", "gpus", "level", "plugin"} - calibrated
+    different = [f"{n} {asked[n]} (built with {built.get(n)})" for n in sorted(names) if asked[n] != built.get(n)]
+    weights = None if selection.checkpoint is None else cache.checkpoint_sha256(selection.checkpoint)
+    known = artifact.manifest["weights"].get("sha256")
+    if source is not None and cache.weights_sha256(source.network) != known:
+        raise ArtifactError(f"{artifact.folder} was built from a network with other weights than the one given here")
+    if source is None and weights != known:
+        different.append(f"{selection.weights()} (built with {artifact.manifest['weights']['text']})")
+    if different:
+        raise ArtifactError(
+            f"{artifact.folder} holds another engine than was asked for: {', '.join(different)}; "
+            "build that first, or give the options that it was built with"
+        )
+
+
+def find_artifact(
+    target: str, *, precision: str | None = None, backend: str | None = None, out: Path = OUT
+) -> Artifact:
+    """The artifact at a path, or the one of a network's name; where several fit, InputError lists them."""
+    if _is_path(target):
+        return store.open_artifact(Path(target))
+    return store.open_artifact(_only_artifact(Selection(target, out=out), precision, backend))
+
+
+def _is_path(target: str) -> bool:
+    """Whether a target is a file or folder, rather than the name of a network."""
+    path = Path(target)
+    if path.is_file() or (path / store.MANIFEST).exists() or len(path.parts) > 1:
+        return True
+    try:
+        canonical(target)
+    except InputError:
+        return path.exists()
+    return False
+
+
+def _only_artifact(selection: Selection, precision: str | None, backend: str | None) -> Path:
+    """The one artifact of a network that fits. Raises ArtifactError where there is none, InputError where several."""
+    root = selection.out / selection.folder_name
+    found = sorted(path.parent for path in root.glob(f"{precision or '*'}/{backend or '*'}/{store.MANIFEST}"))
+    if not found:
+        raise ArtifactError(f"nothing of {selection.name} is built below {root}: run `mlpdeploy build` first")
+    if len(found) > 1:
+        raise InputError(f"{selection.name} has {len(found)} artifacts, give one: {', '.join(map(str, found))}")
+    return found[0]
