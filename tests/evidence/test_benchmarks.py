@@ -6,12 +6,13 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from benchmarks import build, common, cpu, graph, rules
+from benchmarks import build, common, cpu, graph, rules, zoo
 from benchmarks.train_digits import augment
 from mlpdeploy.engine.parsed import Counts, FunctionBody, ParsedNetwork
 from mlpdeploy.evidence import machine
@@ -77,3 +78,12 @@ def test_augmentation_keeps_the_range_and_is_reproducible() -> None:
     first, second = (augment(images, torch.Generator().manual_seed(1)) for _ in range(2))
     assert torch.equal(first, second) and first.shape == images.shape
     assert first.min() >= -1 and first.max() <= 1 and not torch.equal(first, images)
+
+
+def test_a_network_that_cannot_be_built_is_a_row_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        return subprocess.CompletedProcess(command, 2, '{"error": {"message": "no"}}', "building\nerror: no\n")
+
+    monkeypatch.setattr(zoo.subprocess, "run", refuses)
+    row = zoo.measure("mixer_s32", [])
+    assert row == {"family": "mixer", "built": False, "verified": False, "reason": "error: no"}
