@@ -244,7 +244,7 @@ def test_bad_input_is_one_clear_line(what: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema": 99}, "has schema 99, this mlpdeploy reads 1"),
+        ({"schema": 99}, "has schema 99, this mlpdeploy reads 2"),
         ({"inputs": None}, "lacks inputs in its manifest"),
         ({"selection": {"name": "vip_s7", "colour": "red"}}, "a selection of another version"),
     ],
