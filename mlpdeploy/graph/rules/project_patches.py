@@ -63,13 +63,11 @@ def _channels_last_source(node: fx.Node) -> fx.Node | None:
 def _channels_last_result(node: fx.Node) -> fx.Node | None:
     """The rearrangement of the convolution's result that alone reads it and makes it channels last."""
     view: View | None = View.of(shape_of(node))
-    assert view is not None
-    wanted = flat(view.seen[dim] for dim in (0, 2, 3, 1))
     current = node
     while len(current.users) == 1 and view is not None:
         current = next(iter(current.users))
         view = rearranged(current, view) if current.op == "call_function" else None
-        if view is not None and flat(view.seen) == wanted:
+        if view is not None and flat(view.seen) == flat(view.stored[dim] for dim in (0, 2, 3, 1)):
             return current
     return None
 
