@@ -63,11 +63,17 @@ def _channels_last_source(node: fx.Node) -> fx.Node | None:
 def _channels_last_result(node: fx.Node) -> fx.Node | None:
     """The rearrangement of the convolution's result that alone reads it and makes it channels last."""
     view: View | None = View.of(shape_of(node))
-    current = node
+    assert view is not None
+    wanted = flat(view.seen[dim] for dim in (0, 2, 3, 1))
+    # Patches of one line come with the other lines counted to the batch, which is split again behind them.
+    short, long = sorted(shape_of(node.args[1])[2:])  # type: ignore[arg-type]
+    line, current = short == 1 < long, node
     while len(current.users) == 1 and view is not None:
         current = next(iter(current.users))
         view = rearranged(current, view) if current.op == "call_function" else None
-        if view is not None and flat(view.seen) == flat(view.stored[dim] for dim in (0, 2, 3, 1)):
+        if view is not None and line:
+            wanted = flat(view.stored[dim] for dim in (0, 2, 3, 1))
+        if view is not None and flat(view.seen) == wanted:
             return current
     return None
 
