@@ -39,13 +39,18 @@ class Silent:
 def write(name: str, results: dict[str, Any], settings: dict[str, Any], folder: Path = RESULTS) -> Path:
     """Write `folder/<name>.json` whole or not at all: the machine, the settings, the results.
 
-    Other rows of the file stay where machine and settings are the same, so that a file has one origin.
+    Other rows of the file stay where machine and settings are the same, so that a file has one origin; a file of
+    another origin is kept beside it, as `<name>.previous.json`, and this is said.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path, temporary = folder / f"{name}.json", folder / f".{name}.json.{os.getpid()}"
     origin = {"machine": fingerprint(), "settings": settings}
     found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    kept = found["results"] if {key: found.get(key) for key in origin} == origin else {}
+    if found and {key: found[key] for key in origin} != origin:
+        path.replace(folder / f"{name}.previous.json")
+        print(f"{path} has another machine or other settings: kept as {name}.previous.json, and begun anew", flush=True)
+        found = {}
+    kept = found.get("results", {})
     date = time.strftime("%Y-%m-%d", time.gmtime())
     document = {"benchmark": name, "date": date, **origin, "results": {**kept, **results}}
     temporary.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The tables of the README and of docs/, written from the results, so that no number there is typed by hand.
+"""The tables of README and docs, and the recipes' `rules`, written from the results: no number is typed by hand.
 
 python -m benchmarks.tables            # rewrite the tables between `<!-- table:NAME -->` and `<!-- /table:NAME -->`
 python -m benchmarks.tables --check    # exit 1 where a page does not show the results
@@ -14,11 +14,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mlpdeploy.recipe import recipes
+from benchmarks.recorded import recorded
+from mlpdeploy.recipe import folder, recipes
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
 PAGES = (ROOT / "README.md", ROOT / "docs" / "support.md")
+FILLED = (*PAGES, *sorted(folder().glob("*.toml")))
 Document = dict[str, Any]
 
 
@@ -259,20 +261,24 @@ def rewritten(text: str, results: Path = RESULTS) -> str:
     return text
 
 
+def filled(path: Path) -> str:
+    """What a page, or a family's recipes, should read."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".md":
+        return rewritten(text)
+    return recorded(text, json.loads((RESULTS / "graph.json").read_text(encoding="utf-8"))["results"])
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="change nothing, exit 1 where the tables are stale")
     arguments = parser.parse_args()
-    stale = []
-    for page in PAGES:
-        before = page.read_text(encoding="utf-8")
-        after = rewritten(before)
-        if before != after:
-            stale.append(page.name)
-            if not arguments.check:
-                page.write_text(after, encoding="utf-8")
+    stale = {path: text for path in FILLED if (text := filled(path)) != path.read_text(encoding="utf-8")}
+    for path, text in () if arguments.check else stale.items():
+        path.write_text(text, encoding="utf-8")
     if arguments.check and stale:
-        print(f"{', '.join(stale)} show other numbers than benchmarks/results: run `python -m benchmarks.tables`")
+        names = ", ".join(path.name for path in stale)
+        print(f"{names}: other numbers than benchmarks/results, run `python -m benchmarks.tables`")
     return int(arguments.check and bool(stale))
 
 

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from mlpdeploy.graph.rewrite import Rewritten
     from mlpdeploy.graph.trace import Traced
 
+
 @dataclass(frozen=True)
 class Compiled:
     """What the graph compiler made of a network, each stage's result."""

@@ -1,22 +1,27 @@
-"""What the compiler makes of every recipe, held to numbers: of its own last measurement, and of the promise."""
+"""What the compiler makes of every recipe, held to numbers: of its own last measurement, and of the promise.
+
+The measurement is benchmarks/results/graph.json, of what TensorRT parses in FP16. "before" is PyTorch's own export of
+network.half() with the same weights. A transpose is a SHUFFLE layer that permutes an activation.
+"""
 
 from __future__ import annotations
 
-import functools
+import json
 from collections.abc import Iterable
-from typing import Any
 
 import pytest
 import timm
 import torch
 
+from benchmarks import common, graph
+from benchmarks.recorded import fired, with_rules
 from mlpdeploy import recipe as recipes
 from mlpdeploy.graph.trace import TensorSpec
 from mlpdeploy.zoo import vip
-from tests import golden
 from tests.conftest import REPOSITORY
 
-NAMES = list(golden.golden())
+GOLDEN = json.loads((REPOSITORY / "benchmarks" / "results" / "graph.json").read_text(encoding="utf-8"))["results"]
+NAMES = [name for name in recipes.recipes() if name in GOLDEN]
 SMALL = "mixer_s32"
 # Layers of the plain export of networks with the weights that their constructors give them.
 PLAIN = {"mixer_b16": 443, "mixer_s32": 299, "resmlp_24": 732, "gmlp_s16": 1184, "vip_s14": 1476}
@@ -26,11 +31,7 @@ FAMILIES = (*FAMILIES_WITH_FEWER_LAYERS, "vit")
 FEWER = 0.75
 # The plain export takes and gives FP16, ours FP32: two linear layers save nothing that would make up for the casts.
 CASTS = {"ff_g2m_student": 3}
-
-
-@functools.cache
-def measured(name: str) -> dict[str, Any]:
-    return golden.measure(*golden.load(name))
+AGAIN = "if this is meant: python -m benchmarks.graph "
 
 
 def each(names: Iterable[str]) -> pytest.MarkDecorator:
@@ -43,38 +44,41 @@ def each(names: Iterable[str]) -> pytest.MarkDecorator:
 
 @each(NAMES)
 def test_nothing_has_changed(name: str) -> None:
-    stored = {key: value for key, value in golden.golden()[name].items() if key != "plain"}
-    assert measured(name) == stored, "if this is meant: python -m tests.golden " + name
+    measured = graph.after(*common.load(name, seed=0))
+    assert measured == {key: GOLDEN[name][key] for key in measured}, AGAIN + name
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_transposes_are_gone(name: str) -> None:
-    found, family = golden.golden()[name]["transposes"], recipes.find(name).family
+    after, family = GOLDEN[name]["after"], recipes.find(name).family
     if family in FAMILIES_WITH_ONE_TRANSPOSE:
-        assert found["outside"] <= 1 and found["bodies"] == 0
+        assert after["outside"]["transposes"] <= 1 and not after["bodies"]
     if family == "vip":
-        assert found["outside"] <= 1
-        assert found["bodies"] > 0 and max(found["in_each_body"]) <= 2
+        assert after["outside"]["transposes"] <= 1
+        assert {body["most_transposes"] for body in after["bodies"].values()} == {2}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_transpose_that_is_left_has_a_reason(name: str) -> None:
+    assert sum(GOLDEN[name]["reasons"].values()) == GOLDEN[name]["after"]["outside"]["transposes"]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_nothing_is_worse_than_in_the_plain_export(name: str) -> None:
-    found, plain = golden.golden()[name], golden.golden()[name]["plain"]
-    bodies = found["transposes"]["bodies"] * max(found["transposes"]["in_each_body"], default=0)
-    assert found["layers"] - CASTS.get(name, 0) <= plain["layers"]
-    assert found["transposes"]["outside"] + bodies <= plain["transposes"]
+    before, after = GOLDEN[name]["before"]["total"], GOLDEN[name]["after"]["total"]
+    assert after["layers"] - CASTS.get(name, 0) <= before["layers"]
+    assert after["transposes"] <= before["transposes"]
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if recipes.find(name).family in FAMILIES_WITH_FEWER_LAYERS])
 def test_a_quarter_of_the_layers_is_gone(name: str) -> None:
-    assert golden.golden()[name]["layers"] <= FEWER * golden.golden()[name]["plain"]["layers"]
+    assert GOLDEN[name]["after"]["total"]["layers"] <= FEWER * GOLDEN[name]["before"]["total"]["layers"]
 
 
 def test_the_stored_plain_export_is_that_of_the_network() -> None:
-    """Of the smallest; `python -m tests.golden` measures all."""
-    plain = golden.plain(*golden.load(SMALL))
-    stored = golden.golden()[SMALL]["plain"]
-    assert (plain.total.layers, plain.total.transposes) == (stored["layers"], stored["transposes"])
+    """Of the smallest; `python -m benchmarks.graph` measures all."""
+    measured = graph.before(*common.load(SMALL, seed=0))
+    assert measured == {key: GOLDEN[SMALL][key] for key in measured}
 
 
 @each(PLAIN)
@@ -85,20 +89,20 @@ def test_a_quarter_of_the_layers_is_gone_with_the_constructors_weights(name: str
         kind, _, model = recipe.factory.partition(":")
         network = timm.create_model(model) if kind == "timm" else getattr(vip, model)()
     spec = TensorSpec("input", recipe.input_shape, torch.float32)
-    found = golden.measure(network.eval().requires_grad_(False), [spec])
-    assert found["layers"] <= FEWER * PLAIN[name]
+    found = graph.after(network.eval().requires_grad_(False), [spec])
+    assert found["after"]["total"]["layers"] <= FEWER * PLAIN[name]
 
 
-def test_every_family_is_measured_and_its_recipes_list_what_fires() -> None:
-    assert {recipes.find(name).family for name in NAMES} == {recipe.family for recipe in recipes.recipes().values()}
+def test_every_recipe_is_measured_and_lists_what_fires() -> None:
+    assert list(recipes.recipes()) == NAMES
     for name in NAMES:
-        assert dict(recipes.find(name).rules) == golden.golden()[name]["rules"], f"python -m tests.golden {name}"
+        assert dict(recipes.find(name).rules) == fired(GOLDEN[name]), "python -m benchmarks.tables"
 
 
 def test_the_recipes_files_take_new_counts_and_keep_the_rest() -> None:
     for path in sorted((REPOSITORY / "recipes").glob("*.toml")):
         text = path.read_text(encoding="utf-8")
         for name in (name for name in NAMES if f"[networks.{name}]" in text):
-            other = golden.with_rules(text, name, {"a_rule": 3})
+            other = with_rules(text, name, {"a_rule": 3})
             assert other != text and other.count("rules = { a_rule = 3 }") == 1
-            assert golden.with_rules(other, name, dict(recipes.find(name).rules)) == text
+            assert with_rules(other, name, dict(recipes.find(name).rules)) == text

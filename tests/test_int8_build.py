@@ -19,7 +19,7 @@ from mlpdeploy.recipe import find
 from mlpdeploy.selection import Selection
 from mlpdeploy.source import source_of
 
-NETWORK = '''
+NETWORK = """
 import torch
 from torch import nn
 from timm.models.mlp_mixer import MlpMixer
@@ -30,7 +30,7 @@ def net():
     for parameter in made.parameters():
         nn.init.normal_(parameter, std=0.1)
     return made
-'''
+"""
 NAME = "int8_example:net"
 SHAPE = (3, 32, 32)
 
@@ -102,9 +102,7 @@ def test_an_npz_file_by_any_name_with_labels(tmp_path: Path) -> None:
         ("text", {"input": np.full((2, *SHAPE), "a")}, "not all finite"),
     ],
 )
-def test_an_npz_file_that_does_not_fit(
-    tmp_path: Path, name: str, arrays: dict[str, np.ndarray], message: str
-) -> None:
+def test_an_npz_file_that_does_not_fit(tmp_path: Path, name: str, arrays: dict[str, np.ndarray], message: str) -> None:
     with pytest.raises(InputError, match=message):
         samples(npz(tmp_path / f"{name}.npz", **arrays), tmp_path)
 
@@ -145,9 +143,7 @@ def test_what_is_no_data_at_all(tmp_path: Path) -> None:
         (["sensitivity", NAME], "INT8 needs --calibration"),
     ],
 )  # fmt: skip
-def test_wrong_options_are_one_line(
-    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_wrong_options_are_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         main([*arguments, "--input-shape", "3,32,32"])
     error = capsys.readouterr().err

@@ -7,7 +7,7 @@ columns.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -49,16 +49,26 @@ class Transpose:
 
 
 def transposes(graph: fx.Graph) -> tuple[Transpose, ...]:
-    """Every permutation of an activation in `graph`, in order."""
-    return tuple(_explained(node) for node in graph.nodes if node.target is aten.permute.default)
+    """Every permutation of an activation in `graph`, in order; those that ONNX makes of an attention are among them."""
+    explained = {aten.permute.default: _permute, aten.scaled_dot_product_attention.default: _attention}
+    return tuple(explained[node.target](node) for node in graph.nodes if node.target in explained)
 
 
-def _explained(node: fx.Node) -> Transpose:
+def _permute(node: fx.Node) -> Transpose:
     source: fx.Node = node.args[0]  # type: ignore[assignment]
-    sizes = [str(size) if isinstance(size, int) else "batch" for size in shape_of(source)]
-    moved = [sizes[index] for index in node.args[1]]  # type: ignore[union-attr, index]
     readers = dict.fromkeys(_needs(reader) for reader in _readers(node))
-    reason = f"{_makes(source)}; {', '.join(readers)}"
+    return _explained(node, source, node.args[1], f"{_makes(source)}; {', '.join(readers)}")  # type: ignore[arg-type]
+
+
+def _attention(node: fx.Node) -> Transpose:
+    keys: fx.Node = node.args[1]  # type: ignore[assignment]
+    reason = f"{_name(node)} multiplies its queries by the keys transposed"
+    return _explained(node, keys, (*range(len(shape_of(keys)) - 2), -1, -2), reason)
+
+
+def _explained(node: fx.Node, source: fx.Node, permutation: Sequence[int], reason: str) -> Transpose:
+    sizes = [str(size) if isinstance(size, int) else "batch" for size in shape_of(source)]
+    moved = [sizes[index] for index in permutation]
     return Transpose(network_of(node) or node.name, f"{' '.join(sizes)} -> {' '.join(moved)}", reason)
 
 

@@ -104,9 +104,7 @@ def test_bad_values_and_bad_names_are_refused() -> None:
 def test_equalising_is_exact_in_float64(disabled: tuple[str, ...]) -> None:
     wide = graph(Network(), torch.float64, disabled)
     rng = np.random.default_rng(0)
-    given = {
-        name: tuple(np.exp(rng.standard_normal(site.inputs))) for name, site in sites(wide.module).found.items()
-    }
+    given = {name: tuple(np.exp(rng.standard_normal(site.inputs))) for name, site in sites(wide.module).found.items()}
     assert len(given) == 3
     balanced = equalise(wide, given)
     data = {"input": rng.standard_normal((3, *SHAPE))}

@@ -6,6 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mlpdeploy.engine.backends.tensorrt import parse_emitted
+from mlpdeploy.engine.emit import emit
+from mlpdeploy.graph.precision import apply, plan
 from mlpdeploy.graph.remaining import transposes
 from mlpdeploy.graph.rewrite import rewrite
 from mlpdeploy.graph.trace import TensorSpec, trace
@@ -33,6 +36,15 @@ class Attention(nn.Module):
         q, k = (part(x).unflatten(-1, (2, 4)).transpose(1, 2) for part in (self.query, self.key))
         shares = (q @ k.transpose(-1, -2)).softmax(-1)
         return self.out((shares @ q).transpose(1, 2).flatten(2))
+
+
+class Fused(Attention):
+    """The same with PyTorch's one operation."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k = (part(x).unflatten(-1, (2, 4)).transpose(1, 2) for part in (self.query, self.key))
+        mixed = nn.functional.scaled_dot_product_attention(q, k, q)
+        return self.out(mixed.transpose(1, 2).flatten(2))
 
 
 class Returned(nn.Module):
@@ -66,6 +78,21 @@ def test_attention_has_its_heads_in_front() -> None:
     reasons = [why for _, _, why in left(Attention(), 5, 8)]
     assert reasons and all("matmul" in why and "batch, rows and columns" in why for why in reasons)
     assert reasons[-1].startswith("matmul gives") and "linear wants" in reasons[-1]
+
+
+def test_an_attention_transposes_its_keys_itself() -> None:
+    found = left(Fused(), 5, 8)
+    where, permutation, reason = found[-2]
+    assert permutation == "batch 2 5 4 -> batch 2 4 5" and where
+    assert reason == "scaled_dot_product_attention multiplies its queries by the keys transposed"
+
+
+@pytest.mark.parametrize("network", [Attention(), Fused()], ids=["matmul", "fused"])
+def test_each_transpose_that_tensorrt_parses_is_explained(network: nn.Module) -> None:
+    spec = TensorSpec("input", (5, 8), torch.float32)
+    rewritten = rewrite(trace(network.eval(), [spec]))
+    parsed = parse_emitted(emit(apply(rewritten, plan(rewritten, "fp16"))))
+    assert parsed.total.transposes == len(left(network, 5, 8))
 
 
 def test_the_network_may_return_it_so() -> None:
