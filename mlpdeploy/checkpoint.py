@@ -1,4 +1,4 @@
-"""Weights from a file: safetensors, or torch's own format read without running anything that it holds.
+"""Weights from a file: safetensors, NumPy's .npz, or torch's own format read without running anything that it holds.
 
 A checkpoint loads strictly: every key and every shape fits, and every number is finite. The wrappers that training
 programs put around a state dict are recognised, averaged weights (EMA) first, as timm does.
@@ -12,10 +12,11 @@ import pickle
 import re
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -33,6 +34,7 @@ LISTED = 10
 
 Read = tuple[dict[str, Tensor], dict[str, Any]]
 """A state dict in the network's own keys, and the arguments of its factory that it needs."""
+Reader = Callable[[dict[str, Tensor]], Read]
 
 
 def read(path: Path) -> dict[str, Tensor]:
@@ -43,8 +45,8 @@ def read(path: Path) -> dict[str, Tensor]:
 def translate(state: dict[str, Tensor], reader: str | None) -> Read:
     """The authors' state dict for a network whose recipe names `reader` (`package.module:function`) or none.
 
-    A reader renames keys, leaves out caches of constants, and tells from the keys what form the network has (a
-    train-time or a deployed one). Raises CheckpointError.
+    A reader renames keys, leaves out caches of constants, and tells from the keys what form the network has: a
+    train-time or a deployed one, `gelu` as "tanh" or "erf". Raises CheckpointError.
     """
     if reader is None:
         return state, {}
@@ -71,6 +73,9 @@ def _read(path: Path) -> Any:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
+        if path.suffix == ".npz":
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
         with torch.serialization.safe_globals([*COMMAND_LINES]), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)

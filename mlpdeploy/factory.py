@@ -69,15 +69,18 @@ def make(
 ) -> nn.Module:
     """The network with the weights of its constructor (torch seeded by `seed`) or timm's pretrained ones.
 
-    `options` are arguments of the factory that a checkpoint asks for (see `checkpoint.translate`).
+    `options` are what a checkpoint asks for (see `checkpoint.translate`): arguments of the factory, or the form of
+    GELU in `gelu`.
     """
+    gelu = options.get("gelu", recipe.gelu)
+    options = {key: value for key, value in options.items() if key != "gelu"}
     with _seeded(seed):
         if kind(recipe.factory) == "timm":
             network = _make_timm(recipe, image_size, num_classes, pretrained)
         else:
             network = _make_object(recipe, image_size, num_classes, options)
-    if recipe.gelu is not None:
-        set_gelu(network, "tanh" if recipe.gelu == "tanh" else "none")
+    if gelu is not None:
+        set_gelu(network, "tanh" if gelu == "tanh" else "none")
     return network
 
 

@@ -19,7 +19,7 @@ BackendName = Annotated[
     typer.Option("--backend", help="auto, tensorrt, tensorrt-rtx, torch-tensorrt, openvino, onnxruntime or inductor."),
 ]
 BatchSizes = Annotated[str, typer.Option("--batch", metavar="MIN:OPT:MAX", help="Batch sizes, or one number.")]
-Checkpoint = Annotated[Path | None, typer.Option(metavar="FILE", help="Weights: safetensors, or torch's format.")]
+Checkpoint = Annotated[Path | None, typer.Option(metavar="FILE", help="Weights: safetensors, torch's format or .npz.")]
 Pretrained = Annotated[bool, typer.Option("--pretrained", help="Fetch timm's pretrained weights.")]
 ImageSize = Annotated[int | None, typer.Option(metavar="N", help="Height and width of the images.")]
 NumClasses = Annotated[int | None, typer.Option(metavar="N", help="Classes, where the recipe's do not fit.")]

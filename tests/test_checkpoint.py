@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -150,6 +151,20 @@ def test_a_pickle_that_would_run_code_does_not(tmp_path: Path, form: str) -> Non
         assert "refused, nothing of it was run: it wants to run" in message
 
 
+def test_arrays_of_numpy(tmp_path: Path) -> None:
+    np.savez(tmp_path / "net.npz", **{key: value.numpy() for key, value in state().items()})  # type: ignore[arg-type]
+    read = loaded(tmp_path / "net.npz")
+    assert read.keys() == state().keys() and all(torch.equal(read[key], value) for key, value in state().items())
+
+
+def test_arrays_of_objects_are_not_unpickled(tmp_path: Path) -> None:
+    marker = tmp_path / "was run"
+    hostile = np.empty(1, dtype=object)
+    hostile[0] = Hostile(marker)
+    np.savez(tmp_path / "net.npz", weights=hostile)
+    assert "\n" not in refusal(tmp_path / "net.npz") and not marker.exists()
+
+
 def test_missing_empty_and_folder(tmp_path: Path) -> None:
     assert "does not exist" in refusal(tmp_path / "none.pth")
     assert "is a folder" in refusal(tmp_path)
@@ -157,12 +172,14 @@ def test_missing_empty_and_folder(tmp_path: Path) -> None:
     assert "is empty" in refusal(tmp_path / "empty.pth")
 
 
-@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+@pytest.mark.parametrize("suffix", ["pth", "safetensors", "npz"])
 @pytest.mark.parametrize("kept", [1, 7, 40, 1000, -1])
 def test_truncated(tmp_path: Path, suffix: str, kept: int) -> None:
     path = tmp_path / f"net.{suffix}"
     if suffix == "pth":
         torch.save(state(), path)
+    elif suffix == "npz":
+        np.savez(path, **{key: value.numpy() for key, value in state().items()})  # type: ignore[arg-type]
     else:
         save_file(state(), path)
     path.write_bytes(path.read_bytes()[:kept])
@@ -171,7 +188,7 @@ def test_truncated(tmp_path: Path, suffix: str, kept: int) -> None:
 
 @pytest.mark.parametrize("content", [b"<html>not found</html>", b"\x80\x04.", b"\0" * 4096, b"PK\x03\x04 broken"])
 def test_files_that_are_no_checkpoints(tmp_path: Path, content: bytes) -> None:
-    for suffix in ("pth", "safetensors"):
+    for suffix in ("pth", "safetensors", "npz"):
         (tmp_path / f"net.{suffix}").write_bytes(content)
         assert "\n" not in refusal(tmp_path / f"net.{suffix}")
 

@@ -6,16 +6,19 @@ enter the next through supervised attention. It restores the image at every leve
 the last U-Net at full size, is the one that counts.
 
 The names of the parameters are those of the authors' PyTorch port, and `maxim_3s` has the parts that this port makes
-and never uses, so that its checkpoints load strictly. The port enlarges with the 2x2 kernels as they are; a checkpoint
-of the JAX original needs them flipped along both axes. See `zoo.maxim_blocks` for the blocks and the notation.
+and never uses, so that its checkpoints load strictly; those of the JAX original do without them
+(see `read_3s`). See `zoo.maxim_blocks` for the blocks and the notation.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mlpdeploy.zoo import flax
 from mlpdeploy.zoo.maxim_blocks import ConvolutionalAttention, CrossGating, DenseAttention, MultiAxisGmlp
 
 LEVELS = 3
@@ -293,6 +296,29 @@ def maxim_2s(image_size: int = 256) -> Maxim:
     return Maxim(2, image_size=image_size)
 
 
-def maxim_3s(image_size: int = 256) -> Maxim:
-    """MAXIM S-3: three U-Nets, 26.7 M parameters, of which the port uses 22.2 M."""
-    return _add_unused(Maxim(3, image_size=image_size))
+def maxim_3s(image_size: int = 256, unused: bool = True) -> Maxim:
+    """MAXIM S-3: three U-Nets, 22.2 M parameters, and 4.5 M that the port makes and never uses."""
+    network = Maxim(3, image_size=image_size)
+    return _add_unused(network) if unused else network
+
+
+def read(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The port's keys and layouts from those of the JAX original's `.npz` files; the port's stay as they are."""
+    if not flax.is_flax(state):
+        return state, {}
+    # What a training program keeps beside the parameters: the state of the optimiser.
+    prefix = "opt/target/" if any(path.startswith("opt/target/") for path in state) else ""
+    paths = {path.removeprefix(prefix): tensor for path, tensor in state.items() if path.startswith(prefix)}
+    names = {"kernel": "weight", "scale": "gamma", "bias": "bias"}
+    norms = {path.rpartition("/")[0] for path in paths if path.endswith("/scale")}
+    renamed = {}
+    for path, tensor in paths.items():
+        module, _, leaf = path.rpartition("/")
+        name = "beta" if leaf == "bias" and module in norms else names.get(leaf, leaf)
+        renamed[f"{module.replace('/', '.')}.{name}"] = flax.layout(path, tensor)
+    return renamed, {}
+
+
+def read_3s(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """As `read`; the JAX original has no unused parts."""
+    return read(state)[0], {"unused": not flax.is_flax(state)}
