@@ -168,7 +168,9 @@ def main() -> None:
     measure, names = PARTS[arguments.part]
     with _cores(arguments.part):
         for name in arguments.recipes or names:
-            path = common.write("int8", {f"{arguments.part} {name}": measure(name, arguments.seed)}, SETTINGS)
+            path = common.write(
+                "int8", {f"{arguments.part} {name}": measure(name, arguments.seed)}, SETTINGS, arguments.out
+            )
     print(path)
 
 
