@@ -1,8 +1,9 @@
 """The INT8 stage of a build: rows to calibrate on, ranges, and what stays out of INT8 so that a target holds.
 
-    load samples -> calibrate (or find it in the cache) -> measure every site -> mix precisions
+    load samples -> calibrate (or find it in the cache) -> measure the first and the last site
+                                                         | measure every site -> mix precisions
 
-The last two steps run only where the selection has a target.
+The latter where the selection has a target.
 """
 
 from __future__ import annotations
@@ -107,7 +108,7 @@ def calibration(rewritten: Rewritten, source: Source, selection: Selection, stag
     quantisation = _calibrated(rewritten, samples, selection, stages)
     found = Int8(quantisation, _few(samples), warning=samples.warning())
     if selection.min_sqnr is None and selection.max_drop is None:
-        return found
+        return replace(found, quantisation=_without_loud_ends(rewritten, quantisation, samples, stages))
     if selection.max_drop is not None and samples.labels is None:
         raise InputError(
             f"--max-drop needs labels, and {selection.calibration} has none: name its sub-folders by class, put "
@@ -121,6 +122,23 @@ def calibration(rewritten: Rewritten, source: Source, selection: Selection, stag
         quantisation, curve = mix(balanced, quantisation, _judge(balanced, samples), ranked, target, stages.step)
     rows = tuple(row.to_json() for row in ranked)
     return replace(found, quantisation=quantisation, curve=tuple(asdict(point) for point in curve), ranked=rows)
+
+
+def _without_loud_ends(
+    rewritten: Rewritten, quantisation: Quantisation, samples: Samples, stages: Stages
+) -> Quantisation:
+    """The first and the last site stay out of INT8 where one of them costs more than all between them."""
+    from mlpdeploy.evidence.sensitivity import loud_ends
+    from mlpdeploy.graph.equalise import equalise
+    from mlpdeploy.graph.quantise import sites
+
+    with stages("measure both ends"):
+        balanced = equalise(rewritten, quantisation.equalised)
+        kept = loud_ends(balanced, quantisation, _judge(balanced, samples, ALONE))
+        found = sites(balanced.module).found
+        for node, reason in kept.items():
+            stages.say(f"{found[node].module} stays out of INT8: {reason}")
+    return replace(quantisation, kept=kept)
 
 
 def _each_site(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import ChainMap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -85,19 +85,28 @@ class Judge:
         """The share of rows with the right class."""
         return float((logits.argmax(1) == self.classes).mean()) if logits.shape[1] > 1 else None
 
+    def noise(self, output: np.ndarray) -> float:
+        """The squared error over the squared FP32 output."""
+        expected = self.expected.astype(np.float64)
+        return float(((expected - output) ** 2).sum()) / max(float((expected**2).sum()), 1e-300)
+
     def drop(self, logits: np.ndarray) -> float:
         """Points of top-1 lost against FP32."""
         return 100 * ((self.top1(self.expected) or 0.0) - (self.top1(logits) or 0.0))
 
 
 def sensitivities(
-    balanced: Rewritten, quantisation: Quantisation, judge: Judge, step: Step = lambda phase, done, total: None
+    balanced: Rewritten,
+    quantisation: Quantisation,
+    judge: Judge,
+    step: Step = lambda phase, done, total: None,
+    only: Collection[str] | None = None,
 ) -> tuple[Sensitivity, ...]:
-    """Every site of the (equalised) graph on its own, the most harmful first.
+    """Every site of the (equalised) graph on its own, or `only` these, the most harmful first.
 
     The FP32 values before a site are computed once; only what depends on the site is computed again for it.
     """
-    found = sites(balanced.module).found
+    found = {name: site for name, site in sites(balanced.module).found.items() if only is None or name in only}
     results: dict[str, list[np.ndarray]] = {name: [] for name in found}
     total = len(found) * -(-len(judge.expected) // len(next(batches(judge.rows, balanced.inputs))[0]))
     done = 0
@@ -108,15 +117,32 @@ def sensitivities(
                 done += 1
                 step("one site at a time", done, total)
     rows = []
-    signal = float((judge.expected.astype(np.float64) ** 2).sum())
     before = judge.top1(judge.expected)
     for name, site in found.items():
         output = np.concatenate(results[name])
-        noise = float(((judge.expected.astype(np.float64) - output) ** 2).sum()) / max(signal, 1e-300)
         after = judge.top1(output)
         top1 = None if after is None or before is None else 100 * (after - before)
-        rows.append(Sensitivity(name, site.module, site.macs, noise, top1))
+        rows.append(Sensitivity(name, site.module, site.macs, judge.noise(output), top1))
     return tuple(sorted(rows, key=lambda row: -row.noise))
+
+
+def loud_ends(balanced: Rewritten, quantisation: Quantisation, judge: Judge) -> dict[str, str]:
+    """The first and the last site, where one alone makes more noise than all sites between them: with the reason.
+
+    They are often the most sensitive of a network and its cheapest. A network of two sites has none between them.
+    """
+    names = list(sites(balanced.module).found)
+    if len(names) < 3:
+        return {}
+    ends = (names[0], names[-1])
+    rest = replace(quantisation, kept=dict.fromkeys(ends, ""))
+    between = judge.noise(outputs(fake_quantised(balanced, rest), judge.rows, balanced.inputs))
+    loud = [row for row in sensitivities(balanced, quantisation, judge, only=ends) if row.noise > between]
+    decibels = -10 * math.log10(between) if between > 0 else math.inf
+    return {
+        row.node: f"in INT8 it alone leaves {row.sqnr_db:.1f} dB, all between the first and the last {decibels:.1f} dB"
+        for row in loud
+    }
 
 
 def mix(
