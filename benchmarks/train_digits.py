@@ -22,7 +22,7 @@ from tests.digits import FIXTURES, accuracy, make_network, split
 SPLIT_SEED = 0
 CONFIGS: dict[str, dict[str, Any]] = {
     "vip_digits": {
-        "layers": (2, 2), "dims": (40, 40), "segments": (8, 8), "transitions": (False, False),
+        "layers": (1, 1), "dims": (40, 40), "segments": (8, 8), "transitions": (False, False),
         "patch_size": 1, "image_size": 8, "in_chans": 1, "num_classes": 10,
     },
     "mixer_digits": {
@@ -30,6 +30,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "mlp_ratio": (0.5, 3.0),
     },
 }  # fmt: skip
+
+EPOCHS = {"vip_digits": 200, "mixer_digits": 100}
 
 
 def augment(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -71,7 +73,6 @@ def train(name: str, epochs: int, seed: int) -> tuple[nn.Module, float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", default=list(CONFIGS), help="networks to train (default: both)")
-    parser.add_argument("--epochs", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=FIXTURES)
     arguments = parser.parse_args()
@@ -79,7 +80,7 @@ def main() -> None:
     torch.use_deterministic_algorithms(True)
     arguments.out.mkdir(parents=True, exist_ok=True)
     for name in arguments.names:
-        network, top1, seconds = train(name, arguments.epochs, arguments.seed)
+        network, top1, seconds = train(name, EPOCHS[name], arguments.seed)
         file = arguments.out / f"{name}.safetensors"
         metadata = {
             "network": name,
@@ -87,7 +88,7 @@ def main() -> None:
             "data": "scikit-learn digits, 1197 to train, 600 to test",
             "split_seed": str(SPLIT_SEED),
             "train_seed": str(arguments.seed),
-            "epochs": str(arguments.epochs),
+            "epochs": str(EPOCHS[name]),
             "test_top1": f"{top1:.4f}",
         }
         save_file({key: value.contiguous() for key, value in network.state_dict().items()}, file, metadata)

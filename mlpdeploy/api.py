@@ -190,18 +190,11 @@ class Engine:
             if labels is not None:
                 raise InputError("labels need the rows that they belong to: pass arrays as data")
             if data is not None and kind(self.manifest["selection"]["name"]) == "given":
-                raise InputError("how this network's images are prepared is not known: pass data as arrays, prepared")
-            return None if data is None else Path(data)
-        import numpy as np
+                _require_prepared(data)
+            return None if data is None else str(data)
+        from mlpdeploy.evidence.samples import Samples
 
-        from mlpdeploy.evidence.data import Samples
-        from mlpdeploy.given import named_arrays
-
-        arrays = named_arrays(data, [port["name"] for port in self.inputs])
-        known = None if labels is None else np.asarray(labels).astype(np.int64)
-        if known is not None and known.shape != (len(next(iter(arrays.values()))),):
-            raise InputError(f"{known.shape} labels do not fit {len(next(iter(arrays.values())))} rows")
-        return Samples(arrays, known)
+        return Samples(*_rows(data, labels, [port["name"] for port in self.inputs]))
 
 
 def compile(
@@ -219,6 +212,12 @@ def compile(
     seed: int = 0,
     disabled_rules: Sequence[str] = (),
     enabled_rules: Sequence[str] = (),
+    calibration: Any = None,
+    labels: Any = None,
+    calibrator: str = "auto",
+    max_drop: float | None = None,
+    min_sqnr: float | None = None,
+    plugin: str = "auto",
     out: str | Path | None = None,
     progress: Listener | None = None,
 ) -> Engine:
@@ -241,11 +240,13 @@ def compile(
     called = name or type(network).__name__
     folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="mlpdeploy-"))
     try:
+        source = source_of_network(network, example_input, called, value_range)
         selection = Selection(
             GIVEN + called, precision, backend, str(batch), gpus=tuple(gpus), out=folder, seed=seed, io=io, level=level,
-            disabled_rules=tuple(sorted(disabled_rules)), enabled_rules=tuple(sorted(enabled_rules)),
+            disabled_rules=tuple(sorted(disabled_rules)), enabled_rules=tuple(sorted(enabled_rules)), plugin=plugin,
+            calibration=_calibration(calibration, labels, source, folder), calibrator=calibrator,
+            max_drop=max_drop, min_sqnr=min_sqnr,
         )  # fmt: skip
-        source = source_of_network(network, example_input, called, value_range)
         engine = Engine(pipeline.build(selection, source=source, progress=progress), source)
     except BaseException:
         if out is None:
@@ -266,6 +267,42 @@ def load(path: str | Path) -> Engine:
     if missing:
         raise ArtifactError(f"{path} lacks {', '.join(missing)} in its manifest: build it again with --force")
     return Engine(artifact)
+
+
+def _calibration(data: Any, labels: Any, source: Source, folder: Path) -> str | None:
+    """What `--calibration` would be; arrays are written into the folder of the engine."""
+    import numpy as np
+
+    from mlpdeploy.evidence.samples import LABELS, RANDOM
+
+    if data is None or isinstance(data, str | Path):
+        if data is not None and str(data) != RANDOM:
+            _require_prepared(data)
+        return None if data is None else str(data)
+    arrays, known = _rows(data, labels, [spec.name for spec in source.recipe.inputs])
+    folder.mkdir(parents=True, exist_ok=True)
+    path, temporary = folder / "calibration.npz", folder / ".calibration.npz"
+    np.savez(temporary, **(arrays if known is None else {**arrays, LABELS: known}))
+    return str(temporary.replace(path))
+
+
+def _require_prepared(data: str | Path) -> None:
+    if Path(data).suffix != ".npz":
+        raise InputError("how this network's images are prepared is not known: pass data as arrays, prepared")
+
+
+def _rows(data: Any, labels: Any, names: Sequence[str]) -> tuple[dict[str, Any], Any]:
+    """Rows by input name, and the class (n,) of each where they are known."""
+    import numpy as np
+
+    from mlpdeploy.given import named_arrays
+
+    arrays = named_arrays(data, names)
+    count = len(next(iter(arrays.values())))
+    known = None if labels is None else np.asarray(labels).astype(np.int64)
+    if known is not None and known.shape != (count,):
+        raise InputError(f"{known.shape} labels do not fit {count} rows")
+    return arrays, known
 
 
 def _cast(array: Any, port: dict[str, Any]) -> Any:

@@ -27,6 +27,7 @@ from mlpdeploy.options import (
     Calibration,
     Calibrator,
     Checkpoint,
+    Data,
     DisableRule,
     EnableRule,
     Gpu,
@@ -133,7 +134,7 @@ def verify(
     enable_rule: EnableRule = None,
     io: Io = "fp32",
     level: Level = None,
-    data: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Images to verify on.")] = None,
+    data: Data = None,
     as_json: Json = False,
 ) -> None:
     """Prove that a built engine computes what the network computes; give the options that it was built with."""

@@ -46,7 +46,7 @@ def regress(
     seconds: float = SECONDS,
     undecided: str = "fail",
     accepted: Collection[str] = (),
-    data: Path | None = None,
+    data: str | None = None,
     progress: Listener | None = None,
 ) -> Regress:
     """Hold the engine of a selection against a baseline (see `baseline`); `Regress.passed` says how it ended.
@@ -67,7 +67,7 @@ def regress(
     selection = covering(selection.with_backend(backend.name), sizes)
     sizes = list(dict.fromkeys(sizes)) or [selection.profile.min]
     before = machine.conditions()
-    verify = [] if data is None else ["--data", str(data.resolve())]
+    verify = [] if data is None else ["--data", str(Path(data).resolve()) if Path(data).exists() else data]
     with baselines.opened(reference, selection, verify, stages) as other:
         if other.document is not None:
             _require_same_machine(other)
@@ -107,7 +107,7 @@ def _require_same_machine(other: Baseline) -> None:
         )
 
 
-def _verified(selection: Selection, artifact: Artifact, data: Path | None, progress: Listener | None) -> Facts:
+def _verified(selection: Selection, artifact: Artifact, data: str | None, progress: Listener | None) -> Facts:
     """The facts of the candidate, verified first where nothing says how accurate these files are."""
     from mlpdeploy.evidence.facts import accuracy_of, facts_of
 

@@ -35,9 +35,6 @@ NEEDS_CALIBRATION = (
     "INT8 needs --calibration: a folder of images, an .npz file, digits (scikit-learn's) or random (noise)"
 )
 
-SKIPPED = 5
-"""Unreadable images that are named one by one."""
-
 
 @dataclass(frozen=True)
 class Int8:
@@ -189,17 +186,12 @@ def paid_off(compiled: Compiled, selection: Selection, stages: Stages) -> dict[s
 
 
 def _samples(source: Source, selection: Selection, stages: Stages) -> Samples:
-    from mlpdeploy.evidence.samples import load_samples
+    from mlpdeploy.evidence.samples import read_samples
 
     if selection.calibration is None:
         raise InputError(NEEDS_CALIBRATION)
-    with stages("read samples"):
-        samples = load_samples(selection.calibration, source.recipe, source.specs(), selection.seed)
-    for skipped in samples.skipped[:SKIPPED]:
-        stages.say(f"skipped {skipped.file}: {skipped.reason}")
-    if len(samples.skipped) > SKIPPED:
-        stages.say(f"skipped {len(samples.skipped) - SKIPPED} more that cannot be read")
-    stages.say(f"{samples.text}, {'without labels' if samples.labels is None else 'labelled'}")
+    given = selection.calibration
+    samples = read_samples(given, "--calibration", source.recipe, source.specs(), selection.seed, stages)
     if (warning := samples.warning()) is not None:
         stages.say(f"warning: {warning}")
     return samples

@@ -44,6 +44,10 @@ Calibration = Annotated[
     str | None,
     typer.Option(metavar="DATA", help="INT8: a folder of images, an .npz file, digits, or random (noise)."),
 ]
+Data = Annotated[
+    str | None,
+    typer.Option(metavar="DATA", help="To verify on: a folder of images, an .npz file or digits; default: noise."),
+]
 Calibrator = Annotated[str, typer.Option(help="INT8: auto, max, percentile, entropy or mse.")]
 MaxDrop = Annotated[float | None, typer.Option(metavar="POINTS", help="INT8: what top-1 may lose on labelled data.")]
 MinSqnr = Annotated[float | None, typer.Option(metavar="DB", help="INT8: least signal to noise of the output.")]

@@ -33,10 +33,10 @@ from mlpdeploy.store import Artifact
 
 if TYPE_CHECKING:
     from mlpdeploy.evidence.bench import Bench
-    from mlpdeploy.evidence.data import Samples
     from mlpdeploy.evidence.history import History
     from mlpdeploy.evidence.ladder import Verification
     from mlpdeploy.evidence.regress import Regress
+    from mlpdeploy.evidence.samples import Samples
     from mlpdeploy.graph.precision import Plan, Typed
     from mlpdeploy.graph.rewrite import Rewritten
     from mlpdeploy.graph.trace import Traced
@@ -112,12 +112,12 @@ def verify(
     *,
     source: Source | None = None,
     folder: Path | None = None,
-    data: Path | Samples | None = None,
+    data: str | Samples | None = None,
     progress: Listener | None = None,
 ) -> Verification:
     """Prove that the built engine of a selection computes what its network computes (`Verification.passed`).
 
-    Climbs the ladder of `evidence.verify`, on random inputs or on `data` (images below a folder, or arrays), and writes
+    Climbs the ladder of `evidence.verify`, on random inputs or on `data` (what `--data` names, or arrays), and writes
     verification.json beside the engine. `source` is the network itself where it is in hand; `folder` is where the
     artifact lies, if not where the selection says. Raises ArtifactError where nothing of that selection is built.
     """
@@ -131,10 +131,10 @@ def verify(
             check_same(artifact, selection, source)
         stages.say(f"{folder}, built {artifact.manifest['created']}")
         source = source or load(selection, stages)
-        if isinstance(data, Path):
-            from mlpdeploy.evidence.data import read_images
+        if isinstance(data, str):
+            from mlpdeploy.evidence.samples import read_samples
 
-            data = read_images(data, source.recipe, stages)
+            data = read_samples(data, "--data", source.recipe, source.specs(), selection.seed, stages)
         int8 = Int8.load(artifact.folder) if selection.precision == "int8" else None
         calibrated = None if int8 is None else lambda rewritten: int8
         compiled = compile_network(trace_network(source, stages), selection, stages, calibrated, backend.beside_int8)

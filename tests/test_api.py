@@ -101,6 +101,37 @@ def test_real_rows_gate_the_classes_that_they_are_given() -> None:
         engine.verify(data="photos")
 
 
+def test_int8_is_calibrated_on_rows_in_hand(tmp_path: Path) -> None:
+    network, rows, labels = load("mixer_digits")
+    engine = mlpdeploy.compile(
+        network, rows[:2], precision="int8", backend="onnxruntime", batch="1:2:4", out=tmp_path,
+        calibration=rows[:200], labels=labels[:200], calibrator="max", max_drop=0.5,
+    )  # fmt: skip
+    int8 = engine.manifest["int8"]
+    assert int8["calibrator"] == "max" and int8["rows"] == 200 and not int8["random"]
+    assert int8["curve"][-1]["top1"] >= int8["curve"][0]["top1"]
+    with np.load(tmp_path / "calibration.npz") as kept:
+        assert np.array_equal(kept["input"], rows[:200]) and np.array_equal(kept["labels"], labels[:200])
+    assert engine.verify(data=rows[200:264], labels=labels[200:264]).passed
+
+
+@pytest.mark.parametrize(
+    ("calibration", "labels", "message"),
+    [
+        (None, None, "INT8 needs --calibration"),
+        ("photos", None, "how this network's images are prepared is not known"),
+        (images(4), np.zeros(3), "labels do not fit 4 rows"),
+        ([images(4), images(4)], None, "1 inputs are taken"),
+    ],
+)
+def test_int8_without_usable_rows(calibration: Any, labels: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=message):
+        mlpdeploy.compile(
+            Net(), images(2), precision="int8", backend="onnxruntime", calibration=calibration, labels=labels,
+            out=tmp_path,
+        )  # fmt: skip
+
+
 def test_saved_and_loaded_elsewhere(engine: Engine, tmp_path: Path) -> None:
     folder = engine.save(tmp_path / "mine")
     loaded = mlpdeploy.load(folder)

@@ -123,7 +123,7 @@ def test_broken_checkpoints(artifact: Path, fails: Any, tmp_path: Path) -> None:
 
 
 def test_data_without_a_readable_image(artifact: Path, fails: Any, tmp_path: Path) -> None:
-    assert "is not a folder" in fails("verify", *OWN, "--data", tmp_path / "none")
+    assert "give a folder of images, an .npz file" in fails("verify", *OWN, "--data", tmp_path / "none")
     assert "no image below" in fails("verify", *OWN, "--data", tmp_path)
     (tmp_path / "a.png").write_bytes(b"\x89PNG no")
     assert "none of the 1 images" in fails("verify", *OWN, "--data", tmp_path)
@@ -144,7 +144,7 @@ def test_broken_images_among_others_are_named_and_the_rest_is_used(
     assert left.value.code == 0 and json.loads(printed.out)["inputs"] == "images"
     said = printed.err
     assert said.count("skipped /") == 5 and "skipped 2 more that cannot be read" in said
-    assert f"4 images, of 11 below {tmp_path}, without labels" in said
+    assert f"4 images below {tmp_path}, of 11, without labels" in said
 
 
 IMPOSSIBLE = {

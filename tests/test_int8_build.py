@@ -59,7 +59,7 @@ def selection(out: Path, calibration: str | None, **options: Any) -> Selection:
 
 def samples(given: str, tmp_path: Path) -> Any:
     source = source_of(NAME, input_shape=SHAPE)
-    return load_samples(given, source.recipe, source.specs(), 0)
+    return load_samples(given, "--calibration", source.recipe, source.specs(), 0)
 
 
 def test_a_broken_image_is_named_and_few_are_warned_of(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a network is calibrated on: a folder of images, an .npz file, scikit-learn's digits, or noise."""
+"""What a network is calibrated and verified on: a folder of images, an .npz file, scikit-learn's digits, or noise."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import numpy as np
 from PIL import Image
 
 from mlpdeploy.errors import InputError, MachineLacks
-from mlpdeploy.evidence.data import Preprocess, Skipped, load_folder
+from mlpdeploy.evidence.images import Preprocess, Skipped, load_folder
+from mlpdeploy.progress import Stages
 from mlpdeploy.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -23,8 +24,10 @@ DIGITS, RANDOM = "digits", "random"
 FEW = 128
 """Rows below which ranges depend on which images happened to be taken."""
 LIMIT = 256
-"""Rows that are taken, spread evenly, where there are more."""
+"""Rows that are taken, spread evenly, where there are more: enough to see top-1 change by half a per cent."""
 LABELS = "labels"
+SKIPPED = 5
+"""Unreadable images that are named one by one."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +35,8 @@ class Samples:
     """Rows of every input by name, their classes (n,) where known, and where they came from in words."""
 
     arrays: Mapping[str, np.ndarray]
-    labels: np.ndarray | None
-    text: str
+    labels: np.ndarray | None = None
+    text: str = "given rows"
     random: bool = False
     skipped: tuple[Skipped, ...] = ()
 
@@ -59,8 +62,22 @@ class Samples:
         return found.hexdigest()
 
 
-def load_samples(given: str, recipe: Recipe, specs: Sequence[TensorSpec], seed: int) -> Samples:
-    """The rows that `--calibration` names: `digits`, `random`, an .npz file or a folder of images.
+def read_samples(
+    given: str, option: str, recipe: Recipe, specs: Sequence[TensorSpec], seed: int, stages: Stages
+) -> Samples:
+    """As `load_samples`, and says what was read and what was left out."""
+    with stages("read samples"):
+        samples = load_samples(given, option, recipe, specs, seed)
+    for skipped in samples.skipped[:SKIPPED]:
+        stages.say(f"skipped {skipped.file}: {skipped.reason}")
+    if len(samples.skipped) > SKIPPED:
+        stages.say(f"skipped {len(samples.skipped) - SKIPPED} more that cannot be read")
+    stages.say(f"{samples.text}, {'without labels' if samples.labels is None else 'labelled'}")
+    return samples
+
+
+def load_samples(given: str, option: str, recipe: Recipe, specs: Sequence[TensorSpec], seed: int) -> Samples:
+    """The rows that `option` names as `given`: `digits`, `random`, an .npz file or a folder of images.
 
     Raises InputError, one line, where nothing there can be used, and MachineLacks without scikit-learn for its digits.
     """
@@ -70,23 +87,22 @@ def load_samples(given: str, recipe: Recipe, specs: Sequence[TensorSpec], seed: 
         drawn = {spec.name: spec.draw(FEW, rng) for spec in specs}
         return Samples(drawn, None, f"random noise from seed {seed}", random=True)
     if given == DIGITS:
-        return _digits(recipe, specs)
+        return _digits(option, recipe, specs)
     if path.is_dir():
         images = load_folder(path, Preprocess.of(recipe), limit=LIMIT, num_classes=recipe.num_classes)
-        text = f"{len(images.files)} images of {path}"
+        spread = "" if images.found == len(images.files) else f", of {images.found}"
+        text = f"{len(images.files)} images below {path}{spread}"
         return Samples({specs[0].name: images.arrays}, images.labels, text, skipped=images.skipped)
     if path.suffix == ".npz":
         return _npz(path, specs)
-    raise InputError(
-        f"--calibration {given}: give a folder of images, an .npz file, {DIGITS} (scikit-learn's) or {RANDOM}"
-    )
+    raise InputError(f"{option} {given}: give a folder of images, an .npz file, {DIGITS} (scikit-learn's) or {RANDOM}")
 
 
-def _digits(recipe: Recipe, specs: Sequence[TensorSpec]) -> Samples:
+def _digits(option: str, recipe: Recipe, specs: Sequence[TensorSpec]) -> Samples:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise MachineLacks("--calibration digits needs scikit-learn: pip install scikit-learn") from error
+        raise MachineLacks(f"{option} digits needs scikit-learn: pip install scikit-learn") from error
     if len(specs) != 1 or len(specs[0].shape) != 3 or specs[0].shape[0] not in (1, 3):
         raise InputError(f"{recipe.name} takes no grey or RGB images, so no digits: give an .npz file")
     data = load_digits()

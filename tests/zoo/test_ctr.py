@@ -155,7 +155,7 @@ def test_integer_ids_through_the_whole_product(cli: Cli, tmp_path: Path) -> None
     (tmp_path / "images").mkdir()
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "images" / "one.png")
     failed = cli("verify", "finalmlp", *options, "--data", tmp_path / "images", code=2)
-    assert "takes no single image but ids (10,) of int64: drop --data" in failed.stderr
+    assert "takes no single image but ids (10,) of int64: give an .npz file with these arrays" in failed.stderr
     assert "takes no images: drop --image-size" in cli("build", "finalmlp", "--image-size", "32", code=2).stderr
 
 

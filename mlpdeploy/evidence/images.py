@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +13,7 @@ import numpy as np
 from PIL import Image
 
 from mlpdeploy.errors import InputError
-from mlpdeploy.progress import Stages
-from mlpdeploy.recipe import IMAGE, Recipe
+from mlpdeploy.recipe import Recipe
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -30,10 +29,6 @@ INTERPOLATION = {
     "box": Image.Resampling.BOX,
     "hamming": Image.Resampling.HAMMING,
 }
-
-
-SKIPPED = 5
-"""Unreadable images that are named one by one."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +61,7 @@ class Preprocess:
         """That of a recipe whose input shape (channels, height, width) is known. Raises InputError for other inputs."""
         if len(recipe.input_shape) != 3:
             takes = ", ".join(f"{i.name} {i.shape} of {i.dtype}" for i in recipe.inputs)
-            raise InputError(f"{recipe.name} takes no single image but {takes}: drop --data, to verify on random ones")
+            raise InputError(f"{recipe.name} takes no single image but {takes}: give an .npz file with these arrays")
         if recipe.input_shape[0] != len(recipe.mean):
             raise InputError(
                 f"{recipe.name} takes inputs of shape {recipe.input_shape} with {len(recipe.mean)} means: "
@@ -74,14 +69,6 @@ class Preprocess:
             )
         _, height, width = recipe.input_shape
         return cls((height, width), recipe.crop, recipe.interpolation, tuple(recipe.mean), tuple(recipe.std))
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Real inputs by name, each (n, ...), with the class (n,) of each row where it is known."""
-
-    arrays: Mapping[str, np.ndarray]
-    labels: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -118,10 +105,10 @@ def load_folder(
     image can be read.
     """
     if not folder.is_dir():
-        raise InputError(f"{folder} is not a folder: --data takes a folder of images")
+        raise InputError(f"{folder} is not a folder of images")
     found = sorted(_image_files(folder))
     if not found:
-        raise InputError(f"no image below {folder}: --data takes a folder of images ({', '.join(sorted(SUFFIXES))})")
+        raise InputError(f"no image below {folder}: give a folder of images ({', '.join(sorted(SUFFIXES))})")
     classes, total = _classes(found, folder, num_classes), len(found)
     if limit is not None and limit < len(found):
         found = [found[i * len(found) // limit] for i in range(limit)]
@@ -203,17 +190,3 @@ def _classes(files: Sequence[Path], folder: Path, num_classes: int | None) -> di
         numbers = {name: int(name) for name in names}
         return numbers if num_classes is None or max(numbers.values()) < num_classes else None
     return {name: index for index, name in enumerate(names)} if len(names) == num_classes else None
-
-
-def read_images(folder: Path, recipe: Recipe, stages: Stages) -> Samples:
-    """The images of --data as inputs, with labels where the folder tells them; says which were left out."""
-    with stages("read images"):
-        images = load_folder(folder, Preprocess.of(recipe), num_classes=recipe.num_classes)
-    for skipped in images.skipped[:SKIPPED]:
-        stages.say(f"skipped {skipped.file}: {skipped.reason}")
-    if len(images.skipped) > SKIPPED:
-        stages.say(f"skipped {len(images.skipped) - SKIPPED} more that cannot be read")
-    known = "labelled by their folders" if images.labels is not None else "without labels"
-    spread = "" if images.found == len(images.files) else f", of {images.found} below {folder}"
-    stages.say(f"{len(images.files)} images{spread}, {known}")
-    return Samples({IMAGE: images.arrays}, images.labels)

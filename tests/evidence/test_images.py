@@ -9,7 +9,7 @@ import timm.data
 from PIL import Image
 
 from mlpdeploy.errors import InputError
-from mlpdeploy.evidence.data import Preprocess, load_folder, read_image, transform
+from mlpdeploy.evidence.images import Preprocess, load_folder, read_image, transform
 
 SMALL = Preprocess((8, 8), crop=1.0)
 
