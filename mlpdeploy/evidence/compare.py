@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from decimal import ROUND_UP, Context
 from typing import Any
 
 import numpy as np
+
+OTHER_SCALE = 10.0
 
 
 @dataclass(frozen=True)
@@ -60,14 +63,23 @@ def round_up(value: float, digits: int = 2) -> float:
     return float(Context(prec=digits, rounding=ROUND_UP).create_decimal_from_float(value))
 
 
-def usual(reference: np.ndarray) -> float:
-    """The size of a row of an output: the median of max|row| over the rows.
+def usual(outputs: Mapping[str, np.ndarray], name: str) -> float:
+    """The size of a row of an output: the median of max|row|, over its rows or over those of all outputs of its shape.
 
     An output of one or two values a row (a probability, the logits of one finding) comes near zero now and then, and
-    no arithmetic is exact relative to that: the error of a sum is relative to its terms.
+    no arithmetic is exact relative to that: the error of a sum is relative to its terms. Outputs of one shape, such as
+    the logits of several findings, are measured by what is larger, unless this one is of another scale altogether:
+    OTHER_SCALE times smaller.
     """
-    rows = np.abs(np.asarray(reference, dtype=np.float64).reshape(len(reference), -1)).max(axis=1)
-    return float(np.median(rows))
+    own = outputs[name]
+    alike = [_sizes(other) for other in outputs.values() if other.shape == own.shape]
+    size, common = float(np.median(_sizes(own))), float(np.median(np.concatenate(alike)))
+    return common if size < common <= OTHER_SCALE * size else size
+
+
+def _sizes(reference: np.ndarray) -> np.ndarray:
+    """max|row| of each row."""
+    return np.abs(np.asarray(reference, dtype=np.float64).reshape(len(reference), -1)).max(axis=1)
 
 
 def compare(output: np.ndarray, reference: np.ndarray, size: float = 0.0) -> Comparison:

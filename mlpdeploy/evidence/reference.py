@@ -31,7 +31,7 @@ class Reference:
 
     def usual(self, name: str) -> float:
         """The size of a row of one output (see `compare.usual`)."""
-        return usual(self.outputs[name])
+        return usual(self.outputs, name)
 
     @property
     def count(self) -> int:

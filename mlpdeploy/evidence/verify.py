@@ -195,7 +195,7 @@ def _on_images(run: Run, against: Reference, batch: Batch) -> OnImages:
     name = next((n for n, o in against.image_outputs.items() if is_logits(o)), next(iter(against.image_outputs)))
     expected = against.image_outputs[name]
     ranked = agreement(outputs[name], expected) if is_logits(expected) else None
-    compared = compare(outputs[name], expected, usual(expected))
+    compared = compare(outputs[name], expected, usual(against.image_outputs, name))
     return OnImages(compared, ranked, _accuracy({name: outputs[name]}, against.labels))
 
 

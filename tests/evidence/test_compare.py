@@ -21,7 +21,7 @@ def test_errors_are_relative_to_each_rows_own_largest_value() -> None:
 
 def test_a_row_near_zero_is_compared_with_what_is_usual() -> None:
     reference = np.array([[3.0, 4.0], [2.0, 0.0], [1e-4, -1e-4]])
-    size = usual(reference)
+    size = usual({"y": reference}, "y")
     assert size == 2.0
     output = reference + 1e-3
     assert compare(output, reference).max_relative == pytest.approx(10)
@@ -33,7 +33,17 @@ def test_a_row_near_zero_is_compared_with_what_is_usual() -> None:
 def test_one_huge_row_hides_nothing_of_the_others() -> None:
     reference = np.array([[1e6], [1.0], [2.0], [1.0]])
     output = reference + np.array([[0.0], [0.5], [0.0], [0.0]])
-    assert compare(output, reference, usual(reference)).max_relative == pytest.approx(0.5 / 1.5)
+    assert compare(output, reference, usual({"y": reference}, "y")).max_relative == pytest.approx(0.5 / 1.5)
+
+
+def test_outputs_of_one_shape_are_measured_by_each_other_unless_one_is_of_another_scale() -> None:
+    outputs = {name: np.full((2, 2), size) for name, size in (("a", 1.0), ("b", 0.2), ("c", 0.05), ("d", 2.0))}
+    outputs["wide"] = np.full((2, 5), 0.01)
+    # Rows of all four: 0.05, 0.2, 1 and 2, each twice.
+    assert usual(outputs, "b") == pytest.approx(0.6)
+    assert usual(outputs, "a") == 1.0 and usual(outputs, "d") == 2.0
+    assert usual(outputs, "c") == 0.05
+    assert usual(outputs, "wide") == 0.01
 
 
 def test_float16_outputs_are_compared_in_float64() -> None:
