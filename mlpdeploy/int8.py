@@ -54,7 +54,8 @@ class Int8:
         """Write quantisation.json and rows.npz, and the picture of the curve where there is one."""
         import numpy as np
 
-        from mlpdeploy.evidence.picture import curve
+        from mlpdeploy.evidence.charts import standalone
+        from mlpdeploy.evidence.charts_int8 import tradeoff
 
         document: dict[str, Any] = {"quantisation": self.quantisation.to_json()}
         document |= {"curve": self.curve, "ranked": self.ranked, "warning": self.warning}
@@ -62,7 +63,8 @@ class Int8:
         (folder / store.QUANTISATION).write_text(text, encoding="utf-8")
         np.savez_compressed(folder / store.ROWS, **self.rows)  # type: ignore[arg-type]
         if self.curve:
-            (folder / store.CURVE).write_text(curve(title, self.curve), encoding="utf-8")
+            heading = f"{title}: what is in INT8, and what it costs"
+            (folder / store.CURVE).write_text(standalone(tradeoff(self.curve), heading), encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> Int8:

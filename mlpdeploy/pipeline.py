@@ -180,7 +180,8 @@ def sensitivity(selection: Selection, *, progress: Listener | None = None) -> tu
 
     Calibrates on `selection.calibration`. Raises InputError where that cannot be used.
     """
-    from mlpdeploy.evidence.picture import bars
+    from mlpdeploy.evidence.charts import standalone
+    from mlpdeploy.evidence.charts_int8 import noise
 
     if selection.calibration is None:
         raise InputError(NEEDS_CALIBRATION)
@@ -190,7 +191,8 @@ def sensitivity(selection: Selection, *, progress: Listener | None = None) -> tu
     int8 = measure_sites(rewritten, source, selection, stages)
     found = int8.quantisation
     picture = selection.out / selection.folder_name / "sensitivity.svg"
-    store.place(picture, bars(source.recipe.name, int8.ranked))
+    heading = f"{source.recipe.name}: what each module costs where it alone takes INT8"
+    store.place(picture, standalone(noise(int8.ranked), heading))
     document = {
         "name": source.recipe.name,
         "weights": selection.weights(),

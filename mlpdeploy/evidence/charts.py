@@ -23,6 +23,10 @@ Document = Mapping[str, Any]
 
 # Colours that stand for the page's variables; no two digits of them mean anything else.
 INK, MUTED, GRID, ENGINE, OTHER, GOOD, BAD = (f"#0101{n:02x}" for n in range(1, 8))
+LIGHT = {
+    "ink": "#1b2430", "muted": "#5b6675", "line": "#dde2e8", "accent": "#0b6bcb", "other": "#a9b4c2", "good": "#137a45",
+    "bad": "#c22f2b",
+}  # fmt: skip
 VARIABLES = {INK: "ink", MUTED: "muted", GRID: "line", ENGINE: "accent", OTHER: "other", GOOD: "good", BAD: "bad"}
 
 WIDTH = 5.0
@@ -56,11 +60,11 @@ def accuracy(stages: Sequence[Document]) -> str:
         ax.set_yticks([])
         ax.grid(axis="x", color=GRID, linewidth=0.6)
 
-    return _svg(paint, 0.66 * len(shown) + 0.95, "Largest relative error of each stage, and its budget", "accuracy")
+    return svg(paint, 0.66 * len(shown) + 0.95, "Largest relative error of each stage, and its budget", "accuracy")
 
 
 def _stage(ax: Axes, row: int, stage: Document, sizes: Sequence[int]) -> None:
-    _write(ax, stage["name"], SMALLEST / 2, row - 0.42)
+    write(ax, stage["name"], SMALLEST / 2, row - 0.42)
     budget = stage["budget"]["max_relative_error"]
     ax.plot([budget, budget], [row - 0.2, row + 0.2], color=BAD, linewidth=2)
     for index, size in enumerate(sizes):
@@ -94,8 +98,8 @@ def latency(measurement: Document) -> str:
                 ax.plot([low, high], [row, row], color=INK, linewidth=1.4, marker="|", markersize=7)
             ends.append(high)
             text = f"{one['median_ms']:.3g} ms" + ("" if ours else f", {value:.2f}{TIMES}")
-            _write(ax, text, high, row, shift=6)
-            _write(ax, one["name"], 0, row - 0.43, color=MUTED)
+            write(ax, text, high, row, shift=6)
+            write(ax, one["name"], 0, row - 0.43, color=MUTED)
         ax.axvline(1, color=MUTED, linewidth=0.8, linestyle=(0, (3, 3)))
         ax.set_xlim(0, max(ends) * 1.5)
         ax.set_ylim(len(rows) - 0.55, -0.75)
@@ -103,7 +107,7 @@ def latency(measurement: Document) -> str:
         ax.set_xlabel("time, the engine's is 1", fontsize=TEXT, color=MUTED)
 
     title = f"Latency at batch {measurement['batch']} beside the engine's"
-    return _svg(paint, 0.62 * len(rows) + 0.65, title, f"latency{measurement['batch']}")
+    return svg(paint, 0.62 * len(rows) + 0.65, title, f"latency{measurement['batch']}")
 
 
 def roofline(bench: Document) -> str:
@@ -125,9 +129,9 @@ def roofline(bench: Document) -> str:
         intensities = [x for x, _, _ in points] + [peak / copy]
         left, right = min(intensities) / 6, max(intensities) * 6
         ax.plot([left, peak / copy, right], [left * copy, peak, peak], color=INK, linewidth=1.6)
-        _write(ax, f"{peak:.3g} GMAC/s", right, peak * 1.12, ha="right", va="bottom")
+        write(ax, f"{peak:.3g} GMAC/s", right, peak * 1.12, ha="right", va="bottom")
         middle = math.sqrt(left * peak / copy)
-        _write(ax, f"{copy:.3g} GB/s", middle / 1.15, middle * copy, ha="right", va="bottom")
+        write(ax, f"{copy:.3g} GB/s", middle / 1.15, middle * copy, ha="right", va="bottom")
         for x, one, size in points:
             ours = one["kind"] == "engine"
             marker = MARKERS[sizes.index(size) % len(MARKERS)]
@@ -145,7 +149,7 @@ def roofline(bench: Document) -> str:
         ax.set_ylabel("GMAC/s", fontsize=TEXT, color=MUTED)
         ax.grid(color=GRID, linewidth=0.6)
 
-    return _svg(paint, 3.3, "What was reached, below the limits of this machine", "roofline")
+    return svg(paint, 3.3, "What was reached, below the limits of this machine", "roofline")
 
 
 def operations(before: Mapping[str, int], after: Mapping[str, int]) -> str:
@@ -162,23 +166,23 @@ def operations(before: Mapping[str, int], after: Mapping[str, int]) -> str:
         for row, (name, first, second) in enumerate(rows):
             for offset, count, colour in ((-0.17, first, OTHER), (0.17, second, ENGINE)):
                 ax.barh(row + offset, count, 0.3, color=colour)
-                _write(ax, str(count), count, row + offset, shift=3, fontsize=TEXT - 1)
-            _write(ax, name, 0, row, shift=-4, ha="right")
+                write(ax, str(count), count, row + offset, shift=3, fontsize=TEXT - 1)
+            write(ax, name, 0, row, shift=-4, ha="right")
         ax.set_xlim(0, most * 1.12)
         ax.set_ylim(len(rows) - 0.5, -0.6)
         ax.axis("off")
 
-    return _svg(paint, 0.39 * len(rows) + 0.2, "Operations before the rules and after them", "operations", left=0.45)
+    return svg(paint, 0.39 * len(rows) + 0.2, "Operations before the rules and after them", "operations", left=0.45)
 
 
-def _write(ax: Axes, text: str, x: float, y: float, shift: float = 0, **look: Any) -> None:
+def write(ax: Axes, text: str, x: float, y: float, shift: float = 0, **look: Any) -> None:
     """Text at a point, `shift` units to the right of it. It takes no room, and a dollar sign in it is one."""
     options: dict[str, Any] = {"fontsize": TEXT, "color": INK, "va": "center", "parse_math": False} | look
     shown = text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
     ax.annotate(shown, (x, y), (shift, 0), textcoords="offset points", **options).set_in_layout(False)
 
 
-def _svg(paint: Callable[[Axes], None], height: float, title: str, name: str, left: float | None = None) -> str:
+def svg(paint: Callable[[Axes], None], height: float, title: str, name: str, left: float | None = None) -> str:
     """An `<svg>` of what `paint` draws; `left` is the share of the width that labels take (default: as needed)."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -201,6 +205,26 @@ def _svg(paint: Callable[[Axes], None], height: float, title: str, name: str, le
             warnings.simplefilter("ignore")
             figure.savefig(file, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     return _styled(file.getvalue(), title, name)
+
+
+def standalone(chart: str, heading: str) -> str:
+    """A chart as a file of its own: under a heading, on white, in the colours of a light page."""
+    view = re.search(r'viewBox="([^"]*)"', chart)
+    assert view is not None
+    left, top, width, height = map(float, view[1].split())
+    room = 24.0
+    colours = "".join(f"--{name}: {colour}; " for name, colour in LIGHT.items())
+    opening = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" width="{2 * width:g}" '
+        f'style="{colours}background: #fff; font-family: sans-serif"'
+    )
+    text = (
+        f'<text x="{left + 4:g}" y="{top - 8:g}" style="font-size: 12px; fill: {LIGHT["ink"]}">{escape(heading)}</text>'
+    )
+    chart = chart.replace("<svg", opening, 1)
+    chart = chart.replace(view[0], f'viewBox="{left:g} {top - room:g} {width:g} {height + room:g}"', 1)
+    first = chart.index(">") + 1
+    return f"{chart[:first]}{text}{chart[first:]}\n"
 
 
 def _styled(svg: str, title: str, name: str) -> str:

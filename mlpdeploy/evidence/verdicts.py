@@ -36,9 +36,9 @@ def verdicts(manifest: Document, verification: Document | None, bench: Document 
         _correctness(manifest, verification),
         _speed(manifest, bench),
         _rules(manifest),
-        _precision(manifest),
+        _int8(manifest["int8"]) if manifest.get("int8") else _precision(manifest),
     ]
-    return (*found, *_weights(manifest))
+    return (*found, *_weights(manifest), *_calibration(manifest.get("int8")))
 
 
 def title(manifest: Document) -> str:
@@ -160,6 +160,20 @@ def _precision(manifest: Document) -> Verdict:
     if manifest["facts"].get("parsed"):
         because += "; the dtypes were read back from the network that TensorRT parsed"
     return Verdict("Precision", MIXED if kept else GOOD, line, because)
+
+
+def _int8(int8: Document) -> Verdict:
+    share = f"{int8['share_of_macs']:.0%} of their multiply-accumulates"
+    line = f"{int8['sites']} of {int8['of_sites']} products take INT8, {share}"
+    because = f"All else is {int8['beside'].upper()}"
+    because += f"; {len(int8['kept'])} stayed out by what they would cost" if int8["kept"] else ""
+    because += f"; {'; '.join(int8['worth']['verdicts'])}" if int8.get("worth") and int8["worth"]["verdicts"] else ""
+    return Verdict("Precision", MIXED if int8["kept"] else GOOD, line, because)
+
+
+def _calibration(int8: Document | None) -> Iterator[Verdict]:
+    if int8 and int8["warning"]:
+        yield Verdict("Calibration", BAD if int8["random"] else MIXED, _sentence(int8["warning"]), f"On {int8['data']}")
 
 
 def _weights(manifest: Document) -> Iterator[Verdict]:

@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
 import mlpdeploy
 from mlpdeploy import store
-from mlpdeploy.evidence import charts
+from mlpdeploy.evidence import charts, charts_int8
 from mlpdeploy.evidence.page import page
 from mlpdeploy.evidence.page.page import _count, _error, _ms, precisions
 from mlpdeploy.evidence.times import times
@@ -186,6 +187,50 @@ def test_the_charts_show_the_numbers_of_the_documents(documents: dict[str, Any])
     assert {"linear", "transpose", str(ops["before"]["aten::linear"])} <= set(drawn)
     drawn = re.findall(r">([^<>]+)</text>", charts.roofline(documents["bench"]))
     assert {"71.5 GMAC/s", "8.25 GB/s", "batch 1", "batch 8"} <= set(drawn)
+
+
+INT8 = {
+    "calibrator": "mse", "sqnr_db": {"max": 31.5, "mse": 33.25}, "data": "256 images below photos", "rows": 256,
+    "random": False, "warning": None, "equalised": 3, "beside": "fp16", "sites": 4, "of_sites": 5,
+    "share_of_macs": 0.8125,
+    "kept": [{"node": "linear_3", "module": "blocks.1.fc2", "reason": "in INT8 it alone leaves 21.5 dB"}],
+    "refused": [{"node": "linear_5", "module": HOSTILE, "reason": HOSTILE}],
+    "curve": [{"kept": 0, "int8_macs": 1.0, "sqnr_db": 20.5, "top1": 0.875},
+              {"kept": 1, "int8_macs": 0.8125, "sqnr_db": 33.25, "top1": None},
+              {"kept": 5, "int8_macs": 0.0, "sqnr_db": None, "top1": 1.0}],
+    "ranked": [{"node": "linear_3", "module": "blocks.1.fc2", "macs": 3, "noise": 7e-3, "sqnr_db": 21.5, "top1": -1.25},
+               {"node": "linear_4", "module": HOSTILE, "macs": 3, "noise": 0.0, "sqnr_db": None, "top1": None}],
+    "worth": {"batch": 4, "verdicts": ["openvino: 1.75 times faster than fp32"],
+              "backends": {"openvino": {"median_ms": {"int8": 1.25, "fp16": 3.5, "fp32": 2.1875}}},
+              "not_measured": {"tensorrt": "there is no GPU"}},
+}  # fmt: skip
+
+
+def test_int8_has_a_section_of_its_own(documents: dict[str, Any], text: str) -> None:
+    assert "int8" not in Page(text).ids
+    made = page(**documents | {"manifest": documents["manifest"] | {"int8": INT8}})
+    shown, drawn = visible(made), re.findall(r">([^<>]+)</text>", made)
+    assert "4 of 5 products take INT8, 81% of their multiply-accumulates" in shown
+    assert "1 stayed out by what they would cost; openvino: 1.75 times faster than fp32" in shown
+    assert "tensorrt was not measured: there is no GPU" in shown and "in INT8 it alone leaves 21.5 dB" in shown
+    assert {"1.25", "3.5", "2.19"} <= {cell.strip() for cell in Page(made).cells}
+    assert {"0 kept, top-1 87.5%", "1 kept", "-21.5 dB, top-1 -1.25 points", "none"} <= set(drawn)
+    assert "5 kept" not in made and "<script" not in made and "Calibration" not in shown
+
+
+def test_ranges_that_come_from_noise_are_a_verdict(documents: dict[str, Any]) -> None:
+    warned = INT8 | {"random": True, "warning": "calibrated on random noise: do not deploy", "curve": [], "ranked": []}
+    shown = visible(page(**documents | {"manifest": documents["manifest"] | {"int8": warned}}))
+    assert shown.index("Calibrated on random noise: do not deploy") < shown.index("What was built")
+
+
+def test_charts_stand_alone_too() -> None:
+    made = charts.standalone(charts_int8.noise(INT8["ranked"]), HOSTILE)  # type: ignore[arg-type]
+    root = ElementTree.fromstring(made)
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    # Every variable that it uses is one that it sets.
+    assert set(re.findall(r"var\(--(\w+)\)", made)) <= set(re.findall(r"--(\w+): #", made))
+    assert charts_int8.tradeoff(INT8["curve"][2:]) == ""  # type: ignore[index]
 
 
 def test_what_was_not_done_is_said_with_the_command(documents: dict[str, Any]) -> None:

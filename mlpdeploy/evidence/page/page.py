@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from mlpdeploy.errors import MachineLacks
-from mlpdeploy.evidence import charts
+from mlpdeploy.evidence import charts, charts_int8
 from mlpdeploy.evidence.blocks import Block, block
 from mlpdeploy.evidence.report import REFUSALS, reproduction
 from mlpdeploy.evidence.times import Times, kind_of, times
 from mlpdeploy.evidence.verdicts import command, speedup, title, verdicts
+from mlpdeploy.evidence.words import int8_facts
 
 Document = Mapping[str, Any]
 
@@ -58,6 +59,7 @@ def page(
         refusals=REFUSALS,
         credit={one["rule"]: one for one in (bench or {}).get("credit") or ()},
         times=_times(bench),
+        int8_facts=int8_facts(manifest["int8"]) if manifest.get("int8") else {},
         precisions=precisions(outlines["after"]) if outlines else [],
         speedup=speedup,
         command=lambda verb: command(manifest, verb),
@@ -91,6 +93,11 @@ def _pictures(
         found["latency"] = [_markup(charts.latency(measurement)) for measurement in bench["measurements"]]
         if bench["roofline"] is not None and bench["roofline"]["limits"]:
             found["roofline"] = charts.roofline(bench)
+    int8 = manifest.get("int8") or {}
+    if int8.get("curve"):
+        found["tradeoff"] = charts_int8.tradeoff(int8["curve"])
+    if int8.get("ranked"):
+        found["noise"] = charts_int8.noise(int8["ranked"])
     if seen is not None:
         name = seen.module or "the network"
         found["before"] = draw(seen.before, f"{name} before the rules")
