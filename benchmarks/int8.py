@@ -28,17 +28,19 @@ from torch import nn
 from benchmarks import common
 from benchmarks.cpu import compiled, torch_runner
 from benchmarks.digits_int8 import accuracies
+from benchmarks.round_trip import round_trip
 from mlpdeploy.engine.backend import Batch, BuildRequest, backends
 from mlpdeploy.engine.emit import Emitted, emit
 from mlpdeploy.evidence import timing
 from mlpdeploy.graph.calibrate import calibrate
 from mlpdeploy.graph.equalise import equalise
 from mlpdeploy.graph.precision import apply, plan
-from mlpdeploy.graph.rewrite import rewrite
+from mlpdeploy.graph.quantise import Quantisation
+from mlpdeploy.graph.rewrite import Rewritten, rewrite
 from mlpdeploy.graph.trace import TensorSpec, trace
+from mlpdeploy.recipe import recipes
 
 SPEED = ("vip_s14", "mixer_b16", "resmlp_24", "gmlp_s16")
-ENGINES = (*SPEED, "vip_s7", "mixer_s32", "mixer_s16", "resmlp_12", "gmixer_24")
 OURS, PLAIN, THEIRS = "openvino int8", "openvino fp32 plain", "openvino int8 by onnxruntime's quantiser"
 EAGER, COMPILED = "eager fp32", "torch.compile fp32"
 FP32 = (EAGER, COMPILED, PLAIN)
@@ -48,7 +50,11 @@ SETTINGS = {"threads": 1, "seconds": 20, "calibration rows": 8}
 def ours(network: nn.Module, specs: list[TensorSpec], rows: Mapping[str, np.ndarray], beside: str) -> Emitted:
     """The INT8 file as `mlpdeploy build` makes it. Noise serves: time and size do not depend on the ranges."""
     rewritten = rewrite(trace(network, specs))
-    quantisation = calibrate(rewritten, rows, "max")
+    return emitted_int8(rewritten, calibrate(rewritten, rows, "max"), beside)
+
+
+def emitted_int8(rewritten: Rewritten, quantisation: Quantisation, beside: str) -> Emitted:
+    """The INT8 file of a rewritten graph."""
     balanced = equalise(rewritten, quantisation.equalised)
     return emit(apply(balanced, plan(balanced, "int8", quantisation=quantisation, beside=beside)))
 
@@ -116,18 +122,27 @@ def speed(name: str, seed: int) -> dict[str, Any]:
 
 
 def engines(name: str, seed: int) -> dict[str, Any]:
-    """Bytes of the TensorRT-RTX engines, and what TensorRT parsed of the INT8 one."""
+    """Bytes of the TensorRT-RTX engines, what TensorRT parsed of the INT8 one, and whether its file is the graph."""
     network, specs = common.load(name, seed)
     rows = common.inputs(specs, 2, seed, 1)[0]
     backend, found = backends()["tensorrt-rtx"], {}
-    graphs = {"fp32": common.ours(trace(network, specs), "fp32")[0], "int8": ours(network, specs, rows, "fp16")}
+    rewritten = rewrite(trace(network, specs))
+    quantisation = calibrate(rewritten, rows, "max")
+    graphs = {
+        "fp32": emit(apply(rewritten, plan(rewritten, "fp32"))),
+        "int8": emitted_int8(rewritten, quantisation, "fp16"),
+    }
     with tempfile.TemporaryDirectory() as folder:
         for precision, emitted in graphs.items():
             emitted = Emitted(backend.prepare(emitted.model), emitted.typed, emitted.fp32_nodes, emitted.int8_nodes)
             built = backend.build(emitted, BuildRequest(precision, Batch(1, 8, 32)), Path(folder), common.Silent())
             found[precision] = {key: built.facts[key] for key in ("engine_bytes", "executed")}
     found["size"] = found["int8"]["engine_bytes"] / found["fp32"]["engine_bytes"]
-    print(f"{name}: INT8 engine {found['size']:.3f} of FP32's, {found['int8']['executed']}", flush=True)
+    found["round_trip"] = round_trip(rewritten, quantisation, rows)
+    print(
+        f"{name}: INT8 engine {found['size']:.3f} of FP32's, {found['int8']['executed']}, {found['round_trip']}",
+        flush=True,
+    )
     return found
 
 
@@ -155,7 +170,7 @@ def _calibration(name: str, seed: int) -> dict[str, Any]:
 
 PARTS: Mapping[str, tuple[Callable[[str, int], dict[str, Any]], tuple[str, ...]]] = {
     "speed": (speed, SPEED),
-    "engines": (engines, ENGINES),
+    "engines": (engines, tuple(recipes())),
     "calibration": (calibration, ("vip_s14",)),
     "accuracy": (accuracies, ("vip_digits", "mixer_digits")),
 }
