@@ -107,6 +107,8 @@ def _engine_jobs(dry: bool, seconds: float, quick: bool) -> Iterator[Job]:
                     return networks.pipeline("vip_s7", flavour, gpus)
 
                 yield "engine", f"pipeline {flavour}{target} vip_s7", 120, whole
+    if not dry and not quick:
+        yield "engine", "pipeline inductor vip_s7", 120, lambda: networks.pipeline("vip_s7", "inductor", ("current",))
 
 
 def main(arguments: list[str] | None = None) -> int:

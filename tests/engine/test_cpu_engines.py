@@ -13,6 +13,7 @@ from onnx import TensorProto, helper
 from small_networks import emitted, graph_model, images
 
 from mlpdeploy.engine.backend import Backend, Batch, BuildRequest, Built, backends
+from mlpdeploy.engine.backends import _nvidia, _programs
 from mlpdeploy.engine.emit import Emitted
 from mlpdeploy.errors import ArtifactError, BuildError
 from mlpdeploy.graph.precision import Typed
@@ -123,6 +124,39 @@ def test_inductor_without_a_compiler_says_what_to_install(monkeypatch: pytest.Mo
     monkeypatch.setenv("PATH", "")
     reason = backends()["inductor"].available()
     assert reason is not None and "install g++" in reason and backends()["inductor"].executable() is None
+
+
+def test_inductor_builds_for_the_gpu_that_is_here_or_says_that_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = backends()["inductor"]
+    assert "not for sm86: --gpu current" in (backend.supports("fp16", ("sm86",)) or "")
+    monkeypatch.setattr(_nvidia, "probe", lambda: "no NVIDIA GPU")
+    assert backend.supports("fp16", ("current",)) == "backend inductor cannot build for a GPU here: no NVIDIA GPU"
+    monkeypatch.setattr(_nvidia, "probe", lambda: object())
+    assert backend.supports("fp16", ("current",)) is None
+    assert "no INT8" in (backend.supports("int8", ("current",)) or "")
+
+
+@pytest.mark.parametrize(("gpus", "moved"), [((), None), (("current",), "cuda")])
+def test_inductor_moves_the_graph_to_the_gpu_that_was_asked_for(
+    gpus: tuple[str, ...], moved: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+
+    def move(program: object, device: str) -> object:
+        seen.append(device)
+        return program
+
+    monkeypatch.setattr("torch.export.passes.move_to_device_pass", move)
+    monkeypatch.setattr(_programs, "tune", lambda module, batch: seen.append(f"tuned for {batch}"))
+    monkeypatch.setattr(
+        "torch._inductor.aoti_compile_and_package",
+        lambda program, package_path, **options: Path(package_path).write_bytes(b"package"),
+    )
+    monkeypatch.setattr(_nvidia, "probe", lambda: object())
+    given = low_ends(torch.float16)
+    built = backends()["inductor"].build(given, BuildRequest("fp16", Batch(1, 2, 4), gpus), tmp_path, Silent())
+    assert seen == ([] if moved is None else ["tuned for 2", moved])
+    assert built.facts["device"] == (moved or "cpu")
 
 
 def test_inductor_compiles_our_own_operation(tmp_path: Path) -> None:

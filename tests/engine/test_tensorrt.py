@@ -56,7 +56,7 @@ def test_an_unknown_gpu_is_refused_with_the_known_ones(rtx: TensorRT, tmp_path: 
 
 
 def test_cpu_engines_take_no_gpu(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="leave --gpu out"):
+    with pytest.raises(InputError, match="drop --gpu"):
         request = BuildRequest("fp32", BATCH, gpus=("sm86",))
         backends()["onnxruntime"].build(emitted("fp32"), request, tmp_path, Silent())
 

@@ -114,7 +114,7 @@ def test_the_share_of_operations_in_tensorrt() -> None:
 
 
 def test_our_operation_is_replaced_by_what_it_means() -> None:
-    program = _programs.exported(emitted(), Batch(1, 2, 4), "cpu").run_decompositions(_programs.meanings())
+    program = _programs.exported(emitted(), Batch(1, 2, 4)).run_decompositions(_programs.meanings())
     x = torch.randn(4, 4, 5, 2)
     assert torch.allclose(program.module()(x)[0], Network()(x)[0], atol=1e-6)
     assert ops.SEGMENT_GROUPED_PROJECTION not in [node.target for node in program.graph.nodes]

@@ -91,14 +91,13 @@ def test_the_inductor_backend_carries_the_kernel(tmp_path: Path) -> None:
     specs = [TensorSpec("input", (3, 32, 32), torch.float32)]
     rewritten = rewrite(trace(network.eval(), specs))
     typed = apply(rewritten, plan(rewritten, "fp16"))
-    typed.module.cuda()
 
     class Silent:
         def step(self, phase: str, done: int, total: int) -> None:
             pass
 
     backend, given = backends()["inductor"], Emitted(None, typed)  # type: ignore[arg-type]
-    built = backend.build(given, BuildRequest("fp16", Batch(1, 4, 8)), tmp_path, Silent())
+    built = backend.build(given, BuildRequest("fp16", Batch(1, 4, 8), ("current",)), tmp_path, Silent())
     assert built.facts["device"] == "cuda"
     exact = copy.deepcopy(network).double()
     with backend.load(built.engine, built.facts) as run:

@@ -184,14 +184,12 @@ class EngineBackend(ABC):
         reason = self.available()
         if reason is not None:
             raise MachineLacks(f"backend {self.name} cannot build on this machine: {reason}")
-        refused = self.supports(request.precision)
+        refused = self.supports(request.precision, request.gpus)
         if refused is not None:
             raise InputError(refused)
         batch = request.batch
         if not 1 <= batch.min <= batch.opt <= batch.max:
             raise InputError(f"batch {batch.min}:{batch.opt}:{batch.max} must rise from 1 or more: MIN <= OPT <= MAX")
-        if request.gpus and not self.name.startswith("tensorrt"):
-            raise InputError(f"backend {self.name} builds for this machine only; leave --gpu out")
 
     def _check_file(self, engine: Path, facts: Mapping[str, Any]) -> None:
         if facts.get("backend") != self.name:

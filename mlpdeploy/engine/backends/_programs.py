@@ -11,13 +11,13 @@ if TYPE_CHECKING:
     from mlpdeploy.engine.emit import Emitted
 
 
-def exported(emitted: Emitted, batch: Batch, device: str) -> Any:
-    """The ExportedProgram of the typed graph, whose weights lie on `device`, for every batch up to the largest."""
+def exported(emitted: Emitted, batch: Batch) -> Any:
+    """The ExportedProgram of the typed graph, on the CPU, for every batch up to the largest."""
     import torch
 
     # Traced at two rows or more: a size of one would be taken for a constant.
     rows = max(2, min(batch.opt, batch.max))
-    sample = tuple(torch.zeros((rows, *spec.shape), dtype=spec.dtype, device=device) for spec in emitted.typed.inputs)
+    sample = tuple(torch.zeros((rows, *spec.shape), dtype=spec.dtype) for spec in emitted.typed.inputs)
     dim = torch.export.Dim("batch", min=1, max=max(2, batch.max))
     with torch.no_grad():
         return torch.export.export(emitted.typed.module, sample, dynamic_shapes=tuple({0: dim} for _ in sample))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +28,7 @@ _STEPS = 2
 
 
 class Inductor(EngineBackend):
-    """An AOTInductor package, for the CPU, or for the GPU that the typed graph's weights lie on."""
+    """An AOTInductor package: for the CPU, or with `gpus` for this machine's GPU, where it carries our kernel."""
 
     name = "inductor"
     engine_file = "engine.pt2"
@@ -42,19 +42,30 @@ class Inductor(EngineBackend):
             return "AOTInductor needs a C++ compiler; install g++ (Debian, Ubuntu: apt-get install g++)"
         return None
 
+    def supports(self, precision: str, gpus: Collection[str] = ()) -> str | None:
+        """See Backend.supports: of GPUs it builds for the one that is here."""
+        if not gpus:
+            return super().supports(precision)
+        if tuple(gpus) != ("current",):
+            return f"backend {self.name} builds for this machine's GPU, not for {', '.join(gpus)}: --gpu current"
+        if isinstance(gpu := _nvidia.probe(), str):
+            return f"backend {self.name} cannot build for a GPU here: {gpu}"
+        return super().supports(precision)
+
     def executable(self) -> str | None:
         """A CPU package runs anywhere that PyTorch is; a GPU package is checked when it is loaded."""
         return missing("torch", "torch")
 
     def _build(self, emitted: Emitted, request: BuildRequest, engine: Path, progress: Progress) -> dict[str, Any]:
         from torch._inductor import aoti_compile_and_package
+        from torch.export.passes import move_to_device_pass
 
-        module = emitted.typed.module
-        device = next((str(value.device.type) for value in module.state_dict().values()), "cpu")
+        device = "cuda" if request.gpus else "cpu"
         try:
+            exported = _programs.exported(emitted, request.batch)
             if device == "cuda":
-                _programs.tune(module, request.batch.opt)
-            exported = _programs.exported(emitted, request.batch, device)
+                _programs.tune(emitted.typed.module, request.batch.opt)
+                exported = move_to_device_pass(exported, device)
             progress.step("exporting", 1, _STEPS)
             aoti_compile_and_package(exported, package_path=str(engine), inductor_configs=_options(request.threads))
             progress.step("compiling", 2, _STEPS)

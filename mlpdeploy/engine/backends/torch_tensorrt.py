@@ -59,7 +59,7 @@ class TorchTensorRT(EngineBackend):
         from torch.export.passes import move_to_device_pass
 
         # Torch-TensorRT has no kernel for our operation, but one for each operation that it means.
-        program = _programs.exported(emitted, request.batch, "cpu").run_decompositions(_programs.meanings())
+        program = _programs.exported(emitted, request.batch).run_decompositions(_programs.meanings())
         progress.step("exporting", 1, _STEPS)
         inputs = [_input(torch_tensorrt, spec, request.batch) for spec in emitted.typed.inputs]
         options = {} if request.level is None else {"optimization_level": request.level}
