@@ -123,6 +123,7 @@ def _int8(compiled: Compiled) -> dict[str, Any]:
         "beside": plan.beside,
         "sites": len(quantised),
         "of_sites": len(found.found),
+        "residuals": len(plan.residuals),
         "share_of_macs": sum(site.macs for site in quantised) / max(macs, 1),
         "kept": [
             {"node": name, "module": found.found[name].module, "reason": reason}

@@ -16,6 +16,8 @@ def int8_facts(int8: Mapping[str, Any]) -> dict[str, str]:
     }
     if int8["equalised"]:
         rows["equalised"] = f"{int8['equalised']} operations"
+    if int8.get("residuals"):
+        rows["residuals"] = f"{int8['residuals']} additions after a convolution read INT8"
     if int8["kept"]:
         names = [one["module"] or one["node"] for one in int8["kept"]]
         more = f" and {len(names) - 5} more" if len(names) > 5 else ""

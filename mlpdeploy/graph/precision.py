@@ -21,6 +21,7 @@ from mlpdeploy.graph.quantise import (
     Site,
     channel_scales,
     codes,
+    residuals,
     sites,
     storable,
 )
@@ -71,6 +72,8 @@ class Plan:
     """By name, the nodes whose two operands are INT8 codes; `dtypes` has what they accumulate to."""
     beside: str = ""
     """The precision of all that is not quantised."""
+    residuals: Mapping[str, tuple[int, float]] = field(default_factory=dict)
+    """By name, the additions that read one operand (its place) as the codes that a site reads too (their scale)."""
 
 
 @dataclass(frozen=True)
@@ -111,11 +114,11 @@ def plan(
     nodes = [node for node in rewritten.module.graph.nodes if node.op == "call_function" and _is_float(node)]
     kept = tuple(Kept(node.name, network_of(node), reasons[node.name]) for node in nodes if node.name in reasons)
     dtypes = {node.name: torch.float32 if node.name in reasons else low for node in nodes}
-    quantised = {}
-    if precision == INT8:
-        assert quantisation is not None, "INT8 is planned from a calibration"
-        quantised = _quantised(rewritten, quantisation, reasons)
-    return Plan(precision, dtypes, DTYPES[io], kept, quantised, beside if precision == INT8 else precision)
+    if precision != INT8:
+        return Plan(precision, dtypes, DTYPES[io], kept, beside=precision)
+    assert quantisation is not None, "INT8 is planned from a calibration"
+    quantised = _quantised(rewritten, quantisation, reasons)
+    return Plan(precision, dtypes, DTYPES[io], kept, quantised, beside, _residuals(rewritten, quantised, reasons))
 
 
 def _quantised(rewritten: Rewritten, quantisation: Quantisation, reasons: Mapping[str, str]) -> dict[str, Quantised]:
@@ -125,6 +128,15 @@ def _quantised(rewritten: Rewritten, quantisation: Quantisation, reasons: Mappin
         for name, site in sites(rewritten.module).found.items()
         if name not in quantisation.kept and name not in reasons
     }
+
+
+def _residuals(
+    rewritten: Rewritten, quantised: Mapping[str, Quantised], reasons: Mapping[str, str]
+) -> dict[str, tuple[int, float]]:
+    """The additions that read codes, all but those that need FP32."""
+    scales = {how.site.source: how.scale for how in quantised.values()}
+    found = residuals(rewritten.module, {name: how.site for name, how in quantised.items()})
+    return {name: (one.place, scales[one.source]) for name, one in found.items() if name not in reasons}
 
 
 def _is_float(node: fx.Node) -> bool:
@@ -245,7 +257,10 @@ class _Typing:
         return copy
 
     def coded(self, node: fx.Node, dtype: torch.dtype) -> dict[int, fx.Node]:
-        """The two operands of a node that the plan quantises, by their places, as their INT8 codes tell them."""
+        """The operands of a node that the plan quantises, by their places, as their INT8 codes tell them."""
+        if node.name in self.plan.residuals:
+            place, scale = self.plan.residuals[node.name]
+            return {place: self.activation(node.args[place], scale, dtype)}
         how = self.plan.quantised.get(node.name)
         if how is None:
             return {}

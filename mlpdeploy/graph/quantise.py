@@ -102,6 +102,31 @@ def sites(module: fx.GraphModule) -> Sites:
     return Sites(found, refused, modules)
 
 
+@dataclass(frozen=True)
+class Residual:
+    """The operand of a residual addition that can be read as codes: its place, and the node that is quantised."""
+
+    place: int
+    source: str
+
+
+def residuals(module: fx.GraphModule, found: Mapping[str, Site]) -> dict[str, Residual]:
+    """By name, the residual additions of which one operand is quantised for a site of `found` anyway.
+
+    The other operand is what a convolution of `found` made: TensorRT adds a residual in INT8 within that convolution.
+    """
+    sources = {site.source for site in found.values()}
+    adding: dict[str, Residual] = {}
+    for node in module.graph.nodes:
+        if node.target is not aten.add.Tensor or node.kwargs or not all(isinstance(x, fx.Node) for x in node.args):
+            continue
+        ends = [back(operand).source for operand in node.args]
+        for place, (read, made) in enumerate(zip(ends, reversed(ends), strict=True)):
+            if read.name in sources and made.name in found and made.target in CONVOLUTIONS:
+                adding[node.name] = Residual(place, read.name)
+    return adding
+
+
 Operands = tuple[int, int, int, tuple[int, ...]]
 """Places of activation and weight among the arguments, the weight's axis of output channels, the activation's axes."""
 

@@ -182,6 +182,52 @@ def test_the_typed_graph_has_codes_for_both_operands_and_nothing_else(beside: st
     assert coded == sum(site.inputs * site.outputs for site in found.values()) and held < coded
 
 
+class Bottleneck(nn.Module):
+    """Convolutions of which the second's output is added to what the first reads."""
+
+    def __init__(self, between: nn.Module, last: type[nn.Module] = nn.Identity) -> None:
+        super().__init__()
+        self.stem, self.first, self.second = (nn.Conv2d(16, 16, 3, padding=1) for _ in range(3))
+        self.between, self.last = between, last()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x).relu()
+        y = self.second(self.first(self.between(x)).relu())
+        added: torch.Tensor = (x + self.last(y)).relu()
+        return added
+
+
+@pytest.mark.parametrize("beside", ["fp32", "fp16"])
+def test_a_residual_addition_reads_the_codes_that_are_there_for_a_convolution(beside: str) -> None:
+    graph = rewritten(Bottleneck(nn.Identity()), 16, 6, 6)
+    planned = plan(graph, "int8", quantisation=quantised(graph, beside), beside=beside)
+    ((name, (place, _)),) = planned.residuals.items()
+    typed = apply(graph, planned).module.graph
+    (addition,) = (node for node in typed.nodes if node.name == name)
+    decoded = addition.args[place]
+    assert decoded.target is ops.DEQUANTISE and addition.args[1 - place].target not in (ops.DEQUANTISE, ops.QUANTISE)
+    # One quantisation serves both.
+    (first,) = (node for node in typed.nodes if node.name == "conv2d_default_1" or node.name == "conv2d_padding_1")
+    assert first.args[0] is decoded
+
+
+@pytest.mark.parametrize(
+    "network",
+    [Bottleneck(nn.ReLU6()), Bottleneck(nn.Identity(), nn.Sigmoid)],
+    ids=["the convolution reads something else", "something else is added"],
+)
+def test_other_additions_read_no_codes(network: nn.Module) -> None:
+    graph = rewritten(network, 16, 6, 6)
+    assert not plan(graph, "int8", quantisation=quantised(graph, "fp32"), beside="fp32").residuals
+
+
+def test_an_addition_beside_what_was_kept_out_reads_no_codes() -> None:
+    graph = rewritten(Bottleneck(nn.Identity()), 16, 6, 6)
+    last = list(sites(graph.module).found)[-1]
+    kept = quantised(graph, "fp32", {last: "too loud"})
+    assert not plan(graph, "int8", quantisation=kept, beside="fp32").residuals
+
+
 def test_what_is_kept_out_of_int8_has_no_codes() -> None:
     graph = rewritten(Mixing(), 16, 24)
     (first, second) = sites(graph.module).found
