@@ -29,7 +29,11 @@ from mlpdeploy.evidence import timing
 from mlpdeploy.graph.rewrite import LAYOUT, all_rules, rewrite
 from mlpdeploy.graph.trace import TensorSpec, trace
 
-CHOSEN = ("vip_s7", "mixer_s32", "resmlp_12", "gmlp_s16")
+CHOSEN = (
+    "vip_s7", "mixer_s32", "resmlp_12", "gmlp_s16", "raft_mlp_s", "strip_mlp_t_light", "ms_mlp_t", "swin_t",
+    "poolformer_s12", "repmlpnet_t224", "hire_mlp_tiny", "cyclemlp_b1", "finalmlp", "cam_image_cam", "transtee_dosage",
+)  # fmt: skip
+"""Small networks in which every rule fires somewhere."""
 ALL, BARE = "default rules", "bare"
 
 
