@@ -30,7 +30,10 @@ def plain(network: nn.Module, specs: Sequence[TensorSpec], precision: str) -> Em
     dtype = DTYPES[precision]
     specs = [replace(spec, dtype=dtype) if spec.dtype.is_floating_point else spec for spec in specs]
     # Tracing moves no weights, so the typed form of the plain graph is the network's own graph in that dtype.
-    network = copy.deepcopy(network).to(dtype)
+    network = copy.deepcopy(network)
+    for parameter in (*network.parameters(), *network.buffers()):
+        if parameter.is_floating_point():  # complex ones stay as they are, as `half()` leaves them
+            parameter.data = parameter.data.to(dtype)
     graph = trace(network, specs)
     with warnings.catch_warnings(), quiet():
         warnings.simplefilter("ignore")
