@@ -1,9 +1,48 @@
-"""An artifact's INT8 in words, for the terminal and for report.md."""
+"""What several writers of tables say alike, for the terminal, report.md and the page."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
+
+PHASES = {
+    "host_to_device_ms": "copy in",
+    "compute_ms": "compute",
+    "device_to_host_ms": "copy out",
+    "end_to_end_ms": "end to end",
+}
+"""A call's parts on a GPU, and the whole, by their names in a bench document."""
+
+
+@dataclass(frozen=True)
+class DeviceRow:
+    """A contender on a GPU: milliseconds as PHASES has them; and whether a CUDA graph computed it, "yes" or why not."""
+
+    batch: int
+    name: str
+    milliseconds: tuple[float, ...]
+    graph: str
+
+
+def device_rows(measurements: Iterable[Mapping[str, Any]]) -> list[DeviceRow]:
+    """Those contenders of a bench document's measurements that a GPU's clock timed."""
+    return [
+        DeviceRow(one["batch"], row["name"], tuple(row["phases"][part] for part in PHASES), _graph(row["phases"]))
+        for one in measurements
+        for row in one["contenders"]
+        if row.get("phases")
+    ]
+
+
+def clock_notes(measurements: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Where the host's clock had to do for a GPU, and why."""
+    told = ((one["batch"], one.get("host_clock")) for one in measurements)
+    return [f"At batch {batch} times are the host's, copies included: {reason}" for batch, reason in told if reason]
+
+
+def _graph(phases: Mapping[str, Any]) -> str:
+    return f"no: {phases['uncaptured']}" if phases["uncaptured"] else "yes"
 
 
 def int8_facts(int8: Mapping[str, Any]) -> dict[str, str]:

@@ -16,6 +16,7 @@ from mlpdeploy.evidence.blocks import Block, block
 from mlpdeploy.evidence.report import REFUSALS, reproduction
 from mlpdeploy.evidence.times import Times, kind_of, times
 from mlpdeploy.evidence.verdicts import command, speedup, title, verdicts
+from mlpdeploy.evidence.words import PHASES, clock_notes, device_rows
 
 Document = Mapping[str, Any]
 
@@ -60,6 +61,9 @@ def page(
         times=_times(bench),
         precisions=precisions(outlines["after"]) if outlines else [],
         speedup=speedup,
+        phases=PHASES,
+        device_rows=device_rows(bench["measurements"]) if bench else [],
+        clock_notes=clock_notes(bench["measurements"]) if bench else [],
         command=lambda verb: command(manifest, verb),
         reproduce="\n".join(reproduction(manifest)[1]),
     )
