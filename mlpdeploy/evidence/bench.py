@@ -52,8 +52,8 @@ class DevicePhases:
         found = taken.phases_of(name)
         if found is None:
             return None
-        milliseconds = (1e3 * seconds for seconds in (*astuple(found), taken.end_to_end(name)))
-        return cls(*milliseconds, uncaptured=taken.uncaptured[name])
+        copy_in, compute, copy_out = (1e3 * seconds for seconds in astuple(found))
+        return cls(copy_in, compute, copy_out, 1e3 * taken.end_to_end(name), taken.uncaptured[name])
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A TensorRT engine from its file, and contexts beside Polygraphy's: one bound to buffers for timing, one that profiles.
+"""A TensorRT engine from its file, and contexts beside Polygraphy's: one bound to buffers for timing, one to profile.
 
 A context belongs to one batch size and one set of addresses, as a CUDA graph of it must. TensorRT-RTX compiles kernels
 for the shapes that it meets while it runs, and uses general ones until they are ready; these contexts wait for them.
@@ -66,10 +66,10 @@ def bind(trt: Any, engine: Any, outputs: Sequence[Port], errors: list[str], inpu
     for name, tensor in inputs.items():
         told(context.set_input_shape(name, tuple(tensor.shape)), f"take {name} of shape {list(tensor.shape)}")
         told(context.set_tensor_address(name, tensor.data_ptr()), f"read {name} where it is")
-    device, made = next(iter(inputs.values())).device, []
+    made = []
     for port in outputs:
         shape, dtype = tuple(context.get_tensor_shape(port.name)), getattr(torch, port.dtype)
-        made.append(torch.empty(shape, dtype=dtype, device=device))
+        made.append(torch.empty(shape, dtype=dtype, device="cuda"))
         told(context.set_tensor_address(port.name, made[-1].data_ptr()), f"write {port.name} where it is")
 
     def run() -> Sequence[Tensor]:
