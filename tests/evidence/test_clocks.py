@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from mlpdeploy import benching
 from mlpdeploy.engine.backend import Launch, OnDevice
 from mlpdeploy.engine.backends import _programs
 from mlpdeploy.errors import ArtifactError
@@ -192,6 +194,12 @@ def test_sittings_and_pairs_are_timed_there_too(gpu: Gpu) -> None:
     found = DevicePhases.of(taken, "candidate")
     assert found is not None and found.compute_ms == pytest.approx(1e3 * SECONDS["compute"])
     assert found.end_to_end_ms == pytest.approx(1e3 * sum(SECONDS.values())) and found.uncaptured == ""
+    document = benching._measurement(2, taken, both).to_json()
+    baseline, other = document["contenders"]
+    assert document["host_clock"] == "" and other["phases"] == dataclasses.asdict(found)
+    assert other["median_ms"] == pytest.approx(found.compute_ms) == pytest.approx(baseline["phases"]["compute_ms"])
+    assert other["images_per_second"] == pytest.approx(2 / SECONDS["compute"]) and other["calls_a_sample"] == 1
+    assert [one["baseline"] for one in baseline["ratios"]] == ["candidate"]
     (pair,) = next(pairs.pairs(both[0], both[1], [2], 0.0, 0))
     assert pair.baseline[0].median == pytest.approx(SECONDS["compute"])
 
