@@ -13,7 +13,7 @@ import torch
 from small_networks import emitted, images, reference
 
 from mlpdeploy.engine.backend import Batch, BuildRequest, OnDevice, backends
-from mlpdeploy.engine.backends import _contexts
+from mlpdeploy.engine.backends import _contexts, _polygraphy
 from mlpdeploy.engine.backends._base import Port
 from mlpdeploy.engine.parsed import origins
 from mlpdeploy.errors import ArtifactError
@@ -75,14 +75,16 @@ class Engine:
     """An ICudaEngine. `capturable` is what TensorRT-RTX answers, None for plain TensorRT, which cannot be asked."""
 
     def __init__(self, gpu: Any, capturable: bool | None = None) -> None:
-        self.gpu, self.capturable, self.largest, self.broken = gpu, capturable, 8, False
+        self.gpu, self.capturable, self.largest, self.broken, self.full = gpu, capturable, 8, False, False
         self.contexts: list[Context] = []
         self.layers: list[Any] = LAYERS
 
     def create_runtime_config(self) -> Any:
         return SimpleNamespace(dynamic_shapes_kernel_specialization_strategy="LAZY")
 
-    def create_execution_context(self, runtime_config: Any = None) -> Context:
+    def create_execution_context(self, runtime_config: Any = None) -> Context | None:
+        if self.full:
+            return None
         self.contexts.append(Context(self, runtime_config))
         return self.contexts[-1]
 
@@ -165,6 +167,9 @@ def test_what_tensorrt_refuses_is_told_in_its_own_words(gpu: Gpu) -> None:
     engine.broken = True
     with pytest.raises(ArtifactError, match="TensorRT cannot run the engine: an error of TensorRT"):
         bind(gpu, engine)
+    engine.full = True
+    with pytest.raises(ArtifactError, match="TensorRT cannot make room to run the engine: an error of TensorRT"):
+        bind(gpu, engine)
 
 
 def test_a_fused_layer_names_every_node_that_it_came_from() -> None:
@@ -192,10 +197,17 @@ class Runner:
         return {}
 
 
-def test_the_profiler_tells_layers_by_our_names(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def runner(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`Runner` in Polygraphy, which is first bound to the flavour that the process may use: it can be bound once."""
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
+    _polygraphy.bind("tensorrt-rtx")
     monkeypatch.setattr("polygraphy.backend.trt.TrtRunner", Runner)
+
+
+def test_the_profiler_tells_layers_by_our_names(runner: None) -> None:
     inputs = [{"x": np.zeros((2, 4), np.float32)}] * 3
-    found = _contexts.layer_times(tensorrt("tensorrt_rtx"), Engine(None), inputs)
+    found = _contexts.layer_times(tensorrt("tensorrt_rtx"), Engine(None), [], inputs)
     assert [(one.type, one.seconds) for one in found] == [  # of runs 2, 3 and 4
         ("gemm", pytest.approx(0.75e-3)), ("kgen", pytest.approx(1.75e-3)), ("Reformat", pytest.approx(2.75e-3)),
     ]  # fmt: skip
@@ -206,12 +218,18 @@ def test_the_profiler_tells_layers_by_our_names(monkeypatch: pytest.MonkeyPatch)
     ]  # fmt: skip
 
 
-def test_without_details_layers_keep_tensorrts_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("polygraphy.backend.trt.TrtRunner", Runner)
+def test_without_details_layers_keep_tensorrts_names(runner: None) -> None:
     engine = Engine(None)
     engine.layers = ["stem/Conv + stem/Relu"]
-    (one,) = _contexts.layer_times(tensorrt("tensorrt"), engine, [{"x": np.zeros((2, 4), np.float32)}])
+    (one,) = _contexts.layer_times(tensorrt("tensorrt"), engine, [], [{"x": np.zeros((2, 4), np.float32)}])
     assert one.type == "layer" and one.names == ("stem/Conv + stem/Relu",)
+
+
+def test_a_full_gpu_cannot_be_profiled_on(runner: None) -> None:
+    engine = Engine(None)
+    engine.full = True
+    with pytest.raises(ArtifactError, match="TensorRT cannot make room to run the engine: it gave no reason"):
+        _contexts.layer_times(tensorrt("tensorrt"), engine, [], [{"x": np.zeros((2, 4), np.float32)}])
 
 
 @pytest.mark.parametrize("name", ["tensorrt", "tensorrt-rtx"])

@@ -56,11 +56,9 @@ def bind(trt: Any, engine: Any, outputs: Sequence[Port], errors: list[str], inpu
 
     def told(success: bool, what: str) -> None:
         if not success:
-            raise ArtifactError(
-                _polygraphy.message(f"TensorRT cannot {what}", errors, RuntimeError("it gave no reason"))
-            )
+            raise _refused(what, errors)
 
-    context = _context(trt, engine)
+    context = _context(trt, engine, errors)
     # Polygraphy builds with detailed names, which cost time at every launch unless the context leaves them out.
     context.nvtx_verbosity = trt.ProfilingVerbosity.NONE
     for name, tensor in inputs.items():
@@ -79,7 +77,7 @@ def bind(trt: Any, engine: Any, outputs: Sequence[Port], errors: list[str], inpu
     return Launch(run, _uncapturable(context, torch.cuda.current_stream().cuda_stream))
 
 
-def layer_times(trt: Any, engine: Any, inputs: Sequence[Arrays]) -> tuple[LayerTime, ...]:
+def layer_times(trt: Any, engine: Any, errors: list[str], inputs: Sequence[Arrays]) -> tuple[LayerTime, ...]:
     """The time of each layer in the order of execution, median over `inputs`, from TensorRT's IProfiler.
 
     Names are the ONNX nodes that the engine inspector says a layer came from, then TensorRT's own.
@@ -96,7 +94,7 @@ def layer_times(trt: Any, engine: Any, inputs: Sequence[Arrays]) -> tuple[LayerT
         def report_layer_time(self, layer_name: str, ms: float) -> None:
             self.seconds[layer_name] = self.seconds.get(layer_name, 0.0) + 1e-3 * ms
 
-    context, profiler = _context(trt, engine), Profiler()
+    context, profiler = _context(trt, engine, errors), Profiler()
     known = _inspected(trt, engine, context)
     context.profiler = profiler
     seconds: dict[str, list[float]] = {}
@@ -110,13 +108,26 @@ def layer_times(trt: Any, engine: Any, inputs: Sequence[Arrays]) -> tuple[LayerT
     return tuple(LayerTime(kind, median(seconds[name]), (*nodes, name)) for name, kind, nodes in kinds)
 
 
-def _context(trt: Any, engine: Any) -> Any:
+def _context(trt: Any, engine: Any, errors: list[str]) -> Any:
     """An execution context; with TensorRT-RTX one that compiles the kernels of a shape before it runs it."""
-    if not hasattr(trt, "DynamicShapesKernelSpecializationStrategy"):
-        return engine.create_execution_context()
-    config = engine.create_runtime_config()
-    config.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
-    return engine.create_execution_context(config)
+    if hasattr(trt, "DynamicShapesKernelSpecializationStrategy"):
+        config = engine.create_runtime_config()
+        config.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
+        context = engine.create_execution_context(config)
+    else:
+        context = engine.create_execution_context()
+    if context is None:
+        raise _refused("make room to run the engine", errors)
+    return context
+
+
+def _refused(what: str, errors: list[str]) -> ArtifactError:
+    """What TensorRT said since it was last asked."""
+    error = ArtifactError(
+        _polygraphy.message(f"TensorRT cannot {what}", list(errors), RuntimeError("it gave no reason"))
+    )
+    errors.clear()
+    return error
 
 
 def _uncapturable(context: Any, stream: int) -> str | None:

@@ -151,7 +151,7 @@ class TensorRT(EngineBackend):
             return f"{self.name} tells the time of its layers where its engines run: {reason}"
         with _contexts.deserialised(self.name, engine, facts) as (trt, loaded, errors):
             with _polygraphy.refusals(ArtifactError, f"TensorRT cannot profile {engine}", errors):
-                return _contexts.layer_times(trt, loaded, inputs)
+                return _contexts.layer_times(trt, loaded, errors, inputs)
 
 
 BACKENDS = (TensorRT("tensorrt"), TensorRT("tensorrt-rtx"))
