@@ -121,11 +121,11 @@ def _print_phases(console: Console, measurement: Mapping[str, Any]) -> None:
     if rows:
         table = _table("  on the GPU's clock, ms", *(f">{name}" for name in PHASES.values()), "CUDA graph")
         for row in rows:
-            graphed = row.graph == "yes"
-            notes += [] if graphed else [f"CUDA graph of {row.name}, {row.graph}"]
             times = (f"{milliseconds:.4g}" for milliseconds in row.milliseconds)
-            table.add_row(f"  {escape(row.name)}", *times, "yes" if graphed else "no")
+            table.add_row(f"  {escape(row.name)}", *times, "no" if row.uncaptured else "yes")
+            notes += [f"{row.name} is no CUDA graph: {row.uncaptured}"] if row.uncaptured else []
         console.print(table)
+        console.print("  times and ratios of the table above are those of the computing", style="dim")
     for note in notes:
         console.print(f"  {escape(note)}", style="dim", soft_wrap=True, highlight=False)
 

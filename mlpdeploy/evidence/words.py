@@ -17,18 +17,23 @@ PHASES = {
 
 @dataclass(frozen=True)
 class DeviceRow:
-    """A contender on a GPU: milliseconds as PHASES has them; and whether a CUDA graph computed it, "yes" or why not."""
+    """A contender on a GPU: milliseconds as PHASES has them, and why no CUDA graph computed it ("" where one did)."""
 
     batch: int
     name: str
     milliseconds: tuple[float, ...]
-    graph: str
+    uncaptured: str
+
+    @property
+    def graph(self) -> str:
+        """Whether a CUDA graph computed it, and if not, why."""
+        return f"no: {self.uncaptured}" if self.uncaptured else "yes"
 
 
 def device_rows(measurements: Iterable[Mapping[str, Any]]) -> list[DeviceRow]:
     """Those contenders of a bench document's measurements that a GPU's clock timed."""
     return [
-        DeviceRow(one["batch"], row["name"], tuple(row["phases"][part] for part in PHASES), _graph(row["phases"]))
+        DeviceRow(one["batch"], row["name"], tuple(row["phases"][part] for part in PHASES), row["phases"]["uncaptured"])
         for one in measurements
         for row in one["contenders"]
         if row.get("phases")
@@ -39,10 +44,6 @@ def clock_notes(measurements: Iterable[Mapping[str, Any]]) -> list[str]:
     """Where the host's clock had to do for a GPU, and why."""
     told = ((one["batch"], one.get("host_clock")) for one in measurements)
     return [f"At batch {batch} times are the host's, copies included: {reason}" for batch, reason in told if reason]
-
-
-def _graph(phases: Mapping[str, Any]) -> str:
-    return f"no: {phases['uncaptured']}" if phases["uncaptured"] else "yes"
 
 
 def int8_facts(int8: Mapping[str, Any]) -> dict[str, str]:

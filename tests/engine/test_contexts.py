@@ -13,8 +13,8 @@ import torch
 from small_networks import emitted, images, reference
 
 from mlpdeploy.engine.backend import Batch, BuildRequest, OnDevice, backends
-from mlpdeploy.engine.backends import _contexts, _polygraphy
-from mlpdeploy.engine.backends._base import Port
+from mlpdeploy.engine.backends import _contexts, _nvidia, _polygraphy
+from mlpdeploy.engine.backends._base import Port, Signature
 from mlpdeploy.engine.parsed import origins
 from mlpdeploy.errors import ArtifactError
 from mlpdeploy.evidence import clocks, layers
@@ -175,6 +175,18 @@ def test_what_tensorrt_refuses_is_told_in_its_own_words(gpu: Gpu) -> None:
 def test_a_fused_layer_names_every_node_that_it_came_from() -> None:
     assert origins(LAYERS[1]["Metadata"]) == ("n1", "blocks.0.tokens/Call", "blocks.0.norm/Mul")
     assert origins(None) == origins("") == ()
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_package_of_inductor_is_bound_where_it_runs_on_a_gpu(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch._inductor.aoti_load_package", lambda path: lambda x: (2 * x, x.half()))
+    monkeypatch.setattr(_nvidia, "probe", lambda: _nvidia.Gpu("Stand-in", "sm90", "13.0"))
+    signature = Signature((Port("x", (4,), "float32"),), tuple(OUTPUTS), 1, 4)
+    with backends()["inductor"]._load(Path("engine.pt2"), signature, {"device": device}) as runner:
+        assert isinstance(runner, OnDevice) == (device == "cuda")
+        if isinstance(runner, OnDevice):
+            y, half = runner.bind({"x": torch.ones(2, 4)}).run()
+            assert y.tolist() == [[2.0] * 4] * 2 and half.dtype == torch.float16
 
 
 class Runner:

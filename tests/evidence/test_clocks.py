@@ -215,7 +215,7 @@ def test_the_phases_are_shown_within_80_columns() -> None:
     lines = text.splitlines()
     (row,) = (line for line in lines if line.split()[:1] == ["eager"] and "0.0625" in line)
     assert row.split() == ["eager", "0.0625", "3.25", "0.01562", "3.328", "no"]
-    assert "CUDA graph of eager, no: it waits while it computes" in text and "Example GPU" in text
+    assert "eager is no CUDA graph: it waits while it computes" in text and "Example GPU" in text
     assert "At batch 8 times are the host's, copies included: PyTorch cannot use the GPU" in text
     assert all(len(line.rstrip()) <= 80 for line in lines if "reached" not in line)
 
