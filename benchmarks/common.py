@@ -46,14 +46,14 @@ def write(name: str, results: dict[str, Any], settings: dict[str, Any], folder: 
     path, temporary = folder / f"{name}.json", folder / f".{name}.json.{os.getpid()}"
     origin = {"machine": fingerprint(), "settings": settings}
     found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    if found and {key: found[key] for key in origin} != origin:
-        path.replace(folder / f"{name}.previous.json")
-        print(f"{path} has another machine or other settings: kept as {name}.previous.json, and begun anew", flush=True)
-        found = {}
-    kept = found.get("results", {})
+    same = {key: found.get(key) for key in origin} == origin
     date = time.strftime("%Y-%m-%d", time.gmtime())
+    kept = found["results"] if same else {}
     document = {"benchmark": name, "date": date, **origin, "results": {**kept, **results}}
     temporary.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    if found and not same:
+        path.replace(folder / f"{name}.previous.json")
+        print(f"{path} has another machine or other settings: kept as {name}.previous.json, and begun anew", flush=True)
     temporary.replace(path)
     return path
 

@@ -204,7 +204,8 @@ class Session:
 
         from mlpdeploy.engine.plain import DTYPES
 
-        if self.backend.name.startswith("tensorrt") and torch.cuda.is_available():
+        on_gpu = "tensorrt" in self.backend.name or self.engine.facts.get("device") == "cuda"
+        if on_gpu and torch.cuda.is_available():
             return DTYPES[self.selection.precision], "cuda"
         return torch.float32, "cpu"
 
@@ -267,11 +268,11 @@ def _others(against: Sequence[str], selection: Selection) -> dict[str, Selection
 def _measurement(size: int, taken: timing.Timings, rivals: Sequence[Rival]) -> Any:
     from mlpdeploy.evidence.bench import Measurement
 
-    return Measurement(size, tuple(_contender(size, taken, one, rivals[1:]) for one in rivals))
+    return Measurement(size, tuple(_contender(size, taken, one, rivals[1:]) for one in rivals), taken.host_clock)
 
 
 def _contender(size: int, taken: timing.Timings, one: Rival, baselines: Sequence[Rival]) -> Contender:
-    from mlpdeploy.evidence.bench import Against, Contender
+    from mlpdeploy.evidence.bench import Against, Contender, DevicePhases
 
     latency = taken.latency(one.name)
     return Contender(
@@ -286,6 +287,7 @@ def _contender(size: int, taken: timing.Timings, one: Rival, baselines: Sequence
         calls_a_sample=taken.calls[one.name],
         medians_ms=tuple(1e3 * median for median in taken.medians(one.name)),
         against=tuple(Against(b.name, taken.ratio(one.name, b.name)) for b in baselines if b.name != one.name),
+        phases=DevicePhases.of(taken, one.name),
     )
 
 

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mlpdeploy.console import SIMPLE
+from mlpdeploy.evidence.words import PHASES, clock_notes, device_rows
 
 STYLES = {
     "passed": "green", "regressed": "red", "undecided": "yellow", "accepted": "cyan", "not measured": "dim",
@@ -29,6 +30,7 @@ def print_bench(console: Console, document: Mapping[str, Any]) -> None:
     for one in document["measurements"]:
         console.print(f"\n[bold]Batch {one['batch']}[/]")
         console.print(_contenders(one["contenders"]))
+        _print_phases(console, one)
     console.print("  ratio: the engine's time over the other's, with its 95 % interval", style="dim")
     for name, reason in document["left_out"].items():
         console.print(f"  {name} left out: {escape(reason)}", style="dim", soft_wrap=True, highlight=False)
@@ -113,6 +115,21 @@ def _contenders(rows: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
+def _print_phases(console: Console, measurement: Mapping[str, Any]) -> None:
+    """On a GPU: the copies beside the computing, which is what the table above compares; and what was no CUDA graph."""
+    rows, notes = device_rows([measurement]), clock_notes([measurement])
+    if rows:
+        table = _table("  on the GPU's clock, ms", *(f">{name}" for name in PHASES.values()), "CUDA graph")
+        for row in rows:
+            times = (f"{milliseconds:.4g}" for milliseconds in row.milliseconds)
+            table.add_row(f"  {escape(row.name)}", *times, "no" if row.uncaptured else "yes")
+            notes += [f"{row.name} is no CUDA graph: {row.uncaptured}"] if row.uncaptured else []
+        console.print(table)
+        console.print("  times and ratios of the table above are those of the computing", style="dim")
+    for note in notes:
+        console.print(f"  {escape(note)}", style="dim", soft_wrap=True, highlight=False)
+
+
 def _print_roofline(console: Console, roofline: Mapping[str, Any] | None) -> None:
     if roofline is None:
         return
@@ -150,7 +167,7 @@ def _print_layers(console: Console, layers: Mapping[str, Any]) -> None:
 
 def _device(document: Mapping[str, Any]) -> str:
     machine = document["machine"]
-    gpu = machine["gpu"] if document["network"]["backend"].startswith("tensorrt") else None
+    gpu = machine["gpu"] if "tensorrt" in document["network"]["backend"] else None
     return str(gpu["name"] if gpu else machine["cpu"])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +17,7 @@ from mlpdeploy.errors import InputError, MachineLacks
 if TYPE_CHECKING:
     import numpy as np
     import onnx
+    from torch import Tensor
 
     from mlpdeploy.engine.emit import Emitted
 
@@ -84,6 +85,32 @@ class Runner(Protocol):
     """A loaded engine: arrays in by input name, arrays out by output name."""
 
     def __call__(self, inputs: Arrays) -> dict[str, np.ndarray]: ...
+
+
+@dataclass(frozen=True)
+class Launch:
+    """An engine bound to tensors on a GPU: `run` enqueues it on PyTorch's current stream and gives its outputs there.
+
+    `uncapturable` is None, or one line: why no CUDA graph can be made of it.
+    """
+
+    run: Callable[[], Sequence[Tensor]]
+    uncapturable: str | None = None
+
+
+Bind = Callable[[Mapping[str, "Tensor"]], Launch]
+"""Inputs by name, tensors on the GPU that stay where they are, to the work on them."""
+
+
+@dataclass(frozen=True)
+class OnDevice:
+    """A runner whose work on a GPU can be had by itself, without the copies between host and device."""
+
+    run: Callable[[Any], Any]
+    bind: Bind
+
+    def __call__(self, inputs: Any) -> Any:
+        return self.run(inputs)
 
 
 class Backend(Protocol):

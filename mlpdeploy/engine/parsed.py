@@ -199,6 +199,14 @@ def _chain(metadata: str | None) -> list[tuple[str, str | None]]:
     return found
 
 
+def origins(metadata: str | None) -> tuple[str, ...]:
+    """The nodes that a layer of a built engine came from, each followed by the calls around it.
+
+    A fused layer's metadata has an entry for each node, with the control character RS between them.
+    """
+    return tuple(node for entry in (metadata or "").split("\x1e") for node, _ in _chain(entry))
+
+
 def _body(metadata: str | None, functions: Collection[str]) -> tuple[str, str] | None:
     """The outermost call of one of `functions` that the layer lies in: (calling node, function)."""
     for node, function in reversed(_chain(metadata)):

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any
 
 from mlpdeploy.errors import InputError
-from mlpdeploy.evidence.timing import Ratio
+from mlpdeploy.evidence.timing import Ratio, Timings
 
 SCHEMA = 1
 BENCH, REGRESS = "bench", "regress"
@@ -34,11 +34,35 @@ class Against:
 
 
 @dataclass(frozen=True)
+class DevicePhases:
+    """Medians of a call's parts on a GPU's clock, and of the whole from the first copy to the last.
+
+    `uncaptured` is why no CUDA graph did the computing, "" where one did.
+    """
+
+    host_to_device_ms: float
+    compute_ms: float
+    device_to_host_ms: float
+    end_to_end_ms: float
+    uncaptured: str
+
+    @classmethod
+    def of(cls, taken: Timings, name: str) -> DevicePhases | None:
+        """Those of one contender; None where it was timed on the host's clock."""
+        found = taken.phases_of(name)
+        if found is None:
+            return None
+        copy_in, compute, copy_out = (1e3 * seconds for seconds in astuple(found))
+        return cls(copy_in, compute, copy_out, 1e3 * taken.end_to_end(name), taken.uncaptured[name])
+
+
+@dataclass(frozen=True)
 class Contender:
     """One thing that was timed, at one batch size.
 
     `kind` is engine, eager, compile, export, or recipe for another network's engine. Times are milliseconds a call over
-    `samples` rounds; `medians_ms` has the median of each sitting, for which everything was loaded anew.
+    `samples` rounds; `medians_ms` has the median of each sitting, for which everything was loaded anew. Where they were
+    taken on a GPU's clock they are those of the computing, and so are the ratios; `phases` has the copies too.
     """
 
     name: str
@@ -52,6 +76,7 @@ class Contender:
     calls_a_sample: int
     medians_ms: tuple[float, ...]
     against: tuple[Against, ...]
+    phases: DevicePhases | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Its fields as JSON values; `ratios` are those against each baseline."""
@@ -63,14 +88,19 @@ class Contender:
 
 @dataclass(frozen=True)
 class Measurement:
-    """Every contender at one batch size, all of them interleaved within each sitting."""
+    """Every contender at one batch size, all of them interleaved within each sitting.
+
+    `host_clock` is why a GPU's work was timed on the host's clock, copies included; "" where it was not.
+    """
 
     batch: int
     contenders: tuple[Contender, ...]
+    host_clock: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """The contenders in the order in which they were named, the engine first."""
-        return {"batch": self.batch, "contenders": [contender.to_json() for contender in self.contenders]}
+        contenders = [contender.to_json() for contender in self.contenders]
+        return {"batch": self.batch, "contenders": contenders, "host_clock": self.host_clock}
 
 
 @dataclass(frozen=True)

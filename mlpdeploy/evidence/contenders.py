@@ -15,10 +15,12 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from mlpdeploy.engine.backend import Arrays, Backend, Batch, BuildRequest, Progress
+from mlpdeploy.engine.backend import Arrays, Backend, Batch, BuildRequest, OnDevice, Progress
+from mlpdeploy.engine.backends import _programs
 from mlpdeploy.engine.emit import Emitted
 from mlpdeploy.evidence import machine, timing
 from mlpdeploy.evidence.bench import COMPILE, EAGER
+from mlpdeploy.evidence.clocks import Call, Inputs, timed
 from mlpdeploy.graph.trace import TensorSpec
 
 DISTINCT = 4
@@ -27,8 +29,6 @@ DISTINCT = 4
 MOST_ROUNDS = 10_000
 MOST_INPUTS, MOST_BYTES = 1000, 1 << 29
 """Of small images a thousand will do, however large the cache is."""
-
-Call = Callable[[Any], object]
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def sittings(
 
     Every sitting loads every contender anew, in an order that alternates.
     """
-    inputs = {size: prepared(contenders, size, seed) for size in sizes}
+    inputs = {size: Inputs(prepared(contenders, size, seed)) for size in sizes}
     taken: dict[int, list[timing.Timings]] = {size: [] for size in sizes}
     for sitting in range(count):
         with ExitStack() as stack:
@@ -111,15 +111,10 @@ def sittings(
             for done, size in enumerate(sizes):
                 where = f"sitting {sitting + 1} of {count}, batch {size}"
                 progress.step(where, sitting * len(sizes) + done, count * len(sizes))
-                runs = {one.name: fed(calls[one.name], inputs[size][one.name]) for one in contenders}
-                turns = range(len(inputs[size][contenders[0].name]))
-                budget, own_seed = seconds / count, seed + sitting
-                taken[size].append(timing.measure(runs, turns, rounds=MOST_ROUNDS, seconds=budget, seed=own_seed))
+                in_turn = {one.name: calls[one.name] for one in contenders}
+                limits = {"rounds": MOST_ROUNDS, "seconds": seconds / count, "seed": seed + sitting}
+                taken[size].append(timed(in_turn, inputs[size], **limits))
     return {size: timing.Timings.joined(one) for size, one in taken.items()}
-
-
-def fed(call: Call, values: Sequence[Any]) -> Callable[[int], object]:
-    return lambda index: call(values[index])
 
 
 def prepared(contenders: Sequence[Contender], size: int, seed: int) -> dict[str, list[Any]]:
@@ -142,20 +137,21 @@ def prepared(contenders: Sequence[Contender], size: int, seed: int) -> dict[str,
 def _torch(
     name: str, what: str, run: Callable[..., Any], inputs: Sequence[TensorSpec], dtype: torch.dtype, device: str
 ) -> Contender:
-    """PyTorch, from inputs on the host to outputs on the host, as an engine is timed."""
+    """PyTorch on a cpu or on cuda, from inputs on the host to outputs on the host, as an engine is timed."""
     specs = tuple(inputs)
 
-    def prepare(arrays: Arrays) -> list[torch.Tensor]:
-        tensors = (torch.from_numpy(np.ascontiguousarray(arrays[spec.name])) for spec in specs)
-        return [tensor.to(dtype) if tensor.is_floating_point() else tensor for tensor in tensors]
+    def prepare(arrays: Arrays) -> dict[str, torch.Tensor]:
+        tensors = {spec.name: torch.from_numpy(np.ascontiguousarray(arrays[spec.name])) for spec in specs}
+        return {name: one.to(dtype) if one.is_floating_point() else one for name, one in tensors.items()}
 
     @contextmanager
     def load() -> Iterator[Call]:
-        def call(tensors: list[torch.Tensor]) -> object:
+        def call(tensors: dict[str, torch.Tensor]) -> Any:
             with torch.inference_mode():
-                return pytree.tree_map(lambda tensor: tensor.cpu(), run(*(tensor.to(device) for tensor in tensors)))
+                moved = (tensor.to(device) for tensor in tensors.values())
+                return pytree.tree_map(lambda tensor: tensor.cpu(), run(*moved))
 
-        yield call
+        yield call if device == "cpu" else OnDevice(call, _programs.binder(run, [spec.name for spec in specs]))
 
     return Contender(name, name, what, specs, prepare, load)
 

@@ -21,7 +21,10 @@ _CPU = Path("/sys/devices/system/cpu/cpu0")
 
 
 def fingerprint() -> dict[str, Any]:
-    """The machine and the versions that a number belongs to: two numbers compare only where these are the same."""
+    """The machine and the versions that a number belongs to: two numbers compare only where these are the same.
+
+    `gpu_clock` is what times a GPU's work there, None where that is the host's clock (see `evidence.clocks`).
+    """
     versions = {}
     for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -35,6 +38,7 @@ def fingerprint() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": versions,
         "gpu": None if isinstance(gpu, str) else asdict(gpu),
+        "gpu_clock": None if isinstance(gpu, str) else _gpu_clock(),
     }
 
 
@@ -92,6 +96,12 @@ def _clock() -> float | None:
 def _hottest() -> float | None:
     readings = [_text(path) or "" for path in Path("/sys/class/thermal").glob("thermal_zone*/temp")]
     return max((int(reading) / 1e3 for reading in readings if reading.lstrip("-").isdigit()), default=None)
+
+
+def _gpu_clock() -> str | None:
+    import torch
+
+    return "device events" if torch.cuda.is_available() else None
 
 
 def _gpu() -> dict[str, str] | None:

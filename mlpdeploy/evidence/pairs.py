@@ -11,12 +11,11 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from mlpdeploy.evidence import timing
-from mlpdeploy.evidence.contenders import Contender, fed, prepared
+from mlpdeploy.evidence.clocks import Inputs, timed
+from mlpdeploy.evidence.contenders import Contender, prepared
 
 ROUNDS, SHORTEST = 100, 5e-4
 """Rounds of a load at the most, and seconds of a sample at the least: short ones pass between interruptions."""
@@ -55,7 +54,7 @@ def pairs(
 ) -> Iterator[tuple[Pair, ...]]:
     """Pairs without end, one for each batch size; each load is timed for about `seconds` a size."""
     sides = (baseline, candidate)
-    inputs = {size: prepared(sides, size, seed) for size in sizes}
+    inputs = {size: Inputs(prepared(sides, size, seed)) for size in sizes}
     turn = 0
     while True:
         first, second = (
@@ -69,7 +68,7 @@ def pairs(
 def _load(
     order: Sequence[Contender],
     sides: Sequence[Contender],
-    inputs: Mapping[int, Mapping[str, Sequence[Any]]],
+    inputs: Mapping[int, Inputs],
     seconds: float,
     seed: int,
 ) -> dict[int, dict[str, Load]]:
@@ -78,9 +77,8 @@ def _load(
     with ExitStack() as stack:
         calls = {one.name: stack.enter_context(one.load()) for one in order}
         for size, of_size in inputs.items():
-            runs = {one.name: fed(calls[one.name], of_size[one.name]) for one in sides}
-            turns = range(len(of_size[sides[0].name]))
-            taken = timing.measure(runs, turns, rounds=ROUNDS, seconds=seconds, seed=seed, shortest=SHORTEST)
+            in_turn = {one.name: calls[one.name] for one in sides}
+            taken = timed(in_turn, of_size, rounds=ROUNDS, seconds=seconds, seed=seed, shortest=SHORTEST)
             quantiles = {name: np.quantile(samples, (0.5, 0.25)) for name, samples in taken.seconds.items()}
             found[size] = {name: Load(float(median), float(low)) for name, (median, low) in quantiles.items()}
     return found

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mlpdeploy.evidence.verdicts import Verdict, command, engine_of, speedup, verdicts
-from mlpdeploy.evidence.words import int8_facts
+from mlpdeploy.evidence.words import PHASES, clock_notes, device_rows, int8_facts
 from mlpdeploy.recipe import GIVEN, kind
 
 REFUSALS = 10
@@ -200,7 +200,18 @@ def _measured(manifest: Mapping[str, Any], bench: Mapping[str, Any] | None) -> s
             numbers = [f"{one[key]:.3g}" for key in ("median_ms", "p90_ms", "p99_ms", "images_per_second")]
             rows.append([measurement["batch"], one["name"], *numbers, beside])
     header = ["batch:", "contender", "median ms:", "p90:", "p99:", "images/s:", "times as long as the engine"]
-    return "## Latency\n\n" + _table(header, rows)
+    return "\n\n".join(["## Latency", _table(header, rows), *_on_device(bench)])
+
+
+def _on_device(bench: Mapping[str, Any]) -> list[str]:
+    """What a GPU's clock says of the copies and the computing; nothing of times that the host's clock took."""
+    parts, rows = [f"{note}." for note in clock_notes(bench["measurements"])], device_rows(bench["measurements"])
+    if rows:
+        header = ["batch:", "contender", *(f"{name}:" for name in PHASES.values()), "CUDA graph"]
+        cells = [[row.batch, row.name, *(f"{value:.3g}" for value in row.milliseconds), row.graph] for row in rows]
+        parts += ["The times above are those of the computing. With the copies, on the GPU's clock, in milliseconds:"]
+        parts += [_table(header, cells)]
+    return parts
 
 
 def _rows_of(verification: Mapping[str, Any]) -> str:

@@ -1,4 +1,6 @@
-"""Latency on a monotonic clock: contenders take turns, in random order, and are judged by the ratio to a baseline.
+"""Latency: contenders take turns, in random order, and are judged by the ratio to a baseline.
+
+A contender that runs on a GPU brings the GPU's own clock (`Phased`), which tells the copies from the computing.
 
 Two programs timed one after the other meet two different machines: clocks, caches and neighbours drift. Interleaved
 round by round they meet the same one, and the ratio within rounds is what the bootstrap resamples.
@@ -16,13 +18,32 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass, field
 from statistics import NormalDist
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-Run = Callable[[Any], object]
+
+@dataclass(frozen=True)
+class Phases:
+    """Seconds of a call on a GPU: copying inputs from host to device, computing, copying outputs back."""
+
+    host_to_device: float
+    compute: float
+    device_to_host: float
+
+
+@runtime_checkable
+class Phased(Protocol):
+    """A contender on a GPU, timed on the GPU's own clock; the others are timed on the host's, which is monotonic."""
+
+    def phases(self, value: Any) -> Phases:
+        """Copy an input in, compute, copy the outputs out; and how long each took."""
+
+
+Run = Callable[[Any], object] | Phased
+
 
 MOST_WARMUP = 10
 """Calls after which a contender that is not stable is measured all the same: the machine is not quiet."""
@@ -60,25 +81,41 @@ class Ratio:
 class Timings:
     """The samples of every contender (seconds a call, one a round, rounds aligned) and how they were taken.
 
-    `sittings` has the rounds of each sitting, in order; empty where all were taken in one.
+    `sittings` has the rounds of each sitting, in order; empty where all were taken in one. Of contenders on a GPU's
+    clock `seconds` are those of the computing, `phases` (rounds, 3) has all that `Phases` names, and `uncaptured` says
+    why each was no CUDA graph ("" where it was one). `host_clock` is why the host's clock had to do for a GPU ("" where
+    it had not).
     """
 
     seconds: dict[str, np.ndarray]
     calls: dict[str, int]
     seed: int
     sittings: tuple[int, ...] = ()
+    phases: dict[str, np.ndarray] = field(default_factory=dict)
+    uncaptured: Mapping[str, str] = field(default_factory=dict)
+    host_clock: str = ""
 
     @classmethod
     def joined(cls, taken: Sequence[Timings]) -> Timings:
         """Several sittings with the same contenders as one measurement."""
         names, first = list(taken[0].seconds), taken[0]
         seconds = {name: np.concatenate([one.seconds[name] for one in taken]) for name in names}
-        return cls(seconds, first.calls, first.seed, tuple(len(one.seconds[names[0]]) for one in taken))
+        phases = {name: np.concatenate([one.phases[name] for one in taken]) for name in first.phases}
+        rounds = tuple(len(one.seconds[names[0]]) for one in taken)
+        return cls(seconds, first.calls, first.seed, rounds, phases, first.uncaptured, first.host_clock)
 
     def latency(self, name: str) -> Latency:
         """Median and tail of one contender."""
         median, p90, p99 = np.percentile(self.seconds[name], (50, 90, 99))
         return Latency(float(median), float(p90), float(p99), len(self.seconds[name]))
+
+    def phases_of(self, name: str) -> Phases | None:
+        """The median of each phase of one contender; None where it was timed on the host's clock."""
+        return Phases(*map(float, np.median(self.phases[name], axis=0))) if name in self.phases else None
+
+    def end_to_end(self, name: str) -> float:
+        """The median of a call with its copies, which follow each other on one stream."""
+        return float(np.median(self.phases[name].sum(axis=1) if name in self.phases else self.seconds[name]))
 
     def medians(self, name: str) -> list[float]:
         """The median of each sitting, seconds."""
@@ -140,17 +177,21 @@ def measure(
     """Time each contender once a round, in an order drawn anew for each round.
 
     `inputs` are rotated, the same one for all contenders of a round. A sample is as many calls as last `shortest`
-    seconds, so the clock's own grain does not show. Before the first, at least `warmup` calls, and more until they are
-    stable. `seconds` is a budget for the whole measurement: the rounds end when it is spent, but never before `least`.
-    Raises ValueError without contenders or inputs.
+    seconds, so the clock's own grain does not show; of a `Phased` contender it is one call. Before the first, at least
+    `warmup` calls, and more until they are stable. `seconds` is a budget for the whole measurement: the rounds end when
+    it is spent, but never before `least`.
+    Raises ValueError without contenders or inputs, and where only some contenders are `Phased`.
     """
     if not contenders or not inputs or rounds < 1:
         raise ValueError("timing needs at least one contender, one input and one round")
+    phased = any(isinstance(run, Phased) for run in contenders.values())
+    if phased and not all(isinstance(run, Phased) for run in contenders.values()):
+        raise ValueError("times on a GPU's clock and on the host's cannot be held against each other")
     rng = np.random.default_rng(seed)
     names = list(contenders)
     began = time.perf_counter()
     calls = {name: _calls(contenders[name], inputs, warmup, shortest) for name in names}
-    samples: dict[str, list[float]] = {name: [] for name in names}
+    samples: dict[str, list[tuple[float, ...]]] = {name: [] for name in names}
     with _no_collector():
         for turn in range(rounds):
             if seconds is not None and turn >= least and time.perf_counter() - began > seconds:
@@ -158,7 +199,9 @@ def measure(
             value = inputs[turn % len(inputs)]
             for name in rng.permutation(names):
                 samples[name].append(_time(contenders[name], value, calls[name]))
-    return Timings({name: np.array(values) for name, values in samples.items()}, calls, seed)
+    columns = {name: np.array(values) for name, values in samples.items()}
+    compared = {name: values[:, _COMPUTE if phased else 0] for name, values in columns.items()}
+    return Timings(compared, calls, seed, phases=columns if phased else {})
 
 
 @contextlib.contextmanager
@@ -195,12 +238,15 @@ def _widening(sittings: int) -> float:
     return math.sqrt(sittings / degrees) * t / z
 
 
+_COMPUTE = 1  # the place of `compute` in Phases
+
+
 def _calls(run: Run, inputs: Sequence[Any], warmup: int, shortest: float) -> int:
     """Warm up, until the last calls differ by less than a tenth, and find how many calls last `shortest` seconds."""
     taken: list[float] = []
     while len(taken) < max(1, warmup) or (len(taken) < MOST_WARMUP and not _stable(taken)):
-        taken.append(_time(run, inputs[len(taken) % len(inputs)], 1))
-    return max(1, math.ceil(shortest / max(min(taken), 1e-9)))
+        taken.append(sum(_time(run, inputs[len(taken) % len(inputs)], 1)))
+    return 1 if isinstance(run, Phased) else max(1, math.ceil(shortest / max(min(taken), 1e-9)))
 
 
 def _stable(taken: Sequence[float]) -> bool:
@@ -208,11 +254,14 @@ def _stable(taken: Sequence[float]) -> bool:
     return len(taken) < 3 or max(taken[-3:]) < 1.1 * min(taken)
 
 
-def _time(run: Run, value: Any, calls: int) -> float:
+def _time(run: Run, value: Any, calls: int) -> tuple[float, ...]:
+    """Seconds of a call on the host's clock, or of each phase of one call on a GPU's."""
+    if isinstance(run, Phased):
+        return astuple(run.phases(value))
     began = time.perf_counter_ns()
     for _ in range(calls):
         run(value)
-    return (time.perf_counter_ns() - began) / calls * 1e-9
+    return ((time.perf_counter_ns() - began) / calls * 1e-9,)
 
 
 @contextlib.contextmanager

@@ -1,9 +1,49 @@
-"""An artifact's INT8 in words, for the terminal and for report.md."""
+"""What several writers of tables say alike, for the terminal, report.md and the page."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
+
+PHASES = {
+    "host_to_device_ms": "copy in",
+    "compute_ms": "compute",
+    "device_to_host_ms": "copy out",
+    "end_to_end_ms": "end to end",
+}
+"""A call's parts on a GPU, and the whole, by their names in a bench document."""
+
+
+@dataclass(frozen=True)
+class DeviceRow:
+    """A contender on a GPU: milliseconds as PHASES has them, and why no CUDA graph computed it ("" where one did)."""
+
+    batch: int
+    name: str
+    milliseconds: tuple[float, ...]
+    uncaptured: str
+
+    @property
+    def graph(self) -> str:
+        """Whether a CUDA graph computed it, and if not, why."""
+        return f"no: {self.uncaptured}" if self.uncaptured else "yes"
+
+
+def device_rows(measurements: Iterable[Mapping[str, Any]]) -> list[DeviceRow]:
+    """Those contenders of a bench document's measurements that a GPU's clock timed."""
+    return [
+        DeviceRow(one["batch"], row["name"], tuple(row["phases"][part] for part in PHASES), row["phases"]["uncaptured"])
+        for one in measurements
+        for row in one["contenders"]
+        if row.get("phases")
+    ]
+
+
+def clock_notes(measurements: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Where the host's clock had to do for a GPU, and why."""
+    told = ((one["batch"], one.get("host_clock")) for one in measurements)
+    return [f"At batch {batch} times are the host's, copies included: {reason}" for batch, reason in told if reason]
 
 
 def int8_facts(int8: Mapping[str, Any]) -> dict[str, str]:

@@ -14,7 +14,8 @@ import numpy as np
 from mlpdeploy.engine.backend import Backend, Batch, BuildRequest, Progress
 from mlpdeploy.engine.emit import Emitted
 from mlpdeploy.errors import MlpdeployError
-from mlpdeploy.evidence.timing import FASTER, SLOWER, measure
+from mlpdeploy.evidence.clocks import Inputs, timed
+from mlpdeploy.evidence.timing import FASTER, SLOWER
 
 INT8 = "int8"
 RIVALS = ("fp16", "fp32")
@@ -68,7 +69,7 @@ def _measured(
             file = emitted(precision, backend.beside_int8 if precision == INT8 else None)
             built = backend.build(file, BuildRequest(precision, Batch(batch, batch, batch)), folder, progress)
             runners[precision] = stack.enter_context(backend.load(built.engine, built.facts))
-        taken = measure(runners, inputs, rounds=100, seconds=SECONDS)
+        taken = timed(runners, Inputs(dict.fromkeys(runners, inputs)), rounds=100, seconds=SECONDS)
     ratios = {rival: taken.ratio(INT8, rival) for rival in RIVALS}
     return {
         "median_ms": {precision: 1e3 * taken.latency(precision).median for precision in runners},

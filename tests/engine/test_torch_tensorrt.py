@@ -11,7 +11,7 @@ import pytest
 import torch
 from test_plugin_choice import Silent
 
-from mlpdeploy.engine.backend import Batch, BuildRequest, backends
+from mlpdeploy.engine.backend import Batch, BuildRequest, OnDevice, backends
 from mlpdeploy.engine.backends import _nvidia, _programs, torch_tensorrt
 from mlpdeploy.engine.emit import Emitted
 from mlpdeploy.errors import ArtifactError, BuildError, InputError
@@ -78,6 +78,9 @@ def test_it_compiles_the_rewritten_graph_and_saves_a_program(library: Any, tmp_p
     x = torch.randn(3, 4, 5, 2)
     with backend.load(built.engine, built.facts) as run:
         assert torch.allclose(torch.from_numpy(run({"x": x.numpy()})["y"]), Network()(x)[0], atol=1e-6)
+        assert isinstance(run, OnDevice)
+        (y,) = run.bind({"x": x}).run()
+        assert torch.allclose(y, Network()(x)[0], atol=1e-6)
 
 
 def test_tf32_a_fixed_batch_and_refusals(library: Any, tmp_path: Path) -> None:

@@ -174,6 +174,18 @@ def test_fingerprints_name_what_differs() -> None:
     )
 
 
+def test_times_of_the_hosts_clock_are_of_another_machine_than_those_of_device_events(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = {name: value for name, value in machine.fingerprint().items() if name != "gpu_clock"}
+    monkeypatch.setattr(machine._nvidia, "probe", lambda: "no NVIDIA GPU")
+    assert machine.differences(machine.fingerprint(), {**before, "gpu": None}) == []
+    monkeypatch.setattr(machine._nvidia, "probe", lambda: machine._nvidia.Gpu("Example", "sm90", "13.0"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    here = machine.fingerprint()
+    assert machine.differences(here, {**before, "gpu": here["gpu"]}) == ["gpu_clock device events (was None)"]
+
+
 def test_the_example_is_shown_within_80_columns() -> None:
     console = Console(width=80, record=True, file=io.StringIO())
     print_bench(console, read(EXAMPLE))

@@ -30,6 +30,15 @@ def test_a_result_names_its_machine_and_is_strict_json(tmp_path: Path) -> None:
     assert json.loads(path.read_text()) == found
 
 
+def test_rows_of_one_origin_are_kept_together_and_others_aside(tmp_path: Path) -> None:
+    common.write("x", {"a": 1, "b": 2}, {"threads": 1}, tmp_path)
+    path = common.write("x", {"b": 3}, {"threads": 1}, tmp_path)
+    assert json.loads(path.read_text())["results"] == {"a": 1, "b": 3}
+    common.write("x", {"c": 4}, {"threads": 2}, tmp_path)
+    assert json.loads(path.read_text())["results"] == {"c": 4}
+    assert json.loads((tmp_path / "x.previous.json").read_text())["results"] == {"a": 1, "b": 3}
+
+
 def test_the_processor_is_named_where_the_system_tells(tmp_path: Path) -> None:
     info = tmp_path / "cpuinfo"
     info.write_text("processor : 0\nmodel name\t: A Fine CPU @ 3 GHz\n")
@@ -54,7 +63,6 @@ def test_counts_separate_the_bodies_from_the_rest() -> None:
     assert found["bodies"] == {
         "segment_grouped_projection": {"calls": 2, "most_transposes": 2, "most_reshapes": 1},
     }
-    assert graph.saved(Counts(400, 0, 0), Counts(300, 0, 0)) == 0.25
 
 
 def test_each_rule_that_fired_is_left_out_once() -> None:

@@ -21,7 +21,7 @@ from mlpdeploy.evidence.page.page import _count, _error, _ms, precisions
 from mlpdeploy.evidence.times import times
 from mlpdeploy.evidence.verdicts import speedup
 from tests.browser import browser, chromium
-from tests.evidence.documents import MILLISECONDS, bench
+from tests.evidence.documents import MILLISECONDS, bench, on_gpu
 from tests.test_api import Net, images
 
 VOID = {"meta", "link", "br", "img", "input", "hr", "wbr"}
@@ -176,6 +176,14 @@ def test_every_number_in_a_table_is_one_of_the_documents(documents: dict[str, An
     cells = [" ".join(cell.split()) for cell in Page(text).cells]
     assert len(cells) > 150
     assert [cell for cell in cells if cell not in known] == []
+
+
+def test_on_a_gpu_the_copies_stand_beside_the_computing(documents: dict[str, Any], text: str) -> None:
+    assert "GPU's clock" not in visible(text)
+    shown = page(**{**documents, "bench": on_gpu(copy.deepcopy(documents["bench"]))})
+    assert {"0.0625", "0.0156", "3.33"} <= set(Page(shown).cells)
+    assert "no: it waits while it computes" in visible(shown)
+    assert "At batch 8 times are the host's, copies included: PyTorch cannot use the GPU" in visible(shown)
 
 
 def test_the_charts_show_the_numbers_of_the_documents(documents: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from mlpdeploy.evidence.report import REFUSALS, build_command, report
+from tests.evidence import documents
 
 MANIFEST: dict[str, Any] = {
     "created": "2030-01-02T03:04:05+00:00",
@@ -108,6 +109,14 @@ def test_transposes_that_are_left_are_counted_by_reason() -> None:
     row = "| 2 | conv2d gives \\| layer_norm wants | `stem` (batch 8 4 -> batch 4 8) |"
     assert row in report(MANIFEST)
     assert "## Transposes that are left\n\nNone." in report(MANIFEST | {"transposes": []})
+
+
+def test_on_a_gpu_the_copies_stand_beside_the_computing() -> None:
+    text = report(MANIFEST, VERIFICATION, documents.on_gpu(documents.bench(MANIFEST)))
+    assert "| 1 | engine | 0.0625 | 1.5 | 0.0156 | 1.58 | yes |" in text
+    assert "| 1 | eager | 0.0625 | 3.25 | 0.0156 | 3.33 | no: it waits while it computes |" in text
+    assert "At batch 8 times are the host's, copies included: PyTorch cannot use the GPU." in text
+    assert "GPU's clock" not in report(MANIFEST, VERIFICATION, documents.bench(MANIFEST))
 
 
 def test_many_refusals_are_cut_and_counted() -> None:

@@ -166,6 +166,8 @@ class EngineBackend(ABC):
 
     @contextmanager
     def _checked(self, engine: Path, facts: Mapping[str, Any]) -> Iterator[Runner]:
+        from mlpdeploy.engine.backend import OnDevice
+
         signature = Signature.from_facts(facts)
         self._check_file(engine, facts)
         self._check_versions(engine, facts)
@@ -178,7 +180,7 @@ class EngineBackend(ABC):
                 signature.check(inputs)
                 return runner(inputs)
 
-            yield run
+            yield OnDevice(run, runner.bind) if isinstance(runner, OnDevice) else run
 
     def _check_request(self, request: BuildRequest) -> None:
         reason = self.available()

@@ -20,7 +20,7 @@ from typing import Any
 
 from mlpdeploy.engine.backends import _nvidia
 from mlpdeploy.engine.backends._base import one_line
-from mlpdeploy.errors import InputError
+from mlpdeploy.errors import InputError, MlpdeployError
 
 _SWITCH = "POLYGRAPHY_USE_TENSORRT_RTX"
 # Without a driver TensorRT reports this beside every real error; it says nothing about the network.
@@ -77,6 +77,17 @@ def collected_errors(trt: Any) -> Iterator[list[str]]:
             yield errors
     finally:
         util.TRT_LOGGER = before
+
+
+@contextmanager
+def refusals(error_type: type[MlpdeployError], what: str, errors: list[str]) -> Iterator[None]:
+    """Polygraphy's exceptions become `error_type`, told by `message`."""
+    from polygraphy.exception import PolygraphyException
+
+    try:
+        yield
+    except PolygraphyException as error:
+        raise error_type(message(what, errors, error)) from error
 
 
 def message(what: str, errors: list[str], error: BaseException) -> str:

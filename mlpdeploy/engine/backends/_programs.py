@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import numpy as np
+    from collections.abc import Callable, Mapping, Sequence
 
-    from mlpdeploy.engine.backend import Batch
+    import numpy as np
+    from torch import Tensor
+
+    from mlpdeploy.engine.backend import Batch, Bind, Launch
     from mlpdeploy.engine.emit import Emitted
 
 
@@ -48,6 +51,25 @@ def tune(module: Any, batch: int) -> None:
             shapes = (entries, *map(int, x.shape[1:])), tuple(map(int, weight.shape))
             if not launch.is_tuned(*shapes, node.args[2], x.dtype):
                 launch.tune(*shapes, node.args[2], x.dtype, by_permuting)
+
+
+def binder(program: Callable[..., Any], inputs: Sequence[str]) -> Bind:
+    """A PyTorch program that takes `inputs` in this order, as the work that it puts on a GPU."""
+    import torch
+    from torch.utils import _pytree as pytree
+
+    from mlpdeploy.engine.backend import Launch
+
+    def bind(given: Mapping[str, Tensor]) -> Launch:
+        arguments = [given[name] for name in inputs]
+
+        def run() -> Sequence[Tensor]:
+            with torch.inference_mode():
+                return [leaf for leaf in pytree.tree_leaves(program(*arguments)) if isinstance(leaf, torch.Tensor)]
+
+        return Launch(run)
+
+    return bind
 
 
 def tensor(array: np.ndarray) -> Any:

@@ -83,6 +83,8 @@ class Inductor(EngineBackend):
         import torch
         from torch._inductor import aoti_load_package
 
+        from mlpdeploy.engine.backend import OnDevice
+
         device = str(facts.get("device", "cpu"))
         if device == "cuda" and isinstance(gpu := _nvidia.probe(), str):
             raise MachineLacks(f"{engine} was compiled for a GPU: {gpu}")
@@ -97,8 +99,9 @@ class Inductor(EngineBackend):
             results = results if isinstance(results, (tuple, list)) else (results,)
             return {port.name: _programs.array(result) for port, result in zip(signature.outputs, results, strict=True)}
 
+        bind = _programs.binder(model, [port.name for port in signature.inputs])
         with _threads(facts.get("threads")):
-            yield run
+            yield OnDevice(run, bind) if device == "cuda" else run
 
 
 BACKEND = Inductor()

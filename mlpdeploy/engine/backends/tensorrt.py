@@ -11,12 +11,12 @@ import contextlib
 import functools
 import os
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlpdeploy.engine.backends import _nvidia, _polygraphy
+from mlpdeploy.engine.backends import _contexts, _nvidia, _polygraphy
 from mlpdeploy.engine.backends._base import EngineBackend, Signature, installed_version, missing
 from mlpdeploy.engine.backends._targets import CURRENT, compute_capabilities
 from mlpdeploy.engine.parsed import PRODUCTS, ParsedNetwork, read
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
     import onnx
 
-    from mlpdeploy.engine.backend import Arrays, Batch, BuildRequest, Progress, Runner
+    from mlpdeploy.engine.backend import Arrays, Batch, BuildRequest, LayerTime, Progress, Runner
     from mlpdeploy.engine.emit import Emitted
 
 OLDEST = {"tensorrt": (10, 13), "tensorrt-rtx": (1, 0)}
@@ -130,28 +130,28 @@ class TensorRT(EngineBackend):
 
     @contextmanager
     def _load(self, engine: Path, signature: Signature, facts: Mapping[str, Any]) -> Iterator[Runner]:
-        gpu = _nvidia.probe()
-        built_for = [str(name) for name in facts.get("gpus", ())]
-        if isinstance(gpu, _nvidia.Gpu) and built_for and gpu.capability not in built_for:
-            raise ArtifactError(
-                f"{engine} was built for {', '.join(built_for)} and this machine's {gpu.name} is {gpu.capability}; "
-                "build it again here" + (f" or with --gpu {gpu.capability}" if self.name == "tensorrt-rtx" else "")
-            )
-        trt = _polygraphy.bind(self.name)
-        from polygraphy.backend.trt import EngineFromBytes, TrtRunner
-        from polygraphy.exception import PolygraphyException
+        from mlpdeploy.engine.backend import OnDevice
 
-        with _polygraphy.collected_errors(trt) as errors, contextlib.ExitStack() as stack:
-            try:
-                runner = stack.enter_context(TrtRunner(EngineFromBytes(engine.read_bytes())))
-            except PolygraphyException as error:
-                raise ArtifactError(_polygraphy.message(f"TensorRT cannot load {engine}", errors, error)) from error
+        with _contexts.deserialised(self.name, engine, facts) as (trt, loaded, errors), contextlib.ExitStack() as stack:
+            from polygraphy.backend.trt import TrtRunner
+
+            with _polygraphy.refusals(ArtifactError, f"TensorRT cannot load {engine}", errors):
+                runner = stack.enter_context(TrtRunner(loaded))
 
             def run(inputs: Arrays) -> dict[str, np.ndarray]:
                 outputs = runner.infer(dict(inputs), check_inputs=False)
                 return {port.name: outputs[port.name].copy() for port in signature.outputs}  # Polygraphy reuses them
 
-            yield run
+            yield OnDevice(run, functools.partial(_contexts.bind, trt, loaded, signature.outputs, errors))
+
+    def profile(self, engine: Path, facts: Mapping[str, Any], inputs: Sequence[Arrays]) -> tuple[LayerTime, ...] | str:
+        """See Backend.profile: TensorRT's IProfiler, which needs the engine to run."""
+        reason = self.executable()
+        if reason is not None:
+            return f"{self.name} tells the time of its layers where its engines run: {reason}"
+        with _contexts.deserialised(self.name, engine, facts) as (trt, loaded, errors):
+            with _polygraphy.refusals(ArtifactError, f"TensorRT cannot profile {engine}", errors):
+                return _contexts.layer_times(trt, loaded, errors, inputs)
 
 
 BACKENDS = (TensorRT("tensorrt"), TensorRT("tensorrt-rtx"))

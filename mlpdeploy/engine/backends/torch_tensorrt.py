@@ -90,6 +90,8 @@ class TorchTensorRT(EngineBackend):
         import torch
         import torch_tensorrt  # noqa: F401  (it brings the operation that runs an engine)
 
+        from mlpdeploy.engine.backend import OnDevice
+
         gpu, built_for = _nvidia.probe(), [str(name) for name in facts.get("gpus", ())]
         if isinstance(gpu, _nvidia.Gpu) and built_for and gpu.capability not in built_for:
             here = f"this machine's {gpu.name} is {gpu.capability}"
@@ -105,7 +107,7 @@ class TorchTensorRT(EngineBackend):
             results = results if isinstance(results, (tuple, list)) else (results,)
             return {port.name: _programs.array(out) for port, out in zip(signature.outputs, results, strict=True)}
 
-        yield run
+        yield OnDevice(run, _programs.binder(model, [port.name for port in signature.inputs]))
 
 
 BACKEND = TorchTensorRT()

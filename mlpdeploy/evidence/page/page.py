@@ -16,7 +16,7 @@ from mlpdeploy.evidence.blocks import Block, block
 from mlpdeploy.evidence.report import REFUSALS, reproduction
 from mlpdeploy.evidence.times import Times, kind_of, times
 from mlpdeploy.evidence.verdicts import command, speedup, title, verdicts
-from mlpdeploy.evidence.words import int8_facts
+from mlpdeploy.evidence.words import PHASES, clock_notes, device_rows, int8_facts
 
 Document = Mapping[str, Any]
 
@@ -62,6 +62,9 @@ def page(
         int8_facts=int8_facts(manifest["int8"]) if manifest.get("int8") else {},
         precisions=precisions(outlines["after"]) if outlines else [],
         speedup=speedup,
+        phases=PHASES,
+        device_rows=device_rows(bench["measurements"]) if bench else [],
+        clock_notes=clock_notes(bench["measurements"]) if bench else [],
         command=lambda verb: command(manifest, verb),
         reproduce="\n".join(reproduction(manifest)[1]),
     )

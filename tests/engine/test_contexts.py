@@ -1,0 +1,281 @@
+"""TensorRT's contexts for timing and profiling without a GPU: through stand-ins of TensorRT and of torch.cuda."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from small_networks import emitted, images, reference
+
+from mlpdeploy.engine.backend import Batch, BuildRequest, OnDevice, backends
+from mlpdeploy.engine.backends import _contexts, _nvidia, _polygraphy
+from mlpdeploy.engine.backends._base import Port, Signature
+from mlpdeploy.engine.parsed import origins
+from mlpdeploy.errors import ArtifactError
+from mlpdeploy.evidence import clocks, layers
+from tests.engine.fake_gpu import SECONDS, Gpu, gpu
+
+__all__ = ["gpu"]
+OUTPUTS = [Port("y", (4,), "float32"), Port("half", (4,), "float16")]
+LAYERS = [
+    {"Name": "__myl_Conv_0", "LayerType": "gemm", "Metadata": "[ONNX Layer: stem/Conv]"},
+    {
+        "Name": "__myl_MulAdd_1",
+        "LayerType": "kgen",
+        "Metadata": "[ONNX Layer: n1 | blocks.0.tokens/Call (segments)]\x1e[ONNX Layer: blocks.0.norm/Mul]",
+    },
+    {"Name": "Reformat", "LayerType": "Reformat", "Metadata": ""},
+]
+
+
+class Context:
+    """An IExecutionContext that computes y = 2 x and half = x, on the stream that it is given."""
+
+    def __init__(self, engine: Engine, config: Any) -> None:
+        self.engine, self.config = engine, config
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.addresses: dict[str, int] = {}
+        self.profiler: Any = None
+        self.nvtx_verbosity = "DETAILED"
+        if engine.capturable is not None:
+            self.is_stream_capturable = lambda stream: stream > 0 and engine.capturable
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        self.shapes[name] = shape
+        return shape[0] <= self.engine.largest
+
+    def set_tensor_address(self, name: str, memory: int) -> bool:
+        self.addresses[name] = memory
+        return memory > 0
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return self.shapes["x"]
+
+    def execute_async_v3(self, stream_handle: int) -> bool:
+        assert set(self.addresses) == {"x", "y", "half"}, "an address is missing"
+        if self.engine.broken:
+            return False
+        x, y, half = (self.engine.gpu.at(self.addresses[name]) for name in ("x", "y", "half"))
+
+        def work() -> None:
+            with torch._C.DisableTorchFunction():
+                y.copy_(2 * x)
+                half.copy_(x)
+
+        self.engine.gpu.enqueue("compute", work, stream_handle)
+        return True
+
+
+class Engine:
+    """An ICudaEngine. `capturable` is what TensorRT-RTX answers, None for plain TensorRT, which cannot be asked."""
+
+    def __init__(self, gpu: Any, capturable: bool | None = None) -> None:
+        self.gpu, self.capturable, self.largest, self.broken, self.full = gpu, capturable, 8, False, False
+        self.contexts: list[Context] = []
+        self.layers: list[Any] = LAYERS
+
+    def create_runtime_config(self) -> Any:
+        return SimpleNamespace(dynamic_shapes_kernel_specialization_strategy="LAZY")
+
+    def create_execution_context(self, runtime_config: Any = None) -> Context | None:
+        if self.full:
+            return None
+        self.contexts.append(Context(self, runtime_config))
+        return self.contexts[-1]
+
+    def create_engine_inspector(self) -> Any:
+        told = json.dumps({"Layers": self.layers, "Bindings": []})
+        return SimpleNamespace(execution_context=None, get_engine_information=lambda format: told)
+
+
+def tensorrt(flavour: str) -> Any:
+    made = SimpleNamespace(
+        __name__=flavour,
+        ProfilingVerbosity=SimpleNamespace(NONE="NONE"),
+        LayerInformationFormat=SimpleNamespace(JSON="JSON"),
+        IProfiler=type("IProfiler", (), {"__init__": lambda self: None}),
+    )
+    if flavour == "tensorrt_rtx":
+        made.DynamicShapesKernelSpecializationStrategy = SimpleNamespace(EAGER="EAGER")
+    return made
+
+
+def bind(gpu: Gpu, engine: Engine, flavour: str = "tensorrt", rows: int = 2) -> clocks.DeviceCall:
+    def bound(inputs: Any) -> Any:
+        return _contexts.bind(tensorrt(flavour), engine, OUTPUTS, ["an error of TensorRT"], inputs)
+
+    values = [{"x": np.full((rows, 4), float(place), np.float32)} for place in range(3)]
+    return clocks.DeviceCall(bound, clocks.Inputs({"engine": values}).pinned["engine"])
+
+
+def test_the_stand_ins_have_what_tensorrt_has() -> None:
+    trt = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
+    context = (
+        "set_input_shape", "set_tensor_address", "get_tensor_shape", "execute_async_v3", "profiler", "nvtx_verbosity",
+        "is_stream_capturable",
+    )  # fmt: skip
+    assert all(hasattr(trt.IExecutionContext, name) for name in context)
+    assert all(hasattr(trt.ICudaEngine, name) for name in vars(Engine) if name.startswith("create"))
+    assert all(hasattr(trt.EngineInspector, name) for name in ("execution_context", "get_engine_information"))
+    assert hasattr(trt.IRuntimeConfig, "dynamic_shapes_kernel_specialization_strategy")
+    assert trt.DynamicShapesKernelSpecializationStrategy.EAGER and trt.LayerInformationFormat.JSON is not None
+    assert trt.ProfilingVerbosity.NONE is not None and trt.IProfiler.report_layer_time
+
+
+@pytest.mark.parametrize(("flavour", "capturable"), [("tensorrt", None), ("tensorrt_rtx", True)])
+def test_an_engine_is_bound_to_buffers_and_captured(gpu: Gpu, flavour: str, capturable: bool | None) -> None:
+    engine = Engine(gpu, capturable)
+    call = bind(gpu, engine, flavour)
+    (context,) = engine.contexts
+    assert call.uncaptured is None and context.shapes == {"x": (2, 4)} and context.nvtx_verbosity == "NONE"
+    config = context.config and context.config.dynamic_shapes_kernel_specialization_strategy
+    assert config == ("EAGER" if flavour == "tensorrt_rtx" else None)
+    gpu.log.clear()
+    assert call.phases(2).compute == pytest.approx(SECONDS["compute"])
+    assert [(one.dtype, one.tolist()) for one in call._outputs] == [
+        (torch.float32, [[4.0] * 4] * 2), (torch.float16, [[2.0] * 4] * 2),
+    ]  # fmt: skip
+    assert not {"allocate", "pin", "compute"} & {what for what, _ in gpu.log}
+
+
+def test_every_size_has_a_context_of_its_own(gpu: Gpu) -> None:
+    engine = Engine(gpu)
+    one, two = bind(gpu, engine, rows=1), bind(gpu, engine, rows=3)
+    assert [context.shapes["x"] for context in engine.contexts] == [(1, 4), (3, 4)]
+    one.phases(1)
+    two.phases(2)
+    assert [call._outputs[0].tolist() for call in (one, two)] == [[[2.0] * 4], [[4.0] * 4] * 3]
+
+
+def test_an_engine_that_rtx_cannot_capture_runs_without_a_graph(gpu: Gpu) -> None:
+    call = bind(gpu, Engine(gpu, capturable=False), "tensorrt_rtx")
+    assert call.uncaptured == "TensorRT-RTX says that this engine cannot be captured" and not gpu.capture_modes
+    gpu.log.clear()
+    call.phases(1)
+    assert ("compute", gpu.log[0][1]) in gpu.log and call._outputs[0].tolist() == [[2.0] * 4] * 2
+
+
+def test_what_tensorrt_refuses_is_told_in_its_own_words(gpu: Gpu) -> None:
+    engine = Engine(gpu)
+    with pytest.raises(ArtifactError, match=r"TensorRT cannot take x of shape \[9, 4\]: an error of TensorRT"):
+        bind(gpu, engine, rows=9)
+    engine.broken = True
+    with pytest.raises(ArtifactError, match="TensorRT cannot run the engine: an error of TensorRT"):
+        bind(gpu, engine)
+    engine.full = True
+    with pytest.raises(ArtifactError, match="TensorRT cannot make room to run the engine: an error of TensorRT"):
+        bind(gpu, engine)
+
+
+def test_a_fused_layer_names_every_node_that_it_came_from() -> None:
+    assert origins(LAYERS[1]["Metadata"]) == ("n1", "blocks.0.tokens/Call", "blocks.0.norm/Mul")
+    assert origins(None) == origins("") == ()
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_package_of_inductor_is_bound_where_it_runs_on_a_gpu(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch._inductor.aoti_load_package", lambda path: lambda x: (2 * x, x.half()))
+    monkeypatch.setattr(_nvidia, "probe", lambda: _nvidia.Gpu("Stand-in", "sm90", "13.0"))
+    signature = Signature((Port("x", (4,), "float32"),), tuple(OUTPUTS), 1, 4)
+    with backends()["inductor"]._load(Path("engine.pt2"), signature, {"device": device}) as runner:
+        assert isinstance(runner, OnDevice) == (device == "cuda")
+        if isinstance(runner, OnDevice):
+            y, half = runner.bind({"x": torch.ones(2, 4)}).run()
+            assert y.tolist() == [[2.0] * 4] * 2 and half.dtype == torch.float16
+
+
+class Runner:
+    """Polygraphy's TrtRunner on a context with a profiler: each layer reports once a run, the first one slowly."""
+
+    def __init__(self, context: Context) -> None:
+        self.context, self.runs = context, 0
+
+    def __enter__(self) -> Runner:
+        return self
+
+    def __exit__(self, *error: object) -> None: ...
+
+    def infer(self, feed_dict: Any, check_inputs: bool) -> Any:
+        assert not check_inputs and set(feed_dict) == {"x"}
+        self.runs += 1
+        for place, layer in enumerate(self.context.engine.layers):
+            name = layer if isinstance(layer, str) else layer["Name"]
+            self.context.profiler.report_layer_time(name, 100.0 if self.runs == 1 else place + 0.25 * self.runs)
+        return {}
+
+
+@pytest.fixture
+def runner(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`Runner` in Polygraphy, which is first bound to the flavour that the process may use: it can be bound once."""
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
+    _polygraphy.bind("tensorrt-rtx")
+    monkeypatch.setattr("polygraphy.backend.trt.TrtRunner", Runner)
+
+
+def test_the_profiler_tells_layers_by_our_names(runner: None) -> None:
+    inputs = [{"x": np.zeros((2, 4), np.float32)}] * 3
+    found = _contexts.layer_times(tensorrt("tensorrt_rtx"), Engine(None), [], inputs)
+    assert [(one.type, one.seconds) for one in found] == [  # of runs 2, 3 and 4
+        ("gemm", pytest.approx(0.75e-3)), ("kgen", pytest.approx(1.75e-3)), ("Reformat", pytest.approx(2.75e-3)),
+    ]  # fmt: skip
+    nodes = {"stem/Conv", "blocks.0.tokens/Call", "blocks.0.norm/Mul"}
+    grouped = layers.by_module(found, nodes, 2, "tensorrt")
+    assert [(one.path, round(one.milliseconds, 6)) for one in grouped.modules] == [
+        ("stem", 0.75), ("blocks.0.tokens", 4.5),
+    ]  # fmt: skip
+
+
+def test_without_details_layers_keep_tensorrts_names(runner: None) -> None:
+    engine = Engine(None)
+    engine.layers = ["stem/Conv + stem/Relu"]
+    (one,) = _contexts.layer_times(tensorrt("tensorrt"), engine, [], [{"x": np.zeros((2, 4), np.float32)}])
+    assert one.type == "layer" and one.names == ("stem/Conv + stem/Relu",)
+
+
+def test_a_full_gpu_cannot_be_profiled_on(runner: None) -> None:
+    engine = Engine(None)
+    engine.full = True
+    with pytest.raises(ArtifactError, match="TensorRT cannot make room to run the engine: it gave no reason"):
+        _contexts.layer_times(tensorrt("tensorrt"), engine, [], [{"x": np.zeros((2, 4), np.float32)}])
+
+
+@pytest.mark.parametrize("name", ["tensorrt", "tensorrt-rtx"])
+def test_without_a_gpu_the_profile_says_why_not(name: str, tmp_path: Path) -> None:
+    backend = backends()[name]
+    reason = backend.executable()
+    if reason is None:
+        pytest.skip("engines run here")
+    assert backend.profile(tmp_path, {}, []) == f"{name} tells the time of its layers where its engines run: {reason}"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["tensorrt", "tensorrt-rtx"])
+def test_a_gpu_times_and_profiles_an_engine(name: str, tmp_path: Path) -> None:
+    backend = backends()[name]
+    reason = backend.available() or backend.executable()
+    if reason is not None or not torch.cuda.is_available():
+        pytest.skip(reason or "PyTorch cannot use the GPU")
+    built = backend.build(emitted("fp16"), BuildRequest("fp16", Batch(1, 2, 4)), tmp_path, Silent())
+    x = images(2)
+    with backend.load(built.engine, built.facts) as runner:
+        assert isinstance(runner, OnDevice)
+        inputs = clocks.Inputs({"engine": [{"image": x.numpy()}, {"image": images(2, 1).numpy()}]})
+        call = clocks.DeviceCall(runner.bind, inputs.pinned["engine"])
+        found = [call.phases(place) for place in (1, 0)]
+        assert call.uncaptured is None or "captur" in call.uncaptured
+        assert all(min(one.host_to_device, one.compute, one.device_to_host) > 0 for one in found)
+        assert np.allclose(call._outputs[0].numpy(), reference("fp16", x), atol=2e-2)
+        assert np.allclose(call._outputs[0].numpy(), runner({"image": x.numpy()})["logits"], atol=1e-3)
+    times = backend.profile(built.engine, built.facts, [{"image": x.numpy()}] * 3)
+    assert not isinstance(times, str) and times and sum(one.seconds for one in times) > 0
+    nodes = {node.name for node in emitted("fp16").model.graph.node}
+    assert any(node in part for node in nodes for one in times for part in one.names)
+
+
+class Silent:
+    def step(self, phase: str, done: int, total: int) -> None: ...
