@@ -19,7 +19,7 @@ from mlpdeploy import pipeline
 from mlpdeploy.engine.backend import Backend, Batch, BuildRequest, Runner
 from mlpdeploy.engine.emit import Emitted, emit
 from mlpdeploy.engine.plain import plain as plain
-from mlpdeploy.evidence.machine import fingerprint
+from mlpdeploy.evidence.machine import differences, fingerprint
 from mlpdeploy.graph import precision as precisions
 from mlpdeploy.graph.ops import OPSET as OPSET
 from mlpdeploy.graph.rewrite import Rewritten, rewrite
@@ -46,7 +46,7 @@ def write(name: str, results: dict[str, Any], settings: dict[str, Any], folder: 
     path, temporary = folder / f"{name}.json", folder / f".{name}.json.{os.getpid()}"
     origin = {"machine": fingerprint(), "settings": settings}
     found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    same = {key: found.get(key) for key in origin} == origin
+    same = found.get("settings") == settings and not differences(origin["machine"], found["machine"])
     date = time.strftime("%Y-%m-%d", time.gmtime())
     kept = found["results"] if same else {}
     document = {"benchmark": name, "date": date, **origin, "results": {**kept, **results}}
