@@ -156,11 +156,15 @@ def _path(root: Path, tree: Path) -> list[str]:
 def _options(selection: Selection, out: Path) -> list[str]:
     """The selection as command-line options: only those that are not the defaults, which an older version may lack."""
     words, usual = [selection.name, "--backend", selection.backend, "--out", str(out)], Selection(selection.name)
-    for name in ("precision", "batch", "image_size", "num_classes", "seed", "io", "level"):
+    names = ("precision", "batch", "image_size", "num_classes", "seed", "io", "level")
+    for name in (*names, "calibrator", "max_drop", "min_sqnr"):
         if getattr(selection, name) != getattr(usual, name):
             words += [f"--{name.replace('_', '-')}", str(getattr(selection, name))]
     if selection.checkpoint is not None:
         words += ["--checkpoint", str(selection.checkpoint.resolve())]
+    if selection.calibration is not None:
+        given = Path(selection.calibration)
+        words += ["--calibration", str(given.resolve()) if given.exists() else selection.calibration]
     if selection.input_shape is not None:
         words += ["--input-shape", ",".join(map(str, selection.input_shape))]
     if selection.gpus:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from mlpdeploy import pipeline, store
 from mlpdeploy.engine.backend import Backend, pick
 from mlpdeploy.errors import InputError, MachineLacks
+from mlpdeploy.lookup import calibrated_before
 from mlpdeploy.progress import Listener, Stages
 from mlpdeploy.selection import Selection
 from mlpdeploy.session import covering, describe, held_to, require_executable, thread_count
@@ -63,7 +64,13 @@ def bench(
     require_executable(backend, selection.precision)
     threads = thread_count(threads)
     selection = selection.with_backend(backend.name)
-    if artifact is None:
+    int8 = selection.precision == "int8"
+    if int8 and credit:
+        raise InputError("--credit: an INT8 engine without a rule needs a calibration of its own; credit rules in fp16")
+    if artifact is None and int8 and selection.calibration is None:
+        artifact = calibrated_before(selection, store.folder_of(selection, backend.name))
+        selection = replace(selection, batch=artifact.manifest["selection"]["batch"])
+    elif artifact is None:
         selection = covering(selection, sizes)
     others = _others(against or (), selection)
     artifact = artifact or pipeline.build(selection, source=source, progress=progress)
@@ -80,7 +87,8 @@ def bench(
             taken = session.measure(rivals, sizes, seconds)
         measurements = tuple(_measurement(size, timings, rivals) for size, timings in taken.items())
         with stages("roofline"):
-            roofline = session.roofline(taken)
+            # PyTorch has no rate of INT8 products to be held against.
+            roofline = None if int8 else session.roofline(taken)
         with stages("layers"):
             layers = session.layers(sizes[0])
         credits = session.credit(sizes[0], seconds) if credit else None
@@ -121,6 +129,8 @@ class Session:
         self.artifact, self.selection, self.backend, self.source = artifact, selection, backend, source
         self.threads, self.folder, self.stages = threads, folder, stages
         self.specs = source.specs()
+        # What an engine in INT8 is held against computes in the precision of what lies between its products.
+        self.precision = backend.beside_int8 or "fp32" if selection.precision == "int8" else selection.precision
         self.engine = Loadable(backend, artifact.engine, artifact.manifest["facts"]).on(threads)
         self.export: Loadable | None = None
 
@@ -162,9 +172,10 @@ class Session:
         medians = {s: {n: 1e3 * t.latency(n).median for n in t.seconds} for s, t in taken.items()}
         executed = str(self.engine.facts.get("executed", ""))
         outputs = pipeline.trace_network(self.source, self.stages).outputs
-        precision = self.selection.precision
         device = self._torch()[1]
-        return roofline(self.source.network, self.specs, outputs, precision, executed, self.threads, device, medians)
+        return roofline(
+            self.source.network, self.specs, outputs, self.precision, executed, self.threads, device, medians
+        )
 
     def layers(self, size: int) -> Layers:
         """Times by module of our engine, and of the plain export where it was built."""
@@ -206,7 +217,7 @@ class Session:
 
         on_gpu = "tensorrt" in self.backend.name or self.engine.facts.get("device") == "cuda"
         if on_gpu and torch.cuda.is_available():
-            return DTYPES[self.selection.precision], "cuda"
+            return DTYPES[self.precision], "cuda"
         return torch.float32, "cpu"
 
     def _export(self) -> Rival:
@@ -215,9 +226,9 @@ class Session:
         from mlpdeploy.evidence.bench import EXPORT
 
         with self.stages("plain export"):
-            emitted = plain(self.source.network, self.specs, self.selection.precision)
+            emitted = plain(self.source.network, self.specs, self.precision)
             self.export = self._built(EXPORT, emitted)
-        what = f"the plain export in {self.selection.precision} with {self.backend.name}, no rule"
+        what = f"the plain export in {self.precision} with {self.backend.name}, no rule"
         return contenders.engine(EXPORT, EXPORT, what, self.export, self.specs)
 
     def _other(self, other: Selection) -> Rival:
@@ -236,8 +247,7 @@ class Session:
 
         emitted = replace(emitted, model=self.backend.prepare(emitted.model))
         folder = self.folder / name
-        precision, batch = self.selection.precision, self.selection.profile
-        built = contenders.build(self.backend, emitted, precision, batch, folder, self.stages)
+        built = contenders.build(self.backend, emitted, self.precision, self.selection.profile, folder, self.stages)
         onnx.save(emitted.model, folder / store.MODEL)
         return built.on(self.threads)
 
@@ -255,7 +265,8 @@ class Session:
 
 def _others(against: Sequence[str], selection: Selection) -> dict[str, Selection]:
     """Other networks of `against`: with the same precision, backend and batch sizes, their weights random."""
-    same = {f: getattr(selection, f) for f in ("precision", "backend", "batch", "out", "seed", "io", "gpus")}
+    names = ("precision", "backend", "batch", "out", "seed", "io", "gpus", "calibration", "calibrator")
+    same = {name: getattr(selection, name) for name in names}
     found = {}
     for name in (name for name in against if name not in AGAINST):
         try:

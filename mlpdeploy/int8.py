@@ -19,7 +19,7 @@ from mlpdeploy import cache, store
 from mlpdeploy.engine.backend import backends
 from mlpdeploy.errors import ArtifactError, InputError
 from mlpdeploy.progress import Stages
-from mlpdeploy.selection import Selection
+from mlpdeploy.selection import NEEDS_CALIBRATION, Selection
 from mlpdeploy.source import Source
 
 if TYPE_CHECKING:
@@ -30,10 +30,6 @@ if TYPE_CHECKING:
     from mlpdeploy.graph.quantise import Quantisation
     from mlpdeploy.graph.rewrite import Rewritten
     from mlpdeploy.pipeline import Compiled
-
-NEEDS_CALIBRATION = (
-    "INT8 needs --calibration: a folder of images, an .npz file, digits (scikit-learn's) or random (noise)"
-)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ from mlpdeploy.engine.backend import Backend
 from mlpdeploy.errors import ArtifactError, InputError
 from mlpdeploy.progress import Stages
 from mlpdeploy.recipe import canonical, kind
-from mlpdeploy.selection import OUT, Selection
+from mlpdeploy.selection import NEEDS_CALIBRATION, OUT, Selection
 from mlpdeploy.store import Artifact
 
 if TYPE_CHECKING:
@@ -56,6 +57,18 @@ def check_same(artifact: Artifact, selection: Selection, source: Source | None) 
             f"{artifact.folder} holds another engine than was asked for: {', '.join(different)}; "
             "build that first, or give the options that it was built with"
         )
+
+
+def calibrated_before(selection: Selection, folder: Path) -> Artifact:
+    """The INT8 artifact of a selection that says nothing of calibration: the one that is built.
+
+    Raises InputError where there is none, ArtifactError where it was built from another selection.
+    """
+    if not (folder / store.MANIFEST).exists():
+        raise InputError(f"{NEEDS_CALIBRATION}; or build the engine first, and it is found")
+    artifact = store.open_artifact(folder)
+    check_same(artifact, replace(selection, batch=artifact.manifest["selection"]["batch"]), None)
+    return artifact
 
 
 def find_artifact(

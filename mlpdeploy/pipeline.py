@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING, Any
 from mlpdeploy import store
 from mlpdeploy.engine.backend import BuildRequest, pick
 from mlpdeploy.errors import InputError
-from mlpdeploy.int8 import NEEDS_CALIBRATION, Int8, calibration, measure_sites, paid_off
+from mlpdeploy.int8 import Int8, calibration, measure_sites, paid_off
 from mlpdeploy.lookup import cached, check_same, find_artifact, key_of
 from mlpdeploy.progress import Listener, Stages
 from mlpdeploy.recipe import recipes
-from mlpdeploy.selection import OUT, Selection
+from mlpdeploy.selection import NEEDS_CALIBRATION, OUT, Selection
 from mlpdeploy.source import Source, source_of
 from mlpdeploy.store import Artifact
 

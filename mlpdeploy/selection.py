@@ -21,6 +21,9 @@ PLUGIN = ("auto", "on", "off")
 BATCH = "1:8:32"
 OUT = Path("artifacts")
 CALIBRATORS = ("auto", "max", "percentile", "entropy", "mse")
+NEEDS_CALIBRATION = (
+    "INT8 needs --calibration: a folder of images, an .npz file, digits (scikit-learn's) or random (noise)"
+)
 LAYOUT = "propagate_layout"
 """The layout pass, which can be disabled by name like a rule."""
 

@@ -171,6 +171,19 @@ def test_build_then_verify_without_the_data(tmp_path: Path) -> None:
     assert verification.passed, verification.verdict()
     assert verification.inputs == "calibration"
     assert [stage.status for stage in verification.stages] == ["passed"] * 4
+    # It is timed without the data too, against what computes in the precision beside it.
+    measured = pipeline.bench(selection(tmp_path / "out", None), against=("export",), sizes=[1], seconds=0.5).to_json()
+    (export,) = (one for one in measured["measurements"][0]["contenders"] if one["kind"] == "export")
+    assert "the plain export in fp32" in export["what"] and measured["roofline"] is None
+    with pytest.raises(InputError, match="credit rules in fp16"):
+        pipeline.bench(selection(tmp_path / "out", None), credit=True)
+    with pytest.raises(InputError, match="or build the engine first"):
+        pipeline.bench(selection(tmp_path / "elsewhere", None))
+    # The gate builds its candidate, so it needs the data.
+    held = pipeline.regress(given, str(artifact.folder), sizes=[1], seconds=0.5, undecided="pass")
+    assert held.to_json()["selection"]["calibration"] == "random"
+    with pytest.raises(InputError, match="INT8 needs --calibration"):
+        pipeline.regress(selection(tmp_path / "out", None), str(artifact.folder), sizes=[1], seconds=0.5)
     # The same again is found, other data are not, and a lost calibration is one line.
     assert pipeline.build(given).cached
     (artifact.folder / "quantisation.json").unlink()
