@@ -14,10 +14,11 @@ from small_networks import emitted, graph_model, images
 
 from mlpdeploy.engine.backend import Backend, Batch, BuildRequest, Built, backends
 from mlpdeploy.engine.backends import _nvidia, _programs
-from mlpdeploy.engine.emit import Emitted
+from mlpdeploy.engine.emit import Emitted, emit
 from mlpdeploy.errors import ArtifactError, BuildError
-from mlpdeploy.graph.precision import Typed
-from mlpdeploy.graph.trace import TensorSpec
+from mlpdeploy.graph.precision import Typed, apply, plan
+from mlpdeploy.graph.rewrite import rewrite
+from mlpdeploy.graph.trace import TensorSpec, trace
 
 
 class Silent:
@@ -104,6 +105,32 @@ def test_the_onnxruntime_engine_is_a_portable_onnx_file(tmp_path: Path) -> None:
         _, built = engine("onnxruntime", emitted(precision), precision, tmp_path)
         onnx.checker.check_model(onnx.load(built.engine), full_check=True)
         assert ("every result rounded" in built.facts["executed"]) == (precision != "fp32")
+
+
+class Ids(torch.nn.Module):
+    """Ids of two fields, which have rows of their own in one table: integers are added."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.head = torch.nn.Embedding(9, 4), torch.nn.Linear(8, 3)
+        self.register_buffer("first", torch.tensor([0, 5]))
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.head(self.table(ids + self.first).flatten(1))
+        return found
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_integers_are_added_in_an_fp32_engine(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = Ids().eval().requires_grad_(False)
+    rewritten = rewrite(trace(network, [TensorSpec("ids", (2,), torch.int64, 0, 4)]))
+    given = emit(apply(rewritten, plan(rewritten, "fp32")))
+    backend, built = engine(name, given, "fp32", tmp_path)
+    ids = np.array([[0, 1], [3, 2], [1, 3]])
+    with backend.load(built.engine, built.facts) as run:
+        (found,) = run({"ids": ids}).values()
+    assert np.allclose(found, network(torch.from_numpy(ids)).numpy(), rtol=0, atol=1e-6)
 
 
 def test_inductor_gives_pytorchs_threads_back(tmp_path: Path) -> None:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 _STEPS = 3
 # OpenVINO's names of the layers whose arithmetic decides the precision.
 PRODUCTS = ("Convolution", "FullyConnected", "MatMul")
+INDICES = frozenset({"i32", "i64", "u32", "u64", "boolean"})
+"""Of ids and places, which no precision is meant for."""
 INT8 = frozenset({"i8", "u8"})
 _COMPUTING = frozenset({*PRODUCTS, "MVN", "Eltwise", "Reduce", "Softmax"})
 
@@ -66,7 +68,7 @@ class OpenVino(EngineBackend):
         except RuntimeError as error:
             raise BuildError(f"OpenVINO refuses the ONNX file: {_reason(error)}\n{error}") from error
         executed = _executed(compiled)
-        if request.precision == "fp32" and set().union(*executed.values()) - {"f32"}:
+        if request.precision == "fp32" and set().union(*executed.values()) - {"f32", *INDICES}:
             raise BuildError(f"OpenVINO would not compute in f32 throughout: {executed}; use another backend")
         products = [kind for kind in PRODUCTS if kind in executed]
         if request.precision == "int8" and not any(INT8 & set(executed[kind]) for kind in products):
