@@ -25,6 +25,7 @@ import torch
 from benchmarks import common
 from mlpdeploy.engine.backend import Batch, backends
 from mlpdeploy.engine.emit import Emitted
+from mlpdeploy.errors import BuildError
 from mlpdeploy.evidence import timing
 from mlpdeploy.graph.rewrite import LAYOUT, all_rules, rewrite
 from mlpdeploy.graph.trace import TensorSpec, trace
@@ -70,14 +71,16 @@ def measure(
     batch = Batch(min(sizes), sizes[0], max(sizes))
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        engines = {
-            f"{label} #{load}": stack.enter_context(
-                common.engine(backends()[backend], graph, "fp32", batch, arguments.threads, folder / f"{index}-{load}")
-            )
-            for load in range(arguments.loads)
-            for index, (label, graph) in enumerate(graphs.items())
-        }
-        found = {}
+        engines, refused = {}, {}
+        for (index, (label, graph)), load in itertools.product(enumerate(graphs.items()), range(arguments.loads)):
+            where = folder / f"{index}-{load}"
+            built = common.engine(backends()[backend], graph, "fp32", batch, arguments.threads, where)
+            try:
+                engines[f"{label} #{load}"] = stack.enter_context(built)
+            except BuildError as error:
+                refused[label] = str(error).splitlines()[0]
+        graphs = {label: graph for label, graph in graphs.items() if label not in refused}
+        found: dict[str, Any] = {"refused": refused} if refused else {}
         for size in sizes:
             inputs = common.inputs(specs, size, arguments.seed)
             taken = timing.measure(engines, inputs, rounds=200, seconds=arguments.seconds, seed=arguments.seed)
@@ -113,7 +116,11 @@ def main() -> None:
             results[name] = {"fired": fired}
             for backend in arguments.backends.split(","):
                 results[name][backend] = measure(graphs, specs, backend, arguments)
+                for label, reason in results[name][backend].get("refused", {}).items():
+                    print(f"{name:12s} {backend:12s} {label}: {reason}", flush=True)
                 for batch, found in results[name][backend].items():
+                    if batch == "refused":
+                        continue
                     for label, times in found.items():
                         ratio = times["ratio"]
                         interval = f"{ratio['value']:.3f} [{ratio['low']:.3f}, {ratio['high']:.3f}] {ratio['verdict']}"

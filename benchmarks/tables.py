@@ -43,17 +43,20 @@ def graph(document: Document) -> list[str]:
 
 
 def rules(document: Document) -> list[str]:
-    """Time without each rule over the time with it, by network, engine and batch."""
-    rows: dict[tuple[str, str], list[str]] = {}
-    columns: list[str] = []
+    """Time without each rule over the time with it, by network, engine and batch; a dash where an engine refused."""
+    rows: dict[tuple[str, str], dict[str, str]] = {}
+    columns: dict[str, None] = {}
     for name, engines in document["results"].items():
         for engine, row in ((key, value) for key, value in engines.items() if key != "fired"):
             for batch, times in ((key, value) for key, value in row.items() if key.startswith("batch")):
                 column = f"{engine}, {batch}"
-                columns += [] if column in columns else [column]
+                columns[column] = None
                 for label, ratio in ((label, one["ratio"]) for label, one in times.items()):
-                    rows.setdefault((name, _rule(label)), []).append(worth(ratio, inverse=label.startswith("with ")))
-    body = [[f"`{name}`", rule, *cells] for (name, rule), cells in rows.items()]
+                    found = worth(ratio, inverse=label.startswith("with "))
+                    rows.setdefault((name, _rule(label)), {})[column] = found
+    body = [
+        [f"`{name}`", rule, *(cells.get(column, "-") for column in columns)] for (name, rule), cells in rows.items()
+    ]
     return [*table(["network", "rule", *columns], body), "", *source(document, ["onnxruntime", "openvino"])]
 
 
