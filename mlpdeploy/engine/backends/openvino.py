@@ -54,11 +54,12 @@ class OpenVino(EngineBackend):
         import openvino
 
         from mlpdeploy.engine.backends._means_kept import keep_axes
+        from mlpdeploy.engine.backends._norms_spread import spread_norms
         from mlpdeploy.engine.backends._segments import by_columns
 
         core = openvino.Core()
         try:
-            given = keep_axes(emitted.model) if request.precision == "int8" else emitted.model
+            given = spread_norms(keep_axes(emitted.model) if request.precision == "int8" else emitted.model)
             flat = _flat(by_columns(given, _SHORT_RUN)).SerializeToString()
             progress.step("inlining functions", 1, _STEPS)
             model = core.read_model(flat)
