@@ -58,9 +58,9 @@ class Int8:
         text = json.dumps(document, indent=2, allow_nan=False) + "\n"
         (folder / store.QUANTISATION).write_text(text, encoding="utf-8")
         np.savez_compressed(folder / store.ROWS, **self.rows)  # type: ignore[arg-type]
-        if self.curve:
+        if chart := tradeoff(self.curve):
             heading = f"{title}: what is in INT8, and what it costs"
-            (folder / store.CURVE).write_text(standalone(tradeoff(self.curve), heading), encoding="utf-8")
+            (folder / store.CURVE).write_text(standalone(chart, heading), encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> Int8:
@@ -146,6 +146,8 @@ def _each_site(
     with stages("sensitivity"):
         balanced = equalise(rewritten, quantisation.equalised)
         ranked = sensitivities(balanced, quantisation, _judge(balanced, samples, ALONE), stages.step)
+    if not ranked:
+        raise InputError("no product of this network can take INT8, so there is none to rank: build it in FP16")
     return balanced, ranked
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from mlpdeploy import pipeline
 from mlpdeploy.cli import main
 from mlpdeploy.errors import ArtifactError, InputError
 from mlpdeploy.evidence.samples import load_samples
+from mlpdeploy.graph.quantise import Quantisation
+from mlpdeploy.int8 import Int8
 from mlpdeploy.recipe import find
 from mlpdeploy.selection import Selection
 from mlpdeploy.source import source_of
@@ -202,6 +205,23 @@ def test_a_calibration_is_found_again_and_another_calibrator_is_another(tmp_path
     assert "mlp_tokens" in picture.read_text(encoding="utf-8")
     pipeline.sensitivity(selection(tmp_path / "out", "random", calibrator="max"))
     assert len(list((tmp_path / "out").rglob("calibration/*.json"))) == 2
+
+
+def test_a_network_without_a_product_for_int8_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "narrow_example.py").write_text("from torch import nn\n\ndef net():\n    return nn.Linear(8, 8)\n")
+    given = Selection("narrow_example:net", "int8", "onnxruntime", "1:2:3", input_shape=(8,), calibration="random",
+                      out=tmp_path / "out")  # fmt: skip
+    with pytest.raises(InputError, match="no product of this network can take INT8"):
+        pipeline.sensitivity(given)
+    with pytest.raises(InputError, match="no product of this network can take INT8"):
+        pipeline.build(replace(given, min_sqnr=30.0))
+
+
+def test_a_curve_without_noise_has_no_picture(tmp_path: Path) -> None:
+    exact = {"kept": 0, "int8_macs": 1.0, "sqnr_db": None, "top1": None}
+    Int8(Quantisation("max", {}, {}, {}, "", 1), curve=(exact,)).save(tmp_path, "net")
+    assert {path.name for path in tmp_path.glob("*.[jns]*")} >= {"quantisation.json", "rows.npz"}
+    assert not (tmp_path / "curve.svg").exists()
 
 
 def test_recipes_have_a_budget_for_int8() -> None:

@@ -132,7 +132,9 @@ def _int8(int8: Mapping[str, Any] | None) -> str:
             for point in int8["curve"]
         ]
         head = ["kept from INT8:", "MACs in INT8:", "output SQNR:", "top-1:"]
-        parts += ["What accuracy costs, each row measured:", _table(head, rows), "![accuracy and cost](curve.svg)"]
+        parts += ["What accuracy costs, each row measured:", _table(head, rows)]
+        drawn = any(point["sqnr_db"] is not None for point in int8["curve"])
+        parts += ["![accuracy and cost](curve.svg)"] if drawn else []
     stayed = [f"- {_where(one['module'])}: {_cell(one['reason'])}" for one in (*int8["kept"], *int8["refused"])]
     if stayed:
         parts += ["Products that stayed out of INT8:", "\n".join(stayed)]
