@@ -75,10 +75,14 @@ def load(name: str, seed: int) -> tuple[nn.Module, list[TensorSpec]]:
 
 
 def ours(
-    traced: Traced, precision: str, disabled: Collection[str] = (), enabled: Collection[str] = ()
+    traced: Traced,
+    precision: str,
+    disabled: Collection[str] = (),
+    enabled: Collection[str] = (),
+    backend: str | None = None,
 ) -> tuple[Emitted, Rewritten]:
     """The graph after our rules, emitted; and the rewritten graph with its report."""
-    rewritten = rewrite(traced, disabled, enabled)
+    rewritten = rewrite(traced, disabled, enabled, backend)
     return emit(precisions.apply(rewritten, precisions.plan(rewritten, precision))), rewritten
 
 

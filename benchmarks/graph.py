@@ -23,6 +23,7 @@ from mlpdeploy.engine.parsed import ParsedNetwork
 from mlpdeploy.graph.remaining import transposes
 from mlpdeploy.graph.trace import TensorSpec, trace
 
+BACKEND = "tensorrt-rtx"
 PARTS = (("before", "total"), ("after", "total"), ("after", "outside"))
 
 
@@ -44,10 +45,10 @@ def before(network: nn.Module, specs: Sequence[TensorSpec]) -> dict[str, Any]:
 
 def after(network: nn.Module, specs: Sequence[TensorSpec]) -> dict[str, Any]:
     """The counts of our graph, how often each rule fired, and why the transposes that are left are."""
-    emitted, rewritten = common.ours(trace(network, specs), "fp16")
+    emitted, rewritten = common.ours(trace(network, specs), "fp16", backend=BACKEND)
     reasons = Counter(left.reason for left in transposes(rewritten.module.graph))
     return {
-        "after": counts(parse_emitted(emitted)),
+        "after": counts(parse_emitted(emitted, BACKEND)),
         "rules": {report.name: report.fired for report in rewritten.report},
         "reasons": dict(reasons.most_common()),
     }

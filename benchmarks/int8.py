@@ -122,11 +122,14 @@ def speed(name: str, seed: int) -> dict[str, Any]:
 
 
 def engines(name: str, seed: int) -> dict[str, Any]:
-    """Bytes of the TensorRT-RTX engines, what TensorRT parsed of the INT8 one, and whether its file is the graph."""
+    """Bytes and launches of the TensorRT-RTX engines, and whether the INT8 file is the graph.
+
+    `size` is INT8's bytes over FP32's; `size_without_source` leaves the source of kernels out of both.
+    """
     network, specs = common.load(name, seed)
     rows = common.inputs(specs, 2, seed, 1)[0]
     backend, found = backends()["tensorrt-rtx"], {}
-    rewritten = rewrite(trace(network, specs))
+    rewritten = rewrite(trace(network, specs), backend=backend.name)
     quantisation = calibrate(rewritten, rows, "max")
     graphs = {
         "fp32": emit(apply(rewritten, plan(rewritten, "fp32"))),
@@ -136,14 +139,20 @@ def engines(name: str, seed: int) -> dict[str, Any]:
         for precision, emitted in graphs.items():
             emitted = Emitted(backend.prepare(emitted.model), emitted.typed, emitted.fp32_nodes, emitted.int8_nodes)
             built = backend.build(emitted, BuildRequest(precision, Batch(1, 8, 32)), Path(folder), common.Silent())
-            found[precision] = {key: built.facts[key] for key in ("engine_bytes", "executed")}
-    found["size"] = found["int8"]["engine_bytes"] / found["fp32"]["engine_bytes"]
+            found[precision] = {key: built.facts[key] for key in ("engine_bytes", "executed", "launches")}
+    found["size"], found["size_without_source"] = _size(found, 0), _size(found, 1)
     found["round_trip"] = round_trip(rewritten, quantisation, rows)
-    print(
-        f"{name}: INT8 engine {found['size']:.3f} of FP32's, {found['int8']['executed']}, {found['round_trip']}",
-        flush=True,
-    )
+    sizes = f"{found['size']:.3f} of FP32's, {found['size_without_source']:.3f} without the source of kernels"
+    print(f"{name}: INT8 engine {sizes}, {found['int8']['executed']}, {found['round_trip']}", flush=True)
     return found
+
+
+def _size(found: Mapping[str, Any], without: int) -> float:
+    int8, fp32 = (
+        found[precision]["engine_bytes"] - without * found[precision]["launches"]["source_bytes"]
+        for precision in ("int8", "fp32")
+    )
+    return float(int8 / fp32)
 
 
 def calibration(name: str, seed: int) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from mlpdeploy.evidence.words import int8_facts
+from mlpdeploy.evidence.words import int8_facts, launches_text
 
 SIMPLE: dict[str, Any] = {"box": None, "padding": (0, 2, 0, 0), "header_style": "bold"}
 PASSED, FAILED = "[green]passed[/]", "[red]failed[/]"
@@ -246,6 +246,8 @@ def _summary(manifest: Mapping[str, Any]) -> dict[str, str]:
         rows |= int8_facts(manifest["int8"])
     if "parsed" in manifest["facts"]:
         rows["in TensorRT"] = _parsed(manifest["facts"]["parsed"])
+    if manifest["facts"].get("launches"):
+        rows["launches"] = launches_text(manifest["facts"]["launches"])
     if "plugin" in manifest["facts"]:
         rows["plugin"] = _plugin(manifest["facts"]["plugin"])
     return rows

@@ -164,8 +164,6 @@ def verify(
                 labels=None if data is None else data.labels,
                 # No CPU has TF32: there its graph is computed in FP32.
                 cpu_budget=budgets["fp32"] if selection.precision == "tf32" else None,
-                disabled_rules=selection.disabled_rules,
-                enabled_rules=selection.enabled_rules,
                 quantisation=None if int8 is None else int8.quantisation,
                 rows=None if int8 is None else int8.rows,
             )
@@ -186,6 +184,7 @@ def sensitivity(selection: Selection, *, progress: Listener | None = None) -> tu
     if selection.calibration is None:
         raise InputError(NEEDS_CALIBRATION)
     stages = Stages(progress)
+    selection = selection.with_backend(pick(selection.backend, selection.precision).name)
     source = load(selection, stages)
     rewritten = rewrite_network(trace_network(source, stages), selection, stages)
     int8 = measure_sites(rewritten, source, selection, stages)
@@ -284,7 +283,7 @@ def rewrite_network(traced: Traced, selection: Selection, stages: Stages) -> Rew
     with stages("rewrite"):
         from mlpdeploy.graph.rewrite import rewrite
 
-        return rewrite(traced, selection.disabled_rules, selection.enabled_rules)
+        return rewrite(traced, selection.disabled_rules, selection.enabled_rules, selection.backend)
 
 
 def inspect(

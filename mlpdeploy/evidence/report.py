@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mlpdeploy.evidence.verdicts import Verdict, command, engine_of, speedup, verdicts
-from mlpdeploy.evidence.words import PHASES, clock_notes, device_rows, int8_facts
+from mlpdeploy.evidence.words import PHASES, clock_notes, device_rows, int8_facts, launches_text
 from mlpdeploy.recipe import GIVEN, kind
 
 REFUSALS = 10
@@ -50,6 +50,7 @@ def _built(manifest: Mapping[str, Any]) -> str:
         "batch": f"{batch['min']} to {batch['max']}, tuned for {batch['opt']}",
         "backend": manifest["backend"],
         "GPUs": ", ".join(manifest["gpus"]),
+        "launches": launches_text(launches) if (launches := manifest["facts"].get("launches")) else "",
         "versions": ", ".join(f"{name} {version}" for name, version in manifest["versions"].items()),
         "built": manifest["created"],
     }

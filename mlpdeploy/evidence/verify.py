@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -45,7 +45,7 @@ from mlpdeploy.evidence.runs import CONVERSIONS, Outputs, Run, float64_run, onnx
 from mlpdeploy.graph.equalise import equalise
 from mlpdeploy.graph.precision import Typed
 from mlpdeploy.graph.quantise import Quantisation
-from mlpdeploy.graph.rewrite import Rewritten, rewrite
+from mlpdeploy.graph.rewrite import Rewritten, rewrite_as
 from mlpdeploy.graph.trace import trace
 from mlpdeploy.recipe import Budget
 
@@ -65,8 +65,6 @@ def verify(
     *,
     labels: np.ndarray | None = None,
     cpu_budget: Budget | None = None,
-    disabled_rules: Collection[str] = (),
-    enabled_rules: Collection[str] = (),
     quantisation: Quantisation | None = None,
     rows: Arrays | None = None,
 ) -> Verification:
@@ -76,9 +74,8 @@ def verify(
     inputs by name (n, ...), with `labels` (n,) where known: with them the top-1 agreement is gated, without them (on
     random inputs, where margins mean little) it is only reported. `cpu_budget` holds for the stages that PyTorch and
     ONNX Runtime execute, where it differs: no CPU has TF32, so they compute its graph in FP32.
-    `disabled_rules` and `enabled_rules` are those that `rewritten` was made without and with, and `quantisation` that
-    which an INT8 graph was equalised and typed with. Of INT8, the typed graph is compared with the network, and what
-    comes after it with the typed graph: so the rung that fails is the one that lost the accuracy.
+    `quantisation` is that which an INT8 graph was equalised and typed with. Of INT8, the typed graph is compared with
+    the network, and what comes after it with the typed graph: so the rung that fails is the one that lost the accuracy.
 
     `rows` are inputs to compare on where there are no samples, instead of random ones: INT8 holds for what it was
     calibrated on.
@@ -99,7 +96,7 @@ def verify(
         return _stage(name, load, against, fitting, batch, allowed, np.random.default_rng(seed), progress)
 
     def rewritten_run() -> Run:
-        again = _rewritten_again(wide, rewritten, disabled_rules, enabled_rules, quantisation)
+        again = _rewritten_again(wide, rewritten, quantisation)
         return float64_run(again, typed.inputs, names)
 
     by_pytorch = typed_run(typed.module, typed.inputs, names)
@@ -199,13 +196,7 @@ def _on_images(run: Run, against: Reference, batch: Batch) -> OnImages:
     return OnImages(compared, ranked, _accuracy({name: outputs[name]}, against.labels))
 
 
-def _rewritten_again(
-    wide: nn.Module,
-    rewritten: Rewritten,
-    disabled: Collection[str],
-    enabled: Collection[str],
-    quantisation: Quantisation | None,
-) -> fx.GraphModule:
+def _rewritten_again(wide: nn.Module, rewritten: Rewritten, quantisation: Quantisation | None) -> fx.GraphModule:
     """The rewritten graph of the network in float64.
 
     Rules compute new weights (folded scales, means of rows). Those of `rewritten` are rounded to float32, so the
@@ -214,7 +205,7 @@ def _rewritten_again(
     specs = [
         replace(spec, dtype=torch.float64 if spec.dtype.is_floating_point else spec.dtype) for spec in rewritten.inputs
     ]
-    twice = rewrite(trace(wide, specs), disabled, enabled)
+    twice = rewrite_as(trace(wide, specs), rewritten)
     again = (twice if quantisation is None else equalise(twice, quantisation.equalised)).module
     if _operations(again) != _operations(rewritten.module):
         raise ValueError("the rules rewrote the float64 network into another graph than the float32 network")

@@ -46,6 +46,19 @@ def clock_notes(measurements: Iterable[Mapping[str, Any]]) -> list[str]:
     return [f"At batch {batch} times are the host's, copies included: {reason}" for batch, reason in told if reason]
 
 
+PRODUCTS = ("fully_connected", "corrltn", "deconvolution")
+"""Launches of products and convolutions, as TensorRT-RTX calls them."""
+
+
+def launches_text(launches: Mapping[str, Any]) -> str:
+    """What one inference launches, and how much of the engine is the source of what is compiled where it runs."""
+    kinds = launches["by_kind"]
+    products, fused = sum(kinds.get(kind, 0) for kind in PRODUCTS), kinds.get("runtime_fusion", 0)
+    other = launches["total"] - products - fused
+    text = f"{launches['total']} for one inference: {products} products, {fused} products with what follows them, "
+    return text + f"{other} other; {launches['source_bytes'] / 1e6:.1f} MB of the engine is source of kernels"
+
+
 def int8_facts(int8: Mapping[str, Any]) -> dict[str, str]:
     """The manifest's `int8` in words."""
     tried = ", ".join(f"{name} {db:.1f} dB" for name, db in int8["sqnr_db"].items())

@@ -15,7 +15,7 @@ from torch import fx, nn
 
 from mlpdeploy.graph.editor import weight
 from mlpdeploy.graph.kinds import dims_of, is_tensor, keeps_dims, rearranged, shape_of
-from mlpdeploy.graph.layout import Size, View, flat
+from mlpdeploy.graph.layout import View, flat, size_at
 
 aten = torch.ops.aten
 
@@ -100,20 +100,15 @@ def _moved(tensor: torch.Tensor, node: fx.Node, source: fx.Node, backwards: bool
     view = rearranged(node, View.of(shape_of(source)))
     assert view is not None
     near, far = (view.seen, view.stored) if backwards else (view.stored, view.seen)
-    sizes = [[_of_one_sample(axis.size) for axis in group] for group in near]
+    sizes = [[size_at(axis.size, 1) for axis in group] for group in near]
     whole = tensor.expand([math.prod(group) for group in sizes]).reshape([size for group in sizes for size in group])
     order = flat(near)
     moved = whole.permute([order.index(axis) for axis in flat(far)])
-    result = moved.reshape([math.prod(_of_one_sample(a.size) for a in group) for group in far])
+    result = moved.reshape([math.prod(size_at(a.size, 1) for a in group) for group in far])
     for dim in range(result.dim()):
         first = result.narrow(dim, 0, 1)
         result = first if bool((result == first).all()) else result
     return result
-
-
-def _of_one_sample(size: Size) -> int:
-    """A size where the batch is 1."""
-    return size if isinstance(size, int) else int(size.subs(dict.fromkeys(size.free_symbols, 1)))
 
 
 Read = tuple[fx.Node, torch.Tensor | None, torch.Tensor | None]

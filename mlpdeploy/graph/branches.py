@@ -19,7 +19,7 @@ from torch import fx, nn
 from mlpdeploy.graph.affine import affine, rearranges
 from mlpdeploy.graph.editor import is_linear_of_constants, weight
 from mlpdeploy.graph.kinds import convolution_arguments, is_tensor, rearranged, shape_of
-from mlpdeploy.graph.layout import Axis, Group, Size, View, flat, numel, size_of
+from mlpdeploy.graph.layout import Axis, Group, View, flat, numel, size_at, size_of
 
 aten = torch.ops.aten
 
@@ -242,15 +242,15 @@ def matrices(module: nn.Module, found: Region, whole: Merged) -> tuple[torch.Ten
 def _run(module: nn.Module, found: Region, whole: Merged, size: int) -> torch.Tensor:
     """The sum of an identity of `size` rows, in every group, with rows of zeros after it: (rows, groups, produced)."""
     projection = whole.projection
-    one = _number(numel(projection.rows), 1)
+    one = size_at(numel(projection.rows), 1)
     batch = max(1, -(-size // one))
     groups, contracted = numel(projection.groups), numel(projection.contracted)
     rows = torch.zeros(one * batch, groups, contracted, dtype=torch.float64)
     rows[:size] = torch.eye(size, contracted, dtype=torch.float64)[:, None]
     axes = (*projection.kept, *projection.contracted)
-    factored = rows.reshape([_number(axis.size, batch) for axis in axes])
+    factored = rows.reshape([size_at(axis.size, batch) for axis in axes])
     lying = [axes.index(axis) for axis in projection.root.order]
-    root = factored.permute(lying).reshape([_number(size, batch) for size in shape_of(found.root)])
+    root = factored.permute(lying).reshape([size_at(size, batch) for size in shape_of(found.root)])
     values = {found.root: root, projection.anchor: _anchored(module, projection.anchor, rows, size, batch)}
     done = {found.root}
     for node in found.nodes:
@@ -262,7 +262,7 @@ def _run(module: nn.Module, found: Region, whole: Merged, size: int) -> torch.Te
             if done.issuperset(operand.users):
                 values.pop(operand, None)
     seen = flat(whole.result.seen)
-    summed = values[found.nodes[-1]].reshape([_number(axis.size, batch) for axis in seen])
+    summed = values[found.nodes[-1]].reshape([size_at(axis.size, batch) for axis in seen])
     order = [seen.index(axis) for axis in (*projection.kept, *whole.produced)]
     return summed.permute(order).reshape(one * batch, groups, -1)
 
@@ -274,14 +274,10 @@ def _anchored(module: nn.Module, anchor: fx.Node, rows: torch.Tensor, size: int,
     made = torch.zeros(rows.shape[0], matrix.shape[0], dtype=torch.float64)
     made[:size] = matrix.double().flatten(1).T.reshape(-1, *matrix.shape[:1])[:size]
     made = made if bias is None else made + bias.double()
-    return made.reshape([_number(size, batch) for size in shape_of(anchor)])
+    return made.reshape([size_at(size, batch) for size in shape_of(anchor)])
 
 
 def _value(module: nn.Module, node: fx.Node, values: dict[fx.Node, torch.Tensor], batch: int) -> Any:
     if (constant := weight(module, node)) is not None:
         return constant.double() if constant.is_floating_point() else constant
-    return values[node] if node in values else _number(size_of(node.meta["val"]), batch)
-
-
-def _number(size: Size, batch: int) -> int:
-    return size if isinstance(size, int) else int(size.subs(dict.fromkeys(size.free_symbols, batch)))
+    return values[node] if node in values else size_at(size_of(node.meta["val"]), batch)

@@ -31,6 +31,11 @@ def size_of(value: int | torch.SymInt) -> Size:
     return int(expression) if expression.is_number else expression
 
 
+def size_at(size: Size, batch: int) -> int:
+    """A size where the batch is `batch`."""
+    return size if isinstance(size, int) else int(size.subs(dict.fromkeys(size.free_symbols, batch)))
+
+
 def quotient(numerator: Size, denominator: Size) -> Size | None:
     """The exact quotient of two sizes, or None where it is not a whole number for every batch."""
     if isinstance(numerator, int) and isinstance(denominator, int):
@@ -264,4 +269,4 @@ BATCH_PRIME = 7919
 
 def concrete(size: Size) -> int:
     """A size with a large prime in place of the batch, so that no factor of the network is mistaken for the batch."""
-    return size if isinstance(size, int) else int(size.subs(dict.fromkeys(size.free_symbols, BATCH_PRIME)))
+    return size_at(size, BATCH_PRIME)

@@ -20,13 +20,17 @@ from mlpdeploy.graph import ops
 from mlpdeploy.graph.chain import back
 from mlpdeploy.graph.editor import weight
 from mlpdeploy.graph.kinds import CONVOLUTIONS, convolution_arguments, shape_of
-from mlpdeploy.graph.layout import Size
+from mlpdeploy.graph.layout import Size, size_at
 from mlpdeploy.graph.trace import network_of
 
 aten = torch.ops.aten
 
 SMALLEST = 16
 """Input and output channels below which a product in 8 bits costs more than it saves: tensor cores take 16 or more."""
+
+SMALLEST_SHARE = 1e-4
+"""Part of a network's multiply-accumulates below which a product is over sooner than what 8 bits add: the launch that
+makes codes of its activation, and on TensorRT the one that no longer runs within the product."""
 
 LARGEST_CODE = 127
 """Codes are -127 to 127: as many below zero as above."""
@@ -94,12 +98,22 @@ def sites(module: fx.GraphModule) -> Sites:
         if (reason := _refusal(node, matrix, inputs, outputs)) is not None:
             refused[node.name], modules[node.name] = reason, network_of(node)
             continue
-        macs = math.prod(size for size in shape_of(node)[1:] if isinstance(size, int)) * inputs
+        macs = math.prod(size_at(size, 1) for size in shape_of(node)) * inputs
         source = back(node.args[activation]).source.name
         found[node.name] = Site(
             node.name, network_of(node), activation, place, axis, channels, source, inputs, outputs, macs
         )
+    for node in _negligible(module, found):
+        refused[node.name] = f"it has less than {SMALLEST_SHARE:.2%} of the network's multiply-accumulates"
+        modules[node.name] = found.pop(node.name).module
     return Sites(found, refused, modules)
+
+
+def _negligible(module: fx.GraphModule, found: Mapping[str, Site]) -> list[fx.Node]:
+    """Products too small for a gain. Not the one that makes the output: what that costs is measured."""
+    least = SMALLEST_SHARE * sum(site.macs for site in found.values())
+    small = [node for node in module.graph.nodes if node.name in found and found[node.name].macs < least]
+    return [node for node in small if any(user.op != "output" for user in node.users)]
 
 
 @dataclass(frozen=True)

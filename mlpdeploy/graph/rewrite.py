@@ -44,20 +44,32 @@ def all_rules() -> dict[str, Rule | Lowering]:
     return {rule.name: rule for rule in found}
 
 
-def rewrite(traced: Traced, disabled: Collection[str] = (), enabled: Collection[str] = ()) -> Rewritten:
-    """Run the rules that are on by default, and those `enabled`, but none of the `disabled`. `traced` stays as it is.
+def rewrite(
+    traced: Traced, disabled: Collection[str] = (), enabled: Collection[str] = (), backend: str | None = None
+) -> Rewritten:
+    """Run the rules that pay on `backend`, and those `enabled`, but none of the `disabled`. `traced` stays as it is.
 
-    Raises InputError for an unknown rule name.
+    Without a backend, run those that are on by default. Raises InputError for an unknown rule name.
     """
     known = all_rules()
     unknown = sorted({*disabled, *enabled} - {*known, LAYOUT})
     if unknown:
         raise InputError(f"no rule is named {unknown[0]!r}; the rules are {', '.join([*known, LAYOUT])}")
-    active = [rule for rule in known.values() if rule.name not in disabled and (rule.default or rule.name in enabled)]
+    pays = {name for name, rule in known.items() if rule.default and backend not in rule.not_for}
+    return _rewritten(traced, ({LAYOUT} | pays | {*enabled}) - {*disabled})
+
+
+def rewrite_as(traced: Traced, other: Rewritten) -> Rewritten:
+    """Run the rules that `other` went through."""
+    return _rewritten(traced, {report.name for report in other.report})
+
+
+def _rewritten(traced: Traced, names: Collection[str]) -> Rewritten:
+    active = [rule for name, rule in all_rules().items() if name in names]
     module = fold_constants(fx.GraphModule(traced.module, copied(traced.module.graph)))
     reports: list[RuleReport] = []
     for phase in PHASES:
-        if phase == "layout" and LAYOUT not in disabled:
+        if phase == "layout" and LAYOUT in names:
             module, layout = _propagate(module, [rule for rule in active if isinstance(rule, Lowering)])
             reports += layout
         reports += [_run(rule, module) for rule in active if isinstance(rule, Rule) and rule.phase == phase]

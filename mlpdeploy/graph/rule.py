@@ -52,10 +52,11 @@ class Rule:
     """One rewrite. Each file of `rules/` defines one as RULE; its docstring says before, after, and why it pays.
 
     `phase`: one of PHASES, in which order rules run (within a phase, by name). `default`: whether it runs unless asked
-    for; a rule that does not pay on every backend is off by default.
+    for. `not_for`: backends on which it does not, because there it costs more than it saves.
     """
 
     name: str
     phase: str
     rewrite: Callable[[Editor, Log], None]
     default: bool = True
+    not_for: tuple[str, ...] = ()

@@ -13,11 +13,13 @@ import os
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlpdeploy.engine.backends import _contexts, _nvidia, _polygraphy
 from mlpdeploy.engine.backends._base import EngineBackend, Signature, installed_version, missing
+from mlpdeploy.engine.backends._launches import launches
 from mlpdeploy.engine.backends._targets import CURRENT, compute_capabilities
 from mlpdeploy.engine.parsed import PRODUCTS, ParsedNetwork, read
 from mlpdeploy.errors import ArtifactError, BuildError, InputError
@@ -98,6 +100,7 @@ class TensorRT(EngineBackend):
         make = functools.partial(self._plan, trt, emitted, request, monitor)
         (plan, parsed), plugin = _plugin.build(trt, emitted, request, make)
         engine.write_bytes(plan)
+        launched = launches(plan)
         gpu = _nvidia.probe()
         here = None if isinstance(gpu, str) else gpu
         one_gpu = self.name == "tensorrt" or CURRENT in request.gpus
@@ -106,6 +109,7 @@ class TensorRT(EngineBackend):
             "gpus": [here.capability] if here and one_gpu else list(request.gpus),
             "executed": DTYPES[request.precision] + _executed(request.precision, parsed),
             "parsed": parsed.facts(),
+            "launches": None if launched is None else asdict(launched),
             "plugin": plugin,
         }
 

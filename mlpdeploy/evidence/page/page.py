@@ -16,7 +16,7 @@ from mlpdeploy.evidence.blocks import Block, block
 from mlpdeploy.evidence.report import REFUSALS, reproduction
 from mlpdeploy.evidence.times import Times, kind_of, times
 from mlpdeploy.evidence.verdicts import command, speedup, title, verdicts
-from mlpdeploy.evidence.words import PHASES, clock_notes, device_rows, int8_facts
+from mlpdeploy.evidence.words import PHASES, clock_notes, device_rows, int8_facts, launches_text
 
 Document = Mapping[str, Any]
 
@@ -45,6 +45,7 @@ def page(
         lstrip_blocks=True,
     )
     environment.filters |= {"error": _error, "ms": _ms, "count": _count, "when": _when, "breakable": _breakable}
+    environment.filters["launches"] = launches_text
     seen = block(outlines) if outlines else None
     values: dict[str, Any] = dict(
         m=manifest,

@@ -1,13 +1,15 @@
 """A projection whose result is split becomes one projection for each part.
 
-before: linear(x, W) -> gelu -> chunk -> u, v                      (gMLP, GLU, SwiGLU, on channels or on tokens)
-after:  u = gelu(linear(x, W_u)), v = gelu(linear(x, W_v))
+before: linear(x, W) -> chunk -> u, v                      (GLU, SwiGLU, on channels or on tokens)
+after:  u = linear(x, W_u), v = linear(x, W_v)
 
 The parts are never copied out of a larger tensor; with a dynamic batch TensorRT computes no slice sizes at run time.
+Where an activation lies in between, see `split_activation`.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import operator
 from typing import Any
@@ -22,12 +24,12 @@ from mlpdeploy.graph.rule import Log, Rule
 aten = torch.ops.aten
 
 
-def rewrite(editor: Editor, log: Log) -> None:
-    """Split every projection whose parts alone are used."""
+def split(editor: Editor, log: Log, activated: bool) -> None:
+    """Split every projection whose parts alone are used, and that has, or has not, an activation before the split."""
     for node in list(editor.graph.nodes):
         if node.target not in SPLITS:
             continue
-        chain = _chain(editor, node)
+        chain = _chain(editor, node, activated)
         if isinstance(chain, str):
             log.refused(node, chain)
         elif chain:
@@ -35,7 +37,7 @@ def rewrite(editor: Editor, log: Log) -> None:
             log.fired()
 
 
-def _chain(editor: Editor, node: fx.Node) -> list[fx.Node] | str | None:
+def _chain(editor: Editor, node: fx.Node, activated: bool) -> list[fx.Node] | str | None:
     """The projection and the pointwise operations up to the split `node`; a reason, or None, where it is not so."""
     dim = dim_of(node) - len(shape_of(node.all_input_nodes[0]))
     chain: list[fx.Node] = []
@@ -52,7 +54,7 @@ def _chain(editor: Editor, node: fx.Node) -> list[fx.Node] | str | None:
         if not is_pointwise(current) or len(active) != 1 or shape_of(active[0]) != shape_of(current):
             return None
         current = active[0]
-    if not found:
+    if not found or activated != any(len(link.all_input_nodes) == 1 for link in chain[1:]):
         return None
     if any(len(link.users) != 1 for link in chain):
         return "the whole result is used as well"
@@ -101,4 +103,4 @@ def _part(editor: Editor, constant: fx.Node, rows: slice, dim: int) -> fx.Node:
     return editor.constant(tensor[index], f"{constant.target}_{rows.start}", origin=constant)
 
 
-RULE = Rule("split_projection", phase="algebra", rewrite=rewrite)
+RULE = Rule("split_projection", phase="algebra", rewrite=functools.partial(split, activated=False))

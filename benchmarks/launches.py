@@ -1,0 +1,71 @@
+"""Launches of TensorRT-RTX engines: the plain export's, ours, and what each rule adds or takes away.
+
+    python -m benchmarks.launches [RECIPE ...]              plain export and ours
+    python -m benchmarks.launches --rules [RECIPE ...]      and ours without each rule that fired, or with one more
+
+FP16, dynamic batch. No GPU is needed: an engine holds its programme, and each line of it is a launch.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from benchmarks import common
+from benchmarks.rules import ALL, CHOSEN, variants
+from mlpdeploy.engine.backend import Batch, BuildRequest, backends
+from mlpdeploy.engine.emit import Emitted
+from mlpdeploy.graph.rewrite import all_rules, rewrite
+from mlpdeploy.graph.trace import trace
+
+PLAIN = "plain export"
+BACKEND = "tensorrt-rtx"
+SETTINGS = {"precision": "fp16", "batch": "1,8,32"}
+
+
+def counted(emitted: Emitted) -> dict[str, Any]:
+    """The engine of a file: its launches, by kind, its size and how much of that is the source of kernels."""
+    with tempfile.TemporaryDirectory() as folder:
+        request = BuildRequest("fp16", Batch(1, 8, 32))
+        facts = backends()[BACKEND].build(emitted, request, Path(folder), common.Silent()).facts
+    return {**facts["launches"], "engine_bytes": facts["engine_bytes"]}
+
+
+def measure(name: str, seed: int, rules: bool) -> dict[str, Any]:
+    """By contender: the plain export, the default rules, and the default rules but one."""
+    network, specs = common.load(name, seed)
+    traced = trace(network, specs)
+    extra = [rule.name for rule in all_rules().values() if not rule.default]
+    fired = {report.name: report.fired for report in rewrite(traced, enabled=extra).report} if rules else {}
+    found = {PLAIN: counted(common.plain(network, specs, "fp16"))}
+    for label, (disabled, enabled) in variants(fired).items():
+        if rules or label == ALL:
+            found[label] = counted(_prepared(common.ours(traced, "fp16", disabled, enabled, BACKEND)[0]))
+            print(f"{name:24s} {label:40s} {found[label]['total']}", flush=True)
+    print(f"{name:24s} {PLAIN} {found[PLAIN]['total']} -> ours {found[ALL]['total']}", flush=True)
+    return found
+
+
+def _prepared(emitted: Emitted) -> Emitted:
+    model: onnx.ModelProto = backends()[BACKEND].prepare(emitted.model)
+    return Emitted(model, emitted.typed, emitted.fp32_nodes, emitted.int8_nodes)
+
+
+def main() -> None:
+    parser = common.parser(__doc__)
+    parser.add_argument("--rules", action="store_true", help=f"with every rule's part; default: {' '.join(CHOSEN)}")
+    arguments = parser.parse_args()
+    everything = len(arguments.recipes) == len(parser.get_default("recipes"))
+    results: dict[str, Any] = {}
+    for name in CHOSEN if arguments.rules and everything else arguments.recipes:
+        results[name] = measure(name, arguments.seed, arguments.rules)
+        # Written after each recipe, so that a long run that is stopped keeps what it has.
+        path = common.write("launches", results, SETTINGS, arguments.out)
+    print(path)
+
+
+if __name__ == "__main__":
+    main()
