@@ -229,7 +229,14 @@ def test_a_shared_weight_is_folded_for_each_reader_on_its_own() -> None:
     assert targets(result) == {aten.linear.default: 3, aten.mul.Tensor: 2}
 
 
-# split_projection
+# split_projection, split_activation
+
+SPLITTING = ("split_projection", "split_activation")
+
+
+def glu(m: Net, x: Tensor) -> Tensor:
+    u, v = m.fc(x).chunk(2, -1)
+    return u * torch.sigmoid(v)
 
 
 def gated(m: Net, x: Tensor) -> Tensor:
@@ -251,26 +258,31 @@ def one_part(m: Net, x: Tensor) -> Tensor:
     return m.fc(x).split(3, -1)[1]
 
 
-SPLITS: dict[str, tuple[nn.Module, int]] = {
-    "chunks of channels": (Net(gated, fc=nn.Linear(6, 8)), 2),
-    "no bias": (Net(gated, fc=nn.Linear(6, 8, bias=False)), 2),
-    "uneven parts of a scaled result": (Net(uneven, fc=nn.Linear(6, 8), scale=(8,)), 3),
-    "chunks of tokens": (Net(on_tokens, fc=nn.Linear(5, 8)), 2),
-    "one part of three": (Net(one_part, fc=nn.Linear(6, 8)), 1),
+SPLITS: dict[str, tuple[str, nn.Module, int]] = {
+    "chunks of channels": ("split_projection", Net(glu, fc=nn.Linear(6, 8)), 2),
+    "uneven parts of a scaled result": ("split_projection", Net(uneven, fc=nn.Linear(6, 8), scale=(8,)), 3),
+    "one part of three": ("split_projection", Net(one_part, fc=nn.Linear(6, 8)), 1),
+    "activated": ("split_activation", Net(gated, fc=nn.Linear(6, 8)), 2),
+    "activated, no bias": ("split_activation", Net(gated, fc=nn.Linear(6, 8, bias=False)), 2),
+    "activated chunks of tokens": ("split_activation", Net(on_tokens, fc=nn.Linear(5, 8)), 2),
 }
 
 
 @pytest.mark.parametrize("name", SPLITS)
 def test_a_projection_is_split_into_its_parts(name: str) -> None:
-    network, parts = SPLITS[name]
-    result = prove(network, "split_projection", (5, 6))
-    assert fired(result)["split_projection"] == 1
+    rule, network, parts = SPLITS[name]
+    result = prove(network, rule, (5, 6))
+    assert {one: fired(result)[one] for one in SPLITTING} == {one: int(one == rule) for one in SPLITTING}
     found = targets(result)
     assert found[aten.linear.default] + found[aten.matmul.default] == parts
     assert not {aten.chunk.default, aten.split.Tensor, aten.split_with_sizes.default} & set(found)
 
 
 UNSPLIT: dict[str, tuple[nn.Module, list[str]]] = {
+    "the whole is used as well, activated": (
+        Net(lambda m, x: (torch.mul(*(y := F.gelu(m.fc(x))).chunk(2, -1)), y), fc=nn.Linear(6, 8)),
+        ["the whole result is used as well"],
+    ),
     "the whole is used as well": (
         Net(lambda m, x: (torch.mul(*(y := m.fc(x)).chunk(2, -1)), y), fc=nn.Linear(6, 8)),
         ["the whole result is used as well"],
@@ -291,7 +303,8 @@ UNSPLIT: dict[str, tuple[nn.Module, list[str]]] = {
 def test_a_projection_that_must_stay_whole_stays(name: str) -> None:
     network, why = UNSPLIT[name]
     result = prove(network, "split_projection", (4, 6))
-    assert fired(result)["split_projection"] == 0 and reasons(result, "split_projection") == why
+    assert not any(fired(result)[rule] for rule in SPLITTING)
+    assert [reason for rule in SPLITTING for reason in reasons(result, rule)] == why
 
 
 # merge_reshapes

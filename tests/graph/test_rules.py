@@ -15,9 +15,10 @@ from onnx import TensorProto, helper, numpy_helper
 from proof import assert_same, fired, prove, randomised, rewritten, specs, targets
 from torch import Tensor, nn
 
+from mlpdeploy.engine.backend import backends
 from mlpdeploy.errors import InputError
 from mlpdeploy.graph import ops, spec
-from mlpdeploy.graph.rewrite import LAYOUT, Rewritten, all_rules, rewrite
+from mlpdeploy.graph.rewrite import LAYOUT, Rewritten, all_rules, rewrite, rewrite_as
 from mlpdeploy.graph.rule import PHASES
 from mlpdeploy.graph.trace import Traced, trace
 from mlpdeploy.zoo.as_mlp import AxialShift
@@ -47,14 +48,15 @@ class Tokens(nn.Module):
 
 
 class Gated(nn.Module):
-    """A projection whose result is split (gMLP, GLU)."""
+    """A projection whose result is split, as it is (GLU) or activated (gMLP)."""
 
-    def __init__(self) -> None:
+    def __init__(self, activated: bool = False) -> None:
         super().__init__()
-        self.up, self.down = nn.Linear(4, 6), nn.Linear(3, 4)
+        self.up, self.down, self.activated = nn.Linear(4, 6), nn.Linear(3, 4), activated
 
     def forward(self, x: Tensor) -> Tensor:
-        u, v = F.gelu(self.up(x)).chunk(2, -1)
+        y = self.up(x)
+        u, v = (F.gelu(y) if self.activated else y).chunk(2, -1)
         return self.down(u * v)
 
 
@@ -143,6 +145,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Shape]] = {
     "neighbours": (Neighbours, (4, 5, 6)),
     "tokens": (Tokens, (6, 4)),
     "gated": (Gated, (6, 4)),
+    "gated and activated": (lambda: Gated(activated=True), (6, 4)),
     "patches": (Patches, (3, 4, 6)),
     "stages": (Stages, (4, 6, 3)),
     "branches": (Branches, (4, 4, 16)),
@@ -177,6 +180,7 @@ FIRES = {
     "remove_identities": ("tokens", 1),
     "reparameterise": ("locality", 1),
     "reorder_normalisation": ("rafts", 2),
+    "split_activation": ("gated and activated", 1),
     "split_convolution": ("strips", 1),
     "split_projection": ("gated", 1),
 }
@@ -354,3 +358,18 @@ def test_its_onnx_function_agrees_in_onnx_runtime(sizes: tuple[int, ...]) -> Non
     got = session.run(None, {"x": x.numpy()})[0]
     assert got.shape == (b, k, q, t)
     np.testing.assert_allclose(got, _einsum(x, weight, k).numpy(), rtol=1e-5, atol=1e-5)
+
+
+def test_a_rule_that_does_not_pay_on_a_backend_is_off_there_unless_asked_for() -> None:
+    traced = trace(randomised(Gated(activated=True)), specs([(6, 4)]))
+    assert all_rules()["split_activation"].not_for == ("tensorrt", "tensorrt-rtx", "torch-tensorrt")
+    for backend, enabled, times in (
+        (None, (), 1), ("openvino", (), 1), ("tensorrt-rtx", (), 0), ("tensorrt-rtx", ("split_activation",), 1),
+    ):  # fmt: skip
+        result = rewrite(traced, enabled=enabled, backend=backend)
+        assert fired(result)["split_activation"] == times
+        assert fired(rewrite_as(traced, result)) == fired(result)
+
+
+def test_every_backend_that_a_rule_is_not_for_exists() -> None:
+    assert {name for rule in all_rules().values() for name in rule.not_for} <= set(backends())
