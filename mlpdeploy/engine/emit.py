@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,8 +50,7 @@ def emit(typed: Typed) -> Emitted:
     transpose_codes(program.model)
     fp32, int8 = tidy(program.model, BATCH, typed.fp32, typed.quantised)
     proto = ir.serde.serialize_model(program.model)
-    if any(node.domain == ops.DOMAIN for node in proto.graph.node):
-        proto.functions.append(ops.segment_grouped_projection_onnx())
+    proto.functions.extend(ops.onnx_functions({node.op_type for node in proto.graph.node if node.domain == ops.DOMAIN}))
     onnx.checker.check_model(proto)
     return Emitted(proto, typed, fp32, int8)
 
@@ -117,9 +116,13 @@ def _unsupported(module: fx.GraphModule, program: torch.export.ExportedProgram, 
 
 
 def _segment_grouped_projection(x: Any, weight: Any, segments: int) -> Any:
-    rows = int(weight.shape[0])
-    transposed = opset20.Transpose(weight, perm=[1, 0])
-    return _SEGMENT_OP(x, transposed, split=[0, 0, int(segments), rows // int(segments)])
+    rows, columns = map(int, weight.shape)
+    size = rows // int(segments)
+    if len(x.shape) == 4:
+        return _SEGMENT_OPS[ops.SEGMENTS](x, opset20.Transpose(weight, perm=[1, 0]), split=[0, 0, int(segments), size])
+    p, q, _, o = (int(length) for length in x.shape[1:])
+    call, split = _SEGMENT_OPS[ops.TRAILING[int(p > 1), int(segments > 1)]], [int(segments), q]
+    return call(x, weight, merge=[0, q, columns, o], split=[0, *(reversed(split) if segments > 1 else split), size, o])
 
 
 def _quantise(x: Any, scale: Any) -> Any:
@@ -135,17 +138,17 @@ def _dequantise(codes: Any, scale: Any, axis: int) -> Any:
     return opset20.DequantizeLinear(codes, scale, zero)
 
 
-def _segment_schema() -> onnx.defs.OpSchema:
+def _segment_schema(name: str, attributes: Sequence[str]) -> onnx.defs.OpSchema:
     kinds = [f"tensor({name})" for name in ("float", "float16", "bfloat16", "double")]
     parameter, attribute = onnx.defs.OpSchema.FormalParameter, onnx.defs.OpSchema.Attribute
     return onnx.defs.OpSchema(
-        "segment_grouped_projection",
+        name,
         ops.DOMAIN,
         1,
         inputs=[parameter("X", "T"), parameter("W", "T")],
         outputs=[parameter("Y", "T")],
         type_constraints=[("T", kinds, "")],
-        attributes=[attribute("split", onnx.defs.OpSchema.AttrType.INTS, "", required=True)],
+        attributes=[attribute(name, onnx.defs.OpSchema.AttrType.INTS, "", required=True) for name in attributes],
     )
 
 
@@ -156,7 +159,13 @@ _ZERO = onnx.helper.make_tensor("zero", onnx.TensorProto.INT8, [], [0])
 """The zero point, which makes codes signed."""
 
 _OPSET = onnxscript.values.Opset(ops.DOMAIN, 1)
-_SEGMENT_OP = onnxscript.values.Op(_OPSET, "segment_grouped_projection", _segment_schema())
+_SEGMENT_OPS = {
+    name: onnxscript.values.Op(_OPSET, name, _segment_schema(name, attributes))
+    for name, attributes in (
+        (ops.SEGMENTS, ("split",)),
+        *((name, ("merge", "split")) for name in ops.TRAILING.values()),
+    )
+}
 _TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     ops.SEGMENT_GROUPED_PROJECTION: _segment_grouped_projection,
     ops.QUANTISE: _quantise,

@@ -11,6 +11,8 @@ from torch import Tensor
 from mlpdeploy import kernels
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
     import onnx
 
 DOMAIN = "mlpdeploy"
@@ -99,21 +101,65 @@ QUANTISE = torch.ops.mlpdeploy.quantise.default
 DEQUANTISE = torch.ops.mlpdeploy.dequantise.default
 
 
-def segment_grouped_projection_onnx() -> onnx.FunctionProto:
-    """The same as an ONNX local function: X (B, P, Q, S), W (P*S, K*T), attribute `split` = [0, 0, K, T]."""
-    from onnx import AttributeProto, helper
+SEGMENTS = "segment_grouped_projection"
+TRAILING = {(g, s): "_".join([SEGMENTS, "trailing", *["gather"] * g, *["scatter"] * s]) for g in (0, 1) for s in (0, 1)}
+"""Names of the ONNX functions for (B, P, Q, S, O), by whether P and whether K is more than 1."""
 
-    split = helper.make_node("Constant", [], ["split"])
-    split.attribute.append(AttributeProto(name="value_ints", type=AttributeProto.INTS, ref_attr_name="split"))
+
+def onnx_functions(names: Collection[str]) -> list[onnx.FunctionProto]:
+    """Those of our ONNX local functions that are called `names`."""
+    trailing = [_trailing_onnx(*moved) for moved, name in TRAILING.items() if name in names]
+    return [segment_grouped_projection_onnx(), *trailing] if SEGMENTS in names else trailing
+
+
+def segment_grouped_projection_onnx() -> onnx.FunctionProto:
+    """The operation as an ONNX local function: X (B, P, Q, S), W (P*S, K*T), attribute `split` = [0, 0, K, T]."""
+    from onnx import helper
+
     nodes = [
         helper.make_node("Transpose", ["X"], ["rows"], perm=[0, 2, 1, 3]),
         helper.make_node("Constant", [], ["merge"], value_ints=[0, 0, -1]),
         helper.make_node("Reshape", ["rows", "merge"], ["merged"]),
         helper.make_node("MatMul", ["merged", "W"], ["projected"]),
-        split,
+        _ints("split"),
         helper.make_node("Reshape", ["projected", "split"], ["factored"]),
         helper.make_node("Transpose", ["factored"], ["Y"], perm=[0, 2, 1, 3]),
     ]
-    name = "segment_grouped_projection"
+    return _function(SEGMENTS, nodes, ["split"])
+
+
+def _trailing_onnx(gathers: int, scatters: int) -> onnx.FunctionProto:
+    """X (B, P, Q, S, O), W (K*T, P*S); attributes `merge` = [0, Q, P*S, O], `split` = [0, K, Q, T, O].
+
+    Where K is more than 1, `split` is [0, Q, K, T, O]. The product is from the left, so o is not moved from its place.
+    """
+    from onnx import helper
+
+    gather = helper.make_node("Transpose", ["X"], ["rows"], perm=[0, 2, 1, 3, 4])
+    scatter = helper.make_node("Transpose", ["factored"], ["Y"], perm=[0, 2, 1, 3, 4])
+    nodes = [
+        *([gather] if gathers else []),
+        _ints("merge"),
+        helper.make_node("Reshape", ["rows" if gathers else "X", "merge"], ["merged"]),
+        helper.make_node("MatMul", ["W", "merged"], ["projected"]),
+        _ints("split"),
+        helper.make_node("Reshape", ["projected", "split"], ["factored" if scatters else "Y"]),
+        *([scatter] if scatters else []),
+    ]
+    return _function(TRAILING[gathers, scatters], nodes, ["merge", "split"])
+
+
+def _ints(name: str) -> onnx.NodeProto:
+    """A constant that is the attribute `name` of the function's call."""
+    from onnx import AttributeProto, helper
+
+    node = helper.make_node("Constant", [], [name])
+    node.attribute.append(AttributeProto(name="value_ints", type=AttributeProto.INTS, ref_attr_name=name))
+    return node
+
+
+def _function(name: str, nodes: Sequence[onnx.NodeProto], attributes: Sequence[str]) -> onnx.FunctionProto:
+    from onnx import helper
+
     opsets = [helper.make_opsetid("", OPSET)]
-    return helper.make_function(DOMAIN, name, ["X", "W"], ["Y"], nodes, opsets, attributes=["split"])
+    return helper.make_function(DOMAIN, name, ["X", "W"], ["Y"], nodes, opsets, attributes=attributes)

@@ -172,9 +172,11 @@ class _Propagation:
         contracted, produced = view.seen[-1], (Axis(shape_of(node)[-1]),)
         result = View((*view.stored, produced), (*view.seen[:-1], produced))
         order = flat(result.seen)
-        if want is None and len(pieces := [run for run in runs(view.order, contracted) if run[0] in contracted]) == 1:
-            start = view.order.index(pieces[0][0])
-            order = (*view.order[:start], *produced, *view.order[start + len(contracted) :])
+        pieces = runs(view.order, contracted)
+        if want is None and (pieces[-1][0] not in contracted or sum(run[0] in contracted for run in pieces) == 1):
+            *first, last = [index for index, run in enumerate(pieces) if run[0] in contracted]
+            pieces[last] = produced
+            order = flat(piece for index, piece in enumerate(pieces) if index not in first)
         elif want is not None and want is not CONFLICT and (pair := align(result, want)) is not None:
             result, order = pair[0], pair[1].order
         return Projection(result.stored[:-1], contracted, result.seen[-1], order), result.seen

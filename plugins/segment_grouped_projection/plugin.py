@@ -50,10 +50,15 @@ def attributes(segments: int, size: int, tf32: bool) -> dict[str, list[int]]:
 
 
 def problem(shape: tuple[int, ...], split: Any, dtype: str, tf32: Any, largest: int) -> Problem:
-    """The problem of x (batch, P, Q, S) and a weight (P*S, K*T) as ONNX has it, for batches up to `largest`."""
-    _, p, q, s = shape
+    """The problem of x and a weight as the ONNX functions have them, for batches up to `largest`.
+
+    (batch, P, Q, S) comes with a weight (P*S, K*T), and (batch, P, Q, S, O) with one of (K*T, P*S).
+    """
+    _, p, q, s, *trailing = shape
+    o = int(trailing[0]) if trailing else 1
     precision = "tf32" if dtype == "FLOAT" and tf32[0] else PRECISIONS[dtype]
-    found = Problem(int(p), int(q), int(s), 1, int(split[2]), int(split[3]), precision, columns_first=True)
+    sizes = (int(p), int(q), int(s), o, int(split[2]), int(split[3]))
+    found = Problem(*sizes, precision, columns_first=not trailing)
     return found.for_batch(largest)
 
 
@@ -72,7 +77,8 @@ def register(trtp: Any, sm: int, cuda: str | None = None) -> None:
     numbers = npt.NDArray[np.int32]
 
     def describe(x: Any, weight: Any, split: Any, tf32: Any) -> Any:
-        return trtp.from_shape_expr((x.shape_expr[0], int(split[2]), x.shape_expr[2], int(split[3])), x.dtype)
+        batch, _, q, _, *trailing = x.shape_expr
+        return trtp.from_shape_expr((batch, int(split[2]), q, int(split[3]), *trailing), x.dtype)
 
     def autotune(x: Any, weight: Any, split: Any, tf32: Any, outputs: Any) -> Any:
         kind = AUTOTUNED[x.dtype.name]

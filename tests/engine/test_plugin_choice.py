@@ -27,7 +27,7 @@ needs_rtx = pytest.mark.skipif(RTX is not None, reason=str(RTX))
 def model() -> onnx.ModelProto:
     """One projection, between a name for its input and one for its output."""
     weight = torch.randn(16, 16, generator=torch.Generator().manual_seed(0)).numpy()
-    node = helper.make_node(_plugin.ROWS, ["x", "w"], ["y"], "one", domain=ops.DOMAIN, split=[0, 0, 4, 4])
+    node = helper.make_node(ops.SEGMENTS, ["x", "w"], ["y"], "one", domain=ops.DOMAIN, split=[0, 0, 4, 4])
     graph = helper.make_graph(
         [node],
         "one",
@@ -67,9 +67,26 @@ def test_the_file_that_asks_for_the_plugin() -> None:
             "split": [0, 0, 4, 4],
             "tf32": [int(tf32)],
         }
-        assert (node.domain, node.op_type, list(node.input)) == (ops.DOMAIN, _plugin.ROWS, ["x", "w"])
+        assert (node.domain, node.op_type, list(node.input)) == (ops.DOMAIN, ops.SEGMENTS, ["x", "w"])
         assert not after.functions and _plugin.is_called(after)
     assert before.SerializeToString() == kept and not _plugin.is_called(before)
+
+
+@pytest.mark.parametrize("gathers", [0, 1])
+@pytest.mark.parametrize("scatters", [0, 1])
+def test_functions_with_a_trailing_axis_become_the_same_plugin(gathers: int, scatters: int) -> None:
+    k, name = (3 if scatters else 1), ops.TRAILING[gathers, scatters]
+    split = [0, 4, k, 5, 6] if scatters else [0, k, 4, 5, 6]
+    node = helper.make_node(name, ["x", "w"], ["y"], "one", domain=ops.DOMAIN, merge=[0, 4, 8, 6], split=split)
+    before = model()
+    before.graph.node[0].CopyFrom(node)
+    del before.functions[:]
+    before.functions.extend(ops.onnx_functions({name}))
+    after = _plugin.with_plugin(before, False)
+    (made,) = after.graph.node
+    attributes = {one.name: helper.get_attribute_value(one) for one in made.attribute}
+    assert made.op_type == ops.SEGMENTS and attributes["split"] == [0, 0, k, 5] and "merge" not in attributes
+    assert not after.functions
 
 
 @needs_rtx

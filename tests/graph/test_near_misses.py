@@ -132,15 +132,52 @@ def test_two_runs_are_a_segment_projection_with_one_segment_group() -> None:
     assert (fired(result)["project_tokens"], fired(result)["project_segments"], moves(result)) == (0, 1, 0)
 
 
-def _three_runs(net: Net, x: Tensor) -> Tensor:
-    rows = einops.rearrange(x, "b h w v c -> b w c (h v)")
-    return einops.rearrange(F.linear(rows, net.weights[0]), "b w c (h v) -> b h w v c", v=2)
+def _apart(there: str, *back: str) -> Forward:
+    """A linear over axes that `there` brings last, for each of `back`: the first is what the last gives back."""
+
+    def forward(net: Net, x: Tensor) -> Tensor:
+        rows = einops.rearrange(x, there)
+        for weight in net.weights[:-1]:
+            rows = F.gelu(F.linear(rows, weight))
+        return einops.rearrange(F.linear(rows, net.weights[-1]), back[0], v=2, h=H)
+
+    return forward
 
 
-def test_axes_apart_from_each_other_and_not_last_are_neither() -> None:
-    result = prove(Net(_three_runs, (H * 2, H * 2)), (H, W, 2, C))
+APART: dict[str, tuple[Forward, tuple[tuple[int, int], ...], tuple[int, int, int]]] = {
+    "one linear over (h v), and back": (
+        _apart("b h w v c -> b w c (h v)", "b w c (h v) -> b h w v c"), ((H * 2, H * 2),), (0, 1, 0),
+    ),
+    "(v h), two linears, and back (RaftMLP)": (
+        _apart("b h w v c -> b w c (v h)", "b w c (v h) -> b h w v c"), ((7, H * 2), (H * 2, 7)), (0, 2, 0),
+    ),
+    "(v h), three linears, and back": (
+        _apart("b h w v c -> b w c (v h)", "b w c (v h) -> b h w v c"), ((7, H * 2), (5, 7), (H * 2, 5)), (1, 2, 0),
+    ),
+    "the result has c in front of v": (
+        _apart("b h w v c -> b w c (h v)", "b w c (h v) -> b h w c v"), ((H * 2, H * 2),), (0, 1, 1),
+    ),
+    "the result has h behind w: k is 1": (
+        _apart("b h w v c -> b w c (h v)", "b w c (h v) -> b w h v c"), ((H * 2, H * 2),), (0, 1, 0),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", APART)
+def test_axes_apart_from_each_other_and_not_last(name: str) -> None:
+    forward, shapes, found = APART[name]
+    result = prove(Net(forward, *shapes), (H, W, 2, C))
+    assert (fired(result)["project_tokens"], fired(result)["project_segments"], moves(result)) == found
+
+
+def _four_apart(net: Net, x: Tensor) -> Tensor:
+    rows = einops.rearrange(x, "b h w v c u -> b w c (h v u)")
+    return einops.rearrange(F.linear(rows, net.weights[0]), "b w c (h v u) -> b h w v c u", h=H, v=2)
+
+
+def test_three_runs_are_not_two() -> None:
+    result = prove(Net(_four_apart, (H * 6, H * 6)), (H, W, 2, C, 3))
     assert (fired(result)["project_tokens"], fired(result)["project_segments"]) == (0, 0)
-    assert moves(result) == 2
 
 
 def _segments(there: str, back: str, **sizes: int) -> Forward:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import onnx
@@ -339,25 +340,39 @@ def test_segment_grouped_projection_passes_opcheck(sizes: tuple[int, ...]) -> No
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 def test_its_onnx_function_agrees_in_onnx_runtime(sizes: tuple[int, ...]) -> None:
     x, weight, k = _example(sizes, torch.float32)
-    b, _, q, _ = x.shape
-    t = weight.shape[0] // k
-    node = helper.make_node("segment_grouped_projection", ["x", "w"], ["y"], domain=ops.DOMAIN, split=[0, 0, k, t])
+    split = [0, 0, k, weight.shape[0] // k]
+    _assert_agrees_in_onnx_runtime(x, weight.T.contiguous(), ops.SEGMENTS, _einsum(x, weight, k), split=split)
+
+
+@pytest.mark.parametrize("p", [1, 3])
+@pytest.mark.parametrize("k", [1, 4])
+def test_its_onnx_functions_with_a_trailing_axis_agree_in_onnx_runtime(p: int, k: int) -> None:
+    b, q, s, o, t = 2, 5, 4, 3, 6
+    x, weight = torch.randn(b, p, q, s, o), torch.randn(k * t, p * s)
+    wanted = torch.einsum("bpqso,ktps->bkqto", x, weight.reshape(k, t, p, s))
+    torch.testing.assert_close(ops.segment_grouped_projection(x, weight, k), wanted)
+    split = [0, q, k, t, o] if k > 1 else [0, k, q, t, o]
+    name = ops.TRAILING[int(p > 1), int(k > 1)]
+    _assert_agrees_in_onnx_runtime(x, weight, name, wanted, merge=[0, q, p * s, o], split=split)
+
+
+def _assert_agrees_in_onnx_runtime(x: Tensor, weight: Tensor, name: str, wanted: Tensor, **attributes: Any) -> None:
+    node = helper.make_node(name, ["x", "w"], ["y"], domain=ops.DOMAIN, **attributes)
     graph = helper.make_graph(
         [node],
         "one",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", *x.shape[1:]])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", k, q, t])],
-        [numpy_helper.from_array(weight.T.contiguous().numpy(), "w")],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", *wanted.shape[1:]])],
+        [numpy_helper.from_array(weight.numpy(), "w")],
     )
     opsets = [helper.make_opsetid("", ops.OPSET), helper.make_opsetid(ops.DOMAIN, 1)]
-    model = helper.make_model(
-        graph, opset_imports=opsets, functions=[ops.segment_grouped_projection_onnx()], ir_version=10
-    )
+    functions = ops.onnx_functions({name})
+    model = helper.make_model(graph, opset_imports=opsets, functions=functions, ir_version=10)
     onnx.checker.check_model(model, full_check=True)
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     got = session.run(None, {"x": x.numpy()})[0]
-    assert got.shape == (b, k, q, t)
-    np.testing.assert_allclose(got, _einsum(x, weight, k).numpy(), rtol=1e-5, atol=1e-5)
+    assert got.shape == wanted.shape
+    np.testing.assert_allclose(got, wanted.numpy(), rtol=1e-5, atol=1e-5)
 
 
 def test_a_rule_that_does_not_pay_on_a_backend_is_off_there_unless_asked_for() -> None:

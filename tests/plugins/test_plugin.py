@@ -45,6 +45,20 @@ def test_its_output_has_the_shape_and_dtype_of_the_operation(module: Module, dty
     assert [[one.at(batch) for one in described.shape_expr] for batch in (1, 77)] == [[1, 8, 256, 48], [77, 8, 256, 48]]
 
 
+def test_a_trailing_axis_stays_last_and_its_weight_lies_as_pytorch_has_it(module: Module) -> None:
+    """RaftMLP's first projection: (batch, 56, 56, 2, 32) to (batch, 1, 56, 224, 32)."""
+    shapes, made = [(-1, 56, 56, 2, 32), (1, 1, 224, 112)], builder(module, 1, 224)
+    described = made.output(shapes, DataType.HALF)
+    assert [one.at(5) for one in described.shape_expr] == [5, 1, 56, 224, 32]
+    given = plugin.problem(shapes[0], [0, 0, 1, 224], "HALF", [0], 8)
+    assert (given.p, given.q, given.s, given.o, given.k, given.t) == (56, 56, 2, 32, 1, 224)
+    assert not given.columns_first
+    for tactic, config in enumerate(plugin.tactics(given, 90), 1):
+        kernel = made.kernels(shapes, DataType.HALF, (1, 4, 8))[tactic]
+        rows = math.ceil(3 * 56 * 32 / config.block_m)
+        assert kernel.at(3)["grid_x"] == rows * math.ceil(224 / config.block_n)
+
+
 @pytest.fixture(scope="module")
 def half(module: Module) -> dict:
     return builder(module).kernels(SHAPES, DataType.HALF, (1, 32, 128))

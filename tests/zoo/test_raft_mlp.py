@@ -95,9 +95,9 @@ def test_other_image_sizes_change_the_grids_around_the_mixing_only() -> None:
     assert network.state_dict().keys() == tiny().state_dict().keys()
 
 
-@pytest.mark.parametrize(("stages", "transposes"), [(MULTI_SCALE, 5), (PLAIN, 5), (MIXER, 1)])
+@pytest.mark.parametrize(("stages", "transposes"), [(MULTI_SCALE, 1), (PLAIN, 1), (MIXER, 1)])
 def test_rewritten_network_is_the_same(stages: tuple[raft_mlp.Stage, ...], transposes: int) -> None:
-    # One behind the first patches; rafts and height are apart in memory, which costs two in each block.
+    # The one behind the first patches.
     assert moves(prove_rewrite(tiny(stages), (3, 16, 16))) == transposes
 
 

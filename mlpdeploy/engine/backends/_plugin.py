@@ -21,9 +21,8 @@ from onnx import helper
 from mlpdeploy import kernels
 from mlpdeploy.engine.backends import _nvidia
 from mlpdeploy.engine.backends._base import one_line
-from mlpdeploy.engine.backends._segments import ROWS
 from mlpdeploy.errors import BuildError, MachineLacks
-from mlpdeploy.graph.ops import DOMAIN
+from mlpdeploy.graph.ops import DOMAIN, SEGMENTS, TRAILING
 
 if TYPE_CHECKING:
     from mlpdeploy.engine.backend import BuildRequest
@@ -77,7 +76,7 @@ def refusal(trt: Any, model: onnx.ModelProto) -> str | None:
     if not hasattr(importlib.import_module("tensorrt.plugin"), "aot_impl"):
         return f"TensorRT {trt.__version__} has no plugins that are compiled ahead of time"
     gpu = _nvidia.probe()
-    oldest = kernels.load(f"{ROWS}.problem").OLDEST
+    oldest = kernels.load(f"{SEGMENTS}.problem").OLDEST
     if isinstance(gpu, str):
         return gpu
     if _sm(gpu) < oldest:
@@ -90,16 +89,19 @@ def with_plugin(model: onnx.ModelProto, tf32: bool) -> onnx.ModelProto:
 
     The local function goes, so that a plugin that cannot be found is an error and not another engine.
     """
-    plugin = kernels.load(f"{ROWS}.plugin")
+    plugin = kernels.load(f"{SEGMENTS}.plugin")
     result = onnx.ModelProto()
     result.CopyFrom(model)
-    for node in _calls(result):
-        segments, size = next(attribute.ints for attribute in node.attribute if attribute.name == "split")[2:]
+    calls = _calls(result)
+    names = {node.op_type for node in calls}
+    for node in calls:
+        segments, size = _factors(node)
+        node.op_type = SEGMENTS
         del node.attribute[:]
-        names = {"plugin_namespace": plugin.NAMESPACE, "plugin_version": plugin.VERSION}
-        for name, value in {**names, **plugin.attributes(segments, size, tf32)}.items():
+        chosen = {"plugin_namespace": plugin.NAMESPACE, "plugin_version": plugin.VERSION}
+        for name, value in {**chosen, **plugin.attributes(segments, size, tf32)}.items():
             node.attribute.append(helper.make_attribute(name, value))
-    kept = [function for function in result.functions if (function.domain, function.name) != (DOMAIN, ROWS)]
+    kept = [function for function in result.functions if function.domain != DOMAIN or function.name not in names]
     del result.functions[:]
     result.functions.extend(kept)
     return result
@@ -117,7 +119,7 @@ def register() -> None:
     if isinstance(gpu, str):
         raise MachineLacks(gpu)
     trtp: types.ModuleType = importlib.import_module("tensorrt.plugin")
-    kernels.load(f"{ROWS}.plugin").register(trtp, _sm(gpu), gpu.driver)
+    kernels.load(f"{SEGMENTS}.plugin").register(trtp, _sm(gpu), gpu.driver)
 
 
 def network(trt: Any, model: bytes, strongly_typed: bool) -> tuple[Any, Any, Any]:
@@ -149,7 +151,16 @@ def milliseconds(plans: Mapping[str, bytes], inputs: Mapping[str, Any]) -> dict[
 
 
 def _calls(model: onnx.ModelProto) -> list[onnx.NodeProto]:
-    return [node for node in model.graph.node if node.domain == DOMAIN and node.op_type == ROWS]
+    names = {SEGMENTS, *TRAILING.values()}
+    return [node for node in model.graph.node if node.domain == DOMAIN and node.op_type in names]
+
+
+def _factors(node: onnx.NodeProto) -> tuple[int, int]:
+    """K and T of a call, from how its function splits the columns of the product."""
+    split = next(attribute.ints for attribute in node.attribute if attribute.name == "split")
+    if node.op_type == SEGMENTS:
+        return split[2], split[3]
+    return split[2] if node.op_type.endswith("scatter") else split[1], split[3]
 
 
 def _sm(gpu: _nvidia.Gpu) -> int:

@@ -10,16 +10,16 @@ from __future__ import annotations
 import onnx
 from onnx import AttributeProto, helper, numpy_helper
 
-from mlpdeploy.graph.ops import DOMAIN, OPSET
+from mlpdeploy.graph.ops import DOMAIN, OPSET, SEGMENTS
 
-ROWS, COLUMNS = "segment_grouped_projection", "segment_grouped_projection_by_columns"
+COLUMNS = f"{SEGMENTS}_by_columns"
 
 
 def by_columns(model: onnx.ModelProto, run: int | None = None) -> onnx.ModelProto:
     """The same model whose segment-grouped projections multiply columns: all, or those with runs shorter than `run`."""
     constant = {tensor.name for tensor in model.graph.initializer}
     # A weight of INT8 codes is no constant of the file; engines gather rows of codes cheaply.
-    calls = [n for n in model.graph.node if n.domain == DOMAIN and n.op_type == ROWS and n.input[1] in constant]
+    calls = [n for n in model.graph.node if n.domain == DOMAIN and n.op_type == SEGMENTS and n.input[1] in constant]
     chosen = [node for node in calls if run is None or _split(node)[3] < run]
     if not chosen:
         return model
@@ -28,7 +28,7 @@ def by_columns(model: onnx.ModelProto, run: int | None = None) -> onnx.ModelProt
     names = {node.name for node in chosen}
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     for node in result.graph.node:
-        if node.name in names and node.op_type == ROWS and node.domain == DOMAIN:
+        if node.name in names and node.op_type == SEGMENTS and node.domain == DOMAIN:
             _, _, segments, size = _split(node)
             source = weights[node.input[1]]
             node.op_type, node.input[1] = COLUMNS, f"{source.name}/transposed"
