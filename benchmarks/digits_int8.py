@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
+import mlpdeploy
 from mlpdeploy.engine.emit import emit
 from mlpdeploy.evidence.runs import onnx_run
 from mlpdeploy.graph.calibrate import calibrate
@@ -76,6 +77,18 @@ def top1(
     return float((logits.argmax(1) == labels).mean()), how | {"equalised": len(quantisation.equalised)}
 
 
+def compiled(name: str, network: nn.Module, disabled: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Test accuracy of the INT8 engine that `mlpdeploy.compile` makes with its defaults, run by OpenVINO."""
+    images, _, test, labels = split(0)
+    engine = mlpdeploy.compile(
+        network, images[:2], precision="int8", backend="openvino", batch=f"1:{ROWS}:{len(test)}", name=name,
+        calibration=images[:ROWS], disabled_rules=disabled,
+    )  # fmt: skip
+    chosen = engine.manifest["int8"]
+    share = float((np.asarray(engine(test)).argmax(1) == labels).mean())
+    return {"top1": share, "calibrator": chosen["calibrator"], "kept": len(chosen["kept"])}
+
+
 def accuracies(name: str, seed: int) -> dict[str, Any]:
     """Top-1 on the 600 test images: FP32, each calibrator, `auto`; and of the hard network, with and without help."""
     network, images, labels = load(name)
@@ -83,13 +96,15 @@ def accuracies(name: str, seed: int) -> dict[str, Any]:
     for calibrator in ("max", "percentile", "entropy", "mse", "auto"):
         value, how = top1(network, calibrator, True)
         found["calibrators"][calibrator] = {"top1": value, **how}
+    found["compiled"] = compiled(name, network)
     hard = made_hard(name, network, split(0)[0][:ROWS])
     found["hard"] = {"fp32": accuracy(hard, images, labels)}
     for label, calibrator, equalising in (("max", "max", False), ("auto, equalised", "auto", True)):
         value, how = top1(hard, calibrator, equalising, (FOLD,))
         found["hard"][label] = {"top1": value, **how}
+    found["hard"]["compiled"] = compiled(name, hard, (FOLD,))
     assert np.isclose(found["hard"]["fp32"], found["fp32"], atol=2 / len(labels))
-    shown = {"FP32": found["fp32"], "auto": found["calibrators"]["auto"]["top1"]}
+    shown = {"FP32": found["fp32"], "auto": found["calibrators"]["auto"]["top1"], "compiled": found["compiled"]["top1"]}
     shown |= {f"hard, {label}": found["hard"][label]["top1"] for label in found["hard"] if label != "fp32"}
     print(f"{name}: {', '.join(f'{label} {value:.4f}' for label, value in shown.items())}", flush=True)
     return found

@@ -113,27 +113,59 @@ def zoo(document: Document) -> list[str]:
 
 
 def int8(document: Document) -> list[str]:
-    """INT8 on a CPU against each rival, the size of its TensorRT engines, and the accuracy that is left."""
-    parts: dict[str, dict[str, Any]] = {}
-    for key, row in document["results"].items():
-        part, name = key.split(" ", 1)
-        parts.setdefault(part, {})[name] = row
+    """INT8 on a CPU against each rival, the accuracy that is left, and what calibration takes."""
+    parts = _parts(document)
     lines = []
     if "speed" in parts:
         head = ["network", "batch", "INT8, ms", "eager", "`torch.compile`", "OpenVINO FP32", "onnxruntime's quantiser"]
         lines += [*table(head, _int8_speed(parts["speed"])), ""]
-    if "engines" in parts:
-        rows = [[f"`{n}`", f"{row['int8']['engine_bytes'] / 1e6:.1f} MB", f"{row['size']:.3f}", row["int8"]["executed"]]
-                for n, row in parts["engines"].items()]  # fmt: skip
-        lines += [*table(["network", "INT8 engine, tensorrt-rtx", "of FP32's size", "as TensorRT parsed it"], rows), ""]
     if "accuracy" in parts:
-        head = ["network", "FP32", "INT8, auto", "hard, FP32", "hard, max alone", "hard, equalised"]
+        head = ["network", "FP32", "INT8, auto", "hard, FP32", "hard, max alone", "hard, auto"]
         lines += [*table(head, [_int8_accuracy(name, row) for name, row in parts["accuracy"].items()]), ""]
     if "calibration" in parts:
         rows = [[f"`{n}`", str(row["rows"]), f"{row['seconds']:.0f} s", f"{row['peak_mib']} MiB"]
                 for n, row in parts["calibration"].items()]  # fmt: skip
         lines += [*table(["calibrated, all calibrators", "images", "time", "peak memory"], rows), ""]
-    return [*lines, *source(document, ["openvino", "onnxruntime", "tensorrt-rtx", "torch"])]
+    return [*lines, *source(document, ["openvino", "onnxruntime", "torch"])]
+
+
+def engines(document: Document) -> list[str]:
+    """INT8 engines of TensorRT-RTX beside FP32's: size with and without the source of kernels, launches."""
+    rows = [
+        [
+            f"`{name}`",
+            f"{row['int8']['engine_bytes'] / 1e6:.1f} MB",
+            f"{row['size']:.3f}",
+            f"{row['size_without_source']:.3f}",
+            f"{row['fp32']['launches']['total']} → {row['int8']['launches']['total']}",
+            row["int8"]["executed"].removeprefix("HALF, ").removesuffix(" products in INT8"),
+        ]
+        for name, row in _parts(document)["engines"].items()
+    ]
+    head = ["network", "INT8 engine", "of FP32's", "without the source of kernels", "launches, FP32 → INT8", "products"]
+    return [*table(head, rows), "", *source(document, ["tensorrt-rtx", "torch"])]
+
+
+def _parts(document: Document) -> dict[str, dict[str, Any]]:
+    """The rows by part and network."""
+    parts: dict[str, dict[str, Any]] = {}
+    for key, row in document["results"].items():
+        part, name = key.split(" ", 1)
+        parts.setdefault(part, {})[name] = row
+    return parts
+
+
+def launches(document: Document) -> list[str]:
+    """Launches of the plain export's engine, of ours, and of ours without each rule that changes their number."""
+    rows = []
+    for name, row in document["results"].items():
+        plain, ours = row["plain export"]["total"], row["default rules"]["total"]
+        others = {_rule(label): one["total"] for label, one in row.items() if label not in ("plain export", "bare")}
+        changed = [f"{rule} {count}" for rule, count in others.items() if count != ours]
+        cells = [str(plain), str(ours), ", ".join(changed) if len(others) > 1 else "not measured"]
+        rows.append([f"`{name}`", *cells])
+    head = ["network", "plain export", "ours", "ours without a rule, or with one that is off, where it differs"]
+    return [*table(head, rows), "", *source(document, ["tensorrt-rtx", "torch"])]
 
 
 def _int8_speed(speeds: dict[str, Any]) -> list[list[str]]:
@@ -149,8 +181,7 @@ def _int8_speed(speeds: dict[str, Any]) -> list[list[str]]:
 
 def _int8_accuracy(name: str, row: Document) -> list[str]:
     hard = row["hard"]
-    values = [row["fp32"], row["calibrators"]["auto"]["top1"], hard["fp32"]]
-    values += [hard[label]["top1"] for label in ("max", "auto, equalised")]
+    values = [row["fp32"], row["compiled"]["top1"], hard["fp32"], hard["max"]["top1"], hard["compiled"]["top1"]]
     return [f"`{name}`", *(f"{value:.2%}" for value in values)]
 
 
@@ -217,6 +248,8 @@ TABLES: dict[str, tuple[Callable[..., list[str]], tuple[str, ...]]] = {
     "build": (build, ("build",)),
     "zoo": (zoo, ("zoo",)),
     "int8": (int8, ("int8",)),
+    "engines": (engines, ("int8",)),
+    "launches": (launches, ("launches",)),
     "gate": (gate, ("gate",)),
     "families": (families, ("zoo", "graph")),
     "remaining": (remaining, ("graph",)),
