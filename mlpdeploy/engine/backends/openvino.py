@@ -53,14 +53,16 @@ class OpenVino(EngineBackend):
     def _build(self, emitted: Emitted, request: BuildRequest, engine: Path, progress: Progress) -> dict[str, Any]:
         import openvino
 
+        from mlpdeploy.engine.backends._grids_flat import flatten_grids
         from mlpdeploy.engine.backends._means_kept import keep_axes
         from mlpdeploy.engine.backends._norms_spread import spread_norms
         from mlpdeploy.engine.backends._segments import by_columns
 
         core = openvino.Core()
         try:
-            given = spread_norms(keep_axes(emitted.model) if request.precision == "int8" else emitted.model)
-            flat = _flat(by_columns(given, _SHORT_RUN)).SerializeToString()
+            given = keep_axes(emitted.model) if request.precision == "int8" else emitted.model
+            given = by_columns(flatten_grids(spread_norms(given)), _SHORT_RUN)
+            flat = _flat(given).SerializeToString()
             progress.step("inlining functions", 1, _STEPS)
             model = core.read_model(flat)
             progress.step("reading the ONNX file", 2, _STEPS)
