@@ -101,11 +101,26 @@ def test_results_name_no_host_and_no_path() -> None:
 def test_int8_has_a_table_for_each_part_that_was_measured() -> None:
     rivals = ("eager fp32", "torch.compile fp32", "openvino fp32 plain", "theirs")
     speed = {"latency": {"openvino int8": {"median_ms": 10.0}}, "ours": {one: ratio(0.5, "faster") for one in rivals}}
-    engines = {"int8": {"engine_bytes": 25_000_000, "executed": "HALF, 3 of 4 products in INT8"}, "size": 0.25}
-    hard = {"fp32": 0.99, "max": {"top1": 0.9}, "auto, equalised": {"top1": 0.985}}
-    accuracy = {"fp32": 0.99, "calibrators": {"auto": {"top1": 0.9875}}, "hard": hard}
-    results = {"speed net": {"batch 1": speed}, "engines net": engines, "accuracy net": accuracy}
+    hard = {"fp32": 0.99, "max": {"top1": 0.9}, "compiled": {"top1": 0.985}}
+    accuracy = {"fp32": 0.99, "compiled": {"top1": 0.9875}, "hard": hard}
+    calibration = {"rows": 128, "seconds": 41.6, "peak_mib": 1781}
+    results = {"speed net": {"batch 1": speed}, "accuracy net": accuracy, "calibration net": calibration}
     lines = tables.int8(document(results, threads=1))
     assert "| `net` | 1 | 10.0 | 2.00 | 2.00 | 2.00 | 2.00 |" in lines
-    assert "| `net` | 25.0 MB | 0.250 | HALF, 3 of 4 products in INT8 |" in lines
     assert "| `net` | 99.00% | 98.75% | 99.00% | 90.00% | 98.50% |" in lines
+    assert "| `net` | 128 | 42 s | 1781 MiB |" in lines
+
+
+def test_int8_engines_are_shown_beside_those_of_fp32() -> None:
+    int8 = {"engine_bytes": 25_000_000, "executed": "HALF, 3 of 4 products in INT8", "launches": {"total": 20}}
+    row = {"int8": int8, "fp32": {"launches": {"total": 15}}, "size": 0.4, "size_without_source": 0.25}
+    lines = tables.engines(document({"engines net": row, "speed net": {}}, threads=1))
+    assert "| `net` | 25.0 MB | 0.400 | 0.250 | 15 → 20 | 3 of 4 |" in lines
+
+
+def test_launches_name_the_rules_that_change_their_number() -> None:
+    counts = {"plain export": 9, "default rules": 7, "without fold_affine": 8, "without project_tokens": 7, "bare": 9}
+    results = {"net": {label: {"total": count} for label, count in counts.items()}}
+    results["other"] = {"plain export": {"total": 4}, "default rules": {"total": 5}}
+    lines = tables.launches(document(results, threads=1))
+    assert "| `net` | 9 | 7 | `fold_affine` 8 |" in lines and "| `other` | 4 | 5 | not measured |" in lines
