@@ -16,7 +16,7 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +137,7 @@ def engines(name: str, seed: int) -> dict[str, Any]:
     }
     with tempfile.TemporaryDirectory() as folder:
         for precision, emitted in graphs.items():
-            emitted = Emitted(backend.prepare(emitted.model), emitted.typed, emitted.fp32_nodes, emitted.int8_nodes)
+            emitted = replace(emitted, model=backend.prepare(emitted.model))
             built = backend.build(emitted, BuildRequest(precision, Batch(1, 8, 32)), Path(folder), common.Silent())
             found[precision] = {key: built.facts[key] for key in ("engine_bytes", "executed", "launches")}
     found["size"], found["size_without_source"] = _size(found, 0), _size(found, 1)

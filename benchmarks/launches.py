@@ -9,10 +9,9 @@ FP16, dynamic batch. No GPU is needed: an engine holds its programme, and each l
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import onnx
 
 from benchmarks import common
 from benchmarks.rules import ALL, CHOSEN, variants
@@ -43,15 +42,11 @@ def measure(name: str, seed: int, rules: bool) -> dict[str, Any]:
     found = {PLAIN: counted(common.plain(network, specs, "fp16"))}
     for label, (disabled, enabled) in variants(fired).items():
         if rules or label == ALL:
-            found[label] = counted(_prepared(common.ours(traced, "fp16", disabled, enabled, BACKEND)[0]))
+            emitted, _ = common.ours(traced, "fp16", disabled, enabled, BACKEND)
+            found[label] = counted(replace(emitted, model=backends()[BACKEND].prepare(emitted.model)))
             print(f"{name:24s} {label:40s} {found[label]['total']}", flush=True)
     print(f"{name:24s} {PLAIN} {found[PLAIN]['total']} -> ours {found[ALL]['total']}", flush=True)
     return found
-
-
-def _prepared(emitted: Emitted) -> Emitted:
-    model: onnx.ModelProto = backends()[BACKEND].prepare(emitted.model)
-    return Emitted(model, emitted.typed, emitted.fp32_nodes, emitted.int8_nodes)
 
 
 def main() -> None:

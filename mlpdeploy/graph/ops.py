@@ -121,11 +121,11 @@ def segment_grouped_projection_onnx() -> onnx.FunctionProto:
         helper.make_node("Constant", [], ["merge"], value_ints=[0, 0, -1]),
         helper.make_node("Reshape", ["rows", "merge"], ["merged"]),
         helper.make_node("MatMul", ["merged", "W"], ["projected"]),
-        _ints("split"),
+        attribute_ints("split"),
         helper.make_node("Reshape", ["projected", "split"], ["factored"]),
         helper.make_node("Transpose", ["factored"], ["Y"], perm=[0, 2, 1, 3]),
     ]
-    return _function(SEGMENTS, nodes, ["split"])
+    return local_function(SEGMENTS, nodes, ["split"])
 
 
 def _trailing_onnx(gathers: int, scatters: int) -> onnx.FunctionProto:
@@ -139,17 +139,17 @@ def _trailing_onnx(gathers: int, scatters: int) -> onnx.FunctionProto:
     scatter = helper.make_node("Transpose", ["factored"], ["Y"], perm=[0, 2, 1, 3, 4])
     nodes = [
         *([gather] if gathers else []),
-        _ints("merge"),
+        attribute_ints("merge"),
         helper.make_node("Reshape", ["rows" if gathers else "X", "merge"], ["merged"]),
         helper.make_node("MatMul", ["W", "merged"], ["projected"]),
-        _ints("split"),
+        attribute_ints("split"),
         helper.make_node("Reshape", ["projected", "split"], ["factored" if scatters else "Y"]),
         *([scatter] if scatters else []),
     ]
-    return _function(TRAILING[gathers, scatters], nodes, ["merge", "split"])
+    return local_function(TRAILING[gathers, scatters], nodes, ["merge", "split"])
 
 
-def _ints(name: str) -> onnx.NodeProto:
+def attribute_ints(name: str) -> onnx.NodeProto:
     """A constant that is the attribute `name` of the function's call."""
     from onnx import AttributeProto, helper
 
@@ -158,7 +158,8 @@ def _ints(name: str) -> onnx.NodeProto:
     return node
 
 
-def _function(name: str, nodes: Sequence[onnx.NodeProto], attributes: Sequence[str]) -> onnx.FunctionProto:
+def local_function(name: str, nodes: Sequence[onnx.NodeProto], attributes: Sequence[str]) -> onnx.FunctionProto:
+    """An ONNX function of our domain, from X and W to Y."""
     from onnx import helper
 
     opsets = [helper.make_opsetid("", OPSET)]

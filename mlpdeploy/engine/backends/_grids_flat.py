@@ -12,6 +12,8 @@ from __future__ import annotations
 import onnx
 from onnx import helper
 
+from mlpdeploy.engine.backends._replaced import replaced
+
 LAST, FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
 
 
@@ -19,14 +21,7 @@ def flatten_grids(model: onnx.ModelProto) -> onnx.ModelProto:
     """The same model, each such transpose of an activation between two reshapes."""
     shapes = {one.name: _shape(one) for one in (*model.graph.value_info, *model.graph.input, *model.graph.output)}
     made = {node.name: nodes for node in model.graph.node if (nodes := _flattened(node, shapes)) is not None}
-    if not made:
-        return model
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
-    del result.graph.node[:]
-    for node in model.graph.node:
-        result.graph.node.extend(made.get(node.name, [node]))
-    return result
+    return replaced(model, made)
 
 
 def _shape(value: onnx.ValueInfoProto) -> list[int]:

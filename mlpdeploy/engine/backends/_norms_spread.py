@@ -14,23 +14,18 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from mlpdeploy.engine.backends._replaced import replaced
+
 
 def spread_norms(model: onnx.ModelProto) -> onnx.ModelProto:
     """The same model, each norm with a scale of several axes as single operations."""
     ranks = {one.name: len(one.dims) for one in model.graph.initializer}
-    wide = {
-        node.name: ranks[node.input[1]]
+    made = {
+        node.name: _spread(node, ranks[node.input[1]])
         for node in model.graph.node
         if node.op_type == "LayerNormalization" and ranks.get(node.input[1], 1) > 1
     }
-    if not wide:
-        return model
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
-    del result.graph.node[:]
-    for node in model.graph.node:
-        result.graph.node.extend(_spread(node, wide[node.name]) if node.name in wide else [node])
-    return result
+    return replaced(model, made)
 
 
 def _spread(node: onnx.NodeProto, rank: int) -> list[onnx.NodeProto]:

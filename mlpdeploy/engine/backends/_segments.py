@@ -8,9 +8,9 @@ left. `benchmarks/forms.py` measures both on the shapes of the ViP networks.
 from __future__ import annotations
 
 import onnx
-from onnx import AttributeProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
-from mlpdeploy.graph.ops import DOMAIN, OPSET, SEGMENTS
+from mlpdeploy.graph.ops import DOMAIN, SEGMENTS, attribute_ints, local_function
 
 COLUMNS = f"{SEGMENTS}_by_columns"
 
@@ -53,17 +53,13 @@ def _split(node: onnx.NodeProto) -> list[int]:
 
 def _function() -> onnx.FunctionProto:
     """X (B, P, Q, S), W (K*T, P*S) to Y (B, K, Q, T); attributes `merge` = [0, P*S, -1], `split` = [0, K, T, -1]."""
-    constants = [helper.make_node("Constant", [], [name]) for name in ("merge", "split")]
-    for node in constants:
-        name = node.output[0]
-        node.attribute.append(AttributeProto(name="value_ints", type=AttributeProto.INTS, ref_attr_name=name))
     nodes = [
-        *constants,
+        attribute_ints("merge"),
+        attribute_ints("split"),
         helper.make_node("Transpose", ["X"], ["columns"], perm=[0, 1, 3, 2]),
         helper.make_node("Reshape", ["columns", "merge"], ["merged"]),
         helper.make_node("MatMul", ["W", "merged"], ["projected"]),
         helper.make_node("Reshape", ["projected", "split"], ["factored"]),
         helper.make_node("Transpose", ["factored"], ["Y"], perm=[0, 1, 3, 2]),
     ]
-    opsets = [helper.make_opsetid("", OPSET)]
-    return helper.make_function(DOMAIN, COLUMNS, ["X", "W"], ["Y"], nodes, opsets, attributes=["merge", "split"])
+    return local_function(COLUMNS, nodes, ["merge", "split"])

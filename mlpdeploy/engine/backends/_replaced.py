@@ -1,0 +1,19 @@
+"""An ONNX model with other nodes in the place of some."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import onnx
+
+
+def replaced(model: onnx.ModelProto, made: Mapping[str, Sequence[onnx.NodeProto]]) -> onnx.ModelProto:
+    """A copy with the nodes `made` in the place of the node of each name; the model itself where there are none."""
+    if not made:
+        return model
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    del result.graph.node[:]
+    for node in model.graph.node:
+        result.graph.node.extend(made.get(node.name, [node]))
+    return result
