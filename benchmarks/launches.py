@@ -37,10 +37,9 @@ def measure(name: str, seed: int, rules: bool) -> dict[str, Any]:
     """By contender: the plain export, the default rules, and the default rules but one."""
     network, specs = common.load(name, seed)
     traced = trace(network, specs)
-    extra = [rule.name for rule in all_rules().values() if not rule.default]
-    fired = {report.name: report.fired for report in rewrite(traced, enabled=extra).report} if rules else {}
+    fired = {report.name: report.fired for report in rewrite(traced, enabled=all_rules()).report} if rules else {}
     found = {PLAIN: counted(common.plain(network, specs, "fp16"))}
-    for label, (disabled, enabled) in variants(fired).items():
+    for label, (disabled, enabled) in variants(fired, BACKEND).items():
         if rules or label == ALL:
             emitted, _ = common.ours(traced, "fp16", disabled, enabled, BACKEND)
             found[label] = counted(replace(emitted, model=backends()[BACKEND].prepare(emitted.model)))

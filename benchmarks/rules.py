@@ -27,7 +27,7 @@ from mlpdeploy.engine.backend import Batch, backends
 from mlpdeploy.engine.emit import Emitted
 from mlpdeploy.errors import BuildError
 from mlpdeploy.evidence import timing
-from mlpdeploy.graph.rewrite import LAYOUT, all_rules, rewrite
+from mlpdeploy.graph.rewrite import LAYOUT, all_rules, on_by_default, rewrite
 from mlpdeploy.graph.trace import TensorSpec, trace
 
 CHOSEN = (
@@ -42,9 +42,9 @@ Variant = tuple[tuple[str, ...], tuple[str, ...]]
 """What is disabled, and what is enabled."""
 
 
-def variants(fired: dict[str, int]) -> dict[str, Variant]:
+def variants(fired: dict[str, int], backend: str | None = None) -> dict[str, Variant]:
     """By contender: the default rules, each rule left out that `fired`, each that is off by default put in, no rule."""
-    extra = [name for name, rule in all_rules().items() if not rule.default and fired.get(name)]
+    extra = [name for name in all_rules() if name not in on_by_default(backend) and fired.get(name)]
     named: dict[str, Variant] = {ALL: ((), ())}
     named |= {f"without {name}": ((name,), ()) for name, count in fired.items() if count and name not in extra}
     named |= {f"with {name}": ((), (name,)) for name in extra}
@@ -55,7 +55,7 @@ def compile_variants(name: str, seed: int) -> tuple[list[TensorSpec], dict[str, 
     """What a recipe takes, how often each rule fires there, and the file of each variant."""
     network, specs = common.load(name, seed)
     traced = trace(network, specs)
-    everything = rewrite(traced, enabled=[rule.name for rule in all_rules().values() if not rule.default])
+    everything = rewrite(traced, enabled=all_rules())
     fired = {report.name: report.fired for report in everything.report}
     return specs, fired, {label: common.ours(traced, "fp32", *one)[0] for label, one in variants(fired).items()}
 

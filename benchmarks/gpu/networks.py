@@ -8,7 +8,7 @@ import json
 import math
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -115,8 +115,9 @@ def engines(name: str, batch: int, backend_name: str, gpus: tuple[str, ...], sec
     from mlpdeploy.engine.emit import emit
 
     backend, source = backends()[backend_name], source_of(name)
-    rewritten = rewrite(trace(source.network, source.specs()))
+    rewritten = rewrite(trace(source.network, source.specs()), backend=backend_name)
     ours = emit(apply(rewritten, plan(rewritten, "fp16", io="fp16")))
+    ours = replace(ours, model=backend.prepare(ours.model))
     graphs = {"ours": ours, "plain": common.plain(source.network, source.specs(), "fp16")}
     images = torch.randn((batch, *source.specs()[0].shape), device="cuda")
     wanted = _exact(source.network.cuda(), images[:CHECKED])

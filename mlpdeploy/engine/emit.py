@@ -121,8 +121,9 @@ def _segment_grouped_projection(x: Any, weight: Any, segments: int) -> Any:
     if len(x.shape) == 4:
         return _SEGMENT_OPS[ops.SEGMENTS](x, opset20.Transpose(weight, perm=[1, 0]), split=[0, 0, int(segments), size])
     p, q, _, o = (int(length) for length in x.shape[1:])
-    call, split = _SEGMENT_OPS[ops.TRAILING[int(p > 1), int(segments > 1)]], [int(segments), q]
-    return call(x, weight, merge=[0, q, columns, o], split=[0, *(reversed(split) if segments > 1 else split), size, o])
+    middle = [q, int(segments)] if segments > 1 else [1, q]
+    call = _SEGMENT_OPS[ops.TRAILING[int(p > 1), int(segments > 1)]]
+    return call(x, weight, merge=[0, q, columns, o], split=[0, *middle, size, o])
 
 
 def _quantise(x: Any, scale: Any) -> Any:

@@ -44,6 +44,11 @@ def all_rules() -> dict[str, Rule | Lowering]:
     return {rule.name: rule for rule in found}
 
 
+def on_by_default(backend: str | None = None) -> set[str]:
+    """The names of the rules that run unless asked otherwise, on a backend where one is given."""
+    return {name for name, rule in all_rules().items() if rule.default and backend not in rule.not_for}
+
+
 def rewrite(
     traced: Traced, disabled: Collection[str] = (), enabled: Collection[str] = (), backend: str | None = None
 ) -> Rewritten:
@@ -55,8 +60,7 @@ def rewrite(
     unknown = sorted({*disabled, *enabled} - {*known, LAYOUT})
     if unknown:
         raise InputError(f"no rule is named {unknown[0]!r}; the rules are {', '.join([*known, LAYOUT])}")
-    pays = {name for name, rule in known.items() if rule.default and backend not in rule.not_for}
-    return _rewritten(traced, ({LAYOUT} | pays | {*enabled}) - {*disabled})
+    return _rewritten(traced, ({LAYOUT} | on_by_default(backend) | {*enabled}) - {*disabled})
 
 
 def rewrite_as(traced: Traced, other: Rewritten) -> Rewritten:

@@ -104,9 +104,8 @@ def emit(
     result = editor.call(SEGMENT_GROUPED_PROJECTION, (stored, matrix, numel(made.p)), origin=origin)
     if bias is not None:
         shape = [numel(made.p), 1, numel(made.s), *(1 for _ in trailing)]
-        result = editor.call(
-            aten.add.Tensor, (result, vector(editor, bias, projection.produced, produced, shape, origin)), origin=origin
-        )
+        column = vector(editor, bias, projection.produced, produced, shape, origin)
+        result = editor.call(aten.add.Tensor, (result, column), origin=origin)
     return result, (made.before, made.p, made.q, made.s, *trailing)
 
 
