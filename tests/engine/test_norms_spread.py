@@ -74,3 +74,40 @@ def test_a_norm_over_the_last_axis_stays_as_it_is() -> None:
     made = nn.Sequential(nn.LayerNorm(7), nn.Linear(7, 7)).eval()
     model = emitted(made).model
     assert spread_norms(model) is model and any(n.op_type == "LayerNormalization" for n in model.graph.node)
+
+
+class TwoAxes(nn.Module):
+    """A norm over the last two of four axes, as RaftMLP has it, whose scale has a number for every element."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.linear = nn.LayerNorm((6, 7)), nn.Linear(7, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(self.norm(x))
+
+
+def test_a_norm_over_two_axes_whose_scale_is_whole_stays_as_it_is(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    made, backend = TwoAxes().eval(), backends()["openvino"]
+    for parameter in made.parameters():
+        nn.init.normal_(parameter, mean=0.2, std=0.4)
+    given = emitted(made)
+    assert spread_norms(given.model) is given.model
+    built = backend.build(given, BuildRequest("fp32", Batch(1, 2, 5), threads=1), tmp_path, Silent())
+    with backend.load(built.engine, built.facts) as run:
+        (found,) = run({"x": images(3)}).values()
+    wanted = made(torch.from_numpy(images(3))).detach().numpy()
+    assert abs(found - wanted).max() < 1e-5 * abs(wanted).max()
+
+
+def test_axes_are_counted_from_the_back_too() -> None:
+    """A file may say the axis of the same norm as -3."""
+    given = emitted(network(NORMS["one group"])).model
+    counted = onnx.ModelProto()
+    counted.CopyFrom(given)
+    (norm,) = (node for node in counted.graph.node if node.op_type == "LayerNormalization")
+    (axis,) = (attribute for attribute in norm.attribute if attribute.name == "axis")
+    axis.i -= 4
+    first, second = (onnx_run(model, 1)({"x": images(3)})["output"] for model in (given, spread_norms(counted)))
+    assert np.allclose(first, second, rtol=0, atol=1e-5 * abs(first).max())

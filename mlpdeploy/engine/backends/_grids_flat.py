@@ -12,21 +12,16 @@ from __future__ import annotations
 import onnx
 from onnx import helper
 
-from mlpdeploy.engine.backends._replaced import replaced
+from mlpdeploy.engine.backends._replaced import replaced, shapes_of
 
 LAST, FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
 
 
 def flatten_grids(model: onnx.ModelProto) -> onnx.ModelProto:
     """The same model, each such transpose of an activation between two reshapes."""
-    shapes = {one.name: _shape(one) for one in (*model.graph.value_info, *model.graph.input, *model.graph.output)}
+    shapes = shapes_of(model)
     made = {node.name: nodes for node in model.graph.node if (nodes := _flattened(node, shapes)) is not None}
     return replaced(model, made)
-
-
-def _shape(value: onnx.ValueInfoProto) -> list[int]:
-    """Sizes; 0 where one is not known."""
-    return [dim.dim_value for dim in value.type.tensor_type.shape.dim]
 
 
 def _flattened(node: onnx.NodeProto, shapes: dict[str, list[int]]) -> list[onnx.NodeProto] | None:

@@ -1,6 +1,6 @@
 """Norms over the channels and the grid, for OpenVINO.
 
-before: LayerNormalization over several axes, whose scale and shift broadcast: (1, c, 1, 1)
+before: LayerNormalization over several axes, whose scale and shift broadcast along some of them: (1, c, 1, 1)
 after:  the operations that it stands for, which OpenVINO fuses, then Mul by the scale and Add of the shift
 
 ONNX lets the scale broadcast; OpenVINO 2026.4 reshapes it to the shape of what is normalised, which fails.
@@ -14,23 +14,28 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from mlpdeploy.engine.backends._replaced import replaced
+from mlpdeploy.engine.backends._replaced import replaced, shapes_of
 
 
 def spread_norms(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same model, each norm with a scale of several axes as single operations."""
-    ranks = {one.name: len(one.dims) for one in model.graph.initializer}
-    made = {
-        node.name: _spread(node, ranks[node.input[1]])
-        for node in model.graph.node
-        if node.op_type == "LayerNormalization" and ranks.get(node.input[1], 1) > 1
-    }
+    """The same model, each norm whose scale broadcasts as single operations."""
+    shapes = shapes_of(model)
+    scales = {one.name: list(one.dims) for one in model.graph.initializer}
+    made: dict[str, list[onnx.NodeProto]] = {}
+    for node in model.graph.node:
+        if node.op_type == "LayerNormalization" and node.input[1] in scales and (shape := shapes.get(node.input[0])):
+            first = _attributes(node).get("axis", -1) % len(shape)
+            if scales[node.input[1]] != shape[first:]:
+                made[node.name] = _spread(node, list(range(first, len(shape))))
     return replaced(model, made)
 
 
-def _spread(node: onnx.NodeProto, rank: int) -> list[onnx.NodeProto]:
-    """(x - mean) / sqrt(mean((x - mean)^2) + epsilon) * scale + shift, means over the axes from `axis` on."""
-    given = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
+    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+
+
+def _spread(node: onnx.NodeProto, over: list[int]) -> list[onnx.NodeProto]:
+    """(x - mean) / sqrt(mean((x - mean)^2) + epsilon) * scale + shift, means over these axes."""
     made: list[onnx.NodeProto] = []
 
     def add(kind: str, *inputs: str, output: str = "", **attributes: Any) -> str:
@@ -39,8 +44,10 @@ def _spread(node: onnx.NodeProto, rank: int) -> list[onnx.NodeProto]:
         return output or name
 
     x, scale, *shift = node.input
-    axes = add("Constant", value=numpy_helper.from_array(np.arange(given["axis"], rank, dtype=np.int64)))
-    epsilon = add("Constant", value=numpy_helper.from_array(np.array(given.get("epsilon", 1e-5), np.float32)))
+    axes = add("Constant", value=numpy_helper.from_array(np.array(over, np.int64)))
+    epsilon = add(
+        "Constant", value=numpy_helper.from_array(np.array(_attributes(node).get("epsilon", 1e-5), np.float32))
+    )
     centred = add("Sub", x, add("ReduceMean", x, axes))
     variance = add("ReduceMean", add("Mul", centred, centred), axes)
     deviation = add("Sqrt", add("Add", variance, add("CastLike", epsilon, x)))

@@ -17,3 +17,9 @@ def replaced(model: onnx.ModelProto, made: Mapping[str, Sequence[onnx.NodeProto]
     for node in model.graph.node:
         result.graph.node.extend(made.get(node.name, [node]))
     return result
+
+
+def shapes_of(model: onnx.ModelProto) -> dict[str, list[int]]:
+    """The sizes of every tensor of the graph whose shape the file tells, 0 for one that it does not know."""
+    told = (*model.graph.value_info, *model.graph.input, *model.graph.output)
+    return {one.name: [dim.dim_value for dim in one.type.tensor_type.shape.dim] for one in told}
