@@ -18,10 +18,10 @@ from benchmarks.tables import RESULTS
 from mlpdeploy import pipeline
 from mlpdeploy.engine.backend import Backend, Batch, BuildRequest, Runner
 from mlpdeploy.engine.emit import Emitted, emit
+from mlpdeploy.engine.functions import OPSET as OPSET
 from mlpdeploy.engine.plain import plain as plain
 from mlpdeploy.evidence.machine import differences, fingerprint
 from mlpdeploy.graph import precision as precisions
-from mlpdeploy.graph.ops import OPSET as OPSET
 from mlpdeploy.graph.rewrite import Rewritten, rewrite
 from mlpdeploy.graph.trace import TensorSpec, Traced
 from mlpdeploy.progress import Stages

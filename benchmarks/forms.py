@@ -22,8 +22,9 @@ from onnx import TensorProto, helper, inliner, numpy_helper
 from benchmarks import common
 from mlpdeploy.engine.backends._means import means_as_products
 from mlpdeploy.engine.backends._segments import by_columns
+from mlpdeploy.engine.functions import OPSET, SEGMENTS, Form
 from mlpdeploy.evidence import timing
-from mlpdeploy.graph.ops import DOMAIN, OPSET, segment_grouped_projection_onnx
+from mlpdeploy.graph.ops import DOMAIN
 
 PROJECTIONS = {"32 x (32, 32, 6)": (32, 32, 32, 6), "1 x (32, 1024, 8)": (1, 32, 1024, 8),
                "16 x (16, 16, 24)": (16, 16, 16, 24), "1 x (16, 256, 32)": (1, 16, 256, 32)}  # fmt: skip
@@ -37,9 +38,8 @@ def projection(b: int, p: int, q: int, s: int) -> onnx.ModelProto:
     """One square segment-grouped projection."""
     size = p * s
     weight = np.random.default_rng(0).standard_normal((size, size), dtype=np.float32) / size**0.5
-    name = segment_grouped_projection_onnx().name
-    node = helper.make_node(name, ["x", "w"], ["y"], name, domain=DOMAIN, split=[0, 0, p, s])
-    return _model([node], (b, p, q, s), (b, p, q, s), {"w": weight}, [segment_grouped_projection_onnx()])
+    node = helper.make_node(SEGMENTS, ["x", "w"], ["y"], SEGMENTS, domain=DOMAIN, split=[0, 0, p, s])
+    return _model([node], (b, p, q, s), (b, p, q, s), {"w": weight}, [Form().function()])
 
 
 def mean(h: int, w: int, c: int) -> onnx.ModelProto:

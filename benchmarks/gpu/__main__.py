@@ -37,6 +37,7 @@ def jobs(device: str, dry: bool, seconds: float) -> Iterator[Job]:
     cases = kernels.TINY if dry else kernels.CASES
     first = cases if dry else (*cases[:4], cases[-4])
     names, batches = ((networks.TINY,), (2,)) if dry else (networks.NAMES, networks.BATCHES)
+    fused = names if dry else networks.FUSED
     yield from _correctness_jobs(first, device)
     yield "kernel", "roofline", 10, lambda: kernels.roofline(device)
     yield from _engine_jobs(dry, seconds, quick=True)
@@ -44,10 +45,14 @@ def jobs(device: str, dry: bool, seconds: float) -> Iterator[Job]:
     for name in names[:2]:
         for batch in batches[:2]:
             yield _network_job(name, batch, device, dry, seconds)
+    yield _epilogue_job(fused[0], batches[0], device, dry, seconds)
     yield from _kernel_jobs(cases, (32, 128, 8, 1), device, dry, seconds)
     for batch in batches:
         for name in names:
             yield _network_job(name, batch, device, dry, seconds)
+    for batch in batches:
+        for name in fused:
+            yield _epilogue_job(name, batch, device, dry, seconds)
     yield from _engine_jobs(dry, seconds, quick=False)
     yield from _correctness_jobs(cases, device)
 
@@ -79,6 +84,15 @@ def _network_job(name: str, batch: int, device: str, dry: bool, seconds: float) 
         return networks.measure(networks.load(name, device), batch, device, dry, seconds)
 
     return "network", f"network {name.rpartition(':')[2]} batch {batch}", 120, run
+
+
+def _epilogue_job(name: str, batch: int, device: str, dry: bool, seconds: float) -> Job:
+    from benchmarks.gpu import networks
+
+    def run() -> dict[str, Any]:
+        return networks.with_epilogues(name, batch, device, dry, seconds)
+
+    return "network", f"epilogues {name.rpartition(':')[2]} batch {batch}", 90, run
 
 
 def _engine_jobs(dry: bool, seconds: float, quick: bool) -> Iterator[Job]:

@@ -159,7 +159,7 @@ def _tuned(x: Tensor, w: Tensor, case: Case, device: str) -> tuple[Any, str]:
     """The fastest configuration of the kernel, measured now, and what the operation will use: that, or the library."""
     if device != "cuda":
         return kernels.load("segment_grouped_projection.problem").Config(16, 16, 16, 4, 2), "the kernel"
-    taken = _launch().tune(tuple(x.shape), tuple(w.shape), case.k, x.dtype, by_permuting)
+    taken = _launch().tune((x, w, case.k), by_permuting)
     own = {choice: time for choice, time in taken.items() if not isinstance(choice, str)}
     best = min(own, key=lambda choice: own[choice])
     return best, "the kernel" if own[best] == min(taken.values()) else "the library"

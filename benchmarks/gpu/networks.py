@@ -7,7 +7,7 @@ import functools
 import json
 import math
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,15 @@ from torch import Tensor, fx, nn
 
 from benchmarks.gpu import timer
 from mlpdeploy.engine.backends import _programs
-from mlpdeploy.graph import ops
 from mlpdeploy.graph.precision import apply, plan
 from mlpdeploy.graph.rewrite import rewrite
 from mlpdeploy.graph.trace import trace
 from mlpdeploy.source import source_of
 
 NAMES = ("vip_s7", "vip_s14", "mixer_b16", "resmlp_24", "gmlp_s16", "vip_m7", "raft_mlp_s")
+FUSED = ("vip_s7", "vip_s14", "raft_mlp_s")
+"""Those whose segment-grouped projections have something behind them that the kernel can compute."""
+EPILOGUES = ("fuse_epilogues", "hoist_reweighting")
 BATCHES = (128, 1, 8)
 TINY = "benchmarks.gpu.networks:tiny"
 CHECKED = 8
@@ -52,10 +54,10 @@ class Network:
 
 
 @functools.cache
-def load(name: str, device: str) -> Network:
-    """The network with random weights, rewritten and typed; nothing is fetched."""
+def load(name: str, device: str, enabled: tuple[str, ...] = ()) -> Network:
+    """The network with random weights, rewritten (with the rules `enabled` too) and typed; nothing is fetched."""
     source = source_of(name, input_shape=(3, 16, 16) if name == TINY else None)
-    rewritten = rewrite(trace(source.network, source.specs()))
+    rewritten = rewrite(trace(source.network, source.specs()), enabled=enabled)
     precision, io = ("fp16", "fp16") if device == "cuda" else ("fp32", "fp32")
     typed = apply(rewritten, plan(rewritten, precision, io=io))
     return Network(name, source.network.to(device), typed.module.to(device), source.specs()[0].shape)
@@ -66,37 +68,65 @@ def without_kernel(module: fx.GraphModule) -> fx.GraphModule:
     graph = fx.Graph()
     graph.output(graph.graph_copy(module.graph, {}))
     for node in graph.nodes:
-        if node.target is ops.SEGMENT_GROUPED_PROJECTION:
-            node.target = ops.by_permuting
+        node.target = _programs.meanings().get(node.target, node.target)
     return fx.GraphModule(module, graph)
 
 
 def measure(network: Network, batch: int, device: str, dry: bool, seconds: float) -> dict[str, Any]:
     """Times of all contenders as CUDA graphs, eager's without one too, and errors against FP32."""
-    low = torch.float16 if device == "cuda" else torch.float32
-    plain = copy.deepcopy(network.plain).to(low)
-    if device == "cuda":
-        _programs.tune(network.ours, batch)
-    torch.compiler.reset()
-
-    def compiled(module: nn.Module) -> Callable[[Tensor], Any]:
-        if dry:
-            return torch.compile(module, backend="eager", dynamic=False)
-        return torch.compile(module, mode="max-autotune-no-cudagraphs", dynamic=False)
-
+    plain = copy.deepcopy(network.plain).to(_low(device))
+    compiled = _compiler(dry)
+    _tune(network, batch, device)
     found: dict[str, Callable[[Tensor], Any]] = {
         "eager": plain,
         "compile": compiled(plain),
         "ours": compiled(network.ours),
         "ours without kernel": compiled(without_kernel(network.ours)),
     }
-    given = network.images(max(batch, CHECKED), device).to(low)
+    return _measured(network, found, batch, device, seconds, launched=plain)
+
+
+def with_epilogues(name: str, batch: int, device: str, dry: bool, seconds: float) -> dict[str, Any]:
+    """Ours against ours whose projections are fused with what follows them, by rules that are off by default."""
+    network, fused = load(name, device), load(name, device, EPILOGUES)
+    compiled = _compiler(dry)
+    for one in (network, fused):
+        _tune(one, batch, device)
+    found = {"ours": compiled(network.ours), "epilogues": compiled(fused.ours)}
+    return _measured(network, found, batch, device, seconds)
+
+
+def _low(device: str) -> torch.dtype:
+    return torch.float16 if device == "cuda" else torch.float32
+
+
+def _tune(network: Network, batch: int, device: str) -> None:
+    if device == "cuda":
+        _programs.tune(network.ours, batch)
+
+
+def _compiler(dry: bool) -> Callable[[nn.Module], Callable[[Tensor], Any]]:
+    torch.compiler.reset()
+    if dry:
+        return lambda module: torch.compile(module, backend="eager", dynamic=False)
+    return lambda module: torch.compile(module, mode="max-autotune-no-cudagraphs", dynamic=False)
+
+
+def _measured(
+    network: Network,
+    contenders: Mapping[str, Callable[[Tensor], Any]],
+    batch: int,
+    device: str,
+    seconds: float,
+    launched: nn.Module | None = None,
+) -> dict[str, Any]:
+    given = network.images(max(batch, CHECKED), device).to(_low(device))
     images = given[:batch].contiguous()
     with torch.inference_mode():
         wanted = _exact(network.plain, given[:CHECKED].float())
         errors = {}
-        runs: dict[str, timer.Run] = {"eager, launched": lambda: plain(images)}
-        for name, module in found.items():
+        runs: dict[str, timer.Run] = {} if launched is None else {"eager, launched": lambda: launched(images)}
+        for name, module in contenders.items():
             runs[name] = timer.graphed(lambda module=module: module(images))  # type: ignore[misc]
             errors[name] = _error(_first(runs[name]()), wanted)
         taken = timer.measure(runs, seconds=seconds)

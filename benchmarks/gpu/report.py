@@ -21,6 +21,7 @@ def markdown(document: Document) -> str:
         *_section("Correctness of the kernel", correctness, document),
         *_section("The kernel, FP16", kernels, document),
         *_section("Networks, FP16, CUDA graphs", networks, document),
+        *_section("Projections with what follows them, FP16, CUDA graphs", epilogues, document),
         *_section("TensorRT", engines, document),
         *_section("Build and verify with the engine executed", pipelines, document),
         *_section("What was aimed at", claims, document),
@@ -90,6 +91,21 @@ def networks(results: Document) -> list[str]:
         rows.append([name, f"{times['ours']['ms']:.3f}", speed, *others, errors])
     head = ["network", "ours, ms", "images/s", "eager", "compile", "ours without kernel", "errors: eager/compile/ours"]
     return table(head, rows) if rows else []
+
+
+def epilogues(results: Document) -> list[str]:
+    """Milliseconds of ours, and the time with fused epilogues over that."""
+    rows = []
+    for name, row in _part(results, "epilogues ").items():
+        if "failed" in row:
+            rows.append([name, row["failed"], "", ""])
+            continue
+        times, errors = row["times"], row["errors"]
+        over = worth(times["epilogues"]["ratio"])
+        rows.append(
+            [name, f"{times['ours']['ms']:.3f}", over, f"{_error(errors['ours'])} / {_error(errors['epilogues'])}"]
+        )
+    return table(["network", "ours, ms", "with epilogues over it", "errors: ours/epilogues"], rows) if rows else []
 
 
 def engines(results: Document) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import fx, nn
 
 from mlpdeploy.engine import norms
 from mlpdeploy.engine.coded import transpose_codes
+from mlpdeploy.engine.functions import FORMS, OPSET, Form, functions
 from mlpdeploy.engine.simplify import simplify
 from mlpdeploy.engine.tidy import ORIGIN, tidy
 from mlpdeploy.errors import NetworkError
@@ -50,7 +51,7 @@ def emit(typed: Typed) -> Emitted:
     transpose_codes(program.model)
     fp32, int8 = tidy(program.model, BATCH, typed.fp32, typed.quantised)
     proto = ir.serde.serialize_model(program.model)
-    proto.functions.extend(ops.onnx_functions({node.op_type for node in proto.graph.node if node.domain == ops.DOMAIN}))
+    proto.functions.extend(functions({node.op_type for node in proto.graph.node if node.domain == ops.DOMAIN}))
     onnx.checker.check_model(proto)
     return Emitted(proto, typed, fp32, int8)
 
@@ -81,7 +82,7 @@ def _exported(typed: Typed) -> torch.onnx.ONNXProgram:
                 dynamo=True,
                 verbose=False,
                 optimize=False,
-                opset_version=ops.OPSET,
+                opset_version=OPSET,
                 input_names=[spec.name for spec in typed.inputs],
                 output_names=[spec.name for spec in typed.outputs],
                 custom_translation_table=_TRANSLATIONS,
@@ -115,15 +116,18 @@ def _unsupported(module: fx.GraphModule, program: torch.export.ExportedProgram, 
     return f"the network cannot be written as ONNX: {chain[-1].splitlines()[0]}"
 
 
-def _segment_grouped_projection(x: Any, weight: Any, segments: int) -> Any:
-    rows, columns = map(int, weight.shape)
-    size = rows // int(segments)
-    if len(x.shape) == 4:
-        return _SEGMENT_OPS[ops.SEGMENTS](x, opset20.Transpose(weight, perm=[1, 0]), split=[0, 0, int(segments), size])
-    p, q, _, o = (int(length) for length in x.shape[1:])
-    middle = [q, int(segments)] if segments > 1 else [1, q]
-    call = _SEGMENT_OPS[ops.TRAILING[int(p > 1), int(segments > 1)]]
-    return call(x, weight, merge=[0, q, columns, o], split=[0, *middle, size, o])
+def _segment_grouped_projection(
+    x: Any, weight: Any, segments: int, bias: Any = None, gelu: bool = False, scale: Any = None, accumulate: Any = None
+) -> Any:
+    sizes, segments = [1, *map(int, x.shape[1:])], int(segments)
+    operands = {"bias": bias, "scale": scale, "accumulate": accumulate}
+    present = {name: value for name, value in operands.items() if value is not None}
+    form = Form(len(sizes) == 5, sizes[1] > 1 or len(sizes) == 4, segments > 1 or len(sizes) == 4, gelu=bool(gelu),
+                **dict.fromkeys(present, True))  # fmt: skip
+    shape = [] if accumulate is None else [-1, *map(int, accumulate.shape[1:])]
+    attributes = form.attributes_of(sizes, segments, int(weight.shape[0]) // segments, shape)
+    matrix = weight if form.trailing else opset20.Transpose(weight, perm=[1, 0])
+    return _SEGMENT_OPS[form.name](x, matrix, *present.values(), **attributes)
 
 
 def _quantise(x: Any, scale: Any) -> Any:
@@ -139,17 +143,17 @@ def _dequantise(codes: Any, scale: Any, axis: int) -> Any:
     return opset20.DequantizeLinear(codes, scale, zero)
 
 
-def _segment_schema(name: str, attributes: Sequence[str]) -> onnx.defs.OpSchema:
+def _segment_schema(form: Form) -> onnx.defs.OpSchema:
     kinds = [f"tensor({name})" for name in ("float", "float16", "bfloat16", "double")]
     parameter, attribute = onnx.defs.OpSchema.FormalParameter, onnx.defs.OpSchema.Attribute
     return onnx.defs.OpSchema(
-        name,
+        form.name,
         ops.DOMAIN,
         1,
-        inputs=[parameter("X", "T"), parameter("W", "T")],
+        inputs=[parameter(name, "T") for name in form.inputs],
         outputs=[parameter("Y", "T")],
         type_constraints=[("T", kinds, "")],
-        attributes=[attribute(name, onnx.defs.OpSchema.AttrType.INTS, "", required=True) for name in attributes],
+        attributes=[attribute(name, onnx.defs.OpSchema.AttrType.INTS, "", required=True) for name in form.attributes],
     )
 
 
@@ -160,15 +164,10 @@ _ZERO = onnx.helper.make_tensor("zero", onnx.TensorProto.INT8, [], [0])
 """The zero point, which makes codes signed."""
 
 _OPSET = onnxscript.values.Opset(ops.DOMAIN, 1)
-_SEGMENT_OPS = {
-    name: onnxscript.values.Op(_OPSET, name, _segment_schema(name, attributes))
-    for name, attributes in (
-        (ops.SEGMENTS, ("split",)),
-        *((name, ("merge", "split")) for name in ops.TRAILING.values()),
-    )
-}
+_SEGMENT_OPS = {name: onnxscript.values.Op(_OPSET, name, _segment_schema(form)) for name, form in FORMS.items()}
 _TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     ops.SEGMENT_GROUPED_PROJECTION: _segment_grouped_projection,
+    ops.WITH_EPILOGUE: _segment_grouped_projection,
     ops.QUANTISE: _quantise,
     ops.DEQUANTISE: _dequantise,
     **norms.TRANSLATIONS,

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from mlpdeploy.engine.emit import Emitted
-from mlpdeploy.graph import ops
+from mlpdeploy.engine.functions import OPSET
 from mlpdeploy.graph.precision import Typed
 from mlpdeploy.graph.trace import TensorSpec, quiet, trace
 
@@ -38,7 +38,7 @@ def plain(network: nn.Module, specs: Sequence[TensorSpec], precision: str) -> Em
     with warnings.catch_warnings(), quiet():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            network, tuple(spec.example(2) for spec in specs), dynamo=True, opset_version=ops.OPSET, verbose=False,
+            network, tuple(spec.example(2) for spec in specs), dynamo=True, opset_version=OPSET, verbose=False,
             input_names=[spec.name for spec in specs], output_names=[output.name for output in graph.outputs],
             dynamic_shapes=({0: torch.export.Dim.DYNAMIC},) * len(specs),
         )  # fmt: skip

@@ -100,3 +100,19 @@ def convolution_arguments(node: fx.Node) -> tuple[Any, ...]:
 def is_getitem(node: fx.Node) -> bool:
     """Whether a node takes one tensor out of a list."""
     return node.target is operator.getitem
+
+
+def terms(node: fx.Node) -> list[fx.Node]:
+    """The terms of a sum that nothing else reads, all of one shape; `node` alone where it is something else."""
+    if node.target is aten.add.Tensor and len(node.users) == 1:
+        return summands(node)
+    return [node]
+
+
+def summands(node: fx.Node) -> list[fx.Node]:
+    """The terms of the sum `node`, whoever reads it; `node` alone where it is something else."""
+    if node.target is aten.add.Tensor and not node.kwargs:
+        first, second = node.args[:2]
+        if isinstance(first, fx.Node) and isinstance(second, fx.Node) and shape_of(first) == shape_of(second):
+            return [*terms(first), *terms(second)]
+    return [node]

@@ -1,22 +1,16 @@
-"""Our custom operations: their meaning, their shape function, and their ONNX function."""
+"""Our custom operations: their meaning, and their shape function."""
 
 from __future__ import annotations
 
 import importlib.util
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mlpdeploy import kernels
 
-if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
-
-    import onnx
-
 DOMAIN = "mlpdeploy"
-OPSET = 20
 
 _TRITON = importlib.util.find_spec("triton") is not None
 # Compilers look into a `triton_op`: they fuse its meaning, and on a GPU they see its kernel. Without Triton there is
@@ -38,25 +32,62 @@ def segment_grouped_projection(x: Tensor, weight: Tensor, segments: int) -> Tens
     contiguous. On NVIDIA GPUs a kernel that permutes nothing computes it, unless it was measured to be slower.
     Source: Hou et al., Vision Permutator, section 3.2 (arXiv 2106.12368).
     """
-    if x.device.type == "cuda" and (result := _on_gpu(x, weight, segments)) is not None:
-        return result
-    return by_permuting(x, weight, segments)
+    result = _on_gpu(x, weight, segments)
+    return by_permuting(x, weight, segments) if result is None else result
 
 
-def by_permuting(x: Tensor, weight: Tensor, segments: int) -> Tensor:
-    """What `segment_grouped_projection` means: permute, multiply, permute."""
+def by_permuting(
+    x: Tensor,
+    weight: Tensor,
+    segments: int,
+    bias: Tensor | None = None,
+    gelu: bool = False,
+    scale: Tensor | None = None,
+    accumulate: Tensor | None = None,
+) -> Tensor:
+    """What both operations mean: permute, multiply, permute, and each step of the epilogue by itself."""
     b, p, q, s, *trailing = x.shape
     rows = x.movedim((1, 3), (-2, -1)).reshape(b, q, *trailing, p * s)
     projected = torch.nn.functional.linear(rows, weight).unflatten(-1, (segments, weight.shape[0] // segments))
-    return projected.movedim((-2, -1), (1, 3)).contiguous()
+    result = projected.movedim((-2, -1), (1, 3)).contiguous()
+    if bias is not None:
+        result = result + bias
+    if gelu:
+        result = torch.nn.functional.gelu(result)
+    if accumulate is None:
+        return result
+    seen = result.reshape(accumulate.shape)
+    return (accumulate + (seen if scale is None else seen * scale)).contiguous()
 
 
-def _on_gpu(x: Tensor, weight: Tensor, segments: int) -> Tensor | None:
+@_define("mlpdeploy::segment_grouped_projection_epilogue", mutates_args=())
+def segment_grouped_projection_epilogue(
+    x: Tensor,
+    weight: Tensor,
+    segments: int,
+    bias: Tensor | None,
+    gelu: bool,
+    scale: Tensor | None,
+    accumulate: Tensor | None,
+) -> Tensor:
+    """`accumulate + scale * gelu(projection + bias)`: a segment-grouped projection and what follows it.
+
+    Each part is left out where it is not given; `gelu` is the exact one. `bias`: (K, 1, T), or (K, 1, T, 1) with a
+    trailing axis. `accumulate`: (images, ..., channels), the elements of the projection in another shape, which is that
+    of the result. `scale`: (images, 1, ..., 1, channels), with an `accumulate` only. Returns what the projection does
+    where there is none, contiguous. On NVIDIA GPUs all of it is one kernel, unless that was measured to be slower.
+    """
+    given = (x, weight, segments, bias, gelu, scale, accumulate)
+    result = _on_gpu(*given)
+    return by_permuting(*given) if result is None else result
+
+
+def _on_gpu(x: Tensor, weight: Tensor, segments: int, *epilogue: Any) -> Tensor | None:
     """The kernel's result; None where it does not serve, or was measured to be slower than permuting."""
-    if not _TRITON:
+    if x.device.type != "cuda" or not _TRITON:
         return None
     launch: Any = kernels.load("segment_grouped_projection.launch")
-    result: Tensor | None = launch.dispatch(x, weight, segments)
+    result: Tensor | None = launch.dispatch(x, weight, segments, *epilogue)
     return result
 
 
@@ -66,7 +97,23 @@ def _(x: Tensor, weight: Tensor, segments: int) -> Tensor:
     return x.new_empty((b, segments, q, weight.shape[0] // segments, *trailing))
 
 
+@segment_grouped_projection_epilogue.register_fake
+def _(
+    x: Tensor,
+    weight: Tensor,
+    segments: int,
+    bias: Tensor | None,
+    gelu: bool,
+    scale: Tensor | None,
+    accumulate: Tensor | None,
+) -> Tensor:
+    b, _, q, _, *trailing = x.shape
+    shape = (b, segments, q, weight.shape[0] // segments, *trailing)
+    return x.new_empty(shape if accumulate is None else accumulate.shape)
+
+
 SEGMENT_GROUPED_PROJECTION = torch.ops.mlpdeploy.segment_grouped_projection.default
+WITH_EPILOGUE = torch.ops.mlpdeploy.segment_grouped_projection_epilogue.default
 
 
 @torch.library.custom_op("mlpdeploy::quantise", mutates_args=())
@@ -99,68 +146,3 @@ def _(codes: Tensor, scale: Tensor, axis: int) -> Tensor:
 
 QUANTISE = torch.ops.mlpdeploy.quantise.default
 DEQUANTISE = torch.ops.mlpdeploy.dequantise.default
-
-
-SEGMENTS = "segment_grouped_projection"
-TRAILING = {(g, s): "_".join([SEGMENTS, "trailing", *["gather"] * g, *["scatter"] * s]) for g in (0, 1) for s in (0, 1)}
-"""Names of the ONNX functions for (B, P, Q, S, O), by whether P and whether K is more than 1."""
-
-
-def onnx_functions(names: Collection[str]) -> list[onnx.FunctionProto]:
-    """Those of our ONNX local functions that are called `names`."""
-    trailing = [_trailing_onnx(*moved) for moved, name in TRAILING.items() if name in names]
-    return [segment_grouped_projection_onnx(), *trailing] if SEGMENTS in names else trailing
-
-
-def segment_grouped_projection_onnx() -> onnx.FunctionProto:
-    """The operation as an ONNX local function: X (B, P, Q, S), W (P*S, K*T), attribute `split` = [0, 0, K, T]."""
-    from onnx import helper
-
-    nodes = [
-        helper.make_node("Transpose", ["X"], ["rows"], perm=[0, 2, 1, 3]),
-        helper.make_node("Constant", [], ["merge"], value_ints=[0, 0, -1]),
-        helper.make_node("Reshape", ["rows", "merge"], ["merged"]),
-        helper.make_node("MatMul", ["merged", "W"], ["projected"]),
-        attribute_ints("split"),
-        helper.make_node("Reshape", ["projected", "split"], ["factored"]),
-        helper.make_node("Transpose", ["factored"], ["Y"], perm=[0, 2, 1, 3]),
-    ]
-    return local_function(SEGMENTS, nodes, ["split"])
-
-
-def _trailing_onnx(gathers: int, scatters: int) -> onnx.FunctionProto:
-    """X (B, P, Q, S, O), W (K*T, P*S); attributes `merge` = [0, Q, P*S, O], `split` = [0, K, Q, T, O].
-
-    Where K is more than 1, `split` is [0, Q, K, T, O]. The product is from the left, so o is not moved from its place.
-    """
-    from onnx import helper
-
-    gather = helper.make_node("Transpose", ["X"], ["rows"], perm=[0, 2, 1, 3, 4])
-    scatter = helper.make_node("Transpose", ["factored"], ["Y"], perm=[0, 2, 1, 3, 4])
-    nodes = [
-        *([gather] if gathers else []),
-        attribute_ints("merge"),
-        helper.make_node("Reshape", ["rows" if gathers else "X", "merge"], ["merged"]),
-        helper.make_node("MatMul", ["W", "merged"], ["projected"]),
-        attribute_ints("split"),
-        helper.make_node("Reshape", ["projected", "split"], ["factored" if scatters else "Y"]),
-        *([scatter] if scatters else []),
-    ]
-    return local_function(TRAILING[gathers, scatters], nodes, ["merge", "split"])
-
-
-def attribute_ints(name: str) -> onnx.NodeProto:
-    """A constant that is the attribute `name` of the function's call."""
-    from onnx import AttributeProto, helper
-
-    node = helper.make_node("Constant", [], [name])
-    node.attribute.append(AttributeProto(name="value_ints", type=AttributeProto.INTS, ref_attr_name=name))
-    return node
-
-
-def local_function(name: str, nodes: Sequence[onnx.NodeProto], attributes: Sequence[str]) -> onnx.FunctionProto:
-    """An ONNX function of our domain, from X and W to Y."""
-    from onnx import helper
-
-    opsets = [helper.make_opsetid("", OPSET)]
-    return helper.make_function(DOMAIN, name, ["X", "W"], ["Y"], nodes, opsets, attributes=attributes)

@@ -174,6 +174,7 @@ _READERS: dict[Any, Callable[[fx.GraphModule, fx.Node], Operands | None]] = {
     aten.matmul.default: _product,
     aten.mm.default: _product,
     ops.SEGMENT_GROUPED_PROJECTION: _rows(1, 3),
+    ops.WITH_EPILOGUE: _rows(1, 3),
     **{convolution: _rows(1) for convolution in CONVOLUTIONS},
 }
 

@@ -10,7 +10,7 @@ from torch import fx
 from mlpdeploy.graph.editor import Editor
 from mlpdeploy.graph.trace import network_of
 
-PHASES = ("normalise", "layout", "algebra")
+PHASES = ("normalise", "layout", "algebra", "fusion")
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -18,14 +18,37 @@ _UNKNOWN = 8
 PRECISIONS = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
 
 
-def dispatch(x: Tensor, weight: Tensor, segments: int) -> Tensor | None:
-    """The projection by the kernel; None where it does not serve, or was measured to be slower than permuting."""
-    if not serves(x, weight):
+def dispatch(
+    x: Tensor,
+    weight: Tensor,
+    segments: int,
+    bias: Tensor | None = None,
+    gelu: bool = False,
+    scale: Tensor | None = None,
+    accumulate: Tensor | None = None,
+) -> Tensor | None:
+    """The projection and its epilogue by the kernel, operands as the operations of `mlpdeploy.graph.ops` have them.
+
+    None where the kernel does not serve, or was measured to be slower than permuting.
+    """
+    epilogue = _flat(bias, gelu, scale, accumulate)
+    if not serves(x, weight, *(one for one in epilogue.values() if isinstance(one, Tensor))):
         return None
-    choice = tuning.choose(describe(x, weight, segments), hint(x.shape[0]), compute_capability(x.device))
+    problem = describe(x, weight, segments, **epilogue)
+    choice = tuning.choose(problem, hint(x.shape[0]), compute_capability(x.device))
     if isinstance(choice, str):
         return None
-    return project(x, weight, segments, choice, kernel=torch.library.wrap_triton(kernel))
+    return project(x, weight, segments, choice, **epilogue, kernel=torch.library.wrap_triton(kernel))
+
+
+def _flat(bias: Tensor | None, gelu: bool, scale: Tensor | None, accumulate: Tensor | None) -> dict[str, Any]:
+    """The epilogue of an operation as `project` takes it: contiguous, the bias (K*T,), the scale (images, channels)."""
+    return {
+        "bias": None if bias is None else bias.reshape(-1),
+        "gelu": gelu,
+        "scale": None if scale is None else scale.reshape(scale.shape[0], -1).contiguous(),
+        "accumulate": None if accumulate is None else accumulate.contiguous(),
+    }
 
 
 def describe(
@@ -60,12 +83,12 @@ def describe(
     return problem.for_batch(_largest(x.shape[0]))
 
 
-def serves(x: Tensor, weight: Tensor) -> bool:
+def serves(x: Tensor, *others: Tensor) -> bool:
     """Whether the kernel takes these tensors: on an NVIDIA GPU of compute capability 8.0 or later, dense, one dtype."""
     if x.device.type != "cuda" or torch.version.cuda is None or x.dtype not in PRECISIONS:
         return False
-    same = weight.dtype == x.dtype and weight.device == x.device
-    return same and compute_capability(x.device) >= OLDEST and x.is_contiguous() and weight.is_contiguous()
+    same = all(one.dtype == x.dtype and one.device == x.device for one in others)
+    return same and compute_capability(x.device) >= OLDEST and all(one.is_contiguous() for one in (x, *others))
 
 
 def compute_capability(device: torch.device) -> int:
@@ -92,13 +115,14 @@ def project(
 
     `x`: (B, P, Q, S) or (B, P, Q, S, O). `weight`: (K*T, P*S). `segments`: K. Returns (B, K, Q, T) or (B, K, Q, T, O),
     in `out` where it is given. `bias`: (K*T,). `scale`: (images, channels), where B is a multiple of images, whose
-    entries are consecutive, and a channel is (the last part of q, t, o). `accumulate`: as the result, and may be `out`.
-    All contiguous and of one dtype. `tf32`: for FP32 (None: as `torch.set_float32_matmul_precision` says). `kernel`:
-    wrapped, where a compiler traces.
+    entries are consecutive, and a channel is (the last part of q, t, o). `accumulate`: the elements of the result in
+    the same order, in any shape, which the result then has; it may be `out`. All contiguous and of one dtype.
+    `tf32`: for FP32 (None: as `torch.set_float32_matmul_precision` says). `kernel`: wrapped, where a compiler traces.
     """
     problem = describe(x, weight, segments, bias=bias, scale=scale, accumulate=accumulate, gelu=gelu, tf32=tf32)
     b, _, q, _, *trailing = x.shape
-    y = x.new_empty((b, segments, q, problem.t, *trailing)) if out is None else out
+    shape = (b, segments, q, problem.t, *trailing) if accumulate is None else accumulate.shape
+    y = x.new_empty(shape) if out is None else out
     kernel[(problem.tiles(config, b),)](
         x, weight, bias, scale, accumulate, b, y,
         **problem.constants(config), num_warps=config.warps, num_stages=config.stages,
@@ -106,31 +130,37 @@ def project(
     return y
 
 
-def tune(
-    x: tuple[int, ...], weight: tuple[int, ...], segments: int, dtype: torch.dtype, library: Callable[..., Tensor]
-) -> dict[tuning.Choice, float] | None:
-    """Measure the configurations for tensors of these shapes on this machine's GPU: seconds of each.
+def tune(operands: Sequence[Any], library: Callable[..., Tensor]) -> dict[tuning.Choice, float] | None:
+    """Measure the configurations for an operation on this machine's GPU: seconds of each.
 
-    `library(x, weight, segments)` computes the same without the kernel, and competes. `dispatch` will use the fastest
-    from now on. None where the kernel does not serve.
+    `operands`: the arguments of `dispatch`, of whose tensors shape and dtype count. `library(*operands)` computes the
+    same without the kernel, and competes. `dispatch` will use the fastest from now on. None where the kernel does not
+    serve.
     """
-    one, matrix = (torch.randn(shape, device="cuda").to(dtype) / shape[-1] ** 0.5 for shape in (x, weight))
-    if not serves(one, matrix):
+    drawn: list[Any] = [_drawn(one) if isinstance(one, Tensor) else one for one in operands]
+    x, weight, segments, *rest = drawn
+    epilogue = _flat(*rest) if rest else {}
+    if not serves(x, weight):
         return None
 
     def run(choice: tuning.Choice) -> Callable[[], Tensor]:
         if isinstance(choice, str):
-            return lambda: library(one, matrix, segments)
-        return lambda: project(one, matrix, segments, choice)
+            return lambda: library(*drawn)
+        return lambda: project(x, weight, segments, choice, **epilogue)
 
-    problem = describe(one, matrix, segments)
-    return tuning.timings(problem, x[0], compute_capability(one.device), run, tuning.seconds)
+    problem = describe(x, weight, segments, **epilogue)
+    return tuning.timings(problem, x.shape[0], compute_capability(x.device), run, tuning.seconds)
 
 
-def is_tuned(x: tuple[int, ...], weight: tuple[int, ...], segments: int, dtype: torch.dtype) -> bool:
-    """Whether tensors of these shapes were measured before on a GPU of this compute capability."""
-    problem = describe(torch.empty(x, dtype=dtype, device="meta"), torch.empty(weight, device="meta"), segments)
-    return tuning.remembered(problem, x[0], compute_capability(torch.device("cuda"))) is not None
+def is_tuned(operands: Sequence[Any]) -> bool:
+    """Whether an operation with operands like these was measured before on a GPU of this compute capability."""
+    x, weight, segments, *rest = operands
+    problem = describe(x, weight, segments, **(_flat(*rest) if rest else {}))
+    return tuning.remembered(problem, x.shape[0], compute_capability(torch.device("cuda"))) is not None
+
+
+def _drawn(like: Tensor) -> Tensor:
+    return torch.randn(like.shape, device="cuda").to(like.dtype) / like.shape[-1] ** 0.5
 
 
 def hint(size: Any) -> int:

@@ -11,10 +11,12 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from mlpdeploy import kernels
 from mlpdeploy.engine.backend import Batch, BuildRequest, backends, pick
 from mlpdeploy.engine.backends import _nvidia, _plugin, _polygraphy
 from mlpdeploy.engine.backends.tensorrt import compute_capabilities, parse
 from mlpdeploy.engine.emit import Emitted
+from mlpdeploy.engine.functions import FORMS, OPSET, SEGMENTS, Form
 from mlpdeploy.errors import BuildError, InputError
 from mlpdeploy.graph import ops
 from mlpdeploy.graph.precision import Typed
@@ -27,7 +29,7 @@ needs_rtx = pytest.mark.skipif(RTX is not None, reason=str(RTX))
 def model() -> onnx.ModelProto:
     """One projection, between a name for its input and one for its output."""
     weight = torch.randn(16, 16, generator=torch.Generator().manual_seed(0)).numpy()
-    node = helper.make_node(ops.SEGMENTS, ["x", "w"], ["y"], "one", domain=ops.DOMAIN, split=[0, 0, 4, 4])
+    node = helper.make_node(SEGMENTS, ["x", "w"], ["y"], "one", domain=ops.DOMAIN, split=[0, 0, 4, 4])
     graph = helper.make_graph(
         [node],
         "one",
@@ -35,8 +37,8 @@ def model() -> onnx.ModelProto:
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 4, 4, 4])],
         [numpy_helper.from_array(weight, "w")],
     )
-    opsets = [helper.make_opsetid("", ops.OPSET), helper.make_opsetid(ops.DOMAIN, 1)]
-    functions = [ops.segment_grouped_projection_onnx()]
+    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(ops.DOMAIN, 1)]
+    functions = [Form().function()]
     return helper.make_model(graph, opset_imports=opsets, functions=functions, ir_version=10)
 
 
@@ -66,8 +68,9 @@ def test_the_file_that_asks_for_the_plugin() -> None:
             "plugin_version": b"1",
             "split": [0, 0, 4, 4],
             "tf32": [int(tf32)],
+            "gelu": [0],
         }
-        assert (node.domain, node.op_type, list(node.input)) == (ops.DOMAIN, ops.SEGMENTS, ["x", "w"])
+        assert (node.domain, node.op_type, list(node.input)) == (ops.DOMAIN, SEGMENTS, ["x", "w"])
         assert not after.functions and _plugin.is_called(after)
     assert before.SerializeToString() == kept and not _plugin.is_called(before)
 
@@ -75,18 +78,30 @@ def test_the_file_that_asks_for_the_plugin() -> None:
 @pytest.mark.parametrize("gathers", [0, 1])
 @pytest.mark.parametrize("scatters", [0, 1])
 def test_functions_with_a_trailing_axis_become_the_same_plugin(gathers: int, scatters: int) -> None:
-    k, name = (3 if scatters else 1), ops.TRAILING[gathers, scatters]
-    split = [0, 4, k, 5, 6] if scatters else [0, k, 4, 5, 6]
-    node = helper.make_node(name, ["x", "w"], ["y"], "one", domain=ops.DOMAIN, merge=[0, 4, 8, 6], split=split)
+    k, form = (3 if scatters else 1), Form(True, bool(gathers), bool(scatters))
+    made, attributes = asked(form, ["x", "w"], form.attributes_of((1, 2, 4, 4, 6), k, 5, []))
+    assert made.op_type == SEGMENTS and attributes["split"] == [0, 0, k, 5] and "merge" not in attributes
+
+
+def asked(form: Form, inputs: list[str], given: dict[str, list[int]]) -> tuple[onnx.NodeProto, dict[str, Any]]:
+    """What a call of a form becomes, where plugins are asked for, and its attributes."""
     before = model()
-    before.graph.node[0].CopyFrom(node)
+    before.graph.node[0].CopyFrom(helper.make_node(form.name, inputs, ["y"], "one", domain=ops.DOMAIN, **given))
     del before.functions[:]
-    before.functions.extend(ops.onnx_functions({name}))
+    before.functions.append(form.function())
     after = _plugin.with_plugin(before, False)
     (made,) = after.graph.node
-    attributes = {one.name: helper.get_attribute_value(one) for one in made.attribute}
-    assert made.op_type == ops.SEGMENTS and attributes["split"] == [0, 0, k, 5] and "merge" not in attributes
-    assert not after.functions
+    assert not after.functions and list(made.input) == inputs
+    return made, {one.name: helper.get_attribute_value(one) for one in made.attribute}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_every_epilogue_has_a_plugin_that_takes_its_operands(name: str) -> None:
+    plugin, form = kernels.load(f"{SEGMENTS}.plugin"), FORMS[name]
+    inputs = ["x", "w", *form.operands]
+    made, attributes = asked(form, inputs, form.attributes_of((1, 2, 4, 4, 6), 3, 5, [-1, 8]))
+    assert made.op_type == plugin.name(form.operands) and form.operands in plugin.OPERANDS
+    assert attributes["gelu"] == [int(form.gelu)] and "shape" not in attributes
 
 
 @needs_rtx

@@ -46,12 +46,15 @@ def test_a_dry_run_takes_every_path_and_goes_on_where_it_ended(tmp_path: Path) -
     document = json.loads((tmp_path / "dry-run.json").read_text())
     assert before["results"].items() <= document["results"].items() and "kernel" not in second.stdout
     names = [name.split(" ")[0] for name in document["results"]]
-    assert {name: names.count(name) for name in names} == {"correctness": 2, "roofline": 1, "kernel": 2, "network": 1}
+    once = {"roofline": 1, "network": 1, "epilogues": 1}
+    assert {name: names.count(name) for name in names} == {"correctness": 2, "kernel": 2, **once}
     for name, row in document["results"].items():
         assert "failed" not in row, (name, row)
     network = document["results"]["network tiny batch 2"]
     assert set(network["times"]) == {"eager, launched", "eager", "compile", "ours", "ours without kernel"}
-    assert max(network["errors"].values()) < 1e-5
+    fused = document["results"]["epilogues tiny batch 2"]
+    assert set(fused["times"]) == {"ours", "epilogues"}
+    assert max([*network["errors"].values(), *fused["errors"].values()]) < 1e-5
     text = (tmp_path / "dry-run.md").read_text()
     assert "tiny height batch 2" in text and text.count(report.NOT_YET) >= 9
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dry-run.json", "dry-run.md"]
@@ -75,13 +78,13 @@ def test_a_row_that_fails_costs_no_other(tmp_path: Path, capsys: pytest.CaptureF
 
     book.add("kernel a batch 1", broken)
     book.add("correctness b", lambda: {"errors": {"float16": {"error": 1.0, "allowed": 0.1}}, "passed": False})
-    for part in ("network", "engine", "pipeline"):
+    for part in ("network", "epilogues", "engine", "pipeline"):
         book.add(f"{part} c", broken)
     book.add("kernel nan", lambda: {"ms": float("nan")})
     document = json.loads((tmp_path / "dry-run.json").read_text())
     assert document["results"]["kernel a batch 1"]["failed"] == "RuntimeError: the GPU fell off"
     text = (tmp_path / "dry-run.md").read_text()
-    assert text.count("the GPU fell off") == 4 and "float16 1.0e+00 | failed" in text
+    assert text.count("the GPU fell off") == 5 and "float16 1.0e+00 | failed" in text
     assert "kernel a batch 1" in Book(tmp_path, "cpu", True, {}, False)
     assert "kernel a batch 1" not in Book(tmp_path, "cpu", True, {"seconds": 9}, False)
     assert "kernel a batch 1" not in Book(tmp_path, "cpu", True, {}, True)
@@ -110,6 +113,9 @@ def rows() -> dict[str, Any]:
             "errors": {"eager": None, "compile": 1e-3, "ours": 1e-3},
             "images_per_second": {"ours": 12800.0},
         },
+        "epilogues vip_s7 batch 128": {
+            "times": times(ours=1e-2, epilogues=8e-3), "errors": {"ours": 1e-3, "epilogues": 2e-3},
+        },
     }  # fmt: skip
 
 
@@ -123,3 +129,4 @@ def test_the_report_names_what_was_found_of_each_aim() -> None:
     assert line == "| a batch 32 | 2 | 1.11 | 3.00 | 2.00 | 1 (memory) | the kernel |"
     shown = "| vip_s7 batch 128 | 10.000 | 12800 | 3.00 | 1.40 | 1.20 | not finite / 1e-03 / 1e-03 |"
     assert report.networks(rows())[2] == shown
+    assert report.epilogues(rows())[2] == "| vip_s7 batch 128 | 10.000 | 0.80 | 1e-03 / 2e-03 |"

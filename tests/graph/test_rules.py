@@ -6,13 +6,9 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-import onnx
-import onnxruntime as ort
 import pytest
 import torch
 import torch.nn.functional as F
-from onnx import TensorProto, helper, numpy_helper
 from proof import assert_same, fired, prove, randomised, rewritten, specs, targets
 from torch import Tensor, nn
 
@@ -168,6 +164,7 @@ FIRES = {
     "distribute_affine": ("regions", 1),
     "fold_affine": ("tokens", 1),
     "fold_pooling": ("neighbours", 1),
+    "fuse_epilogues": ("rafts", 2),
     "gather_shifts": ("regions", 4),
     "hoist_reweighting": ("branches", 2),
     "merge_depthwise": ("shifts", 2),
@@ -337,42 +334,36 @@ def test_segment_grouped_projection_passes_opcheck(sizes: tuple[int, ...]) -> No
     torch.library.opcheck(ops.SEGMENT_GROUPED_PROJECTION, _example(sizes), test_utils=tests)
 
 
+def _epilogue(sizes: tuple[int, ...], dtype: torch.dtype = torch.float64) -> tuple[Any, ...]:
+    """All that can follow: the q axis is the width, and its parts and t are the channels of an image."""
+    b, _, q, _, k, t = sizes
+    generator = torch.Generator().manual_seed(sum(sizes))
+    shapes = ((k, 1, t), (b, 1, 1, q * t), (b, k, 1, q * t))
+    bias, scale, accumulate = (torch.randn(shape, generator=generator, dtype=dtype) for shape in shapes)
+    return bias, True, scale, accumulate
+
+
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
-def test_its_onnx_function_agrees_in_onnx_runtime(sizes: tuple[int, ...]) -> None:
-    x, weight, k = _example(sizes, torch.float32)
-    split = [0, 0, k, weight.shape[0] // k]
-    _assert_agrees_in_onnx_runtime(x, weight.T.contiguous(), ops.SEGMENTS, _einsum(x, weight, k), split=split)
+def test_its_epilogue_is_what_it_says(sizes: tuple[int, ...]) -> None:
+    example, (bias, _, scale, accumulate) = _example(sizes), _epilogue(sizes)
+    projected = _einsum(*example)
+    run = torch.ops.mlpdeploy.segment_grouped_projection_epilogue
+    shifted = run(*example, bias, False, None, None)
+    torch.testing.assert_close(shifted, projected + bias, rtol=1e-12, atol=1e-12)
+    wanted = accumulate + scale * F.gelu(projected + bias).reshape(accumulate.shape)
+    got = run(*example, bias, True, scale, accumulate)
+    torch.testing.assert_close(got, wanted, rtol=1e-12, atol=1e-12)
+    added = run(*example, None, False, None, accumulate.transpose(1, 3).contiguous().transpose(1, 3))
+    torch.testing.assert_close(added, accumulate + projected.reshape(accumulate.shape), rtol=1e-12, atol=1e-12)
+    assert shifted.is_contiguous() and got.is_contiguous() and added.is_contiguous()
 
 
-@pytest.mark.parametrize("p", [1, 3])
-@pytest.mark.parametrize("k", [1, 4])
-def test_its_onnx_functions_with_a_trailing_axis_agree_in_onnx_runtime(p: int, k: int) -> None:
-    b, q, s, o, t = 2, 5, 4, 3, 6
-    x, weight = torch.randn(b, p, q, s, o), torch.randn(k * t, p * s)
-    wanted = torch.einsum("bpqso,ktps->bkqto", x, weight.reshape(k, t, p, s))
-    torch.testing.assert_close(ops.segment_grouped_projection(x, weight, k), wanted)
-    split = [0, q, k, t, o] if k > 1 else [0, k, q, t, o]
-    name = ops.TRAILING[int(p > 1), int(k > 1)]
-    _assert_agrees_in_onnx_runtime(x, weight, name, wanted, merge=[0, q, p * s, o], split=split)
-
-
-def _assert_agrees_in_onnx_runtime(x: Tensor, weight: Tensor, name: str, wanted: Tensor, **attributes: Any) -> None:
-    node = helper.make_node(name, ["x", "w"], ["y"], domain=ops.DOMAIN, **attributes)
-    graph = helper.make_graph(
-        [node],
-        "one",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", *x.shape[1:]])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", *wanted.shape[1:]])],
-        [numpy_helper.from_array(weight.numpy(), "w")],
-    )
-    opsets = [helper.make_opsetid("", ops.OPSET), helper.make_opsetid(ops.DOMAIN, 1)]
-    functions = ops.onnx_functions({name})
-    model = helper.make_model(graph, opset_imports=opsets, functions=functions, ir_version=10)
-    onnx.checker.check_model(model, full_check=True)
-    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    got = session.run(None, {"x": x.numpy()})[0]
-    assert got.shape == wanted.shape
-    np.testing.assert_allclose(got, wanted.numpy(), rtol=1e-5, atol=1e-5)
+@pytest.mark.parametrize("parts", [(0,), (0, 1), (0, 1, 2, 3), (3,)], ids=str)
+def test_its_epilogue_passes_opcheck(parts: tuple[int, ...]) -> None:
+    given = [part if index in parts else default for index, (part, default) in
+             enumerate(zip(_epilogue(SIZES[0]), (None, False, None, None), strict=True))]  # fmt: skip
+    tests = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
+    torch.library.opcheck(ops.WITH_EPILOGUE, (*_example(SIZES[0]), *given), test_utils=tests)
 
 
 def test_a_rule_that_does_not_pay_on_a_backend_is_off_there_unless_asked_for() -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mlpdeploy import kernels
+from mlpdeploy.graph import ops
 
 launch = kernels.load("segment_grouped_projection.launch")
 problem = kernels.load("segment_grouped_projection.problem")
@@ -102,6 +103,25 @@ def test_both_branches_of_permute_mlp(axis: str) -> None:
         x.reshape(stored), weight, 4, config, scale=scale, accumulate=before.reshape(stored), tf32=False
     )
     agree(got.reshape(x.shape), wanted)
+
+
+@pytest.mark.parametrize("parts", ["bias", "bias gelu", "accumulate", "scale accumulate", "bias gelu scale accumulate"])
+def test_operands_as_the_operation_has_them(parts: str) -> None:
+    """The operation's shapes, a scale that is a view of every third number, and a residual that lies otherwise."""
+    b, p, q, s, k, t = 2, 3, 4, 5, 3, 2
+    x, weight = drawn((b, p, q, s), torch.float32, 0), drawn((k * t, p * s), torch.float32, 1)
+    scale = drawn((b, 1, 1, q * t, 3), torch.float32, 3)[..., 1]
+    accumulate = drawn((b, q * t, 1, k), torch.float32, 4).permute(0, 3, 2, 1)
+    bias = drawn((k, 1, t), torch.float32, 2)
+    given = (
+        bias if "bias" in parts else None, "gelu" in parts,
+        scale if "scale" in parts else None, accumulate if "accumulate" in parts else None,
+    )  # fmt: skip
+    double = [one.double() if isinstance(one, Tensor) else one for one in given]
+    got = launch.project(x, weight, k, problem.Config(16, 16, 16, 4, 2), tf32=False, **launch._flat(*given))
+    wanted = ops.by_permuting(x.double(), weight.double(), k, *double)
+    assert got.shape == wanted.shape and got.is_contiguous()
+    agree(got, wanted)
 
 
 def test_addresses_of_64_bits_are_the_same_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:

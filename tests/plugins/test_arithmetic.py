@@ -21,4 +21,4 @@ def test_the_kernel_by_the_interpreter() -> None:
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0 and "6 passed" in done.stdout, done.stdout + done.stderr
+    assert done.returncode == 0 and "11 passed" in done.stdout, done.stdout + done.stderr

@@ -72,14 +72,33 @@ def test_the_operation_is_the_same_eager_and_compiled(sizes: tuple[int, ...]) ->
 
 def test_what_was_measured_is_used_and_still_right() -> None:
     x, weight, wanted = drawn(SHAPES[0], torch.float16)
-    shapes = tuple(x.shape), tuple(weight.shape)
-    assert not launch.is_tuned(*shapes, 16, x.dtype)
-    taken = launch.tune(*shapes, 16, x.dtype, ops.by_permuting)
-    assert tuning.LIBRARY in taken and len(taken) > 2 and launch.is_tuned(*shapes, 16, x.dtype)
+    assert not launch.is_tuned((x, weight, 16))
+    taken = launch.tune((x, weight, 16), ops.by_permuting)
+    assert tuning.LIBRARY in taken and len(taken) > 2 and launch.is_tuned((x, weight, 16))
     agree(ops.segment_grouped_projection(x, weight, 16), wanted)
 
 
-def test_the_inductor_backend_carries_the_kernel(tmp_path: Path) -> None:
+@pytest.mark.parametrize("rows", [1, 16], ids=["height", "width"])
+def test_its_epilogue_is_the_same_eager_compiled_and_tuned(rows: int) -> None:
+    """Both branches of a block of vip_s14, weighted by every third of 1152 numbers and accumulated."""
+    run = torch.ops.mlpdeploy.segment_grouped_projection_epilogue
+    compiled = torch.compile(lambda *given: run(*given).relu())
+    for batch in (4, 1, 7):
+        x = torch.randn(batch * rows, 16, 256 // rows, 24, device="cuda", dtype=torch.float16)
+        weight = torch.randn(384, 384, device="cuda", dtype=torch.float16) / 384**0.5
+        scale = torch.randn(batch, 1, 1, 384, 3, device="cuda", dtype=torch.float16)[..., 1]
+        accumulate = torch.randn(batch, 16, 16, 384, device="cuda", dtype=torch.float16)
+        given = (x, weight, 16, None, False, scale, accumulate)
+        exact = [one.double() if isinstance(one, torch.Tensor) else one for one in given]
+        wanted = ops.by_permuting(*exact)  # type: ignore[arg-type]
+        agree(run(*given), wanted)
+        agree(compiled(*given), wanted.relu())
+    assert launch.tune(given, ops.by_permuting) is not None and launch.is_tuned(given)
+    agree(run(*given), wanted)
+
+
+@pytest.mark.parametrize("rules", [(), ("fuse_epilogues", "hoist_reweighting")], ids=["default", "epilogues"])
+def test_the_inductor_backend_carries_the_kernel(rules: tuple[str, ...], tmp_path: Path) -> None:
     from mlpdeploy.engine.emit import Emitted
     from mlpdeploy.graph.precision import apply, plan
     from mlpdeploy.graph.rewrite import rewrite
@@ -89,7 +108,7 @@ def test_the_inductor_backend_carries_the_kernel(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = VisionPermutator((1, 1), (48, 96), (8, 4), (True, False), patch_size=4, image_size=32, num_classes=10)
     specs = [TensorSpec("input", (3, 32, 32), torch.float32)]
-    rewritten = rewrite(trace(network.eval(), specs))
+    rewritten = rewrite(trace(network.eval(), specs), enabled=rules)
     typed = apply(rewritten, plan(rewritten, "fp16"))
 
     class Silent:

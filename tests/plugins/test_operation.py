@@ -48,18 +48,31 @@ class Network(torch.nn.Module):
         return (torch.ops.mlpdeploy.segment_grouped_projection(x, weight, 16).relu(),)
 
 
+class Weighted(torch.nn.Module):
+    """The width branch of Permute-MLP, weighted and accumulated; its weights are every third of 1152 numbers."""
+
+    def forward(self, x: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor]:
+        scale = x.mean((1, 2), keepdim=True).repeat_interleave(3, -1).unflatten(-1, (384, 3))[..., 1]
+        run = torch.ops.mlpdeploy.segment_grouped_projection_epilogue
+        return (run(x.reshape(-1, 16, 16, 24), weight, 16, None, False, scale, x.sin()),)
+
+
 def compiled_graph(
-    dtype: torch.dtype = torch.float16, trailing: tuple[int, ...] = (), largest: int | None = 64
+    dtype: torch.dtype = torch.float16,
+    shape: tuple[int, ...] = (16, 16, 24),
+    largest: int | None = 64,
+    network: torch.nn.Module | None = None,
 ) -> torch.fx.Graph:
     """What AOTAutograd, which torch.compile and AOTInductor share, makes of the operation on a GPU."""
     from torch._functorch.aot_autograd import aot_export_module
 
     with FakeTensorMode(), torch.no_grad():
-        x = torch.empty(4, 16, 16, 24, *trailing, device="cuda", dtype=dtype)
+        x = torch.empty(4, *shape, device="cuda", dtype=dtype)
         weight = torch.empty(384, 384, device="cuda", dtype=dtype)
         batch = torch.export.Dim("batch", min=1, max=largest)
-        program = torch.export.export(Network(), (x, weight), dynamic_shapes=({0: batch}, None))
-    assert ops.SEGMENT_GROUPED_PROJECTION in [node.target for node in program.graph.nodes]
+        program = torch.export.export(network or Network(), (x, weight), dynamic_shapes=({0: batch}, None))
+    targets = {node.target for node in program.graph.nodes}
+    assert targets & {ops.SEGMENT_GROUPED_PROJECTION, ops.WITH_EPILOGUE}
     values = [node.meta["val"] for node in program.graph.nodes if node.op == "placeholder"]
     with values[0].fake_mode, torch.no_grad():
         return aot_export_module(program.module(check_guards=False), values, trace_joint=False)[0].graph
@@ -75,7 +88,7 @@ def test_compilers_see_the_kernel_and_its_grid_is_symbolic_in_the_batch(
 ) -> None:
     from torch._higher_order_ops.triton_kernel_wrap import kernel_side_table
 
-    graph = compiled_graph(trailing=trailing)
+    graph = compiled_graph(shape=(16, 16, 24, *trailing))
     (call,) = kernel_calls(graph)
     config = problem.default(problem.Problem(16, 16, 24, *(trailing or (1,)), 16, 24, "fp16"), 4, 90)
     used = call.kwargs["kwargs"]
@@ -91,6 +104,18 @@ def test_compilers_see_the_kernel_and_its_grid_is_symbolic_in_the_batch(
     assert (choice.num_warps, choice.num_stages) == (config.warps, config.stages)
     targets = {node.target for node in graph.nodes}
     assert not targets & {torch.ops.aten.permute.default, torch.ops.aten.linear.default, torch.ops.aten.mm.default}
+
+
+def test_compilers_see_the_epilogue_in_the_kernel(pretended: None) -> None:
+    """Nothing is multiplied or added outside of it, and 16 batch entries are one image at every batch."""
+    graph = compiled_graph(shape=(16, 16, 384), network=Weighted())
+    (call,) = kernel_calls(graph)
+    used = call.kwargs["kwargs"]
+    assert (used["CHANNELS"], used["SHARE"]) == (384, 16)
+    assert {"scale", "accumulate"} <= used.keys() and isinstance(used["accumulate"], torch.fx.Node)
+    assert list(used["scale"].meta["val"].shape)[1:] == [384] and used["scale"].meta["val"].is_contiguous()
+    targets = {node.target for node in graph.nodes}
+    assert not targets & {torch.ops.aten.add.Tensor, torch.ops.aten.mul.Tensor, torch.ops.aten.mm.default}
 
 
 def test_addresses_are_wide_enough_for_every_batch_that_the_graph_allows(pretended: None) -> None:
@@ -178,16 +203,52 @@ def test_a_build_for_a_gpu_measures_each_projection_at_its_batch(monkeypatch: py
     typed = apply(rewritten, plan(rewritten, "fp16"))
     measured: list[Any] = []
     known: list[Any] = []
-    monkeypatch.setattr(launch, "is_tuned", lambda *given: given[0] in known)
+    monkeypatch.setattr(launch, "is_tuned", lambda operands: shapes_of(operands) in known)
     monkeypatch.setattr(launch, "tune", lambda *given: measured.append(given))
     _programs.tune(typed.module, 8)
-    height, width = ((8, 4, 16, 3), (12, 12), 4, torch.float16), ((32, 4, 4, 3), (12, 12), 4, torch.float16)
-    assert {given[:4] for given in measured} == {height, width}
-    assert all(given[4] is ops.by_permuting for given in measured)
+    height, width = ((8, 4, 16, 3), (12, 12), 4), ((32, 4, 4, 3), (12, 12), 4)
+    assert {shapes_of(operands) for operands, _ in measured} == {height, width}
+    assert all(meaning is ops.by_permuting for _, meaning in measured)
+    assert all(operand.dtype is torch.float16 for operands, _ in measured for operand in operands[:2])
     measured.clear()
-    known += [height[0], width[0]]
+    known += [height, width]
     _programs.tune(typed.module, 8)
     assert not measured
+
+
+def shapes_of(operands: Any) -> tuple[Any, ...]:
+    return tuple(tuple(one.shape) if isinstance(one, torch.Tensor) else one for one in operands)
+
+
+def test_a_build_measures_epilogues_with_all_their_operands(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlpdeploy.graph.precision import apply, plan
+    from mlpdeploy.graph.rewrite import rewrite
+    from mlpdeploy.graph.trace import TensorSpec, trace
+    from mlpdeploy.zoo.vip import VisionPermutator
+
+    network = VisionPermutator((1,), (12,), (4,), (False,), patch_size=4, image_size=16, num_classes=10).eval()
+    traced = trace(network, [TensorSpec("input", (3, 16, 16), torch.float32)])
+    rewritten = rewrite(traced, enabled=("fuse_epilogues", "hoist_reweighting"))
+    typed = apply(rewritten, plan(rewritten, "fp16"))
+    measured: list[Any] = []
+    monkeypatch.setattr(launch, "is_tuned", lambda operands: False)
+    monkeypatch.setattr(launch, "tune", lambda operands, meaning: measured.append(shapes_of(operands)))
+    _programs.tune(typed.module, 8)
+    scaled = (None, False, (8, 1, 1, 12), (8, 4, 4, 12))
+    added = (None, False, None, (8, 12))
+    assert {*measured} == {
+        ((8, 4, 16, 3), (12, 12), 4, *scaled), ((32, 4, 4, 3), (12, 12), 4, *scaled),
+        ((8, 4, 4, 3), (3, 12), 1, *added),
+    }  # fmt: skip
+    for operands in measured:
+        x, weight, segments, _, _, scale, accumulate = operands
+        tensors = [None if one is None else torch.empty(one, device="meta", dtype=torch.float16)
+                   for one in (x, weight, scale, accumulate)]  # fmt: skip
+        epilogue = launch._flat(None, False, *tensors[2:])
+        found = launch.describe(tensors[0], tensors[1], segments, **epilogue)
+        assert (
+            found.accumulate and found.channels == (12 if scale else 0) and found.share == (x[0] // 8 if scale else 1)
+        )
 
 
 def test_the_code_is_found_where_it_was_installed_too(tmp_path: Path) -> None:

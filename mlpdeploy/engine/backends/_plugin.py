@@ -21,8 +21,9 @@ from onnx import helper
 from mlpdeploy import kernels
 from mlpdeploy.engine.backends import _nvidia
 from mlpdeploy.engine.backends._base import one_line
+from mlpdeploy.engine.functions import FORMS, SEGMENTS
 from mlpdeploy.errors import BuildError, MachineLacks
-from mlpdeploy.graph.ops import DOMAIN, SEGMENTS, TRAILING
+from mlpdeploy.graph.ops import DOMAIN
 
 if TYPE_CHECKING:
     from mlpdeploy.engine.backend import BuildRequest
@@ -95,11 +96,12 @@ def with_plugin(model: onnx.ModelProto, tf32: bool) -> onnx.ModelProto:
     calls = _calls(result)
     names = {node.op_type for node in calls}
     for node in calls:
-        segments, size = _factors(node)
-        node.op_type = SEGMENTS
+        form = FORMS[node.op_type]
+        segments, size = form.factors(next(attribute.ints for attribute in node.attribute if attribute.name == "split"))
+        node.op_type = plugin.name(form.operands)
         del node.attribute[:]
         chosen = {"plugin_namespace": plugin.NAMESPACE, "plugin_version": plugin.VERSION}
-        for name, value in {**chosen, **plugin.attributes(segments, size, tf32)}.items():
+        for name, value in {**chosen, **plugin.attributes(segments, size, tf32, form.gelu)}.items():
             node.attribute.append(helper.make_attribute(name, value))
     kept = [function for function in result.functions if function.domain != DOMAIN or function.name not in names]
     del result.functions[:]
@@ -151,16 +153,7 @@ def milliseconds(plans: Mapping[str, bytes], inputs: Mapping[str, Any]) -> dict[
 
 
 def _calls(model: onnx.ModelProto) -> list[onnx.NodeProto]:
-    names = {SEGMENTS, *TRAILING.values()}
-    return [node for node in model.graph.node if node.domain == DOMAIN and node.op_type in names]
-
-
-def _factors(node: onnx.NodeProto) -> tuple[int, int]:
-    """K and T of a call, from how its function splits the columns of the product."""
-    split = next(attribute.ints for attribute in node.attribute if attribute.name == "split")
-    if node.op_type == SEGMENTS:
-        return split[2], split[3]
-    return split[2] if node.op_type.endswith("scatter") else split[1], split[3]
+    return [node for node in model.graph.node if node.domain == DOMAIN and node.op_type in FORMS]
 
 
 def _sm(gpu: _nvidia.Gpu) -> int:

@@ -30,27 +30,35 @@ def meanings() -> dict[Any, Any]:
     """Our operations by what they mean, for compilers that do not know them."""
     from mlpdeploy.graph import ops
 
-    return {ops.SEGMENT_GROUPED_PROJECTION: ops.by_permuting}
+    return {ops.SEGMENT_GROUPED_PROJECTION: ops.by_permuting, ops.WITH_EPILOGUE: ops.by_permuting}
 
 
 def tune(module: Any, batch: int) -> None:
     """Measure the kernel's configurations for each projection of a graph on this machine's GPU, where not yet known."""
     import importlib.util
 
+    from torch import fx
+
     from mlpdeploy import kernels
-    from mlpdeploy.graph.ops import SEGMENT_GROUPED_PROJECTION, by_permuting
-    from mlpdeploy.graph.trace import TRACE_BATCH
 
     if importlib.util.find_spec("triton") is None:
         return
     launch: Any = kernels.load("segment_grouped_projection.launch")
     for node in module.graph.nodes:
-        if node.target is SEGMENT_GROUPED_PROJECTION:
-            x, weight = (argument.meta["val"] for argument in node.args[:2])
-            entries = launch.hint(x.shape[0]) * batch // TRACE_BATCH
-            shapes = (entries, *map(int, x.shape[1:])), tuple(map(int, weight.shape))
-            if not launch.is_tuned(*shapes, node.args[2], x.dtype):
-                launch.tune(*shapes, node.args[2], x.dtype, by_permuting)
+        if (meaning := meanings().get(node.target)) is not None:
+            operands = fx.map_arg(node.args, lambda argument: _at_batch(argument.meta["val"], batch, launch.hint))
+            if not launch.is_tuned(operands):
+                launch.tune(operands, meaning)
+
+
+def _at_batch(value: Tensor, batch: int, hint: Callable[[Any], int]) -> Tensor:
+    """A tensor without content, as the traced `value` is at this batch."""
+    import torch
+
+    from mlpdeploy.graph.trace import TRACE_BATCH
+
+    shape = [hint(size) * batch // TRACE_BATCH if isinstance(size, torch.SymInt) else size for size in value.shape]
+    return torch.empty(shape, dtype=value.dtype, device="meta")
 
 
 def binder(program: Callable[..., Any], inputs: Sequence[str]) -> Bind:

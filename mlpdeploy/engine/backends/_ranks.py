@@ -17,7 +17,7 @@ BROADCASTS = {"Add", "Sub", "Mul", "Div", "MatMul", "Gemm", "LayerNormalization"
 """Operations whose constant operands TensorRT needs in the rank of the result."""
 
 FUNCTIONS = "mlpdeploy"
-"""Domain of our local functions: their weight multiplies a tensor of one dimension less than their result."""
+"""Domain of our local functions: their weight multiplies a tensor of one dimension less than what they project."""
 
 
 def full_rank_constants(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -30,8 +30,8 @@ def full_rank_constants(model: onnx.ModelProto) -> onnx.ModelProto:
         shape = node.outputs[0].shape
         if shape is None or not (node.op_type in BROADCASTS or node.domain == FUNCTIONS):
             continue
-        rank = len(shape) - (node.domain == FUNCTIONS)
-        for index, value in enumerate(node.inputs):
+        ranks = _ranks(node, len(shape))
+        for index, (value, rank) in enumerate(zip(node.inputs, ranks, strict=True)):
             if value is None or not 0 < len(value.shape or ()) < rank:
                 continue
             if value.is_initializer():
@@ -40,6 +40,14 @@ def full_rank_constants(model: onnx.ModelProto) -> onnx.ModelProto:
                 node.replace_input_with(index, _full_rank_codes(module, source, rank))
     RemoveUnusedNodesPass()(module)
     return ir.serde.serialize_model(module)
+
+
+def _ranks(node: ir.Node, rank: int) -> list[int]:
+    """The rank that each operand of a node needs, whose result has `rank` dimensions."""
+    if node.domain != FUNCTIONS:
+        return [rank] * len(node.inputs)
+    projected = len(node.inputs[0].shape or ()) if node.inputs[0] is not None else 0
+    return [0, projected - 1, *[projected] * len(node.inputs)][: len(node.inputs)]
 
 
 def _full_rank_codes(module: ir.Model, source: ir.Node, rank: int) -> ir.Value:

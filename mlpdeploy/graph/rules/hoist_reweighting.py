@@ -13,7 +13,7 @@ import torch
 from torch import fx
 
 from mlpdeploy.graph.editor import Editor, is_linear_of_constants, weight
-from mlpdeploy.graph.kinds import dims_of, keeps_dims, shape_of
+from mlpdeploy.graph.kinds import dims_of, keeps_dims, shape_of, terms
 from mlpdeploy.graph.layout import Axis, Group, View, flat, numel
 from mlpdeploy.graph.ops import SEGMENT_GROUPED_PROJECTION
 from mlpdeploy.graph.rule import Log, Rule
@@ -26,7 +26,7 @@ def rewrite(editor: Editor, log: Log) -> None:
     for node in list(editor.graph.nodes):
         if node.target is not aten.mean.dim or keeps_dims(node) or not dims_of(node):
             continue
-        leaves = _leaves(node.args[0])
+        leaves = terms(node.args[0])
         if len(leaves) < 2 or not any(_segments(leaf) for leaf in leaves):
             continue
         reason = next((reason for leaf in leaves if (reason := _refusal(node, leaf))), None)
@@ -39,15 +39,6 @@ def rewrite(editor: Editor, log: Log) -> None:
                 total = editor.call(aten.add.Tensor, (total, _mean(editor, node, leaf)), origin=node)
         node.replace_all_uses_with(total)
         log.fired()
-
-
-def _leaves(node: fx.Node) -> list[fx.Node]:
-    """The terms of a sum that nothing else reads."""
-    if node.target is aten.add.Tensor and len(node.users) == 1 and not node.kwargs:
-        first, second = node.args[:2]
-        if isinstance(first, fx.Node) and isinstance(second, fx.Node) and shape_of(first) == shape_of(second):
-            return [*_leaves(first), *_leaves(second)]
-    return [node]
 
 
 def _segments(leaf: fx.Node) -> fx.Node | None:

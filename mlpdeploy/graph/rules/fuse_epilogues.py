@@ -1,0 +1,160 @@
+"""What follows a segment-grouped projection becomes its epilogue, which a kernel computes before it writes its result.
+
+before: segment_grouped_projection -> + bias -> gelu                                                       (RaftMLP)
+after:  segment_grouped_projection_epilogue(bias, gelu)
+
+before: y_c * a_c + reshape(y_h) * a_h + reshape(y_w) * a_w                           (ViP, after hoist_reweighting)
+after:  y_c * a_c, onto which y_h * a_h and then y_w * a_w are accumulated; each a is a number per image and channel
+
+Every step that a kernel of ours does not compute is a pass over memory. Engines that run the function's body gain
+nothing, so the rule is for those that carry the kernel. Only what nothing else reads is fused with what follows it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import fx
+
+from mlpdeploy.graph.editor import Editor, weight
+from mlpdeploy.graph.kinds import shape_of, summands
+from mlpdeploy.graph.ops import SEGMENT_GROUPED_PROJECTION, WITH_EPILOGUE
+from mlpdeploy.graph.rule import Log, Rule
+
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class _Followed:
+    """A projection and the steps behind it: a constant bias, GELU, a scale of the reshaped result."""
+
+    projection: fx.Node
+    bias: fx.Node | None = None
+    gelu: bool = False
+    scale: fx.Node | None = None
+
+
+def rewrite(editor: Editor, log: Log) -> None:
+    """Fuse sums with what they are added to, then the other biases and GELUs."""
+    for node in list(editor.graph.nodes):
+        if node.target is aten.add.Tensor and not _is_term(node):
+            _accumulate(editor, log, node)
+    editor.graph.eliminate_dead_code()
+    taken: set[fx.Node] = set()
+    for node in reversed(list(editor.graph.nodes)):
+        found = _followed(editor, node)
+        if found is None or found.projection in taken or found.projection is node:
+            continue
+        taken.add(found.projection)
+        with editor.before(node):
+            result = _call(editor, found, None, node)
+            node.replace_all_uses_with(editor.reshape(result, shape_of(node), origin=node))
+        log.fired()
+
+
+def _is_term(node: fx.Node) -> bool:
+    """Whether a sum is a part of a larger one."""
+    users = list(node.users)
+    return len(users) == 1 and len(summands(users[0])) > len(summands(node))
+
+
+def _accumulate(editor: Editor, log: Log, total: fx.Node) -> None:
+    """Accumulate the projections among the terms of a sum onto the others."""
+    terms = summands(total)
+    if len(terms) < 2:
+        return
+    found = {term: one for term in terms if (one := _term(editor, log, term, total)) is not None}
+    rest = [term for term in terms if term not in found] or [found.popitem()[0]]
+    if not found:
+        return
+    with editor.before(total):
+        result = rest[0]
+        for term in rest[1:]:
+            result = editor.call(aten.add.Tensor, (result, term), origin=total)
+        for one in found.values():
+            result = _call(editor, one, result, total)
+            log.fired()
+    total.replace_all_uses_with(result)
+
+
+def _term(editor: Editor, log: Log, term: fx.Node, total: fx.Node) -> _Followed | None:
+    """What a term of a sum is; None where it is no projection, or the kernel cannot scale it so."""
+    if len(term.users) > 1:
+        return None
+    for value, scale in _factors(term):
+        source = value.args[0] if value.target is aten.reshape.default else value
+        if len(value.users) > 1 or not isinstance(source, fx.Node) or (found := _followed(editor, source)) is None:
+            continue
+        if scale is not None and (reason := _misfit(found.projection, scale, total)) is not None:
+            log.refused(term, reason)
+            return None
+        return replace(found, scale=scale)
+    return None
+
+
+def _factors(term: fx.Node) -> list[tuple[fx.Node, fx.Node | None]]:
+    """A term as a value and its scale, in both orders; as it is where it is no product."""
+    if term.target is not aten.mul.Tensor:
+        return [(term, None)]
+    first, second = term.args
+    nodes = isinstance(first, fx.Node) and isinstance(second, fx.Node)
+    return [(first, second), (second, first)] if nodes else []  # type: ignore[list-item]
+
+
+def _followed(editor: Editor, node: fx.Node) -> _Followed | None:
+    """The projection that `node` is, or whose bias or GELU it is, where nothing else reads what is before it."""
+    if len(node.users) == 0 or node.op != "call_function":
+        return None
+    gelu = bool(node.target is aten.gelu.default and node.kwargs.get("approximate", "none") == "none")
+    read: Any = node.args[0] if gelu else node
+    shifted: Any = read.args[0] if gelu and read.target is aten.reshape.default else read
+    projection, bias = _biased(editor, shifted) or (shifted, None)
+    if projection.target is not SEGMENT_GROUPED_PROJECTION:
+        return None
+    alone = all(len(step.users) == 1 for step in (projection, shifted, read) if step is not node)
+    return _Followed(projection, bias, gelu) if alone else None
+
+
+def _biased(editor: Editor, node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
+    """The projection and the bias whose sum `node` is."""
+    if node.target is not aten.add.Tensor or node.kwargs:
+        return None
+    first, second = node.args
+    pairs: list[Any] = [(first, second), (second, first)]
+    return next(((one, two) for one, two in pairs if _is_bias(editor, one, two)), None)
+
+
+def _is_bias(editor: Editor, projection: Any, bias: Any) -> bool:
+    """Whether `bias` is a constant (K, 1, T), with a trailing axis (K, 1, T, 1)."""
+    if not isinstance(projection, fx.Node) or projection.target is not SEGMENT_GROUPED_PROJECTION:
+        return False
+    constant, (_, k, _, t, *trailing) = weight(editor.module, bias), shape_of(projection)
+    return constant is not None and tuple(constant.shape) == (k, 1, t, *(1 for _ in trailing))
+
+
+def _misfit(projection: fx.Node, scale: fx.Node, total: fx.Node) -> str | None:
+    """Why the kernel cannot multiply by `scale`: it takes a number for each image and channel."""
+    images, *middle, channels = shape_of(total)
+    if shape_of(scale) != (images, *(1 for _ in middle), channels):
+        return "its scale is not one number for each image and channel"
+    _, k, q, t, *trailing = shape_of(projection)
+    run = t * (trailing[0] if trailing else 1)
+    sizes = [channels, q, *middle]
+    if not all(isinstance(size, int) for size in sizes):
+        return "its channels depend on the batch"
+    whole = channels
+    for size in middle:
+        whole *= size
+    if channels % run or q % (channels // run) or whole % (k * q * run):
+        return "its channels are not the last parts of what the projection produces"
+    return None
+
+
+def _call(editor: Editor, found: _Followed, accumulate: fx.Node | None, origin: fx.Node) -> fx.Node:
+    arguments = (*found.projection.args, found.bias, found.gelu, found.scale, accumulate)
+    return editor.call(WITH_EPILOGUE, arguments, origin=origin if accumulate is None else found.projection)
+
+
+RULE = Rule("fuse_epilogues", phase="fusion", rewrite=rewrite, default=False)
