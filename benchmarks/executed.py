@@ -1,0 +1,82 @@
+"""Every recipe executed by the engines that need no GPU: ours in FP32, built, loaded and run, against the network.
+
+    python -m benchmarks.executed [RECIPE ...] [--backends onnxruntime,openvino]
+
+The graph is rewritten for each engine, as `mlpdeploy build` does it. A row has the worst relative error over batches of
+one and three, which the engine must meet with one build.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils import _pytree as pytree
+
+from benchmarks import common
+from mlpdeploy.engine.backend import Batch, backends
+from mlpdeploy.errors import MlpdeployError
+from mlpdeploy.evidence.compare import compare, usual
+from mlpdeploy.graph.trace import trace
+from mlpdeploy.recipe import find
+
+BATCHES = (1, 3)
+BUDGET = 1e-4
+"""Largest relative error that another order of the same FP32 sums explains in the deepest networks."""
+
+
+def measure(name: str, engines: list[str], seed: int) -> dict[str, Any]:
+    """By engine, its worst relative error, or why there is none."""
+    network, specs = common.load(name, seed)
+    traced = trace(network, specs)
+    inputs = [common.inputs(specs, size, seed, 1)[0] for size in BATCHES]
+    with torch.inference_mode():
+        wanted = [network(*(torch.from_numpy(given[spec.name]) for spec in specs)) for given in inputs]
+    expected = [[leaf.numpy() for leaf in pytree.tree_leaves(one)] for one in wanted]
+    row: dict[str, Any] = {"family": find(name).family}
+    for engine in engines:
+        emitted, _ = common.ours(traced, "fp32", backend=engine)
+        with tempfile.TemporaryDirectory() as folder:
+            built = common.engine(backends()[engine], emitted, "fp32", Batch(1, 3, 3), 1, Path(folder) / "engine")
+            try:
+                with built as run:
+                    found = [list(run(given).values()) for given in inputs]
+            except MlpdeployError as error:
+                row[engine] = {"passed": False, "reason": str(error).splitlines()[0]}
+                continue
+        error = max(map(worst, found, expected))
+        row[engine] = {"passed": error <= BUDGET, "error": float(f"{error:.2e}")}
+    return row
+
+
+def worst(found: list[np.ndarray], expected: list[np.ndarray]) -> float:
+    """The largest relative error among the outputs of one batch."""
+    named = {str(index): output for index, output in enumerate(expected)}
+    pairs = zip(found, named.items(), strict=True)
+    return max(compare(one, other, usual(named, name)).max_relative for one, (name, other) in pairs)
+
+
+def main() -> None:
+    parser = common.parser(__doc__)
+    parser.add_argument("--backends", default="onnxruntime,openvino")
+    arguments = parser.parse_args()
+    engines, failed, path = arguments.backends.split(","), 0, None
+    torch.set_num_threads(1)
+    for name in arguments.recipes:
+        row = measure(name, engines, arguments.seed)
+        failed += not all(row[engine]["passed"] for engine in engines)
+        shown = (f"{engine} {row[engine].get('error', row[engine].get('reason'))}" for engine in engines)
+        print(f"{name:32s} {', '.join(shown)}", flush=True)
+        # Written after each recipe, so that a long run that is stopped keeps what it has.
+        settings = {"precision": "fp32", "batches": list(BATCHES), "backends": engines, "seed": arguments.seed}
+        path = common.write("executed", {name: row}, settings, arguments.out)
+    print(path)
+    sys.exit(int(failed > 0))
+
+
+if __name__ == "__main__":
+    main()
