@@ -34,8 +34,8 @@ def jobs(device: str, dry: bool, seconds: float) -> Iterator[Job]:
     """All rows, most important first."""
     from benchmarks.gpu import kernels, networks
 
-    cases = kernels.TINY if dry else kernels.CASES
-    first = cases if dry else (*cases[:4], cases[-4])
+    cases, others = (kernels.TINY, ()) if dry else (kernels.CASES, kernels.OTHERS)
+    first = cases if dry else (*cases[:4], cases[10])
     names, batches = ((networks.TINY,), (2,)) if dry else (networks.NAMES, networks.BATCHES)
     fused = names if dry else networks.FUSED
     yield from _correctness_jobs(first, device)
@@ -55,6 +55,7 @@ def jobs(device: str, dry: bool, seconds: float) -> Iterator[Job]:
             yield _epilogue_job(name, batch, device, dry, seconds)
     yield from _engine_jobs(dry, seconds, quick=False)
     yield from _correctness_jobs(cases, device)
+    yield from _kernel_jobs(others, (32, 128, 8, 1), device, dry, seconds)
 
 
 def _correctness_jobs(cases: Any, device: str) -> Iterator[Job]:

@@ -59,26 +59,51 @@ def _vip(name: str, grid: int, s: int) -> list[Case]:
     ]
 
 
-def _raft(grid: int, o: int) -> list[Case]:
-    hidden, found = 4 * grid, []
-    for axis, entries, q in (("height", 1, grid), ("width", grid, 1)):
-        found.append(Case(f"raft_mlp_s {axis} {grid}x{grid} in", entries, grid, q, 2, o, 1, hidden))
-        found.append(Case(f"raft_mlp_s {axis} {grid}x{grid} out", entries, 1, q, hidden, o, grid, 2))
-    return found
+def _patches(name: str, grid: int, channels: int) -> Case:
+    """Two rows of pairs of patches become one."""
+    return Case(f"{name} patches {grid}x{grid}, c={channels}", grid, 2, grid, channels, 1, 1, channels)
+
+
+def _raft(name: str, grid: int, o: int, rafts: int = 2) -> list[Case]:
+    """The two projections of a vertical mixer; those of a horizontal one are plain batched products."""
+    hidden, where = 2 * rafts * grid, f"{name} {grid}x{grid}, r={rafts}, o={o}"
+    return [
+        Case(f"{where} in", 1, grid, grid, rafts, o, 1, hidden),
+        Case(f"{where} out", 1, 1, grid, hidden, o, grid, rafts),
+    ]
 
 
 CASES = (
     *_vip("vip_s7", 32, 6),
     *_vip("vip_s14, vip_s7", 16, 24),
-    *_vip("vip_m7", 32, 8),
-    *_vip("vip_m7", 16, 32),
-    Case("vip_s7 patches", 16, 2, 16, 384, 1, 1, 384),
-    Case("vip_m7 patches", 16, 2, 16, 512, 1, 1, 512),
-    *_raft(56, 32),
-    *_raft(28, 64),
-    *_raft(14, 128),
+    *_vip("vip_m7, vip_l7", 32, 8),
+    *_vip("vip_m7, vip_l7", 16, 32),
+    _patches("vip_s7", 16, 384),
+    _patches("vip_m7, vip_l7", 16, 512),
+    *_raft("raft_mlp_s", 56, 32),
+    *_raft("raft_mlp_s", 28, 64),
+    *_raft("raft_mlp_s", 14, 128),
+    *_raft("raft_mlp_s", 7, 256),
+    _patches("raft_mlp_s", 7, 512),
 )
-"""Every segment-grouped projection in ViP, and RaftMLP's mixers as projections with a trailing axis."""
+"""Every segment-grouped projection in ViP, and in the smallest RaftMLP."""
+
+OTHERS = (
+    *_raft("raft_mlp_m", 56, 48),
+    *_raft("raft_mlp_m, raft_mlp_l", 28, 96),
+    *_raft("raft_mlp_m", 14, 192),
+    *_raft("raft_mlp_m", 7, 384),
+    _patches("raft_mlp_m", 7, 768),
+    *_raft("raft_mlp_l", 56, 64),
+    *_raft("raft_mlp_l", 14, 256),
+    *_raft("raft_mlp_l", 7, 512),
+    _patches("raft_mlp_l", 7, 1024),
+    _patches("raft_mlp_hierarchy_m", 28, 192),
+    _patches("raft_mlp_hierarchy_m", 14, 384),
+    *_raft("raft_mlp_r2", 14, 384),
+    *_raft("raft_mlp_r4", 14, 192, rafts=4),
+)
+"""Those of the other RaftMLPs."""
 
 TINY = (Case("tiny height", 1, 4, 8, 3, 1, 4, 3), Case("tiny raft", 1, 4, 2, 2, 5, 1, 9))
 

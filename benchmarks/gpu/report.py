@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.tables import table, worth
+from benchmarks.markdown import table, worth
 
 NOT_YET = "not measured yet"
 Document = dict[str, Any]

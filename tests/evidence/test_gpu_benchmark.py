@@ -130,3 +130,31 @@ def test_the_report_names_what_was_found_of_each_aim() -> None:
     shown = "| vip_s7 batch 128 | 10.000 | 12800 | 3.00 | 1.40 | 1.20 | not finite / 1e-03 / 1e-03 |"
     assert report.networks(rows())[2] == shown
     assert report.epilogues(rows())[2] == "| vip_s7 batch 128 | 10.000 | 0.80 | 1e-03 / 2e-03 |"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "vip_s7", "raft_mlp_s", "raft_mlp_hierarchy_m", "raft_mlp_r4",
+        *(pytest.param(name, marks=pytest.mark.large)
+          for name in ("vip_s14", "vip_m7", "vip_l7", "raft_mlp_m", "raft_mlp_l", "raft_mlp_r2", "raft_mlp_deep")),
+    ],
+)  # fmt: skip
+def test_every_projection_of_a_network_is_a_case(name: str) -> None:
+    """The batch entries of one image, then P, Q, S, O, K and T."""
+    from benchmarks.gpu import kernels
+    from mlpdeploy.graph.ops import SEGMENT_GROUPED_PROJECTION
+    from mlpdeploy.graph.rewrite import rewrite
+    from mlpdeploy.graph.trace import trace
+    from mlpdeploy.source import source_of
+
+    source = source_of(name)
+    known = {(c.entries, c.p, c.q, c.s, c.o, c.k, c.t) for c in (*kernels.CASES, *kernels.OTHERS)}
+    found = set()
+    for node in rewrite(trace(source.network, source.specs()), backend="tensorrt").module.graph.nodes:
+        if node.target is SEGMENT_GROUPED_PROJECTION:
+            (batch, p, q, s, *trailing), segments = node.args[0].meta["val"].shape, node.args[2]
+            entries = batch.node.expr.as_coeff_Mul()[0]
+            size = node.args[1].meta["val"].shape[0] // segments
+            found.add((int(entries), p, q, s, *(trailing or [1]), segments, size))
+    assert found and found <= known
