@@ -109,19 +109,20 @@ def test_activations_beyond_fp16_are_found_named_and_kept_with_their_readers() -
 
 
 def test_tensorrt_parses_the_layers_that_are_kept_as_float_and_all_others_as_half() -> None:
-    parse = pytest.importorskip("mlpdeploy.engine.backends.tensorrt")
     pytest.importorskip("tensorrt_rtx")
+    from mlpdeploy.engine.backends import _planned, tensorrt
+
     made = typed(graph(Blocks(), (5, 8)), "fp16")[1]
     emitted = emit(made)
-    parsed = parse.parse_emitted(emitted)
-    parse.check_precision(parsed, "fp16", emitted.fp32_nodes)
+    parsed = tensorrt.parse_emitted(emitted)
+    _planned.check(parsed, "fp16", emitted.fp32_nodes)
     floats = {name for layer in parsed.computing if layer.dtype == "FLOAT" for name in (layer.layer, *layer.nodes)}
     halves = [layer for layer in parsed.computing if layer.dtype == "HALF"]
     assert emitted.fp32_nodes and floats & emitted.fp32_nodes
     assert all(name.startswith(("blocks.1/", "blocks.1.fc2/")) for name in emitted.fp32_nodes)
     assert len(halves) > len([layer for layer in parsed.computing if layer.dtype == "FLOAT"])
     with pytest.raises(Exception, match=r"blocks\.1"):
-        parse.check_precision(parsed, "fp16", ())
+        _planned.check(parsed, "fp16", ())
 
 
 def test_a_network_within_range_keeps_nothing() -> None:

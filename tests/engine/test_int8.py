@@ -127,13 +127,14 @@ def test_tensorrt_takes_the_codes(files: dict[str, Emitted], tmp_path: Path) -> 
     backend = backends()["tensorrt-rtx"]
     if (reason := backend.available()) is not None:
         pytest.skip(reason)
-    from mlpdeploy.engine.backends.tensorrt import check_int8, parse_emitted
+    from mlpdeploy.engine.backends._planned import check
+    from mlpdeploy.engine.backends.tensorrt import parse_emitted
 
     emitted = files["fp16"]
     parsed = parse_emitted(emitted)
     int8 = [layer for layer in parsed.computing if layer.int8]
     assert len(int8) == 9 == parsed.facts()["int8"] and all(layer.dtype == "HALF" for layer in int8)
-    check_int8(parsed, emitted.int8_nodes)
+    check(parsed, "int8", quantised=emitted.int8_nodes)
     # Without codes in front of one product, the network is not what the plan says.
     model = onnx.ModelProto()
     model.CopyFrom(emitted.model)

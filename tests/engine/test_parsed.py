@@ -11,7 +11,8 @@ from onnx import TensorProto, helper
 from small_networks import emitted, graph_model, projections
 
 from mlpdeploy.engine.backend import backends
-from mlpdeploy.engine.backends.tensorrt import check_precision, parse
+from mlpdeploy.engine.backends import _planned
+from mlpdeploy.engine.backends.tensorrt import parse
 from mlpdeploy.engine.parsed import Counts, read
 from mlpdeploy.errors import BuildError
 
@@ -136,13 +137,13 @@ def test_dtypes_are_those_of_the_arithmetic() -> None:
         parsed = parse(emitted(precision).model)
         for kind in ("MATRIX_MULTIPLY", "CONVOLUTION", "NORMALIZATION"):
             assert set(parsed.dtypes[kind]) == {dtype}
-        check_precision(parsed, precision)
+        _planned.check(parsed, precision)
 
 
 def test_a_layer_of_another_precision_is_named() -> None:
     parsed = parse(emitted("fp32").model)
     with pytest.raises(BuildError) as raised:
-        check_precision(parsed, "fp16")
+        _planned.check(parsed, "fp16")
     message = str(raised.value)
     count = len(parsed.computing)
     assert f"{count} of {count} layers would not compute in fp16 (HALF)" in message and "\n" not in message
@@ -152,10 +153,10 @@ def test_a_layer_of_another_precision_is_named() -> None:
 def test_nodes_that_the_plan_kept_in_fp32_may_stay_there_and_nowhere_else() -> None:
     parsed = parse(emitted("fp32").model)
     names = frozenset(node for layer in parsed.computing for node in layer.nodes)
-    check_precision(parsed, "fp16", names)
+    _planned.check(parsed, "fp16", names)
     last = parsed.computing[-1].layer
     with pytest.raises(BuildError, match="1 of") as raised:
-        check_precision(parsed, "fp16", names - {last})
+        _planned.check(parsed, "fp16", names - {last})
     assert last in str(raised.value)
     with pytest.raises(BuildError):  # kept in FP32 is no leave to be BF16
-        check_precision(parse(emitted("bf16").model), "fp16", names)
+        _planned.check(parse(emitted("bf16").model), "fp16", names)

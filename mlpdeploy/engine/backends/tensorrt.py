@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any
 from mlpdeploy.engine.backends import _contexts, _nvidia, _polygraphy
 from mlpdeploy.engine.backends._base import EngineBackend, Signature, installed_version, missing
 from mlpdeploy.engine.backends._launches import launches
+from mlpdeploy.engine.backends._planned import DTYPES, check, executed
 from mlpdeploy.engine.backends._targets import CURRENT, compute_capabilities
-from mlpdeploy.engine.parsed import PRODUCTS, ParsedNetwork, read
+from mlpdeploy.engine.parsed import ParsedNetwork, read
 from mlpdeploy.errors import ArtifactError, BuildError, InputError
 
 if TYPE_CHECKING:
@@ -32,10 +33,7 @@ if TYPE_CHECKING:
     from mlpdeploy.engine.emit import Emitted
 
 OLDEST = {"tensorrt": (10, 13), "tensorrt-rtx": (1, 0)}
-DTYPES = {"fp32": "FLOAT", "tf32": "FLOAT", "fp16": "HALF", "bf16": "BF16", "int8": "HALF"}
-"""What layers compute in; of INT8, what its products accumulate to and all else has (see `TensorRT.beside_int8`)."""
 DOMAIN = "mlpdeploy"
-_NAMED = 4  # layers that one message names
 
 
 class TensorRT(EngineBackend):
@@ -107,7 +105,7 @@ class TensorRT(EngineBackend):
         return {
             "gpu": here.name if here else None,
             "gpus": [here.capability] if here and one_gpu else list(request.gpus),
-            "executed": DTYPES[request.precision] + _executed(request.precision, parsed),
+            "executed": executed(parsed, request.precision),
             "parsed": parsed.facts(),
             "launches": None if launched is None else asdict(launched),
             "plugin": plugin,
@@ -119,9 +117,7 @@ class TensorRT(EngineBackend):
         """The engine of `model`, whose dtypes have been read back, and what was parsed."""
         with _network(trt, model) as (network, errors):
             parsed = _read_back(network[1], model)
-            check_precision(parsed, request.precision, emitted.fp32_nodes)
-            if request.precision == "int8":
-                check_int8(parsed, emitted.int8_nodes)
+            check(parsed, request.precision, emitted.fp32_nodes, emitted.int8_nodes)
             with self._timing_cache() as cache:
                 gpus = compute_capabilities(self.name, request.gpus)
                 config = _config(trt, self.name, request, network[1], gpus, monitor, cache)
@@ -174,45 +170,6 @@ def parse(model: onnx.ModelProto, flavour: str = "tensorrt-rtx") -> ParsedNetwor
 def parse_emitted(emitted: Emitted, flavour: str = "tensorrt-rtx") -> ParsedNetwork:
     """What TensorRT parses when it builds `emitted`: its file as `prepare` makes it."""
     return parse(TensorRT(flavour).prepare(emitted.model), flavour)
-
-
-def check_precision(parsed: ParsedNetwork, precision: str, kept: Collection[str] = ()) -> None:
-    """Raise BuildError where a layer that computes has another dtype than asked for.
-
-    `kept` are the ONNX nodes that the precision plan keeps in FP32.
-    """
-    wanted = DTYPES[precision]
-    wrong = [
-        layer
-        for layer in parsed.computing
-        if layer.dtype != wanted and not (layer.dtype == "FLOAT" and set(kept) & {layer.layer, *layer.nodes})
-    ]
-    if wrong:
-        names = ", ".join(f"{layer.layer} ({layer.type}) in {layer.dtype}" for layer in wrong[:_NAMED])
-        more = f", and {len(wrong) - _NAMED} more" if len(wrong) > _NAMED else ""
-        raise BuildError(
-            f"{len(wrong)} of {len(parsed.computing)} layers would not compute in {precision} ({wanted}): "
-            f"{names}{more}; the ONNX file does not follow the precision plan"
-        )
-
-
-def check_int8(parsed: ParsedNetwork, wanted: Collection[str]) -> None:
-    """Raise BuildError where a product of the ONNX nodes `wanted` does not take both of its operands as INT8 codes."""
-    products = [layer for layer in parsed.computing if layer.type in PRODUCTS]
-    asked = [layer for layer in products if set(wanted) & {layer.layer, *layer.nodes}]
-    wrong = [layer for layer in asked if not layer.int8]
-    if wrong or not asked:
-        names = ", ".join(f"{layer.layer} ({layer.type})" for layer in wrong[:_NAMED]) or "no product at all"
-        raise BuildError(
-            f"{len(wrong)} of {len(asked)} products would not compute with INT8 codes, though the plan says so: {names}"
-        )
-
-
-def _executed(precision: str, parsed: ParsedNetwork) -> str:
-    if precision == "int8":
-        products = sum(layer.type in PRODUCTS for layer in parsed.computing)
-        return f", {sum(layer.int8 for layer in parsed.computing)} of {products} products in INT8"
-    return " with TF32" if precision == "tf32" else ""
 
 
 def strongly_typed_flag(trt: Any) -> bool:
