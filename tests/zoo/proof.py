@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import tempfile
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
 from mlpdeploy import pipeline
+from mlpdeploy.engine.backend import BuildRequest, backends
 from mlpdeploy.engine.emit import emit
 from mlpdeploy.evidence.ladder import Verification
 from mlpdeploy.evidence.verify import verify
@@ -10,19 +16,28 @@ from mlpdeploy.progress import Stages
 from mlpdeploy.selection import Selection
 
 BATCH = "1:2:5"
+ENGINE = "openvino"
 
 
 def climb(selection: Selection) -> Verification:
-    """The ladder of a selection without its engine: rewritten in float64, typed, and emitted through ONNX Runtime."""
-    stages = Stages()
+    """The ladder of a selection: rewritten in float64, typed, through ONNX Runtime, and executed by OpenVINO."""
+    stages, backend = Stages(), backends()[ENGINE]
+    selection = selection.with_backend(ENGINE)
     source = pipeline.load(selection, stages)
     compiled = pipeline.compile_network(pipeline.trace_network(source, stages), selection, stages)
-    budget = source.recipe.budgets[selection.precision]
     emitted = emit(compiled.typed)
-    return verify(
-        source.network, compiled.rewritten, compiled.typed, emitted.model, None, "the engine is not tested here",
-        selection.profile, budget, None, selection.seed, stages,
-    )  # fmt: skip
+    emitted = replace(emitted, model=backend.prepare(emitted.model))
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        reason, engine = backend.available(), None
+        if reason is None:
+            request = BuildRequest(selection.precision, selection.profile, threads=1)
+            built = backend.build(emitted, request, folder, stages)
+            engine = stack.enter_context(backend.load(built.engine, built.facts))
+        return verify(
+            source.network, compiled.rewritten, compiled.typed, emitted.model, engine, reason, selection.profile,
+            source.recipe.budgets[selection.precision], None, selection.seed, stages,
+        )  # fmt: skip
 
 
 def prove(name: str, precision: str = "fp16") -> None:
