@@ -7,12 +7,13 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import nn
+from torch.utils import _pytree as pytree
 
 from benchmarks.tables import RESULTS
 from mlpdeploy import pipeline
@@ -20,6 +21,7 @@ from mlpdeploy.engine.backend import Backend, Batch, BuildRequest, Runner
 from mlpdeploy.engine.emit import Emitted, emit
 from mlpdeploy.engine.functions import OPSET as OPSET
 from mlpdeploy.engine.plain import plain as plain
+from mlpdeploy.evidence.compare import compare, usual
 from mlpdeploy.evidence.machine import differences, fingerprint
 from mlpdeploy.graph import precision as precisions
 from mlpdeploy.graph.rewrite import Rewritten, rewrite
@@ -27,6 +29,9 @@ from mlpdeploy.graph.trace import TensorSpec, Traced
 from mlpdeploy.progress import Stages
 from mlpdeploy.recipe import recipes
 from mlpdeploy.selection import Selection
+
+FP32_BUDGET = 1e-4
+"""Largest relative error that another order of the same FP32 sums explains in the deepest networks."""
 
 
 class Silent:
@@ -101,3 +106,23 @@ def inputs(specs: Sequence[TensorSpec], batch: int, seed: int, count: int = 4) -
     """Different random batches to rotate through."""
     rng = np.random.default_rng(seed)
     return [{spec.name: spec.draw(batch, rng) for spec in specs} for _ in range(count)]
+
+
+def outputs_of(result: Any) -> list[np.ndarray]:
+    """What a contender returned, a network or an engine, as arrays."""
+    return [np.asarray(leaf) for leaf in pytree.tree_leaves(result)]
+
+
+def worst_error(found: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> float:
+    """The largest relative error among the outputs of one batch."""
+    named = {str(index): output for index, output in enumerate(expected)}
+    pairs = zip(found, named.items(), strict=True)
+    return max(compare(one, other, usual(named, name)).max_relative for one, (name, other) in pairs)
+
+
+def check_alike(runners: Mapping[str, Callable[[Any], object]], values: dict[str, np.ndarray]) -> None:
+    """Raise ValueError where an FP32 contender computes something else than the first: its time would mean nothing."""
+    (first, expected), *others = [(name, outputs_of(run(values))) for name, run in runners.items()]
+    for name, found in others:
+        if (error := worst_error(found, expected)) > FP32_BUDGET:
+            raise ValueError(f"{name} is off by {error:.1e} from {first}: it computes something else")

@@ -55,8 +55,7 @@ def measure(
 ) -> dict[str, Any]:
     """By batch size: every contender's latency, and the ratios of ours."""
     network, specs = common.load(name, seed)
-    emitted, _ = common.ours(trace(network, specs), "fp32")
-    graphs = {"ours": emitted, "plain": common.plain(network, specs, "fp32")}
+    traced, plain = trace(network, specs), common.plain(network, specs, "fp32")
     batch = Batch(min(sizes), sizes[0], max(sizes))
     results = {}
     with contextlib.ExitStack() as stack:
@@ -65,11 +64,13 @@ def measure(
         if compile_too:
             runners[COMPILED] = torch_runner(compiled(network), specs)
         for backend in engines:
-            for kind, graph in graphs.items():
+            ours, _ = common.ours(traced, "fp32", backend=backend)
+            for kind, graph in {"ours": ours, "plain": plain}.items():
                 where = folder / f"{backend}-{kind}"
                 runners[f"{backend} {kind}"] = stack.enter_context(
                     common.engine(backends()[backend], graph, "fp32", batch, threads, where)
                 )
+        common.check_alike(runners, common.inputs(specs, 2, seed, 1)[0])
         for size in sizes:
             taken = timing.measure(runners, common.inputs(specs, size, seed), rounds=200, seconds=seconds, seed=seed)
             results[f"batch {size}"] = {"latency": taken.to_json(), "ours": against_plain(taken, engines)}

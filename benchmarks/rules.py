@@ -28,7 +28,7 @@ from mlpdeploy.engine.emit import Emitted
 from mlpdeploy.errors import BuildError
 from mlpdeploy.evidence import timing
 from mlpdeploy.graph.rewrite import LAYOUT, all_rules, on_by_default, rewrite
-from mlpdeploy.graph.trace import TensorSpec, trace
+from mlpdeploy.graph.trace import TensorSpec, Traced, trace
 
 CHOSEN = (
     "vip_s7", "mixer_s32", "resmlp_12", "gmlp_s16", "raft_mlp_s", "strip_mlp_t_light", "ms_mlp_t", "swin_t",
@@ -51,13 +51,10 @@ def variants(fired: dict[str, int], backend: str | None = None) -> dict[str, Var
     return named | {BARE: ((*all_rules(), LAYOUT), ())}
 
 
-def compile_variants(name: str, seed: int) -> tuple[list[TensorSpec], dict[str, int], dict[str, Emitted]]:
-    """What a recipe takes, how often each rule fires there, and the file of each variant."""
-    network, specs = common.load(name, seed)
-    traced = trace(network, specs)
-    everything = rewrite(traced, enabled=all_rules())
-    fired = {report.name: report.fired for report in everything.report}
-    return specs, fired, {label: common.ours(traced, "fp32", *one)[0] for label, one in variants(fired).items()}
+def compile_variants(traced: Traced, fired: dict[str, int], backend: str) -> dict[str, Emitted]:
+    """The file of each variant, rewritten for a backend."""
+    named = variants(fired, backend)
+    return {label: common.ours(traced, "fp32", *one, backend=backend)[0] for label, one in named.items()}
 
 
 def measure(
@@ -81,6 +78,7 @@ def measure(
                 refused[label] = str(error).splitlines()[0]
         graphs = {label: graph for label, graph in graphs.items() if label not in refused}
         found: dict[str, Any] = {"refused": refused} if refused else {}
+        common.check_alike(engines, common.inputs(specs, sizes[-1], arguments.seed, 1)[0])
         for size in sizes:
             inputs = common.inputs(specs, size, arguments.seed)
             taken = timing.measure(engines, inputs, rounds=200, seconds=arguments.seconds, seed=arguments.seed)
@@ -112,9 +110,12 @@ def main() -> None:
     with timing.pinned(arguments.threads):
         torch.set_num_threads(arguments.threads)
         for name in arguments.recipes:
-            specs, fired, graphs = compile_variants(name, arguments.seed)
+            network, specs = common.load(name, arguments.seed)
+            traced = trace(network, specs)
+            fired = {report.name: report.fired for report in rewrite(traced, enabled=all_rules()).report}
             results[name] = {"fired": fired}
             for backend in arguments.backends.split(","):
+                graphs = compile_variants(traced, fired, backend)
                 results[name][backend] = measure(graphs, specs, backend, arguments)
                 for label, reason in results[name][backend].get("refused", {}).items():
                     print(f"{name:12s} {backend:12s} {label}: {reason}", flush=True)

@@ -1,0 +1,43 @@
+"""The parts of every table: Markdown, ratios, and what numbers were taken on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+Document = dict[str, Any]
+
+
+def table(head: list[str], rows: list[list[str]]) -> list[str]:
+    """Lines of a Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return [f"| {' | '.join(line)} |" for line in lines]
+
+
+def worth(ratio: dict[str, Any], inverse: bool = False) -> str:
+    """A ratio with two digits, or its inverse; in brackets where its interval holds 1."""
+    text = f"{1 / ratio['value'] if inverse else ratio['value']:.2f}"
+    return f"({text})" if ratio["verdict"] == "undecided" else text
+
+
+def rule_name(label: str) -> str:
+    """The rule that a row of `rules` or `launches` left out or put in."""
+    if label == "default rules":
+        return "(none: two loads of one file)"
+    return f"`{label.split(' ', 1)[1]}`" if label.startswith(("with ", "without ")) else "all of them"
+
+
+def source(document: Document, packages: list[str]) -> list[str]:
+    """What the numbers were taken on."""
+    machine, threads = document["machine"], document["settings"].get("threads")
+    versions = ", ".join(f"{name} {machine['versions'][name]}" for name in packages if name in machine["versions"])
+    cores = f"{threads} of {machine['cores']} cores" if threads else f"{machine['cores']} cores"
+    return [f"{machine['cpu']}, {cores}, Python {machine['python']}, {versions}; {document['date']}."]
+
+
+def by_part(document: Document) -> dict[str, dict[str, Any]]:
+    """The rows by part and network."""
+    parts: dict[str, dict[str, Any]] = {}
+    for key, row in document["results"].items():
+        part, name = key.split(" ", 1)
+        parts.setdefault(part, {})[name] = row
+    return parts

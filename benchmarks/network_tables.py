@@ -1,0 +1,118 @@
+"""Tables of networks: what was built and proved, what is in the graph, what an engine launches."""
+
+from __future__ import annotations
+
+from benchmarks.markdown import Document, by_part, rule_name, source, table
+from mlpdeploy.recipe import recipes
+
+
+def graph(document: Document) -> list[str]:
+    """Layers, transposes and reshapes of each recipe before and after."""
+    rows = []
+    for name, row in document["results"].items():
+        before, after, outside = row["before"]["total"], row["after"]["total"], row["after"]["outside"]
+        inside = after["transposes"] - outside["transposes"]
+        rows.append(
+            [
+                f"`{name}`",
+                f"{before['layers']} → {after['layers']}",
+                f"{before['transposes']} → {outside['transposes']}" + (f" (+ {inside} in bodies)" if inside else ""),
+                f"{before['reshapes']} → {after['reshapes']}",
+            ]
+        )
+    head = ["network", "layers", "transposes", "reshapes"]
+    return [*table(head, rows), "", *source(document, ["tensorrt-rtx", "torch"])]
+
+
+def zoo(document: Document) -> list[str]:
+    """Every recipe: its engine, and how far each stage of its verification is from the network."""
+    rows = []
+    for name, row in document["results"].items():
+        errors = [f"{error:.0e}" for error in row.get("errors", {}).values()]
+        size = f"{row['engine_bytes'] / 1e6:.0f} MB" if row["built"] else "-"
+        seconds = f"{row['build_seconds']:.0f} s" if row["built"] else "-"
+        verdict = "passed" if row["verified"] else row["reason"]
+        rows.append([row["family"], f"`{name}`", size, seconds, *(errors + ["-"] * 3)[:3], verdict])
+    rows.sort(key=lambda cells: cells[0])
+    head = ["family", "network", "engine", "build", "rewritten, float64", "typed", "emitted", "verified"]
+    return [*table(head, rows), "", *source(document, ["tensorrt-rtx", "torch", "onnxruntime"])]
+
+
+def executed(document: Document) -> list[str]:
+    """Every recipe in the engines of a CPU: the largest relative error of FP32, or why there is no engine."""
+    rows = []
+    engines = document["settings"]["backends"]
+    for name, row in document["results"].items():
+        found = [row[engine] for engine in engines]
+        shown = [f"{one['error']:.0e}" if "error" in one else one["reason"] for one in found]
+        rows.append([row["family"], f"`{name}`", *shown, "passed" if all(one["passed"] for one in found) else "failed"])
+    rows.sort(key=lambda cells: cells[0])
+    return [*table(["family", "network", *engines, "executed"], rows), "", *source(document, [*engines, "torch"])]
+
+
+def families(built: Document, parsed: Document, ran: Document) -> list[str]:
+    """Each family: how many networks were verified and executed, what the rules do to the smallest, the errors."""
+    engines = ran["settings"]["backends"]
+    rows = []
+    known = recipes().values()
+    for family in sorted({recipe.family for recipe in known}):
+        names = [recipe.name for recipe in known if recipe.family == family]
+        found = [built["results"][name] for name in names if name in built["results"]]
+        run = [ran["results"][name] for name in names if name in ran["results"]]
+        right = sum(all(one[engine]["passed"] for engine in engines) for one in run)
+        errors = zip(*(row["errors"].values() for row in found if row.get("verified")), strict=False)
+        counted = [name for name in names if name in parsed["results"]]
+        row = parsed["results"][min(counted, key=lambda name: parsed["results"][name]["before"]["total"]["layers"])]
+        before, after = row["before"]["total"], row["after"]["total"]
+        rows.append(
+            [
+                f"`{family}`",
+                f"{sum(row['verified'] for row in found)} of {len(names)}",
+                f"{right} of {len(names)}",
+                f"{before['layers']} → {after['layers']}",
+                f"{before['transposes']} → {after['transposes']}",
+                *([f"{max(stage):.0e}" for stage in errors] + ["-"] * 3)[:3],
+            ]
+        )
+    head = ["family", "verified", "executed", "layers", "transposes", "rewritten, float64", "typed", "emitted"]
+    return [*table(head, rows), "", *source(built, ["tensorrt-rtx", "torch", "onnxruntime"])]
+
+
+def remaining(document: Document) -> list[str]:
+    """The transposes that are left in each network, by reason."""
+    rows = [
+        [f"`{name}`", str(count), reason]
+        for name, row in document["results"].items()
+        for reason, count in row["reasons"].items()
+    ]
+    return [*table(["network", "transposes", "why"], rows), "", *source(document, ["torch"])]
+
+
+def launches(document: Document) -> list[str]:
+    """Launches of the plain export's engine, of ours, and of ours without each rule that changes their number."""
+    rows = []
+    for name, row in document["results"].items():
+        plain, ours = row["plain export"]["total"], row["default rules"]["total"]
+        others = {rule_name(label): one["total"] for label, one in row.items() if label not in ("plain export", "bare")}
+        changed = [f"{rule} {count}" for rule, count in others.items() if count != ours]
+        cells = [str(plain), str(ours), ", ".join(changed) if len(others) > 1 else "not measured"]
+        rows.append([f"`{name}`", *cells])
+    head = ["network", "plain export", "ours", "ours without a rule, or with one that is off, where it differs"]
+    return [*table(head, rows), "", *source(document, ["tensorrt-rtx", "torch"])]
+
+
+def engines(document: Document) -> list[str]:
+    """INT8 engines of TensorRT-RTX beside FP32's: size with and without the source of kernels, launches."""
+    rows = [
+        [
+            f"`{name}`",
+            f"{row['int8']['engine_bytes'] / 1e6:.1f} MB",
+            f"{row['size']:.3f}",
+            f"{row['size_without_source']:.3f}",
+            f"{row['fp32']['launches']['total']} → {row['int8']['launches']['total']}",
+            row["int8"]["executed"].removeprefix("HALF, ").removesuffix(" products in INT8"),
+        ]
+        for name, row in by_part(document)["engines"].items()
+    ]
+    head = ["network", "INT8 engine", "of FP32's", "without the source of kernels", "launches, FP32 → INT8", "products"]
+    return [*table(head, rows), "", *source(document, ["tensorrt-rtx", "torch"])]

@@ -1,0 +1,119 @@
+"""Tables of times: each rule, ours against the others, INT8, the commands, the gate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks.markdown import Document, by_part, rule_name, source, table, worth
+
+
+def rules(document: Document) -> list[str]:
+    """Time without each rule over the time with it, by network, engine and batch; a dash where an engine refused."""
+    rows: dict[tuple[str, str], dict[str, str]] = {}
+    columns: dict[str, None] = {}
+    for name, engines in document["results"].items():
+        for engine, row in ((key, value) for key, value in engines.items() if key != "fired"):
+            for batch, times in ((key, value) for key, value in row.items() if key.startswith("batch")):
+                column = f"{engine}, {batch}"
+                columns[column] = None
+                for label, ratio in ((label, one["ratio"]) for label, one in times.items()):
+                    found = worth(ratio, inverse=label.startswith("with "))
+                    rows.setdefault((name, rule_name(label)), {})[column] = found
+    body = [
+        [f"`{name}`", rule, *(cells.get(column, "-") for column in columns)] for (name, rule), cells in rows.items()
+    ]
+    return [*table(["network", "rule", *columns], body), "", *source(document, ["onnxruntime", "openvino"])]
+
+
+def cpu(document: Document) -> list[str]:
+    """Milliseconds of ours, and the times of the others over ours."""
+    rows = []
+    for name, batches in document["results"].items():
+        for batch, row in batches.items():
+            for engine, ratios in row["ours"].items():
+                worths = {rival: worth(ratio, inverse=True) for rival, ratio in ratios.items()}
+                cells = {rival.removeprefix(f"{engine} "): text for rival, text in worths.items()}
+                latency = row["latency"][f"{engine} ours"]["median_ms"]
+                others = [cells.get(rival, "") for rival in ("plain", "eager", "torch.compile")]
+                rows.append([f"`{name}`", batch.removeprefix("batch "), engine, f"{latency:.1f}", *others])
+    head = ["network", "batch", "engine", "ours, ms", "plain export", "eager", "`torch.compile`"]
+    return [*table(head, rows), "", *source(document, ["onnxruntime", "openvino", "torch"])]
+
+
+def build(document: Document) -> list[str]:
+    """Seconds and memory of the commands, and the seconds of the rules by size of the network."""
+    results = document["results"]
+    rows = [
+        [f"`{name}`", f"{row['best_seconds']:.2f} s", f"{row['peak_mib']:.0f} MiB"]
+        for name, row in (
+            ("mlpdeploy --help", results["help"]),
+            ("mlpdeploy list", results["list"]),
+            ("mlpdeploy build vip_s --precision fp16", results["build"]),
+            *([("mlpdeploy build maxim_3s --precision fp16", results["largest"])] if "largest" in results else []),
+        )
+    ]
+    rewriting = [
+        [f"`{name}`", str(row["blocks"]), str(row["nodes"]), f"{row['best_seconds']:.2f} s"]
+        for name, row in results["rewriting"].items()
+    ]
+    return [
+        *table(["command", "wall time", "peak memory"], rows), "",
+        *table(["rewriting", "blocks", "operations", "time"], rewriting), "",
+        *source(document, ["torch", "tensorrt-rtx"]),
+    ]  # fmt: skip
+
+
+def int8(document: Document) -> list[str]:
+    """INT8 on a CPU against each rival, the accuracy that is left, and what calibration takes."""
+    parts = by_part(document)
+    lines = []
+    if "speed" in parts:
+        head = ["network", "batch", "INT8, ms", "eager", "`torch.compile`", "OpenVINO FP32", "onnxruntime's quantiser"]
+        lines += [*table(head, _int8_speed(parts["speed"])), ""]
+    if "accuracy" in parts:
+        head = ["network", "FP32", "INT8, auto", "hard, FP32", "hard, max alone", "hard, auto"]
+        lines += [*table(head, [_int8_accuracy(name, row) for name, row in parts["accuracy"].items()]), ""]
+    if "calibration" in parts:
+        rows = [[f"`{n}`", str(row["rows"]), f"{row['seconds']:.0f} s", f"{row['peak_mib']} MiB"]
+                for n, row in parts["calibration"].items()]  # fmt: skip
+        lines += [*table(["calibrated, all calibrators", "images", "time", "peak memory"], rows), ""]
+    return [*lines, *source(document, ["openvino", "onnxruntime", "torch"])]
+
+
+def _int8_speed(speeds: dict[str, Any]) -> list[list[str]]:
+    """The rivals' times over INT8's."""
+    rows = []
+    for name, batches in speeds.items():
+        for batch, row in batches.items():
+            others = [worth(ratio, inverse=True) for ratio in row["ours"].values()]
+            latency = row["latency"]["openvino int8"]["median_ms"]
+            rows.append([f"`{name}`", batch.removeprefix("batch "), f"{latency:.1f}", *others])
+    return rows
+
+
+def _int8_accuracy(name: str, row: Document) -> list[str]:
+    hard = row["hard"]
+    values = [row["fp32"], row["compiled"]["top1"], hard["fp32"], hard["max"]["top1"], hard["compiled"]["top1"]]
+    return [f"`{name}`", *(f"{value:.2%}" for value in values)]
+
+
+def gate(document: Document) -> list[str]:
+    """How often runs of the gate said `regressed`: without a slowdown, at the limit, and with a slowdown beyond it."""
+    rows = []
+    for name, row in document["results"].items():
+        same, real, drawn = row["recorded"]["same"], row["real"], row["simulated"]
+        spread = f"{same['deviation_of_loads']:.1%} → {same['deviation_of_pairs']:.1%}"
+        shares = [
+            f"{drawn[kind]['regressed'] / drawn[kind]['runs']:.1%}" for kind in ("same", "at_the_limit", "slowed")
+        ]
+        counts = [f"{real[kind]['regressed']} of {real[kind]['runs']}" for kind in ("same", "slowed")]
+        load = " to ".join(f"{value:.0f}" for value in sorted(row["load_average"].values()))
+        rows.append(
+            [name, f"{same['median_ms']:.2f}", load, spread, *counts, *shares, f"{real['same']['median_pairs']:.0f}"]
+        )
+    limit, slowdown = (f"{document['settings'][key]:.0%}" for key in ("limit", "slowdown"))
+    head = [
+        "network, engine", "ms", "load", "spread of loads → pairs", "same engine, real", f"{slowdown} slower, real",
+        "same, simulated", f"{limit} slower, simulated", f"{slowdown} slower, simulated", "pairs",
+    ]  # fmt: skip
+    return [*table(head, rows), "", *source(document, ["onnxruntime", "openvino"])]
