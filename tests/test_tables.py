@@ -83,9 +83,22 @@ def test_a_family_counts_what_was_verified_and_shows_its_smallest_network() -> N
     small = {"before": {"total": total}, "after": {"total": total | {"layers": 5}}}
     parsed = {name: small for name in (one.name for one in recipe.recipes().values())}
     built = document({"mixer_s32": passed, "mixer_s16": worse, "mixer_b16": failed})
-    lines = tables.families(built, document(parsed))
-    assert "| `mixer` | 2 of 3 | 9 → 5 | 2 → 2 | 3e-15 | 2e-03 | 1e-03 |" in lines
-    assert "| `gmlp` | 0 of 1 | 9 → 5 | 2 → 2 | - | - | - |" in lines
+    right, wrong = {"passed": True, "error": 1e-6}, {"passed": False, "error": 0.2}
+    refused = {"passed": False, "reason": "no"}
+    run = {
+        "mixer_s32": {"family": "mixer", "onnxruntime": right, "openvino": right},
+        "mixer_b16": {"family": "mixer", "onnxruntime": right, "openvino": wrong},
+        "gmlp_s16": {"family": "gmlp", "onnxruntime": right, "openvino": refused},
+    }
+    ran = document(run, backends=["onnxruntime", "openvino"])
+    lines = tables.families(built, document(parsed), ran)
+    assert "| `mixer` | 2 of 3 | 1 of 3 | 9 → 5 | 2 → 2 | 3e-15 | 2e-03 | 1e-03 |" in lines
+    assert "| `gmlp` | 0 of 1 | 0 of 1 | 9 → 5 | 2 → 2 | - | - | - |" in lines
+    shown = tables.executed(ran)
+    assert shown[0] == "| family | network | onnxruntime | openvino | executed |"
+    assert shown[2] == "| gmlp | `gmlp_s16` | 1e-06 | no | failed |"
+    assert "| mixer | `mixer_s32` | 1e-06 | 1e-06 | passed |" in shown
+    assert "| mixer | `mixer_b16` | 1e-06 | 2e-01 | failed |" in shown
 
 
 def test_reasons_are_listed_by_network() -> None:

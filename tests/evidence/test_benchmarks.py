@@ -81,6 +81,16 @@ def test_ours_is_judged_against_the_plain_export_of_the_same_engine() -> None:
     assert found["openvino"]["eager"]["verdict"] == "faster" and cpu.COMPILED not in found["openvino"]
 
 
+def test_what_computes_something_else_is_not_timed() -> None:
+    rows = {"x": np.ones((2, 3), np.float32)}
+    runners = {"network": lambda given: (torch.from_numpy(given["x"]),), "engine": lambda given: {"y": given["x"]}}
+    common.check_alike(runners, rows)
+    with pytest.raises(ValueError, match=r"wrong is off by 1\.0e-01 from network"):
+        common.check_alike({**runners, "wrong": lambda given: {"y": 1.1 * given["x"]}}, rows)
+    with pytest.raises(ValueError, match="has shape"):
+        common.check_alike({**runners, "flat": lambda given: {"y": given["x"].ravel()}}, rows)
+
+
 def test_augmentation_keeps_the_range_and_is_reproducible() -> None:
     images = torch.rand(16, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
     first, second = (augment(images, torch.Generator().manual_seed(1)) for _ in range(2))

@@ -74,6 +74,7 @@ KEPT: dict[str, tuple[Forward, list[str]]] = {
     "what is before GELU is read as well": (lambda net, h, x: F.gelu(h) * h, []),
     "what is added to is read as well": (lambda net, h, x: (x + h) * h, []),
     "what is scaled is read as well": (lambda net, h, x: (x + h * net.scale(x)) * h, []),
+    "what is added to is read in another shape as well": (lambda net, h, x: (x + h).mean() + h.flatten(2), []),
     "added with a factor": (lambda net, h, x: torch.add(x, h, alpha=2), []),
     "added to one row for all images": (lambda net, h, x: h + torch.sin(x[:1]), []),
     "scaled by a number for each element": (
@@ -99,6 +100,19 @@ def test_what_the_kernel_does_not_compute_stays(name: str) -> None:
     result = prove(Net(after), (H, W, C), enabled=RULES[:1])
     assert fused(result) == [] and fired(result)["fuse_epilogues"] == 0
     assert targets(result)[SEGMENT_GROUPED_PROJECTION] == 1 and reasons(result, "fuse_epilogues") == why
+
+
+def test_channels_that_are_not_the_projection_s_own_stay_unscaled() -> None:
+    """Seen as rows of other lengths, a factor would go to numbers of several segments."""
+
+    def after(net: Net, h: Tensor, x: Tensor) -> Tensor:
+        seen, rows = h.reshape(-1, H * C, W), x.reshape(-1, H * C, W)
+        return rows + seen * torch.sigmoid(rows.mean(1, keepdim=True))
+
+    result = prove(Net(after), (H, W, C), enabled=RULES[:1])
+    assert fused(result) == []
+    why = "its channels are not the last parts of what the projection produces"
+    assert reasons(result, "fuse_epilogues") == [why]
 
 
 def test_a_sum_of_projections_alone_accumulates_the_others_onto_one() -> None:

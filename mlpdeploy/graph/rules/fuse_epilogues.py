@@ -12,6 +12,7 @@ nothing, so the rule is for those that carry the kernel. Only what nothing else 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -81,11 +82,10 @@ def _accumulate(editor: Editor, log: Log, total: fx.Node) -> None:
 
 def _term(editor: Editor, log: Log, term: fx.Node, total: fx.Node) -> _Followed | None:
     """What a term of a sum is; None where it is no projection, or the kernel cannot scale it so."""
-    if len(term.users) > 1:
-        return None
     for value, scale in _factors(term):
-        source = value.args[0] if value.target is aten.reshape.default else value
-        if len(value.users) > 1 or not isinstance(source, fx.Node) or (found := _followed(editor, source)) is None:
+        source: Any = value.args[0] if value.target is aten.reshape.default else value
+        alone = all(len(step.users) == 1 for step in (term, value, source))
+        if not alone or (found := _followed(editor, source)) is None:
             continue
         if scale is not None and (reason := _misfit(found.projection, scale, total)) is not None:
             log.refused(term, reason)
@@ -105,7 +105,7 @@ def _factors(term: fx.Node) -> list[tuple[fx.Node, fx.Node | None]]:
 
 def _followed(editor: Editor, node: fx.Node) -> _Followed | None:
     """The projection that `node` is, or whose bias or GELU it is, where nothing else reads what is before it."""
-    if len(node.users) == 0 or node.op != "call_function":
+    if not node.users or node.op != "call_function":
         return None
     gelu = bool(node.target is aten.gelu.default and node.kwargs.get("approximate", "none") == "none")
     read: Any = node.args[0] if gelu else node
@@ -141,13 +141,9 @@ def _misfit(projection: fx.Node, scale: fx.Node, total: fx.Node) -> str | None:
         return "its scale is not one number for each image and channel"
     _, k, q, t, *trailing = shape_of(projection)
     run = t * (trailing[0] if trailing else 1)
-    sizes = [channels, q, *middle]
-    if not all(isinstance(size, int) for size in sizes):
+    if not all(isinstance(size, int) for size in (channels, q, *middle)):
         return "its channels depend on the batch"
-    whole = channels
-    for size in middle:
-        whole *= size
-    if channels % run or q % (channels // run) or whole % (k * q * run):
+    if channels % run or q % (channels // run) or channels * math.prod(middle) % (k * q * run):
         return "its channels are not the last parts of what the projection produces"
     return None
 
