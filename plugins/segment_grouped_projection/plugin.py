@@ -107,24 +107,21 @@ def register(trtp: Any, sm: int, cuda: str | None = None) -> None:
 
 
 def _register(trtp: Any, operands: Sequence[str], sm: int, cuda: str | None) -> None:
-    """Register one plugin: its functions take x, weight, the operands, then the attributes, as their signatures say."""
+    """Register one plugin: its functions take x, weight, the operands, then the attributes."""
     tensors = ("x", "weight", *operands)
 
-    def describe(*given: Any) -> Any:
-        inputs = dict(zip((*tensors, *_ATTRIBUTES), given, strict=True))
+    def describe(inputs: Mapping[str, Any]) -> Any:
         x, split = inputs["x"], inputs["split"]
         batch, _, q, _, *trailing = x.shape_expr
         shape = (batch, int(split[2]), q, int(split[3]), *trailing)
         return trtp.from_shape_expr(inputs["accumulate"].shape_expr if "accumulate" in operands else shape, x.dtype)
 
-    def autotune(*given: Any) -> Any:
-        inputs = dict(zip((*tensors, *_ATTRIBUTES, "outputs"), given, strict=True))
+    def autotune(inputs: Mapping[str, Any]) -> Any:
         kinds = ", ".join([AUTOTUNED[inputs["x"].dtype.name]] * (len(tensors) + 1))
         offered = range(1, 1 + len(tactics(_problem(inputs), sm)))
         return [trtp.AutoTuneCombination(kinds, "LINEAR", list(offered))]
 
-    def compiled(*given: Any) -> Any:
-        inputs = dict(zip((*tensors, *_ATTRIBUTES, "outputs", "tactic"), given, strict=True))
+    def compiled(inputs: Mapping[str, Any]) -> Any:
         found = _problem(inputs)
         # TensorRT asks with tactic 0 where it does not tune.
         config = tactics(found, sm)[max(inputs["tactic"], 1) - 1]
@@ -139,7 +136,7 @@ def _register(trtp: Any, operands: Sequence[str], sm: int, cuda: str | None) -> 
         return launch.compiled.entry, launch.compiled.ptx, parameters, arguments
 
     tensor, text, numbers = trtp.TensorDesc, str | bytes, npt.NDArray[np.int32]
-    taken = {**dict.fromkeys(tensors, tensor), **dict.fromkeys(_ATTRIBUTES, numbers)}
+    taken = {**dict.fromkeys(tensors, tensor), **dict.fromkeys(("split", "tf32", "gelu"), numbers)}
     outputs = {"outputs": types.GenericAlias(tuple, (tensor,))}
     kernel = types.GenericAlias(tuple, (text, text, trtp.KernelLaunchParams, trtp.SymExprs))
     identity = f"{NAMESPACE}::{name(operands)}"
@@ -149,17 +146,18 @@ def _register(trtp: Any, operands: Sequence[str], sm: int, cuda: str | None) -> 
 
 
 _compiled = cache(compile_kernel)
-_ATTRIBUTES = ("split", "tf32", "gelu")
 
 
-def _signed(function: Callable[..., Any], taken: Mapping[str, Any], returned: Any) -> Callable[..., Any]:
-    """The function with the signature that TensorRT reads a plugin's inputs from: these parameters, by position."""
+def _signed(
+    function: Callable[[Mapping[str, Any]], Any], taken: Mapping[str, Any], returned: Any
+) -> Callable[..., Any]:
+    """A function of named inputs with the signature that TensorRT reads them from: these parameters, annotated."""
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     parameters = [inspect.Parameter(one, kind, annotation=annotation) for one, annotation in taken.items()]
     signature = inspect.Signature(parameters, return_annotation=returned)
 
     def signed(*given: Any, **named: Any) -> Any:
-        return function(*signature.bind(*given, **named).args)
+        return function(signature.bind(*given, **named).arguments)
 
     signed.__signature__ = signature  # type: ignore[attr-defined]
     return signed
