@@ -43,7 +43,8 @@ def attempt(name, *, precision="fp16", gpus=()):
     try:
         folder = pathlib.Path({folder!r})
         given = SimpleNamespace(
-            model=onnx.load(folder / f"{{precision}}.onnx"), typed=SimpleNamespace(inputs=(), outputs=()), fp32_nodes=()
+            model=onnx.load(folder / f"{{precision}}.onnx"), typed=SimpleNamespace(inputs=(), outputs=()),
+            fp32_nodes=(), int8_nodes=(),
         )
         built = pick(name).build(given, BuildRequest(precision, Batch(1, 2, 4), gpus, level=2), folder, Silent())
         said.append([built.facts["executed"], built.facts["gpus"], built.facts["gpu"]])
