@@ -92,22 +92,10 @@ def _on_gpu(x: Tensor, weight: Tensor, segments: int, *epilogue: Any) -> Tensor 
 
 
 @segment_grouped_projection.register_fake
-def _(x: Tensor, weight: Tensor, segments: int) -> Tensor:
-    b, _, q, _, *trailing = x.shape
-    return x.new_empty((b, segments, q, weight.shape[0] // segments, *trailing))
-
-
 @segment_grouped_projection_epilogue.register_fake
-def _(
-    x: Tensor,
-    weight: Tensor,
-    segments: int,
-    bias: Tensor | None,
-    gelu: bool,
-    scale: Tensor | None,
-    accumulate: Tensor | None,
-) -> Tensor:
+def _(x: Tensor, weight: Tensor, segments: int, *epilogue: Any) -> Tensor:
     b, _, q, _, *trailing = x.shape
+    accumulate = epilogue[-1] if epilogue else None
     shape = (b, segments, q, weight.shape[0] // segments, *trailing)
     return x.new_empty(shape if accumulate is None else accumulate.shape)
 

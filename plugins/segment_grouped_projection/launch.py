@@ -18,20 +18,12 @@ _UNKNOWN = 8
 PRECISIONS = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
 
 
-def dispatch(
-    x: Tensor,
-    weight: Tensor,
-    segments: int,
-    bias: Tensor | None = None,
-    gelu: bool = False,
-    scale: Tensor | None = None,
-    accumulate: Tensor | None = None,
-) -> Tensor | None:
-    """The projection and its epilogue by the kernel, operands as the operations of `mlpdeploy.graph.ops` have them.
+def dispatch(x: Tensor, weight: Tensor, segments: int, *following: Any) -> Tensor | None:
+    """The projection by the kernel; None where it does not serve, or was measured to be slower than permuting.
 
-    None where the kernel does not serve, or was measured to be slower than permuting.
+    `following` are the epilogue's operands as `segment_grouped_projection_epilogue` takes them, or none.
     """
-    epilogue = _flat(bias, gelu, scale, accumulate)
+    epilogue = _flat(*following)
     if not serves(x, weight, *(one for one in epilogue.values() if isinstance(one, Tensor))):
         return None
     problem = describe(x, weight, segments, **epilogue)
@@ -41,7 +33,9 @@ def dispatch(
     return project(x, weight, segments, choice, **epilogue, kernel=torch.library.wrap_triton(kernel))
 
 
-def _flat(bias: Tensor | None, gelu: bool, scale: Tensor | None, accumulate: Tensor | None) -> dict[str, Any]:
+def _flat(
+    bias: Tensor | None = None, gelu: bool = False, scale: Tensor | None = None, accumulate: Tensor | None = None
+) -> dict[str, Any]:
     """The epilogue of an operation as `project` takes it: contiguous, the bias (K*T,), the scale (images, channels)."""
     return {
         "bias": None if bias is None else bias.reshape(-1),
@@ -138,8 +132,8 @@ def tune(operands: Sequence[Any], library: Callable[..., Tensor]) -> dict[tuning
     serve.
     """
     drawn: list[Any] = [_drawn(one) if isinstance(one, Tensor) else one for one in operands]
-    x, weight, segments, *rest = drawn
-    epilogue = _flat(*rest) if rest else {}
+    x, weight, segments, *following = drawn
+    epilogue = _flat(*following)
     if not serves(x, weight):
         return None
 
@@ -154,8 +148,8 @@ def tune(operands: Sequence[Any], library: Callable[..., Tensor]) -> dict[tuning
 
 def is_tuned(operands: Sequence[Any]) -> bool:
     """Whether an operation with operands like these was measured before on a GPU of this compute capability."""
-    x, weight, segments, *rest = operands
-    problem = describe(x, weight, segments, **(_flat(*rest) if rest else {}))
+    x, weight, segments, *following = operands
+    problem = describe(x, weight, segments, **_flat(*following))
     return tuning.remembered(problem, x.shape[0], compute_capability(torch.device("cuda"))) is not None
 
 
