@@ -44,7 +44,19 @@ class Source:
         from mlpdeploy.graph.trace import TensorSpec
 
         dtypes = {"float32": torch.float32, "int64": torch.int64}
-        return [TensorSpec(i.name, i.shape, dtypes[i.dtype], i.low, i.high) for i in self.recipe.inputs]
+        return [
+            TensorSpec(i.name, i.shape, dtypes[i.dtype], i.low, i.high, *self._pixels(i)) for i in self.recipe.inputs
+        ]
+
+    def _pixels(self, of: Input) -> tuple[tuple[float, ...], ...]:
+        """A black and a white pixel of an image whose normalisation is known; nothing of another input."""
+        recipe = self.recipe
+        channels = of.shape[0] if of.dtype == "float32" and len(of.shape) == 3 and of.low is None else None
+        if kind(recipe.name) not in ("recipe", "timm") or channels != len(recipe.mean):
+            return ()
+        return tuple(
+            tuple((value - mean) / std for mean, std in zip(recipe.mean, recipe.std, strict=True)) for value in (0, 1)
+        )
 
 
 @dataclass(frozen=True)

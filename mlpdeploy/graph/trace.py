@@ -32,7 +32,8 @@ CHECKED_BATCHES = (1, 2, 3, 5, 8, 64)
 class TensorSpec:
     """An input or output: its name, its shape without the batch axis, and its dtype.
 
-    `low` and `high` bound the values that an input may have, where it cannot have any: indices, coordinates.
+    `low` and `high` bound the values that an input may have, where it cannot have any: indices, coordinates. Of an
+    image whose normalisation is known, `black` and `white` are the values of such a pixel, one a channel.
     """
 
     name: str
@@ -40,6 +41,8 @@ class TensorSpec:
     dtype: torch.dtype
     low: float | None = None
     high: float | None = None
+    black: tuple[float, ...] = ()
+    white: tuple[float, ...] = ()
 
     def example(self, batch: int) -> torch.Tensor:
         """The lowest value, or zeros, in this shape: `(batch, *shape)`."""
