@@ -83,11 +83,13 @@ class Editor:
         """A shape as arguments of reshape: -1 for the symbolic size, graph nodes for any further ones."""
         result: list[Any] = []
         for size in shape:
-            result.append(size if isinstance(size, int) else self._symbolic(size, origin) if -1 in result else -1)
+            result.append(-1 if not isinstance(size, int) and -1 not in result else self.size(size, origin=origin))
         return result
 
-    def _symbolic(self, size: Size, origin: fx.Node) -> fx.Node:
-        """A node for a size that is a multiple of the batch."""
+    def size(self, size: Size, *, origin: fx.Node) -> int | fx.Node:
+        """A size as an argument: itself, or a node for a multiple of the batch."""
+        if isinstance(size, int):
+            return size
         batch = self.call(aten.sym_size.int, (self.inputs[0], 0), origin=origin)
         factor = size / size_of(batch.meta["val"])
         return batch if factor == 1 else self.call(operator.mul, (batch, int(factor)), origin=origin)

@@ -81,6 +81,8 @@ def rearranged(node: fx.Node, view: View) -> View | None:
     first = target._schema.arguments[0].alias_info if target._schema.arguments else None
     if first is None or first.is_write or not isinstance(node.args[0], fx.Node):
         return None
+    if any(isinstance(one, fx.Node) and is_tensor(one) for one in (*node.args[1:], *node.kwargs.values())):
+        return None
     if node.meta["val"].dtype != node.args[0].meta["val"].dtype:
         return None
     args, kwargs = fx.map_arg((node.args[1:], dict(node.kwargs)), _number)

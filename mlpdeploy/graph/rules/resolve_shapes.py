@@ -1,0 +1,62 @@
+"""An operand that only lends its shape or its dtype becomes that shape or dtype.
+
+before: view_as(x, y) · reshape_as(x, y) · expand_as(x, y) · type_as(x, y)
+after:  reshape(x, shape of y) · reshape(x, shape of y) · expand(x, shape of y) · to(x, dtype of y)
+
+Then y is not kept for it, and the layout pass sees a plain rearrangement of x.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import fx
+
+from mlpdeploy.graph.editor import Editor
+from mlpdeploy.graph.kinds import shape_of
+from mlpdeploy.graph.rule import Log, Rule
+
+aten = torch.ops.aten
+
+
+def rewrite(editor: Editor, log: Log) -> None:
+    """Replace each; values and shapes stay."""
+    for node in list(editor.graph.nodes):
+        spelling = _SPELLINGS.get(node.target) if node.op == "call_function" else None
+        if spelling is None:
+            continue
+        with editor.before(node):
+            result = spelling(editor, node, *node.args)
+        node.replace_all_uses_with(result)
+        editor.graph.erase_node(node)
+        log.fired()
+
+
+def _reshaped(editor: Editor, node: fx.Node, x: fx.Node, like: fx.Node) -> fx.Node:
+    return editor.reshape(x, shape_of(like), origin=node)
+
+
+def _expanded(editor: Editor, node: fx.Node, x: fx.Node, like: fx.Node) -> fx.Node:
+    """`expand` keeps with -1 what it does not repeat, so of a symbolic size only a repeated one needs a node."""
+    wanted, own = shape_of(like), shape_of(x)
+    added = len(wanted) - len(own)
+    sizes = [
+        -1 if place >= added and own[place - added] == size else editor.size(size, origin=node)
+        for place, size in enumerate(wanted)
+    ]
+    return editor.call(aten.expand.default, (x, sizes), origin=node)
+
+
+def _cast(editor: Editor, node: fx.Node, x: fx.Node, like: fx.Node) -> fx.Node:
+    return editor.call(aten.to.dtype, (x, like.meta["val"].dtype), origin=node)
+
+
+_SPELLINGS: dict[object, Callable[[Editor, fx.Node, fx.Node, fx.Node], fx.Node]] = {
+    aten.view_as.default: _reshaped,
+    aten.reshape_as.default: _reshaped,
+    aten.expand_as.default: _expanded,
+    aten.type_as.default: _cast,
+}
+
+RULE = Rule("resolve_shapes", phase="normalise", rewrite=rewrite)
