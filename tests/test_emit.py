@@ -189,6 +189,36 @@ def test_an_output_that_is_returned_twice_has_two_names(precision: str) -> None:
     assert np.array_equal(logits, again)
 
 
+class Passing(nn.Module):
+    """Returns its input, twice, beside a value."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return x, x + 1, x
+
+
+class Outward(nn.Module):
+    """Calls its input as the one output is called."""
+
+    def forward(self, output: Tensor) -> Tensor:
+        return output * 2
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_an_input_that_is_returned_keeps_its_name(precision: str) -> None:
+    model = emitted(Passing(), TensorSpec("x", (4,), torch.float32), precision=precision).model
+    assert [value.name for value in model.graph.input] == ["x"]
+    first, more, again = infer(model, x=np.ones((5, 4), np.float32))
+    assert (first == 1).all() and (more == 2).all() and (again == 1).all()
+
+
+def test_an_input_may_be_called_as_outputs_are() -> None:
+    made = emitted(Outward(), TensorSpec("output", (4,), torch.float32))
+    names = [value.name for value in (*made.model.graph.input, *made.model.graph.output)]
+    assert names == ["output", made.typed.outputs[0].name] and len(set(names)) == 2
+    (doubled,) = infer(made.model, output=np.ones((5, 4), np.float32))
+    assert (doubled == 2).all()
+
+
 class Overflowing(nn.Module):
     def __init__(self) -> None:
         super().__init__()

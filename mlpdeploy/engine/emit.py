@@ -91,8 +91,9 @@ def _exported(typed: Typed) -> torch.onnx.ONNXProgram:
             raise NetworkError(_unsupported(typed.module, program, error)) from error
     assert result is not None
     simplify(result.model)
-    # An output that is returned twice has the name of the last, and a second one of the exporter's.
-    for value, spec in zip(result.model.graph.outputs, typed.outputs, strict=True):
+    # An output that is returned twice has the name of the last, an input that is returned one of the exporter's.
+    graph = result.model.graph
+    for value, spec in (*zip(graph.inputs, typed.inputs, strict=True), *zip(graph.outputs, typed.outputs, strict=True)):
         value.name = spec.name
     return result
 

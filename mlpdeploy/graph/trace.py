@@ -162,6 +162,8 @@ def _outputs(module: fx.GraphModule) -> tuple[TensorSpec, ...]:
     if not values or len(values) != len(output.args[0]):
         raise NetworkError("the network must return tensors only (a tensor, or a tuple, list or dict of tensors)")
     names = ["output"] if len(nodes) == 1 else [f"output_{index}" for index in range(len(nodes))]
+    taken = {node.name for node in _placeholders(module)}
+    names = [f"{name}_of_network" if name in taken else name for name in names]
     for name, value in zip(names, values, strict=True):
         if value.dim() == 0 or isinstance(value.shape[0], int):
             raise NetworkError(f"{name} of the network has shape {tuple(value.shape)}: its first axis is not the batch")
