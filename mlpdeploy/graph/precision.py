@@ -15,6 +15,7 @@ from mlpdeploy.errors import InputError
 from mlpdeploy.graph import ops
 from mlpdeploy.graph.chain import back
 from mlpdeploy.graph.editor import Editor, weight
+from mlpdeploy.graph.origin import network_of
 from mlpdeploy.graph.quantise import (
     LARGEST_CODE,
     Quantisation,
@@ -27,7 +28,7 @@ from mlpdeploy.graph.quantise import (
 )
 from mlpdeploy.graph.rewrite import Rewritten
 from mlpdeploy.graph.sensitive import asks_for_more, sensitive
-from mlpdeploy.graph.trace import TensorSpec, network_of
+from mlpdeploy.graph.trace import TensorSpec
 
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 """Precision name to the dtype of the graph; TF32 is FP32 in the graph and a flag of the engine's builder."""

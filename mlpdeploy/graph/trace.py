@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import re
 import sys
 import threading
 import traceback
@@ -21,6 +20,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
 from mlpdeploy.errors import InputError, NetworkError
+from mlpdeploy.graph.origin import is_torch, network_of, place_of, site
+from mlpdeploy.graph.regions import inline_regions
 
 TRACE_BATCH = 3
 """Batch of the example that is traced: 0 and 1 would be specialised, and 2 is a usual size of other axes."""
@@ -94,6 +95,7 @@ def trace(network: nn.Module, inputs: Sequence[TensorSpec]) -> Traced:
         name = type(network).__name__
         raise NetworkError(f"cannot trace {name}: {_explain(error)}{_blame(network, error)}") from error
     assert isinstance(module, fx.GraphModule)
+    inline_regions(module, type(network).__name__)
     module.graph.set_codegen(fx.graph.CodeGen())
     _restore_batch_norms(module.graph)
     _free_of_strides(module.graph)
@@ -133,12 +135,6 @@ class _Muted:
         return getattr(self._stream, name)
 
 
-def network_of(node: fx.Node) -> str:
-    """Dotted path of the user's module that `node` came from; empty for the network itself."""
-    stack = node.meta.get("nn_module_stack") or {}
-    return list(stack.values())[-1][0] if stack else ""
-
-
 def _placeholders(module: fx.GraphModule) -> list[fx.Node]:
     return [node for node in module.graph.nodes if node.op == "placeholder"]
 
@@ -172,7 +168,8 @@ def _outputs(module: fx.GraphModule) -> tuple[TensorSpec, ...]:
 
 def _functional(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
     """Without operations that write into their input, so that a value can be had in another layout."""
-    nodes = (node for node in program.graph.nodes if isinstance(node.target, torch._ops.OpOverload))
+    graphs = (part.graph for part in program.graph_module.modules() if isinstance(part, fx.GraphModule))
+    nodes = (node for graph in graphs for node in graph.nodes if isinstance(node.target, torch._ops.OpOverload))
     return program.run_decompositions({}) if any(node.target._schema.is_mutable for node in nodes) else program
 
 
@@ -212,7 +209,7 @@ def _require_known_values(network: nn.Module, module: fx.GraphModule) -> None:
         if node.op == "call_function" and any(map(free_unbacked_symbols, values)):
             raise NetworkError(
                 f"{type(network).__name__} makes a number or a shape out of the values of a tensor ({node.target}), in"
-                f"{_site(network_of(node), *_source(node))}; keep it a tensor of a fixed shape there"
+                f"{place_of(node)}; keep it a tensor of a fixed shape there"
             )
 
 
@@ -243,11 +240,11 @@ def _place(network: nn.Module, module: fx.GraphModule, location: Any, batches: S
     with quiet():
         node = next(filter(None, (_failing(module, batch) for batch in reversed(batches))), None)
     frame = location.framework_loc
-    if not isinstance(frame, traceback.FrameSummary) or _is_torch(frame.filename):
-        return None if node is None else _site(network_of(node), *_source(node))
+    if not isinstance(frame, traceback.FrameSummary) or is_torch(frame.filename):
+        return None if node is None else place_of(node)
     owners = [path for path, owner in network.named_modules() if _defines(type(owner), frame)]
     path = owners[0] if owners else None if node is None else network_of(node)
-    return _site(path, frame.filename, frame.lineno)
+    return site(path, frame.filename, frame.lineno)
 
 
 class _Recorder(fx.Interpreter):
@@ -270,27 +267,11 @@ def _failing(module: fx.GraphModule, batch: int) -> fx.Node | None:
     return None
 
 
-def _is_torch(filename: str) -> bool:
-    return filename.startswith(os.path.dirname(torch.__file__) + os.sep)
-
-
-def _source(node: fx.Node) -> tuple[str, int | None]:
-    """File and line of the user's code that a node came from: the innermost that is not torch's."""
-    found = re.findall(r'File "(.+?)", line (\d+)', node.meta.get("stack_trace") or "")
-    lines = [(name, int(line)) for name, line in found if not _is_torch(name)]
-    return lines[-1] if lines else ("unknown file", None)
-
-
 def _defines(kind: type, frame: traceback.FrameSummary) -> bool:
     code = getattr(getattr(kind, frame.name, None), "__code__", None)
     if code is None or frame.lineno is None or os.path.basename(code.co_filename) != os.path.basename(frame.filename):
         return False
     return any(line == frame.lineno for _, _, line in code.co_lines())
-
-
-def _site(path: str | None, filename: str, line: int | None) -> str:
-    where = f"{os.path.basename(filename)}, line {line}"
-    return f" {where}" if path is None else f" module '{path or '(root)'}' ({where})"
 
 
 def _blame(network: nn.Module, error: BaseException) -> str:
@@ -300,8 +281,8 @@ def _blame(network: nn.Module, error: BaseException) -> str:
     for frame, line in traceback.walk_tb(error.__traceback__):
         names = frame.f_code.co_varnames
         owner = frame.f_locals.get(names[0]) if names else None
-        if id(owner) in paths and not _is_torch(frame.f_code.co_filename) and frame.f_code.co_filename != __file__:
-            place = _site(paths[id(owner)], frame.f_code.co_filename, line)
+        if id(owner) in paths and not is_torch(frame.f_code.co_filename) and frame.f_code.co_filename != __file__:
+            place = site(paths[id(owner)], frame.f_code.co_filename, line)
     return f", in{place}" if place else ""
 
 

@@ -11,8 +11,9 @@ from proof import assert_same, prove, randomised, specs, targets
 from torch import Tensor, nn
 
 from mlpdeploy.errors import NetworkError
+from mlpdeploy.graph.origin import network_of
 from mlpdeploy.graph.rewrite import rewrite
-from mlpdeploy.graph.trace import TensorSpec, network_of, trace
+from mlpdeploy.graph.trace import TensorSpec, trace
 
 SHAPE = (4, 6)
 
