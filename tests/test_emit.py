@@ -273,3 +273,17 @@ def test_an_operation_without_an_onnx_form_is_named_with_its_module_and_line(
     message = str(caught.value)
     assert operation in message and "has no ONNX form" in message and "module '1'" in message
     assert 'File "test_emit.py", line' in message and "\n" not in message and len(message) < 400, message
+
+
+class Halved(nn.Module):
+    """Two views of every row in one batch, which are parted again: the parts are as large as the batch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = (torch.cat([x, x.flip(-1)]) * 2).chunk(2)
+        return first + second
+
+
+def test_a_batch_that_cannot_be_kept_free_is_one_line() -> None:
+    with pytest.raises(NetworkError, match="cannot be written for every batch size") as caught:
+        emitted(Halved(), TensorSpec("x", (4,), torch.float32))
+    assert "\n" not in str(caught.value)

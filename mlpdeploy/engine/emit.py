@@ -15,6 +15,7 @@ from onnxscript import opset20
 from torch import fx, nn
 
 from mlpdeploy.engine import norms
+from mlpdeploy.engine.backends._base import one_line
 from mlpdeploy.engine.coded import transpose_codes
 from mlpdeploy.engine.functions import FORMS, OPSET, Form, functions
 from mlpdeploy.engine.simplify import simplify
@@ -74,9 +75,10 @@ class _Named(nn.Module):
 def _exported(typed: Typed) -> torch.onnx.ONNXProgram:
     examples = tuple(spec.example(TRACE_BATCH) for spec in typed.inputs)
     dynamic = ({0: torch.export.Dim(BATCH, min=1, max=2**16)},) * len(examples)
+    program = None
     with torch.no_grad(), quiet():
-        program = torch.export.export(_Named(typed.module).eval(), examples, dynamic_shapes=(dynamic,))
         try:
+            program = torch.export.export(_Named(typed.module).eval(), examples, dynamic_shapes=(dynamic,))
             result = torch.onnx.export(
                 program,
                 (),
@@ -88,10 +90,10 @@ def _exported(typed: Typed) -> torch.onnx.ONNXProgram:
                 output_names=[spec.name for spec in typed.outputs],
                 custom_translation_table=_TRANSLATIONS,
             )
-        except torch.onnx.errors.OnnxExporterError as error:
+            assert result is not None
+            simplify(result.model)
+        except Exception as error:  # export, the exporter and its optimiser raise many types; each becomes one line
             raise NetworkError(_unsupported(typed.module, program, error)) from error
-    assert result is not None
-    simplify(result.model)
     # An output that is returned twice has the name of the last, an input that is returned one of the exporter's.
     graph = result.model.graph
     for value, spec in (*zip(graph.inputs, typed.inputs, strict=True), *zip(graph.outputs, typed.outputs, strict=True)):
@@ -99,8 +101,10 @@ def _exported(typed: Typed) -> torch.onnx.ONNXProgram:
     return result
 
 
-def _unsupported(module: fx.GraphModule, program: torch.export.ExportedProgram, error: BaseException) -> str:
+def _unsupported(module: fx.GraphModule, program: torch.export.ExportedProgram | None, error: BaseException) -> str:
     """Which operation of which module ONNX has no form for."""
+    if program is None:
+        return f"the network cannot be written for every batch size: {one_line(error)}"
     chain: list[str] = []
     cause: BaseException | None = error
     while cause is not None:
@@ -115,7 +119,7 @@ def _unsupported(module: fx.GraphModule, program: torch.export.ExportedProgram, 
             line = (source.meta.get("stack_trace") or "").strip().splitlines()[-2:-1]
             place = f", {_PATH.sub('', line[0].strip())}" if line else ""
             return f"{source.target} has no ONNX form: module '{where}'{place}; replace it there"
-    return f"the network cannot be written as ONNX: {chain[-1].splitlines()[0]}"
+    return f"the network cannot be written as ONNX: {one_line(chain[-1])}"
 
 
 def _segment_grouped_projection(
