@@ -219,6 +219,8 @@ def _run(arguments: list[str], debug: bool) -> int:
         return code if isinstance(code, int) else 0
     except MlpdeployError as error:
         return _fail(error, str(error), error.exit_code, arguments)
+    except SystemExit as error:
+        return _fail(error, f"code that was called ended the process: sys.exit({error.code!r})", 2, arguments)
     except (KeyboardInterrupt, typer.Abort) as error:
         return _fail(error, "interrupted; the last good artifact is untouched", INTERRUPTED, arguments)
     except Exception as error:

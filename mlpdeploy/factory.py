@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from mlpdeploy.errors import InputError, MachineLacks
+from mlpdeploy.guest import bare, guest, settings_kept
 from mlpdeploy.recipe import Recipe, kind
 
 
@@ -45,7 +46,9 @@ def imported(name: str) -> Any:
         missing = error.name or module_name
         where = "" if module_name == missing or module_name.startswith(f"{missing}.") else f", which {module_name} uses"
         raise InputError(f"there is no module {missing!r}{where}: install it, or run where it lies") from error
-    except (Exception, SystemExit) as error:  # the user's code may raise anything, all of it is one kind of bad input
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # the user's code may raise anything, all of it is one kind of bad input
         raise InputError(f"importing {module_name!r} failed: {one_line(error)}") from error
     for attribute in path.split("."):
         if not hasattr(found, attribute):
@@ -74,11 +77,12 @@ def make(
     """
     gelu = options.get("gelu", recipe.gelu)
     options = {key: value for key, value in options.items() if key != "gelu"}
-    with _seeded(seed):
+    with _seeded(seed), settings_kept():
         if kind(recipe.factory) == "timm":
             network = _make_timm(recipe, image_size, num_classes, pretrained)
         else:
             network = _make_object(recipe, image_size, num_classes, options)
+    network = bare(network)
     if gelu is not None:
         set_gelu(network, "tanh" if gelu == "tanh" else "none")
     return network
@@ -154,10 +158,8 @@ def _make_object(
             raise InputError(f"{recipe.name} is a network already: {', '.join(options)} cannot be chosen any more")
         return found
     _check_accepts(recipe.name, found, options)
-    try:
+    with guest(lambda error: _refused(recipe, image_size, num_classes, error)):
         network = found(**options)
-    except Exception as error:
-        raise _refused(recipe, image_size, num_classes, error) from error
     if not isinstance(network, nn.Module):
         raise InputError(f"{recipe.name} made a {type(network).__name__}: it must make an nn.Module")
     return network
@@ -172,7 +174,7 @@ def _check_accepts(name: str, found: Callable[..., Any], options: dict[str, Any]
         raise InputError(f"{name} takes no argument {' or '.join(refused)}: add it there, or drop the option here")
 
 
-def _refused(recipe: Recipe, image_size: int | None, num_classes: int | None, error: Exception) -> InputError:
+def _refused(recipe: Recipe, image_size: int | None, num_classes: int | None, error: BaseException) -> InputError:
     parts = [] if image_size is None else [f"image size {image_size}"]
     parts += [] if num_classes is None else [f"{num_classes} classes"]
     asked = f" with {' and '.join(parts)}" if parts else ""

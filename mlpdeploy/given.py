@@ -18,6 +18,7 @@ from torch import nn
 
 from mlpdeploy.errors import InputError, NetworkError
 from mlpdeploy.factory import one_line
+from mlpdeploy.guest import bare, guest, require_numbers
 from mlpdeploy.recipe import GIVEN, IMAGE, Input, given
 from mlpdeploy.source import Source
 
@@ -100,6 +101,8 @@ def _require_module(network: object) -> None:
 
 
 def _copied(network: nn.Module) -> nn.Module:
+    network = bare(network)
+    require_numbers(network)
     try:
         return copy.deepcopy(network).cpu().float().eval().requires_grad_(False)
     except Exception as error:  # a module may hold anything, and refuse to be copied in any way
@@ -145,11 +148,7 @@ def _input(name: str, array: np.ndarray, value_range: tuple[float, float] | None
 def _try(network: nn.Module, arrays: Mapping[str, np.ndarray]) -> None:
     """Raises NetworkError where the network does not take its own example."""
     rows = [np.asarray(array[:TRIED_ROWS], dtype=_kind(str(array.dtype))) for array in arrays.values()]
-    try:
-        with torch.inference_mode():
-            network(*map(torch.from_numpy, rows))
-    except Exception as error:  # whatever the user's code raises
-        shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in arrays.items())
-        raise NetworkError(
-            f"{type(network).__name__} does not take the example ({shapes}): {one_line(error)}"
-        ) from error
+    shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in arrays.items())
+    what = f"{type(network).__name__} does not take the example ({shapes})"
+    with guest(lambda error: NetworkError(f"{what}: {one_line(error)}")), torch.inference_mode():
+        network(*map(torch.from_numpy, rows))

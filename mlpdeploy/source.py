@@ -202,6 +202,7 @@ def _wish(recipe: Recipe, seed: int, image_size: int | None, num_classes: int | 
 def _network(wish: _Wish, checkpoint: str | Path | None) -> tuple[nn.Module, int | None]:
     """The network with its weights, and its number of classes where the checkpoint alone decided it."""
     from mlpdeploy import weights
+    from mlpdeploy.guest import require_numbers
 
     classes = None
     if checkpoint is not None:
@@ -210,6 +211,7 @@ def _network(wish: _Wish, checkpoint: str | Path | None) -> tuple[nn.Module, int
         network = wish.make({})
         if not wish.pretrained and kind(wish.recipe.name) != "user":
             weights.randomise(network, wish.seed)
+    require_numbers(network)
     return network.float().eval().requires_grad_(False), classes
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -56,11 +57,40 @@ def raises():
     raise RuntimeError("no weights\\nhere")
 """
     )
+    (tmp_path / "rude_nets.py").write_text(
+        """
+import sys
+import torch
+from torch import nn
+from mlpdeploy.errors import GateFailed
+
+def raising(error):
+    def make():
+        raise error
+    return make
+
+exits, exits_silently, stops = raising(SystemExit(0)), raising(SystemExit()), raising(GeneratorExit())
+raises_the_root, fools, interrupts = map(raising, (BaseException("root"), GateFailed("fooled"), KeyboardInterrupt))
+script = lambda: torch.jit.script(nn.Linear(2, 2))
+empty = lambda: nn.Linear(2, 2, device="meta")
+compiled = lambda: torch.compile(nn.Linear(2, 2))
+parallel = lambda: nn.DataParallel(nn.Linear(2, 2))
+both = lambda: torch.compile(nn.DataParallel(nn.Linear(2, 2)))
+
+def in_double():
+    torch.set_default_dtype(torch.float64)
+    return nn.Linear(2, 2)
+
+def on_meta():
+    torch.set_default_device("meta")
+    return nn.Linear(2, 2)
+"""
+    )
     (tmp_path / "broken_nets.py").write_text("1 / 0\n")
     (tmp_path / "lacking_nets.py").write_text("import no_such_library_anywhere\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    for module in ("user_nets", "broken_nets", "lacking_nets"):
+    for module in ("user_nets", "rude_nets", "broken_nets", "lacking_nets"):
         sys.modules.pop(module, None)
     return tmp_path
 
@@ -242,3 +272,41 @@ def test_reference_is_the_packages_own() -> None:
     network = mlpdeploy.reference("mixer_s32", num_classes=10, image_size=64)
     assert network(torch.randn(1, 3, 64, 64)).shape == (1, 10)
     assert not any(parameter.requires_grad for parameter in network.parameters())
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script.* is deprecated")
+@pytest.mark.parametrize(
+    ("factory", "message"),
+    [
+        ("exits", r"SystemExit: 0"),
+        ("exits_silently", r"SystemExit$"),
+        ("stops", r"GeneratorExit$"),
+        ("raises_the_root", r"BaseException: root"),
+        ("fools", r"GateFailed: fooled"),
+        ("script", r"TorchScript.*give the nn.Module it was made of"),
+        ("empty", r"weight is on the meta device"),
+    ],
+)
+def test_what_a_factory_does_to_the_process_is_one_line(nets: Path, factory: str, message: str) -> None:
+    """An exit would else end a command with the code 0 and no engine."""
+    with pytest.raises(InputError, match=message) as caught:
+        reference(f"rude_nets:{factory}")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_interruption_in_a_factory_interrupts(nets: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        reference("rude_nets:interrupts")
+
+
+@pytest.mark.parametrize("factory", ["compiled", "parallel", "both"])
+def test_a_wrapped_network_is_the_network(nets: Path, factory: str) -> None:
+    assert type(reference(f"rude_nets:{factory}")) is torch.nn.Linear
+
+
+@pytest.mark.parametrize("factory", ["in_double", "on_meta"])
+def test_what_a_factory_sets_for_torch_is_not_set_for_others(nets: Path, factory: str) -> None:
+    with contextlib.suppress(InputError):
+        reference(f"rude_nets:{factory}")
+    made = torch.zeros(2)
+    assert made.dtype == torch.float32 and made.device.type == "cpu"

@@ -22,6 +22,7 @@ from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from mlpdeploy.errors import InputError, NetworkError
 from mlpdeploy.graph.origin import is_torch, network_of, place_of, site
 from mlpdeploy.graph.regions import inline_regions
+from mlpdeploy.guest import guest
 
 TRACE_BATCH = 3
 """Batch of the example that is traced: 0 and 1 would be specialised, and 2 is a usual size of other axes."""
@@ -87,13 +88,13 @@ def trace(network: nn.Module, inputs: Sequence[TensorSpec]) -> Traced:
     network = network.eval()
     examples = tuple(spec.example(TRACE_BATCH) for spec in inputs)
     dynamic = tuple({0: torch.export.Dim.AUTO} for _ in inputs)
-    try:
-        with torch.no_grad(), quiet():
-            program = _functional(torch.export.export(network, examples, dynamic_shapes=dynamic))
-            module = program.module(check_guards=False)
-    except Exception as error:  # torch.export raises many unrelated types; each becomes one clear line
-        name = type(network).__name__
-        raise NetworkError(f"cannot trace {name}: {_explain(error)}{_blame(network, error)}") from error
+
+    def refused(error: BaseException) -> NetworkError:
+        return NetworkError(f"cannot trace {type(network).__name__}: {_explain(error)}{_blame(network, error)}")
+
+    with guest(refused), torch.no_grad(), quiet():
+        program = _functional(torch.export.export(network, examples, dynamic_shapes=dynamic))
+        module = program.module(check_guards=False)
     assert isinstance(module, fx.GraphModule)
     inline_regions(module, type(network).__name__)
     module.graph.set_codegen(fx.graph.CodeGen())
