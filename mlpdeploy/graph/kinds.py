@@ -50,6 +50,13 @@ def is_pointwise(node: fx.Node) -> bool:
     return (tagged or target in CASTS) and is_tensor(node)
 
 
+def arguments(node: fx.Node) -> dict[str, Any]:
+    """The arguments of an ATen operation by their names in its schema, with the defaults of those left out."""
+    schema = node.target._schema.arguments  # type: ignore[union-attr]
+    given = dict(zip((argument.name for argument in schema), node.args, strict=False))
+    return {argument.name: argument.default_value for argument in schema} | given | dict(node.kwargs)
+
+
 def dim_of(node: fx.Node) -> int:
     """The `dim` argument of an operation along one dimension, counted from the front."""
     rank = len(shape_of(node.all_input_nodes[0]))
