@@ -91,9 +91,10 @@ def _exported(typed: Typed) -> torch.onnx.ONNXProgram:
             raise NetworkError(_unsupported(typed.module, program, error)) from error
     assert result is not None
     simplify(result.model)
-    # An output that is returned twice has the name of the last, and a second one of the exporter's.
-    for value, spec in zip(result.model.graph.outputs, typed.outputs, strict=True):
-        value.name = spec.name
+    # An input that is returned, and an output that is returned twice, have the name of the last, or an exporter's own.
+    for values, specs in ((result.model.graph.inputs, typed.inputs), (result.model.graph.outputs, typed.outputs)):
+        for value, spec in zip(values, specs, strict=True):
+            value.name = spec.name
     return result
 
 
