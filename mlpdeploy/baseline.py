@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from mlpdeploy import store
+from mlpdeploy.arguments import arguments
 from mlpdeploy.errors import InputError, MachineLacks
 from mlpdeploy.progress import Stages
 from mlpdeploy.selection import Selection
@@ -101,9 +102,10 @@ def _at_revision(
     with stages(f"baseline {commit[:10]}"):
         _git(root, reference, "worktree", "add", "--detach", "--quiet", str(tree), commit)
         try:
-            built = _command(reference, root, tree, ["build", *_options(selection, out)])
+            given = _abroad(selection, out)
+            built = _command(reference, root, tree, ["build", *arguments("build", given)])
             if verify is not None:
-                _command(reference, root, tree, ["verify", *_options(selection, out), *verify], allowed=(0, 1))
+                _command(reference, root, tree, ["verify", *arguments("verify", given), *verify], allowed=(0, 1))
         finally:
             _git(root, reference, "worktree", "remove", "--force", str(tree))
     artifact = store.open_artifact(out / Path(built["folder"]).relative_to(out))
@@ -153,23 +155,18 @@ def _path(root: Path, tree: Path) -> list[str]:
     return [str(entry) for entry in dict.fromkeys([*ours, *others])]
 
 
-def _options(selection: Selection, out: Path) -> list[str]:
-    """The selection as command-line options: only those that are not the defaults, which an older version may lack."""
-    words, usual = [selection.name, "--backend", selection.backend, "--out", str(out)], Selection(selection.name)
-    names = ("precision", "batch", "image_size", "num_classes", "seed", "io", "level")
-    for name in (*names, "calibrator", "max_drop", "min_sqnr"):
-        if getattr(selection, name) != getattr(usual, name):
-            words += [f"--{name.replace('_', '-')}", str(getattr(selection, name))]
-    if selection.checkpoint is not None:
-        words += ["--checkpoint", str(selection.checkpoint.resolve())]
-    if selection.calibration is not None:
-        given = Path(selection.calibration)
-        words += ["--calibration", str(given.resolve()) if given.exists() else selection.calibration]
-    if selection.input_shape is not None:
-        words += ["--input-shape", ",".join(map(str, selection.input_shape))]
-    if selection.gpus:
-        words += ["--gpu", ",".join(selection.gpus)]
-    for option, rules in (("--disable-rule", selection.disabled_rules), ("--enable-rule", selection.enabled_rules)):
-        for rule in rules:
-            words += [option, rule]
-    return [*words, "--pretrained"] if selection.pretrained else words
+def _abroad(selection: Selection, out: Path) -> dict[str, Any]:
+    """The selection for a process in another folder, whose artifacts lie in `out`."""
+    given, checkpoint = selection.calibration, selection.checkpoint
+    return selection.to_json() | {
+        "out": str(out),
+        "checkpoint": None if checkpoint is None else str(checkpoint.resolve()),
+        "calibration": None if given is None else absolute(given),
+    }
+
+
+def absolute(data: str) -> str:
+    """What `--calibration` or `--data` names, for a process in another folder; the words that name no file stay."""
+    from mlpdeploy.evidence.samples import DIGITS, RANDOM
+
+    return data if data in (DIGITS, RANDOM) else str(Path(data).resolve())

@@ -67,7 +67,7 @@ def regress(
     selection = covering(selection.with_backend(backend.name), sizes)
     sizes = list(dict.fromkeys(sizes)) or [selection.profile.min]
     before = machine.conditions()
-    verify = [] if data is None else ["--data", str(Path(data).resolve()) if Path(data).exists() else data]
+    verify = [] if data is None else ["--data", baselines.absolute(data)]
     with baselines.opened(reference, selection, verify, stages) as other:
         if other.document is not None:
             _require_same_machine(other)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -54,23 +55,20 @@ MinSqnr = Annotated[float | None, typer.Option(metavar="DB", help="INT8: least s
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout, and nothing else there.")]
 
 
+CALLED = {"gpus": "gpu", "disabled_rules": "disable_rule", "enabled_rules": "enable_rule"}
+"""Fields of a selection that commands call otherwise."""
+
+
 def selected(options: dict[str, Any]) -> Selection:
     """The selection from a command's own arguments."""
+    given = {field.name: CALLED.get(field.name, field.name) for field in fields(Selection)}
+    values = {field: options[option] for field, option in given.items() if option in options}
     shape, gpus = options["input_shape"], options.get("gpu")
-    return Selection(
-        **{option: options[option] for option in SAME if option in options},
-        input_shape=None if shape is None else parse_shape(shape),
-        gpus=() if gpus is None else tuple(part.strip() for part in gpus.split(",")),
-        disabled_rules=tuple(sorted(options["disable_rule"] or ())),
-        enabled_rules=tuple(sorted(options["enable_rule"] or ())),
-    )
-
-
-SAME = (
-    "name", "precision", "backend", "batch", "checkpoint", "pretrained", "image_size", "num_classes", "out", "seed",
-    "io", "level", "plugin", "calibration", "calibrator", "max_drop", "min_sqnr",
-)  # fmt: skip
-"""Arguments of commands that a selection takes as they are; not every command has all."""
+    values["input_shape"] = None if shape is None else parse_shape(shape)
+    values["gpus"] = () if gpus is None else tuple(part.strip() for part in gpus.split(","))
+    for rules in ("disabled_rules", "enabled_rules"):
+        values[rules] = tuple(sorted(values[rules] or ()))
+    return Selection(**values)
 
 
 def write(path: Path | None, content: Any, append: bool = False) -> None:
