@@ -177,7 +177,7 @@ def _weights_style(network: Mapping[str, Any]) -> str | None:
 
 def _styled(verdict: str) -> str:
     style = STYLES.get(verdict)
-    return f"[{style}]{verdict}[/]" if style else verdict
+    return f"[{style}]{verdict}[/]" if style else escape(verdict)
 
 
 def _table(*columns: str) -> Table:

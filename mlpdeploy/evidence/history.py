@@ -6,12 +6,14 @@ last line; that one is skipped and named when the history is read, and the next 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from mlpdeploy.errors import InputError
@@ -20,6 +22,7 @@ from mlpdeploy.evidence.bench import BENCH
 SCHEMA = 1
 FILE = "history.jsonl"
 
+_MOST = 1e12
 _BARS = "▁▂▃▄▅▆▇█"
 
 
@@ -78,7 +81,7 @@ def entry(document: Mapping[str, Any], revision: str | None = None) -> dict[str,
         medians = one["contenders"][0]["medians_ms"] if bench else one["medians_ms"]
         change = gates.get(one["batch"], {}).get("change")
         ratio = None if change is None else 1 + change
-        batches[str(one["batch"])] = {"median_ms": sorted(medians)[len(medians) // 2], "ratio": ratio}
+        batches[str(one["batch"])] = {"median_ms": median(medians), "ratio": ratio}
     return {
         "schema": SCHEMA,
         "kind": document["kind"],
@@ -107,8 +110,7 @@ def append(path: Path, values: Mapping[str, Any]) -> None:
             whole = not path.exists() or path.stat().st_size == 0 or _last_byte(path) == b"\n"
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
             try:
-                os.write(descriptor, (line if whole else f"\n{line}").encode())
-                os.fsync(descriptor)
+                _write_whole(descriptor, (line if whole else f"\n{line}").encode())
             finally:
                 os.close(descriptor)
     except OSError as error:
@@ -118,6 +120,8 @@ def append(path: Path, values: Mapping[str, Any]) -> None:
 def read(path: Path, name: str) -> History:
     """The history in a file. Raises InputError where there is none, or nothing in it can be read."""
     try:
+        if path.exists() and not path.is_file():
+            raise InputError(f"{path}: is no regular file, so no history")
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError as error:
         raise InputError(
@@ -152,7 +156,8 @@ def svg(history: History) -> str:
     from matplotlib.figure import Figure
 
     count = len(history.series)
-    with matplotlib.rc_context({"svg.hashsalt": "mlpdeploy", "font.family": "DejaVu Sans", "font.size": 9}):
+    look = {"svg.hashsalt": "mlpdeploy", "font.family": "DejaVu Sans", "font.size": 9, "text.parse_math": False}
+    with matplotlib.rc_context(look):
         figure = Figure(figsize=(8, 0.6 + 2.0 * count), layout="constrained")
         figure.suptitle(f"{history.name}: median latency", fontsize=11)
         for axes, series in zip(figure.subplots(count, 1, squeeze=False)[:, 0], history.series, strict=True):
@@ -194,15 +199,24 @@ def _problem(line: str) -> str | None:
     """Why a line is no entry; None where it is one."""
     try:
         found = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return "is truncated or no JSON"
     if not isinstance(found, dict) or found.get("schema") != SCHEMA:
         return f"has no schema {SCHEMA}"
     try:
-        _series([found])
-    except (KeyError, TypeError, ValueError, AttributeError):
+        series = _series([found])
+        possible = all(_possible(one, point) for one in series for point in one.points)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
+        series, possible = (), False
+    if not series:
         return "lacks what an entry has"
-    return None
+    return None if possible else "has numbers that no run gives"
+
+
+def _possible(series: Series, point: Point) -> bool:
+    """Whether a run can have had these: times and ratios are above zero, and have an end."""
+    ratio = 1.0 if point.ratio is None else point.ratio
+    return min(series.batch, series.threads) >= 1 and 0 < point.median_ms < _MOST and 0 < ratio < _MOST
 
 
 def _series(entries: Sequence[Mapping[str, Any]]) -> tuple[Series, ...]:
@@ -215,16 +229,28 @@ def _series(entries: Sequence[Mapping[str, Any]]) -> tuple[Series, ...]:
             name = machine["gpu"]["name"] if key[1].startswith("tensorrt") and machine.get("gpu") else machine["cpu"]
             point = Point(
                 created=str(one["created"]),
-                revision=one.get("revision") or "",
+                revision=str(one.get("revision") or ""),
                 median_ms=float(times["median_ms"]),
                 ratio=times.get("ratio"),
-                verdict=one.get("verdict") or "",
-                machine=name,
+                verdict=str(one.get("verdict") or ""),
+                machine=str(name),
                 comparable=fingerprints.get(key) == machine,
             )
             fingerprints[key] = machine
             found.setdefault(key, []).append(point)
     return tuple(Series(*key, tuple(points)) for key, points in found.items())
+
+
+def _write_whole(descriptor: int, line: bytes) -> None:
+    """Append the line, or nothing of it. Raises OSError where the disk is full."""
+    before = os.fstat(descriptor).st_size
+    try:
+        if os.write(descriptor, line) < len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.fsync(descriptor)
+    except OSError:
+        os.ftruncate(descriptor, before)
+        raise
 
 
 def _last_byte(path: Path) -> bytes:

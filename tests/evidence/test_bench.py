@@ -7,11 +7,14 @@ import io
 import json
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import onnx
+import openvino
 import pytest
 import torch
 from onnx import TensorProto, helper
@@ -19,6 +22,8 @@ from rich.console import Console
 from torch import nn
 
 from mlpdeploy.engine.backend import Batch, LayerTime, backends
+from mlpdeploy.engine.backends import onnxruntime
+from mlpdeploy.engine.backends import openvino as openvino_backend
 from mlpdeploy.evidence import contenders, layers, machine, memory, pairs, roofline, timing
 from mlpdeploy.evidence.bench import read
 from mlpdeploy.graph.trace import TensorSpec
@@ -108,6 +113,36 @@ def test_engines_tell_the_time_of_layers_by_our_names(name: str, tmp_path: Path)
     assert not isinstance(found, str) and len(found) > 3 and all(one.seconds >= 0 for one in found)
     names = {node.name for node in emitted.model.graph.node}
     assert any(node in part for node in names for one in found for part in one.names)
+
+
+def test_the_time_of_a_layer_is_the_median_of_its_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    events = [
+        {"cat": "Node", "name": "a_kernel_time", "dur": dur, "args": {"op_name": "Relu"}} for dur in (4160.0, 1580.0)
+    ]
+    (tmp_path / "profile.json").write_text(json.dumps(events))
+    session = SimpleNamespace(
+        get_inputs=lambda: [], run=lambda *_: None, end_profiling=lambda: str(tmp_path / "profile.json")
+    )
+    engine = tmp_path / "engine"
+    engine.write_bytes(b"")
+    monkeypatch.setattr(onnxruntime, "_session", lambda *_, **__: session)
+    (layer,) = onnxruntime.BACKEND.profile(engine, {}, [{}, {}])
+    assert layer == LayerTime("Relu", pytest.approx(2.87e-3), ("a",))
+
+    executed = openvino.ProfilingInfo.Status.EXECUTED
+    times = iter([timedelta(milliseconds=4.16), timedelta(milliseconds=1.58)])
+
+    class Request:
+        def infer(self, arrays: Any) -> None:
+            row = SimpleNamespace(status=executed, node_name="a", node_type="Relu", real_time=next(times))
+            self.profiling_info = [row]
+
+    compiled = SimpleNamespace(
+        get_runtime_model=lambda: SimpleNamespace(get_ops=lambda: []), create_infer_request=Request
+    )
+    monkeypatch.setattr(openvino_backend, "_imported", lambda *_, **__: compiled)
+    (layer,) = openvino_backend.BACKEND.profile(engine, {}, [{}, {}])
+    assert layer == LayerTime("Relu", pytest.approx(2.87e-3), ("a",))
 
 
 def test_an_engine_without_a_profiler_says_so(tmp_path: Path) -> None:
