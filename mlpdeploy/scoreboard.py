@@ -57,6 +57,8 @@ def print_regress(console: Console, document: Mapping[str, Any]) -> None:
         highlight=False,
         soft_wrap=True,
     )
+    for line in document["baseline"].get("differs", ()):
+        console.print(f"  not alike: {escape(line)}", style="yellow", highlight=False, soft_wrap=True)
     table = _table("  gate", ">baseline", ">candidate", ">change", ">limit", "verdict")
     for gate in document["gates"]:
         before, after, change, interval, limit = numbers(gate)

@@ -6,7 +6,6 @@ last line; that one is skipped and named when the history is read, and the next 
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import subprocess
@@ -18,6 +17,7 @@ from typing import Any
 
 from mlpdeploy.errors import InputError
 from mlpdeploy.evidence.bench import BENCH
+from mlpdeploy.results import add
 
 SCHEMA = 1
 FILE = "history.jsonl"
@@ -108,11 +108,7 @@ def append(path: Path, values: Mapping[str, Any]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_name(f".{path.name}.lock")):
             whole = not path.exists() or path.stat().st_size == 0 or _last_byte(path) == b"\n"
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-            try:
-                _write_whole(descriptor, (line if whole else f"\n{line}").encode())
-            finally:
-                os.close(descriptor)
+            add(path, line if whole else f"\n{line}")
     except OSError as error:
         raise InputError(f"{path}: the history cannot be written ({error.strerror or error})") from error
 
@@ -156,7 +152,7 @@ def svg(history: History) -> str:
     from matplotlib.figure import Figure
 
     count = len(history.series)
-    look = {"svg.hashsalt": "mlpdeploy", "font.family": "DejaVu Sans", "font.size": 9, "text.parse_math": False}
+    look: Any = {"svg.hashsalt": "mlpdeploy", "font.family": "DejaVu Sans", "font.size": 9, "text.parse_math": False}
     with matplotlib.rc_context(look):
         figure = Figure(figsize=(8, 0.6 + 2.0 * count), layout="constrained")
         figure.suptitle(f"{history.name}: median latency", fontsize=11)
@@ -239,18 +235,6 @@ def _series(entries: Sequence[Mapping[str, Any]]) -> tuple[Series, ...]:
             fingerprints[key] = machine
             found.setdefault(key, []).append(point)
     return tuple(Series(*key, tuple(points)) for key, points in found.items())
-
-
-def _write_whole(descriptor: int, line: bytes) -> None:
-    """Append the line, or nothing of it. Raises OSError where the disk is full."""
-    before = os.fstat(descriptor).st_size
-    try:
-        if os.write(descriptor, line) < len(line):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        os.fsync(descriptor)
-    except OSError:
-        os.ftruncate(descriptor, before)
-        raise
 
 
 def _last_byte(path: Path) -> bytes:

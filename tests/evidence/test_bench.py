@@ -7,6 +7,7 @@ import io
 import json
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -56,10 +57,28 @@ def test_every_sitting_loads_everything_anew_in_an_order_that_alternates() -> No
 def test_a_pair_loads_both_sides_once_in_either_order() -> None:
     loads: list[str] = []
     sides = (sleeper("baseline", 1e-3, loads), sleeper("candidate", 1e-2, loads))
-    found = pairs.pairs(*sides, [1], 0.0, 0)
-    (pair,) = next(found)
+    seconds = {1: 0.0, 2: 0.0}
+    found = pairs.pairs(*sides, seconds, 0)
+    pair, other = next(found)
     assert loads == ["baseline", "candidate", "candidate", "baseline"]
-    assert pair.batch == 1 and pair.log_ratio > 0.5
+    assert (pair.batch, other.batch) == (1, 2) and pair.log_ratio > 0.5
+    del seconds[2]  # decided
+    assert [one.batch for one in next(found)] == [1]
+
+
+def test_a_trial_tells_loading_from_timing_and_is_the_second_of_two_loads() -> None:
+    loads: list[str] = []
+
+    @contextlib.contextmanager
+    def load() -> Iterator[Callable[[Any], object]]:
+        loads.append("")
+        time.sleep(0.1 if len(loads) > 2 else 1.0)
+        yield lambda value: time.sleep(1e-3)
+
+    side = contenders.Contender("a", "engine", "a", (SPEC,), lambda arrays: arrays, load)
+    cost = pairs.trial(replace(side, name="b"), side, [1, 2], 0)
+    assert len(loads) == 4 and cost.loading >= 0.2 and set(cost.timing) == {1, 2}
+    assert min(cost.timing.values()) >= 16e-3 and cost.least == pytest.approx(cost.loading + sum(cost.timing.values()))
 
 
 def test_inputs_are_different_arrays_that_are_alike_for_all() -> None:
