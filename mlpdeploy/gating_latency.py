@@ -90,7 +90,9 @@ def interleaved(
             stages.step(f"pair {count} of {gate.LOOKS[-1]} at most", count, gate.LOOKS[-1])
             now = clock()
             latest, start = now - start, now
-            last = count == gate.LOOKS[-1] or (count >= needed and now + latest - began > terms.seconds)
+            if count < needed:
+                continue
+            last = count == gate.LOOKS[-1] or now + latest - began > terms.seconds
             if last or count in gate.LOOKS:
                 for size in tuple(undecided):
                     logs = [pair.log_ratio for pair in taken[size]]
