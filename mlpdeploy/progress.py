@@ -69,7 +69,7 @@ class Stages:
 
     def warn(self, line: str) -> None:
         """Pass on what the user must not miss: where nobody listens, it is a warning of Python's."""
-        if isinstance(self.listener, Silent):
+        if type(self.listener) is Silent:
             warnings.warn(line, stacklevel=2)
         else:
             self.listener.say(f"warning: {line}")
