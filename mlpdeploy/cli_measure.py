@@ -29,15 +29,19 @@ from mlpdeploy.options import (
     Name,
     NumClasses,
     Out,
+    Plugin,
     Precision,
     Pretrained,
     Seed,
     Threads,
     TimedSizes,
+    keep,
     print_json,
+    printing,
     selected,
     write,
 )
+from mlpdeploy.results import require_room
 from mlpdeploy.selection import BATCH, OUT, Selection, parse_sizes
 
 
@@ -64,6 +68,7 @@ def bench(
     enable_rule: EnableRule = None,
     io: Io = "fp32",
     level: Level = None,
+    plugin: Plugin = "auto",
     calibration: Calibration = None,
     calibrator: Calibrator = "auto",
     max_drop: MaxDrop = None,
@@ -76,17 +81,19 @@ def bench(
 
     sizes = parse_sizes(batch)
     selection = selected(locals() | {"batch": BATCH})
+    require_room(save)
     rivals = None if against is None else [part.strip() for part in against.split(",") if part.strip()]
     with Live(Console(stderr=True)).shown() as live:
         found = pipeline.bench(
             selection, against=rivals, sizes=sizes, threads=threads, seconds=time, credit=credit, progress=live
         )
     document = found.to_json()
-    write(save, document)
-    if as_json:
-        print_json(document)
-    else:
-        print_bench(Console(), document)
+    keep(save, document)
+    with printing():
+        if as_json:
+            print_json(document)
+        else:
+            print_bench(Console(), document)
 
 
 def regress(
@@ -121,6 +128,7 @@ def regress(
     enable_rule: EnableRule = None,
     io: Io = "fp32",
     level: Level = None,
+    plugin: Plugin = "auto",
     calibration: Calibration = None,
     calibrator: Calibrator = "auto",
     max_drop: MaxDrop = None,
@@ -142,6 +150,7 @@ def regress(
         memory=percentage("--max-memory-growth", max_memory_growth),
         build=percentage("--max-build-growth", max_build_growth),
     )
+    require_room(save, junit, markdown)
     with Live(Console(stderr=True)).shown() as live:
         found = pipeline.regress(
             selection,
@@ -156,15 +165,14 @@ def regress(
             progress=live,
         )
     document = found.to_json()
-    write(save, document)
-    if junit is not None:
-        write(junit, outcome.junit(document))
-    if markdown is not None:
-        write(markdown, outcome.markdown(document), append=True)
-    if as_json:
-        print_json(document)
-    else:
-        print_regress(Console(), document)
+    keep(save, document)
+    keep(junit, outcome.junit(document))
+    keep(markdown, outcome.markdown(document), append=True)
+    with printing():
+        if as_json:
+            print_json(document)
+        else:
+            print_regress(Console(), document)
     if not found.passed:
         raise typer.Exit(1)
 

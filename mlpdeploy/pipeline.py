@@ -27,6 +27,7 @@ from mlpdeploy.int8 import Int8, calibration, measure_sites, paid_off
 from mlpdeploy.lookup import cached, check_same, find_artifact, key_of
 from mlpdeploy.progress import Listener, Stages
 from mlpdeploy.recipe import recipes
+from mlpdeploy.results import require_room
 from mlpdeploy.selection import NEEDS_CALIBRATION, OUT, Selection
 from mlpdeploy.source import Source, source_of
 from mlpdeploy.store import Artifact
@@ -206,8 +207,9 @@ def bench(selection: Selection, **options: Any) -> Bench:
     """Time the engine of a selection beside its rivals (see `benching.bench`), and add the run to the history."""
     from mlpdeploy import benching
 
+    require_room(_history(selection))
     found = benching.bench(selection, **options)
-    _remember(selection, found.to_json())
+    _remember(selection, found.to_json(), Stages(options.get("progress")))
     return found
 
 
@@ -215,16 +217,17 @@ def regress(selection: Selection, reference: str, **options: Any) -> Regress:
     """Hold the engine of a selection against a baseline (see `gating.regress`), and add the run to the history."""
     from mlpdeploy import gating
 
+    require_room(_history(selection))
     found = gating.regress(selection, reference, **options)
-    _remember(selection, found.to_json())
+    _remember(selection, found.to_json(), Stages(options.get("progress")))
     return found
 
 
 def history(selection: Selection) -> History:
     """The runs of `bench` and `regress` of a network so far. Raises InputError where there are none."""
-    from mlpdeploy.evidence.history import FILE, read
+    from mlpdeploy.evidence.history import read
 
-    return read(selection.out / selection.folder_name / FILE, selection.name)
+    return read(_history(selection), selection.name)
 
 
 def load(selection: Selection, stages: Stages) -> Source:
@@ -320,7 +323,17 @@ def doctor() -> dict[str, Any]:
     return examine()
 
 
-def _remember(selection: Selection, document: dict[str, Any]) -> None:
-    from mlpdeploy.evidence.history import FILE, append, entry, revision_here
+def _history(selection: Selection) -> Path:
+    from mlpdeploy.evidence.history import FILE
 
-    append(selection.out / selection.folder_name / FILE, entry(document, revision_here()))
+    return selection.out / selection.folder_name / FILE
+
+
+def _remember(selection: Selection, document: dict[str, Any], stages: Stages) -> None:
+    """Add a run to the history; where that cannot be written, the run is not lost for it."""
+    from mlpdeploy.evidence.history import append, entry, revision_here
+
+    try:
+        append(_history(selection), entry(document, revision_here()))
+    except InputError as error:
+        stages.warn(str(error))

@@ -10,11 +10,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-from mlpdeploy.baseline import _options
 from mlpdeploy.engine.backends import _nvidia
 from mlpdeploy.evidence import machine
 from mlpdeploy.evidence.bench import read
-from mlpdeploy.selection import Selection
 from tests.conftest import REPOSITORY, Cli
 from tests.test_cli import NETS, in_process
 
@@ -113,13 +111,6 @@ def test_a_rival_that_is_no_network_is_named(
         capsys, 2, "bench", "mixer_s32", "--precision", "fp32", "--backend", "onnxruntime", "--against", "vip_x"
     )
     assert said.startswith("--against vip_x: is none of eager, compile, export, and no network: ")
-
-
-def test_options_for_an_older_version_are_only_those_that_are_not_usual(tmp_path: Path) -> None:
-    plain = Selection("mixer_s32", backend="openvino")
-    assert _options(plain, Path("out")) == ["mixer_s32", "--backend", "openvino", "--out", "out"]
-    rich = Selection("mixer_s32", backend="openvino", precision="fp32", seed=3, disabled_rules=("fold_affine",))
-    assert _options(rich, Path("out"))[5:] == ["--precision", "fp32", "--seed", "3", "--disable-rule", "fold_affine"]
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from mlpdeploy.arguments import arguments
 from mlpdeploy.evidence.verdicts import Verdict, command, engine_of, speedup, verdicts
 from mlpdeploy.evidence.words import PHASES, clock_notes, device_rows, int8_facts, launches_text
 from mlpdeploy.recipe import GIVEN, kind
@@ -249,10 +250,7 @@ def reproduction(manifest: Mapping[str, Any]) -> tuple[str, list[str]]:
     selection = manifest["selection"]
     if kind(str(selection["name"])) == "given":
         return "python", [f"engine = {_build_call(manifest)}", "engine.verify()"]
-    # `verify` finds an INT8 engine's calibration in the artifact, and plugins compute the same.
-    without = {name: value for name, value in selection.items() if name not in (*CALIBRATION, "plugin")}
-    verify = build_command(without).replace(" build ", " verify ", 1)
-    return "sh", [build_command(selection), verify]
+    return "sh", [shlex.join(["mlpdeploy", verb, *arguments(verb, selection)]) for verb in ("build", "verify")]
 
 
 def _build_call(manifest: Mapping[str, Any]) -> str:
@@ -265,36 +263,6 @@ def _build_call(manifest: Mapping[str, Any]) -> str:
     if bounded:
         given["value_range"] = bounded[0]
     return f"mlpdeploy.compile(network, example, {', '.join(f'{name}={value!r}' for name, value in given.items())})"
-
-
-CALIBRATION = ("calibration", "calibrator", "max_drop", "min_sqnr")
-"""Options of a selection that say how INT8 is calibrated."""
-
-
-def build_command(selection: Mapping[str, Any]) -> str:
-    """The command line that builds a selection again, as `Selection.to_json` has it."""
-    words = ["mlpdeploy", "build", str(selection["name"])]
-    options = (
-        "precision", "backend", "batch", "checkpoint", "image_size", "num_classes", "io", "level", "seed",
-        "calibration", "max_drop", "min_sqnr",
-    )  # fmt: skip
-    for name in options:
-        if selection.get(name) is not None:
-            words += [f"--{name.replace('_', '-')}", str(selection[name])]
-    for name, flag in (("input_shape", "--input-shape"), ("gpus", "--gpu")):
-        if selection.get(name):
-            words += [flag, ",".join(map(str, selection[name]))]
-    for rule in selection.get("disabled_rules") or ():
-        words += ["--disable-rule", str(rule)]
-    for rule in selection.get("enabled_rules") or ():
-        words += ["--enable-rule", str(rule)]
-    if selection.get("calibrator", "auto") != "auto":
-        words += ["--calibrator", str(selection["calibrator"])]
-    if selection.get("pretrained"):
-        words.append("--pretrained")
-    if selection.get("plugin", "auto") != "auto":
-        words += ["--plugin", str(selection["plugin"])]
-    return shlex.join(words)
 
 
 def _ports(ports: Iterable[Mapping[str, Any]]) -> str:

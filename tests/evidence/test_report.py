@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mlpdeploy.evidence.report import REFUSALS, build_command, report
+from mlpdeploy.evidence.report import REFUSALS, report
 from tests.evidence import documents
 
 MANIFEST: dict[str, Any] = {
@@ -127,12 +127,11 @@ def test_many_refusals_are_cut_and_counted() -> None:
 
 @pytest.mark.parametrize("checkpoint", [None, "my weights.pth"])
 def test_the_command_reproduces_the_selection(checkpoint: str | None) -> None:
-    command = build_command(MANIFEST["selection"] | {"checkpoint": checkpoint})
+    text = report(MANIFEST | {"selection": MANIFEST["selection"] | {"checkpoint": checkpoint}})
     expected = f" --checkpoint '{checkpoint}'" if checkpoint else ""
-    assert command == (
-        f"mlpdeploy build vip_s7 --precision fp16 --backend tensorrt-rtx --batch 1:8:32{expected} --io fp32 --seed 3 "
-        "--gpu sm86,sm89 --disable-rule project_tokens"
-    )
+    engine = f"vip_s7 --precision fp16 --backend tensorrt-rtx --batch 1:8:32{expected}"
+    rest = "--gpu sm86,sm89 --seed 3 --disable-rule project_tokens"
+    assert text.endswith(f"```sh\nmlpdeploy build {engine} {rest}\nmlpdeploy verify {engine} {rest}\n```\n")
 
 
 def test_the_plugin_is_an_option_of_the_build_and_not_of_the_verification() -> None:
