@@ -24,13 +24,12 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from mlpdeploy import pipeline, store
-from mlpdeploy.engine.backend import Runner, backends
-from mlpdeploy.errors import ArtifactError, InputError, MachineLacks
+from mlpdeploy.engine.held import Held
+from mlpdeploy.errors import ArtifactError, InputError
 from mlpdeploy.recipe import GIVEN, kind
 from mlpdeploy.selection import BATCH, Selection
 
@@ -50,7 +49,8 @@ class Engine:
     """A built engine: an artifact, and what is needed to run it and to prove it.
 
     Made by `compile` and `load`. It holds the loaded engine from the first call on, until `close` (it is a context
-    manager too). An engine that this machine cannot run can still be verified and saved.
+    manager too). Several threads may call it at once. An engine that this machine cannot run can still be verified and
+    saved.
     """
 
     def __init__(self, artifact: Artifact, source: Source | None = None) -> None:
@@ -58,8 +58,7 @@ class Engine:
         self.manifest: dict[str, Any] = artifact.manifest
         self.cached = artifact.cached
         self._artifact, self._source = artifact, source
-        self._stack = ExitStack()
-        self._runner: Runner | None = None
+        self._held = Held(artifact.manifest["backend"], artifact.engine, artifact.manifest["facts"])
 
     def __repr__(self) -> str:
         m = self.manifest
@@ -81,7 +80,7 @@ class Engine:
 
         given = inputs[0] if len(inputs) == 1 else inputs
         arrays = named_arrays(given, [port["name"] for port in self.inputs])
-        found = self._run()({port["name"]: _cast(arrays[port["name"]], port) for port in self.inputs})
+        found = self._held({port["name"]: _cast(arrays[port["name"]], port) for port in self.inputs})
         values: list[Any] = [found[port["name"]] for port in self.manifest["outputs"]]
         first = next(iter(given.values() if isinstance(given, Mapping) else inputs))
         first = first[0] if isinstance(first, tuple | list) else first
@@ -97,10 +96,7 @@ class Engine:
     @property
     def cannot_run(self) -> str | None:
         """None where this machine can run the engine, else one line: why not."""
-        backend = backends().get(self.manifest["backend"])
-        if backend is None:
-            return f"this mlpdeploy has no backend {self.manifest['backend']}"
-        return backend.available() or backend.executable()
+        return self._held.cannot_run()
 
     def verify(
         self,
@@ -153,24 +149,14 @@ class Engine:
         return store.copy(self._artifact, Path(path)).folder
 
     def close(self) -> None:
-        """Let go of the loaded engine; a later call loads it again."""
-        self._runner = None
-        self._stack.close()
+        """Let go of the loaded engine, once calls in progress are done; a later call loads it again."""
+        self._held.close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
         self.close()
-
-    def _run(self) -> Runner:
-        if self._runner is None:
-            reason = self.cannot_run
-            if reason is not None:
-                raise MachineLacks(f"the {self.manifest['backend']} engine cannot run on this machine: {reason}")
-            loaded = backends()[self.manifest["backend"]].load(self._artifact.engine, self.manifest["facts"])
-            self._runner = self._stack.enter_context(loaded)
-        return self._runner
 
     def _network(self, network: nn.Module | None) -> Source | None:
         """The network to verify against; None where the selection's name finds it."""

@@ -82,7 +82,11 @@ class LayerTime:
 
 
 class Runner(Protocol):
-    """A loaded engine: arrays in by input name, arrays out by output name."""
+    """A loaded engine: arrays in by input name, arrays out by output name.
+
+    Several threads may call it at once, and each has the answer to its own inputs. Inputs are not kept, and outputs are
+    the caller's own: no later call and no other caller writes into them.
+    """
 
     def __call__(self, inputs: Arrays) -> dict[str, np.ndarray]: ...
 
@@ -91,7 +95,8 @@ class Runner(Protocol):
 class Launch:
     """An engine bound to tensors on a GPU: `run` enqueues it on PyTorch's current stream and gives its outputs there.
 
-    `uncapturable` is None, or one line: why no CUDA graph can be made of it.
+    It belongs to one caller: each run writes into the same outputs. `uncapturable` is None, or one line: why no CUDA
+    graph can be made of it.
     """
 
     run: Callable[[], Sequence[Tensor]]
@@ -99,7 +104,7 @@ class Launch:
 
 
 Bind = Callable[[Mapping[str, "Tensor"]], Launch]
-"""Inputs by name, tensors on the GPU that stay where they are, to the work on them."""
+"""Inputs by name, tensors on the GPU that stay where they are, to the work on them. Several threads may bind."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +148,10 @@ class Backend(Protocol):
         """Write `folder/engine_file`. Raises BuildError where the engine refuses the network."""
 
     def load(self, engine: Path, facts: Mapping[str, Any]) -> AbstractContextManager[Runner]:
-        """Load an engine for running. Raises MachineLacks or ArtifactError before it would crash."""
+        """Load an engine for running, by several threads at once. Raises MachineLacks or ArtifactError, never crashes.
+
+        No call may be in progress when the context ends.
+        """
 
     def profile(self, engine: Path, facts: Mapping[str, Any], inputs: Sequence[Arrays]) -> tuple[LayerTime, ...] | str:
         """The time of each layer in the order of execution, median over `inputs`; or one line: why there is none."""

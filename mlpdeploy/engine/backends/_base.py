@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import importlib.util
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,8 +19,9 @@ from mlpdeploy.errors import ArtifactError, InputError, MachineLacks
 if TYPE_CHECKING:
     import numpy as np
     import onnx
+    from torch import Tensor
 
-    from mlpdeploy.engine.backend import Arrays, BuildRequest, Built, LayerTime, Progress, Runner
+    from mlpdeploy.engine.backend import Arrays, BuildRequest, Built, Launch, LayerTime, Progress, Runner
     from mlpdeploy.engine.emit import Emitted
     from mlpdeploy.graph.trace import TensorSpec
 
@@ -93,6 +95,7 @@ class EngineBackend(ABC):
     engine_file: str
     packages: tuple[str, ...]  # distributions that an engine's file depends on
     beside_int8: str | None = None
+    concurrent = False  # whether several threads may call what `_load` yields; if not, their calls take turns
 
     @abstractmethod
     def available(self) -> str | None:
@@ -108,7 +111,10 @@ class EngineBackend(ABC):
 
     @abstractmethod
     def _load(self, engine: Path, signature: Signature, facts: Mapping[str, Any]) -> AbstractContextManager[Runner]:
-        """Load a file whose hash and versions have been checked; the runner's inputs are checked too."""
+        """Load a file whose hash and versions have been checked; the runner's inputs are checked too.
+
+        Its outputs are arrays of their own: they share memory neither with inputs nor with the engine.
+        """
 
     def supports(self, precision: str, gpus: Collection[str] = ()) -> str | None:
         """See Backend.supports: the CPU engines have no TF32, which is a mode of NVIDIA's tensor cores."""
@@ -174,13 +180,20 @@ class EngineBackend(ABC):
         reason = self.executable()
         if reason is not None:
             raise MachineLacks(f"the {self.name} engine {engine} cannot run on this machine: {reason}")
+        turn: AbstractContextManager[object] = nullcontext() if self.concurrent else threading.Lock()
         with self._load(engine, signature, facts) as runner:
 
             def run(inputs: Arrays) -> dict[str, np.ndarray]:
                 signature.check(inputs)
-                return runner(inputs)
+                with turn:
+                    return runner(inputs)
 
-            yield OnDevice(run, runner.bind) if isinstance(runner, OnDevice) else run
+            def bind(inputs: Mapping[str, Tensor]) -> Launch:
+                assert isinstance(runner, OnDevice)
+                with turn:
+                    return runner.bind(inputs)
+
+            yield OnDevice(run, bind) if isinstance(runner, OnDevice) else run
 
     def _check_request(self, request: BuildRequest) -> None:
         reason = self.available()

@@ -92,11 +92,11 @@ def tensor(array: np.ndarray) -> Any:
 
 
 def array(value: Any) -> np.ndarray:
-    """A tensor as an array, BF16 included."""
+    """A copy of a tensor as an array, BF16 included: a program may give its input or a weight of its own as output."""
     import ml_dtypes
     import torch
 
-    value = value.detach().cpu()
+    value = value.detach().to("cpu", copy=True)
     if value.dtype is torch.bfloat16:
         return value.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
     return value.numpy()

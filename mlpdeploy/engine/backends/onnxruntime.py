@@ -40,6 +40,7 @@ class OnnxRuntime(EngineBackend):
     engine_file = "engine.onnx"
     beside_int8 = "fp32"
     packages = ("onnxruntime",)
+    concurrent = True
 
     def available(self) -> str | None:
         """The library is all it needs."""

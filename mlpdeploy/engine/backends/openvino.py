@@ -42,6 +42,7 @@ class OpenVino(EngineBackend):
     engine_file = "engine.blob"
     beside_int8 = "fp32"
     packages = ("openvino",)
+    concurrent = True
 
     def available(self) -> str | None:
         """The library is all it needs."""
@@ -89,11 +90,21 @@ class OpenVino(EngineBackend):
     def _load(self, engine: Path, signature: Signature, facts: Mapping[str, Any]) -> Iterator[Runner]:
         import openvino
 
-        request = _imported(openvino, engine, facts).create_infer_request()
+        compiled = _imported(openvino, engine, facts)
+        # A request serves one call at a time. Small networks gain a fifth by having as many as there are callers, since
+        # one call's arrays are prepared while another computes; large ones lose nothing.
+        idle = [compiled.create_infer_request()]
 
         def run(inputs: Arrays) -> dict[str, np.ndarray]:
-            results = request.infer({name: _tensor(openvino, array) for name, array in inputs.items()})
-            return {port.name: _array(results[port.name], port.dtype) for port in signature.outputs}
+            try:
+                request = idle.pop()
+            except IndexError:
+                request = compiled.create_infer_request()
+            try:
+                results = request.infer({name: _tensor(openvino, array) for name, array in inputs.items()})
+                return {port.name: _array(results[port.name], port.dtype) for port in signature.outputs}
+            finally:
+                idle.append(request)
 
         yield run
 

@@ -1,0 +1,71 @@
+"""A loaded engine that several threads call, and that one of them may let go of while others are calling."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlpdeploy.engine.backend import backends
+from mlpdeploy.errors import MachineLacks
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from mlpdeploy.engine.backend import Arrays, Runner
+
+
+@dataclass
+class _Loaded:
+    """A runner, what ends it, and how many calls of it are in progress."""
+
+    runner: Runner
+    end: ExitStack
+    calls: int = 0
+
+
+class Held:
+    """The engine of a backend: loaded once, by whichever thread calls first, and anew by a call after `close`."""
+
+    def __init__(self, backend: str, engine: Path, facts: Mapping[str, Any]) -> None:
+        self._backend, self._engine, self._facts = backend, engine, facts
+        self._changed = threading.Condition()
+        self._loaded: _Loaded | None = None
+
+    def __call__(self, inputs: Arrays) -> dict[str, np.ndarray]:
+        """See `Runner`. Raises MachineLacks where this machine cannot run it, and what `Backend.load` raises."""
+        with self._changed:
+            if self._loaded is None:
+                end = ExitStack()
+                self._loaded = _Loaded(end.enter_context(self._load()), end)
+            loaded = self._loaded
+            loaded.calls += 1
+        try:
+            return loaded.runner(inputs)
+        finally:
+            with self._changed:
+                loaded.calls -= 1
+                self._changed.notify_all()
+
+    def close(self) -> None:
+        """Let go of the engine as soon as the calls in progress have their answers."""
+        with self._changed:
+            loaded, self._loaded = self._loaded, None
+            if loaded is not None:
+                self._changed.wait_for(lambda: loaded.calls == 0)
+                loaded.end.close()
+
+    def cannot_run(self) -> str | None:
+        """None where this machine can run the engine, else one line: why not."""
+        backend = backends().get(self._backend)
+        if backend is None:
+            return f"this mlpdeploy has no backend {self._backend}"
+        return backend.available() or backend.executable()
+
+    def _load(self) -> AbstractContextManager[Runner]:
+        if (reason := self.cannot_run()) is not None:
+            raise MachineLacks(f"the {self._backend} engine cannot run on this machine: {reason}")
+        return backends()[self._backend].load(self._engine, self._facts)
