@@ -81,7 +81,8 @@ def rearranged(node: fx.Node, view: View) -> View | None:
     first = target._schema.arguments[0].alias_info if target._schema.arguments else None
     if first is None or first.is_write or not isinstance(node.args[0], fx.Node):
         return None
-    if node.meta["val"].dtype != node.args[0].meta["val"].dtype:
+    # A shape that is read off another tensor (expand_as) is no number here.
+    if node.meta["val"].dtype != node.args[0].meta["val"].dtype or any(map(is_tensor, node.all_input_nodes[1:])):
         return None
     args, kwargs = fx.map_arg((node.args[1:], dict(node.kwargs)), _number)
     return meaning(view, target, (None, *args), kwargs, shape_of(node))
