@@ -153,9 +153,9 @@ def _precision(manifest: Document) -> Verdict:
         if is_contraction(op):
             for dtype, count in dtypes.items():
                 counts[dtype] = counts.get(dtype, 0) + count
-    shown = _listed(f"{count} in {dtype}" for dtype, count in sorted(counts.items(), key=lambda item: -item[1]))
+    shown = [f"{count} in {dtype}" for dtype, count in sorted(counts.items(), key=lambda item: -item[1])]
     kept = len(manifest["kept_fp32"])
-    line = f"Matrix products: {shown}" if counts else "There is no matrix product"
+    line = f"Matrix products: {_listed(shown)}" if shown else "There is no matrix product"
     because = f"{kept} operations were kept in FP32" if kept else "Nothing was kept in FP32"
     if manifest["facts"].get("parsed"):
         because += "; the dtypes were read back from the network that TensorRT parsed"
