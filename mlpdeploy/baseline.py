@@ -157,7 +157,7 @@ def _options(selection: Selection, out: Path) -> list[str]:
     """The selection as command-line options: only those that are not the defaults, which an older version may lack."""
     words, usual = [selection.name, "--backend", selection.backend, "--out", str(out)], Selection(selection.name)
     names = ("precision", "batch", "image_size", "num_classes", "seed", "io", "level")
-    for name in (*names, "calibrator", "max_drop", "min_sqnr"):
+    for name in (*names, "calibrator", "max_drop", "min_sqnr", "crop", "resize", "limit"):
         if getattr(selection, name) != getattr(usual, name):
             words += [f"--{name.replace('_', '-')}", str(getattr(selection, name))]
     if selection.checkpoint is not None:
@@ -165,8 +165,9 @@ def _options(selection: Selection, out: Path) -> list[str]:
     if selection.calibration is not None:
         given = Path(selection.calibration)
         words += ["--calibration", str(given.resolve()) if given.exists() else selection.calibration]
-    if selection.input_shape is not None:
-        words += ["--input-shape", ",".join(map(str, selection.input_shape))]
+    for name in ("input_shape", "mean", "std"):
+        if (values := getattr(selection, name)) is not None:
+            words += [f"--{name.replace('_', '-')}", ",".join(map(str, values))]
     if selection.gpus:
         words += ["--gpu", ",".join(selection.gpus)]
     for option, rules in (("--disable-rule", selection.disabled_rules), ("--enable-rule", selection.enabled_rules)):

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from mlpdeploy.errors import InputError
-from mlpdeploy.selection import Selection, parse_shape
+from mlpdeploy.selection import Selection, parse_channels, parse_shape
 
 Name = Annotated[str, typer.Argument(help="A recipe (see list), timm:<model>, or package.module:factory.")]
 Precision = Annotated[str, typer.Option(help="fp32, tf32, fp16, bf16 or int8.")]
@@ -51,15 +51,27 @@ Data = Annotated[
 Calibrator = Annotated[str, typer.Option(help="INT8: auto, max, percentile, entropy or mse.")]
 MaxDrop = Annotated[float | None, typer.Option(metavar="POINTS", help="INT8: what top-1 may lose on labelled data.")]
 MinSqnr = Annotated[float | None, typer.Option(metavar="DB", help="INT8: least signal to noise of the output.")]
+Mean = Annotated[str | None, typer.Option(metavar="M,...", help="Images: mean of each channel, of pixels in [0, 1].")]
+Std = Annotated[str | None, typer.Option(metavar="S,...", help="Images: standard deviation of each channel.")]
+Crop = Annotated[
+    float | None, typer.Option(metavar="SHARE", help="Images: share of the shorter edge that the centre crop keeps.")
+]
+Resize = Annotated[
+    str | None, typer.Option(metavar="METHOD", help="Images: nearest, bilinear, bicubic, lanczos, box or hamming.")
+]
+Limit = Annotated[int | None, typer.Option(metavar="N", help="Rows of data that are used, spread evenly; 256.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout, and nothing else there.")]
 
 
 def selected(options: dict[str, Any]) -> Selection:
     """The selection from a command's own arguments."""
     shape, gpus = options["input_shape"], options.get("gpu")
+    mean, std = (options.get(name) for name in ("mean", "std"))
     return Selection(
         **{option: options[option] for option in SAME if option in options},
         input_shape=None if shape is None else parse_shape(shape),
+        mean=None if mean is None else parse_channels("--mean", mean),
+        std=None if std is None else parse_channels("--std", std),
         gpus=() if gpus is None else tuple(part.strip() for part in gpus.split(",")),
         disabled_rules=tuple(sorted(options["disable_rule"] or ())),
         enabled_rules=tuple(sorted(options["enable_rule"] or ())),
@@ -69,6 +81,7 @@ def selected(options: dict[str, Any]) -> Selection:
 SAME = (
     "name", "precision", "backend", "batch", "checkpoint", "pretrained", "image_size", "num_classes", "out", "seed",
     "io", "level", "plugin", "calibration", "calibrator", "max_drop", "min_sqnr",
+    "crop", "resize", "limit",
 )  # fmt: skip
 """Arguments of commands that a selection takes as they are; not every command has all."""
 

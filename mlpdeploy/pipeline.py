@@ -81,8 +81,9 @@ def build(
         key = key_of(selection, backend)
         if (found := cached(folder, key, force, stages)) is not None:
             return found
-        source = source or load(selection, stages)
+        source = (source or load(selection, stages)).with_images(selection)
         traced = trace_network(source, stages, selection.profile)
+        source = source.with_outputs(traced.outputs)
         key = key or key_of(selection, backend, traced)
         if (found := cached(folder, key, force, stages)) is not None:
             return found
@@ -135,14 +136,18 @@ def verify(
             artifact = store.open_artifact(folder)
             check_same(artifact, selection, source)
         stages.say(f"{folder}, built {artifact.manifest['created']}")
-        source = source or load(selection, stages)
+        # The engine was built for images that are prepared as they were then; the rows may be said to be so now.
+        built = Selection.from_json(artifact.manifest["selection"])
+        source = (source or load(selection, stages)).with_images(built)
+        traced = trace_network(source, stages)
         if isinstance(data, str):
             from mlpdeploy.evidence.samples import read_samples
 
-            data = read_samples(data, "--data", source.recipe, source.specs(), selection.seed, stages)
+            shown = source.with_images(selection).with_outputs(traced.outputs)
+            data = read_samples(data, "--data", shown, selection.seed, selection.limit, stages)
         int8 = Int8.load(artifact.folder) if selection.precision == "int8" else None
         calibrated = None if int8 is None else lambda rewritten: int8
-        compiled = compile_network(trace_network(source, stages), selection, stages, calibrated, backend.beside_int8)
+        compiled = compile_network(traced, selection, stages, calibrated, backend.beside_int8)
         with stages("verify"):
             import onnx
 
@@ -173,6 +178,7 @@ def verify(
                 rows=None if int8 is None else int8.rows,
                 traced=compiled.traced,
             )
+            verification = replace(verification, data=() if data is None else tuple(data.used()))
         document = manifest.verified(artifact.manifest, verification)
         store.attach(artifact, store.VERIFICATION, json.dumps(document, indent=2, allow_nan=False) + "\n")
         store.attach(artifact, store.REPORT, reporting.in_markdown(artifact))
@@ -191,8 +197,9 @@ def sensitivity(selection: Selection, *, progress: Listener | None = None) -> tu
         raise InputError(NEEDS_CALIBRATION)
     stages = Stages(progress)
     selection = selection.with_backend(pick(selection.backend, selection.precision).name)
-    source = load(selection, stages)
+    source = load(selection, stages).with_images(selection)
     traced = trace_network(source, stages)
+    source = source.with_outputs(traced.outputs)
     check(source, traced, selection, stages)
     rewritten = rewrite_network(traced, selection, stages)
     int8 = measure_sites(rewritten, source, selection, stages)

@@ -149,8 +149,8 @@ class Stage:
 class Verification:
     """The whole ladder, and what it was climbed with.
 
-    `rows` distinct rows of `inputs` (`random`, `images` or `calibration`) made up every batch. `notes` are warnings to
-    the reader.
+    `rows` distinct rows of `inputs` (`random`, `images` or `calibration`) made up every batch; `data` says where the
+    real ones are from, how many they were and how they were prepared. `notes` are warnings to the reader.
     """
 
     precision: str
@@ -161,6 +161,7 @@ class Verification:
     seed: int
     reference_accuracy: float | None
     notes: tuple[str, ...]
+    data: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -192,6 +193,7 @@ class Verification:
             "sizes": list(self.sizes),
             "rows": self.rows,
             "inputs": self.inputs,
+            "data": list(self.data),
             "seed": self.seed,
             "reference_accuracy": self.reference_accuracy,
             "notes": list(self.notes),
