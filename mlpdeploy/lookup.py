@@ -11,7 +11,7 @@ from mlpdeploy.engine.backend import Backend
 from mlpdeploy.errors import ArtifactError, InputError
 from mlpdeploy.progress import Stages
 from mlpdeploy.recipe import canonical, kind
-from mlpdeploy.selection import NEEDS_CALIBRATION, OUT, Selection
+from mlpdeploy.selection import IMAGES, NEEDS_CALIBRATION, OUT, Selection
 from mlpdeploy.store import Artifact
 
 if TYPE_CHECKING:
@@ -43,9 +43,12 @@ def check_same(artifact: Artifact, selection: Selection, source: Source | None) 
     built, asked = artifact.manifest["selection"], selection.to_json()
     # The same weights may lie elsewhere now; GPUs, builder level and plugins do not change what is computed.
     # What an INT8 engine was calibrated on is in the artifact.
-    calibrated = {"calibration", "calibrator", "max_drop", "min_sqnr"}
+    calibrated = {"calibration", "calibrator", "max_drop", "min_sqnr", "limit"}
     names = asked.keys() - {"checkpoint", "gpus", "level", "plugin"} - calibrated
-    different = [f"{n} {asked[n]} (built with {built.get(n)})" for n in sorted(names) if asked[n] != built.get(n)]
+    # How images are prepared may be left out, or said only when there are some.
+    free = {name for name in IMAGES if None in (asked[name], built.get(name))}
+    differ = sorted(name for name in names - free if asked[name] != built.get(name))
+    different = [f"{name} {asked[name]} (built with {built.get(name)})" for name in differ]
     weights = None if selection.checkpoint is None else cache.checkpoint_sha256(selection.checkpoint)
     known = artifact.manifest["weights"].get("sha256")
     if source is not None and cache.weights_sha256(source.network) != known:

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from mlpdeploy import results
 from mlpdeploy.errors import InputError
-from mlpdeploy.selection import Selection, parse_shape
+from mlpdeploy.selection import Selection, parse_channels, parse_shape
 
 Name = Annotated[str, typer.Argument(help="A recipe (see list), timm:<model>, or package.module:factory.")]
 Precision = Annotated[str, typer.Option(help="fp32, tf32, fp16, bf16 or int8.")]
@@ -57,6 +57,15 @@ Data = Annotated[
 Calibrator = Annotated[str, typer.Option(help="INT8: auto, max, percentile, entropy or mse.")]
 MaxDrop = Annotated[float | None, typer.Option(metavar="POINTS", help="INT8: what top-1 may lose on labelled data.")]
 MinSqnr = Annotated[float | None, typer.Option(metavar="DB", help="INT8: least signal to noise of the output.")]
+Mean = Annotated[str | None, typer.Option(metavar="M,...", help="Images: mean of each channel, of pixels in [0, 1].")]
+Std = Annotated[str | None, typer.Option(metavar="S,...", help="Images: standard deviation of each channel.")]
+Crop = Annotated[
+    float | None, typer.Option(metavar="SHARE", help="Images: share of the shorter edge that the centre crop keeps.")
+]
+Resize = Annotated[
+    str | None, typer.Option(metavar="METHOD", help="Images: nearest, bilinear, bicubic, lanczos, box or hamming.")
+]
+Limit = Annotated[int | None, typer.Option(metavar="N", help="Rows of data that are used, spread evenly; 256.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout, and nothing else there.")]
 
 
@@ -70,6 +79,9 @@ def selected(options: dict[str, Any]) -> Selection:
     values = {field: options[option] for field, option in given.items() if option in options}
     shape, gpus = options["input_shape"], options.get("gpu")
     values["input_shape"] = None if shape is None else parse_shape(shape)
+    for name in ("mean", "std"):
+        asked = values.get(name)
+        values[name] = None if asked is None else parse_channels(f"--{name}", asked)
     values["gpus"] = () if gpus is None else tuple(part.strip() for part in gpus.split(","))
     for rules in ("disabled_rules", "enabled_rules"):
         values[rules] = tuple(sorted(values[rules] or ()))

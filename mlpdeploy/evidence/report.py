@@ -8,7 +8,17 @@ from typing import Any
 
 from mlpdeploy.arguments import arguments
 from mlpdeploy.evidence.verdicts import Verdict, command, engine_of, speedup, verdicts
-from mlpdeploy.evidence.words import PHASES, clock_notes, device_rows, int8_facts, launches_text
+from mlpdeploy.evidence.words import (
+    EXTREME,
+    PHASES,
+    clock_notes,
+    device_rows,
+    extreme_rows,
+    extreme_text,
+    int8_facts,
+    launches_text,
+    nearest,
+)
 from mlpdeploy.recipe import GIVEN, kind
 
 REFUSALS = 10
@@ -54,6 +64,7 @@ def _built(manifest: Mapping[str, Any]) -> str:
         "launches": launches_text(launches) if (launches := manifest["facts"].get("launches")) else "",
         "versions": ", ".join(f"{name} {version}" for name, version in manifest["versions"].items()),
         "built": manifest["created"],
+        "notes": "; ".join(manifest.get("notes") or ()),
     }
     title = f"# {recipe['name']}, {manifest['precision']}, {manifest['backend']}"
     return title + "\n\n" + _table(["", ""], [[name, value] for name, value in rows.items() if value])
@@ -161,13 +172,14 @@ def _verified(verification: Mapping[str, Any] | None) -> str:
         return "## Verification\n\nNot verified yet: run `mlpdeploy verify` with the same selection."
     stages = verification["stages"]
     table = _table(
-        ["stage", "result", "largest error:", "budget:", "top-1 kept", "seconds:"],
+        ["stage", "result", "largest error:", "budget:", "extreme rows:", "top-1 kept", "seconds:"],
         [
             [
                 stage["name"],
                 stage["status"],
                 "" if stage["max_relative"] is None else f"{stage['max_relative']:.1e}",
                 f"{stage['budget']['max_relative_error']:.0e}",
+                extreme_text(nearest(stage.get("extremes") or ()), stage["budget"]["max_relative_error"]),
                 _top1(stage),
                 f"{stage['seconds']:.1f}",
             ]
@@ -181,8 +193,11 @@ def _verified(verification: Mapping[str, Any] | None) -> str:
         f"({_rows_of(verification)})."
     )
     reasons = [f"- {stage['name']}: {stage['reason']}" for stage in stages if stage["reason"]]
-    notes = [f"- {note}" for note in verification["notes"]]
+    notes = [f"- {note}" for note in (*(verification.get("data") or ()), *verification["notes"])]
     text = ["## Verification", f"**{verification['verdict']}**", table, how]
+    header, rows = extreme_rows(stages)
+    if rows:
+        text += [EXTREME, _table(header, rows)]
     return "\n\n".join([*text, *(["\n".join(reasons + notes)] if reasons or notes else [])])
 
 
@@ -263,6 +278,10 @@ def _build_call(manifest: Mapping[str, Any]) -> str:
     if bounded:
         given["value_range"] = bounded[0]
     return f"mlpdeploy.compile(network, example, {', '.join(f'{name}={value!r}' for name, value in given.items())})"
+
+
+CALIBRATION = ("calibration", "calibrator", "max_drop", "min_sqnr", "mean", "std", "crop", "resize", "limit")
+"""Options of a selection that say how INT8 is calibrated, and on what."""
 
 
 def _ports(ports: Iterable[Mapping[str, Any]]) -> str:

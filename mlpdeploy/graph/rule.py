@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from torch import fx
 
 from mlpdeploy.graph.editor import Editor
-from mlpdeploy.graph.origin import network_of
+from mlpdeploy.graph.place import network_of
 
 PHASES = ("normalise", "layout", "algebra", "fusion")
 
