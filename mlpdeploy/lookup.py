@@ -62,6 +62,19 @@ def check_same(artifact: Artifact, selection: Selection, source: Source | None) 
         )
 
 
+def check_traced(artifact: Artifact, traced: Traced) -> None:
+    """Raises ArtifactError where a network of the user's own is no longer the one that the artifact was built from.
+
+    Its code may read numbers that no weight tells: a plain attribute, a constant of its forward.
+    """
+    known = artifact.manifest.get("network")
+    if known is not None and cache.fingerprint(traced) != known:
+        raise ArtifactError(
+            f"{artifact.folder} was built from another form of this network: its operations, or numbers that they "
+            "read, have changed since; build it again"
+        )
+
+
 def calibrated_before(selection: Selection, folder: Path) -> Artifact:
     """The INT8 artifact of a selection that says nothing of calibration: the one that is built.
 

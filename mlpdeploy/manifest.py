@@ -48,6 +48,7 @@ def describe(
             "parameters": sum(parameter.numel() for parameter in source.network.parameters()),
         },
         "selection": selection.to_json(),
+        "network": cache.fingerprint(compiled.traced) if kind(selection.name) in ("user", "given") else None,
         "weights": _weights(selection, source.network),
         "precision": selection.precision,
         "batch": asdict(selection.profile),

@@ -24,7 +24,7 @@ from mlpdeploy import store
 from mlpdeploy.engine.backend import Batch, BuildRequest, pick
 from mlpdeploy.errors import InputError
 from mlpdeploy.int8 import Int8, calibration, measure_sites, paid_off
-from mlpdeploy.lookup import cached, check_same, find_artifact, key_of
+from mlpdeploy.lookup import cached, check_same, check_traced, find_artifact, key_of
 from mlpdeploy.progress import Listener, Stages
 from mlpdeploy.recipe import recipes
 from mlpdeploy.results import require_room
@@ -141,6 +141,7 @@ def verify(
         built = Selection.from_json(artifact.manifest["selection"])
         source = (source or load(selection, stages)).with_images(built)
         traced = trace_network(source, stages)
+        check_traced(artifact, traced)
         if isinstance(data, str):
             from mlpdeploy.evidence.samples import read_samples
 
