@@ -14,7 +14,7 @@ import torch
 from onnxscript import opset20
 from torch import fx, nn
 
-from mlpdeploy.engine import norms
+from mlpdeploy.engine import exact, norms
 from mlpdeploy.engine.coded import transpose_codes
 from mlpdeploy.engine.functions import FORMS, OPSET, Form, functions
 from mlpdeploy.engine.simplify import simplify
@@ -171,4 +171,5 @@ _TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     ops.QUANTISE: _quantise,
     ops.DEQUANTISE: _dequantise,
     **norms.TRANSLATIONS,
+    **exact.TRANSLATIONS,
 }
