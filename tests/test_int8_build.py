@@ -61,7 +61,7 @@ def selection(out: Path, calibration: str | None, **options: Any) -> Selection:
 
 
 def samples(given: str, tmp_path: Path) -> Any:
-    source = source_of(NAME, input_shape=SHAPE)
+    source = source_of(NAME, input_shape=SHAPE).with_images(Selection(NAME, mean=(0.5,) * 3, std=(0.5,) * 3))
     return load_samples(given, "--calibration", source.recipe, source.specs(), 0)
 
 

@@ -12,8 +12,9 @@ import copy
 import math
 import pickle
 import random
+import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import torch
@@ -28,7 +29,11 @@ from mlpdeploy.evidence.runs import SINGLE, Outputs, float64_run, in_batches, mo
 from mlpdeploy.evidence.wide import widened
 from mlpdeploy.factory import one_line
 from mlpdeploy.graph.place import apart, blame
+from mlpdeploy.graph.precision import single_thread
 from mlpdeploy.graph.trace import Traced
+
+SLOW = 0.5
+"""Seconds of a call from which on it takes all threads; those of small operations wait for each other."""
 
 ROWS = 3
 """Rows of the batch in which a row meets others; each is run alone too."""
@@ -56,12 +61,16 @@ def check(network: nn.Module, traced: Traced, seed: int) -> tuple[str, ...]:
     unknown = [spec.name for spec in traced.inputs if not spec.dtype.is_floating_point and spec.low is None]
     if unknown:
         return (f"nothing says which values input {unknown[0]!r} can have, so the network was not tried",)
-    trial = _Trial(network, traced, seed)
     with _same_random_state() as drawn:
-        trial.require_repeatable(drawn)
-        trial.require_rows()
-        trial.require_trace(drawn)
-        return trial.notes()
+        with single_thread():
+            began = time.monotonic()
+            trial = _Trial(network, traced, seed)
+        slow = time.monotonic() - began > SLOW
+        with nullcontext() if slow else single_thread():
+            trial.require_repeatable(drawn)
+            trial.require_rows()
+            trial.require_trace(drawn)
+            return trial.notes()
 
 
 class _Trial:
@@ -77,7 +86,7 @@ class _Trial:
 
     def call(self, rows: Arrays, where: str = "", network: nn.Module | None = None) -> Outputs:
         """The network in float32."""
-        network = network or self.copy
+        network = self.copy if network is None else network
         try:
             return module_run(network, self.inputs, None, torch.float32)(rows)
         except (Exception, SystemExit) as error:  # whatever the user's code raises
@@ -108,7 +117,7 @@ class _Trial:
 
     def require_trace(self, drawn: Callable[[], bool]) -> None:
         """Its trace computes what it computes, no random numbers decide that, and it is finite."""
-        if drawn() and (why := culprit.drawn(self.traced, self.rows)):
+        if drawn() and (why := culprit.drawn(self.network, self.traced, self.rows)):
             raise NetworkError(repeats(self.name, why))
         found = module_run(self.traced.module, self.inputs, None)(self.rows)
         if self.differs(_off(found, self.first), self.trace_off):
@@ -116,7 +125,7 @@ class _Trial:
         for name, values in self.first.items():
             if not np.isfinite(np.asarray(values, dtype=np.float64)).all():
                 what = f"{self.name} gives NaN or infinity for ordinary rows in its output {name!r}"
-                raise NetworkError(_said(what, culprit.unbounded(self.traced, self.rows), culprit.GUARD))
+                raise NetworkError(_said(what, culprit.unbounded(self.network, self.traced, self.rows), culprit.GUARD))
 
     def notes(self) -> tuple[str, ...]:
         run = module_run(self.copy, self.inputs, None, torch.float32)

@@ -8,6 +8,7 @@ import re
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -44,19 +45,30 @@ def apart(network: nn.Module, *, buffers: bool = False) -> nn.Module:
         return network
 
 
-def here(paths: Mapping[int, str]) -> tuple[str, str, int]:
-    """The innermost of the modules in `paths` (their ids) that Python is in, and the innermost file and line that are
-    the user's."""
-    path, file, line = None, "", 0
+@dataclass(frozen=True)
+class Here:
+    """Where Python is: the path of the innermost module, and the user's lines that called it, the inner first."""
+
+    path: str
+    lines: tuple[tuple[str, int], ...]
+
+    def __str__(self) -> str:
+        """` module 'a.b' (file.py, line 7)`."""
+        return site(self.path, *(self.lines[0] if self.lines else ("unknown file", None)))
+
+
+def here(paths: Mapping[int, str]) -> Here:
+    """Where Python is, among the modules whose ids have these `paths`."""
+    path, lines = None, []
     frame: FrameType | None = sys._getframe(1)
-    while frame is not None and (path is None or not file):
+    while frame is not None:
         code = frame.f_code
-        if not file and is_users(code.co_filename):
-            file, line = code.co_filename, frame.f_lineno
+        if is_users(code.co_filename):
+            lines.append((code.co_filename, frame.f_lineno))
         if path is None and code.co_argcount:
             path = paths.get(id(frame.f_locals.get(code.co_varnames[0])))
         frame = frame.f_back
-    return path or "", file or "unknown file", line
+    return Here(path or "", tuple(lines))
 
 
 def network_of(node: fx.Node) -> str:
@@ -109,7 +121,7 @@ def around_trace(network: nn.Module, examples: Sequence[torch.Tensor]) -> str:
             network(*examples)
     except Exception:  # what was asked for until then counts
         pass
-    return f", in{site(*asked.place)}" if asked.place else ""
+    return f", in{asked.place}" if asked.place else ""
 
 
 class _Asked(TorchFunctionMode):
@@ -118,7 +130,7 @@ class _Asked(TorchFunctionMode):
     def __init__(self, paths: Mapping[int, str]) -> None:
         super().__init__()
         self.paths = paths
-        self.place: tuple[str, str, int] | None = None
+        self.place: Here | None = None
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         asked = func in (_DATA.__get__, _DATA.__set__)
