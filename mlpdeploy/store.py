@@ -8,11 +8,13 @@ A draft is a hidden folder beside the artifact. When everything in it is on the 
 artifact in one step (renameat2 with RENAME_EXCHANGE). Where a system has no such step, the artifact is first set
 aside as `.<backend>.previous`; a writer killed in between leaves that, and the next one to open the artifact puts it
 back. One lock an artifact makes writers wait for each other, so a draft that the holder of the lock finds is a dead
-writer's and is removed. The manifest has size and SHA-256 of each file, and opening an artifact checks them.
+writer's and is removed. The manifest has size and SHA-256 of each file, and opening an artifact checks them: reading
+needs no lock, so an artifact in a folder that cannot be written is read like any other.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import hashlib
@@ -26,36 +28,40 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mlpdeploy import documents, trust
+from mlpdeploy.artifact import (
+    ATTACHED,
+    BENCH,
+    CURVE,
+    GRAPH,
+    MANIFEST,
+    MODEL,
+    PAGE,
+    QUANTISATION,
+    REPORT,
+    ROWS,
+    SCHEMA,
+    VERIFICATION,
+    Artifact,
+    attached,
+    damage,
+    leads_inside,
+    read_manifest,
+    require_same,
+)
 from mlpdeploy.errors import ArtifactError, InputError
+from mlpdeploy.files import opened, sha256, write, writing
+from mlpdeploy.files import sync as _sync
+from mlpdeploy.schema import Manifest
 from mlpdeploy.selection import Selection
 
-SCHEMA = 2
-MODEL, GRAPH, MANIFEST = "model.onnx", "graph.json", "manifest.json"
-VERIFICATION, BENCH, REPORT, PAGE = "verification.json", "bench.json", "report.md", "report.html"
-QUANTISATION, ROWS, CURVE = "quantisation.json", "rows.npz", "curve.svg"
-"""Ranges of an INT8 engine: with them `verify` makes the same graph again without the calibration's data."""
+__all__ = [
+    "BENCH", "CURVE", "GRAPH", "MANIFEST", "MODEL", "PAGE", "QUANTISATION", "REPORT", "ROWS", "SCHEMA", "VERIFICATION",
+    "Artifact", "Draft", "attach", "attached", "copy", "copy_files", "draft", "folder_of", "locked", "open_artifact",
+    "open_whole", "place", "read_manifest", "require_same", "sha256", "unchanged", "write",
+]  # fmt: skip
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
-
-
-@dataclass(frozen=True)
-class Artifact:
-    """An artifact whose files were found to be those that its manifest names; `cached` where a build only found it."""
-
-    folder: Path
-    manifest: dict[str, Any]
-    cached: bool = False
-
-    @property
-    def model(self) -> Path:
-        """The ONNX file."""
-        return self.folder / MODEL
-
-    @property
-    def engine(self) -> Path:
-        """The engine file, or folder."""
-        return self.folder / str(self.manifest["engine"])
 
 
 @dataclass(frozen=True)
@@ -73,7 +79,7 @@ class Draft:
         """
         files = {str(path.relative_to(self.folder)): path for path in sorted(self.folder.rglob("*")) if path.is_file()}
         facts = {name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for name, path in files.items()}
-        manifest = {"schema": SCHEMA, **manifest, "files": facts}
+        manifest = trust.sealed({"schema": SCHEMA, **manifest, "files": facts})
         texts = {MANIFEST: _dump(manifest), REPORT: report(manifest)}
         for name, text in texts.items():
             (self.folder / name).write_text(text, encoding="utf-8")
@@ -82,7 +88,7 @@ class Draft:
         for path in (*(p for p in self.folder.rglob("*") if p.is_dir()), self.folder):
             _sync(path)
         _replace_folder(self.folder, self.target)
-        return Artifact(self.target, manifest)
+        return Artifact(self.target, manifest, built=True)
 
 
 def folder_of(selection: Selection, backend: str) -> Path:
@@ -91,24 +97,47 @@ def folder_of(selection: Selection, backend: str) -> Path:
 
 
 @contextmanager
-def locked(folder: Path, say: Callable[[str], None] = lambda line: None) -> Iterator[None]:
-    """Hold an artifact's lock; says so where another process holds it, and waits. Clears what dead writers left."""
+def locked(
+    folder: Path, say: Callable[[str], None] = lambda line: None, *, optional: bool = False
+) -> Iterator[InputError | None]:
+    """Hold an artifact's lock; says so where another process holds it, and waits. Clears what dead writers left.
+
+    Raises InputError where this user cannot have it. With `optional` it goes on without, since nobody needs it to read,
+    and gives that error, for who then has to write.
+    """
+    try:
+        lock = _acquired(folder, say)
+    except InputError as error:
+        if not optional:
+            raise
+        yield error
+        return
+    try:
+        with writing(folder, everything=True):
+            _recover(folder)
+        yield None
+    finally:
+        lock.release()
+
+
+def _acquired(folder: Path, say: Callable[[str], None] | None = None) -> Any:
+    """An artifact's lock, in a file that every user of the folder may open.
+
+    Raises InputError where it cannot be had: without `say`, where another process has it, too.
+    """
     from filelock import FileLock, Timeout
 
-    lock = FileLock(folder.parent / f".{folder.name}.lock")
-    with _writing(folder, everything=True):
+    lock = FileLock(folder.parent / f".{folder.name}.lock", mode=0o666)
+    with writing(folder, everything=True):
         folder.parent.mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire(timeout=0)
         except Timeout:
+            if say is None:
+                raise
             say(f"waiting: another process is working on {folder}")
             lock.acquire()
-    try:
-        with _writing(folder, everything=True):
-            _recover(folder)
-        yield
-    finally:
-        lock.release()
+    return lock
 
 
 @contextmanager
@@ -119,7 +148,7 @@ def draft(folder: Path) -> Iterator[Draft]:
     """
     path = folder.parent / f".{folder.name}.draft-{uuid.uuid4().hex}"
     try:
-        with _writing(folder):
+        with writing(folder):
             path.mkdir()
             yield Draft(path, folder)
     finally:
@@ -127,60 +156,61 @@ def draft(folder: Path) -> Iterator[Draft]:
 
 
 def copy(artifact: Artifact, folder: Path) -> Artifact:
-    """The whole artifact, and what was attached to it, at another folder, in one step; an artifact there is replaced.
+    """This very artifact, and what was attached to it, at another folder, in one step; one that is there is replaced.
 
-    Raises InputError where something that is no artifact lies there, or where it cannot be written.
+    Raises InputError where something that is no artifact lies there, or where it cannot be written, and ArtifactError
+    where another engine was built in the artifact's place since it was opened.
     """
-    if folder.resolve() == artifact.folder.resolve():
-        return artifact
+    if os.path.realpath(folder) == os.path.realpath(artifact.folder):
+        return unchanged(artifact)
     with locked(folder):
-        if folder.exists() and not (folder / MANIFEST).is_file():
+        if os.path.lexists(folder) and not (folder / MANIFEST).is_file():
             raise InputError(f"{folder} exists and is no artifact of mlpdeploy: give another folder")
         with draft(folder) as copied:
-            shutil.copytree(artifact.folder, copied.folder, dirs_exist_ok=True)
+            copy_files(artifact, copied.folder)
             for path in (*copied.folder.rglob("*"), copied.folder):
                 _sync(path)
             _replace_folder(copied.folder, folder)
     return Artifact(folder, artifact.manifest)
 
 
-def attached(artifact: Artifact, name: str) -> dict[str, Any] | None:
-    """A JSON document beside the engine; None where there is none. Raises ArtifactError where it cannot be read."""
-    path = artifact.folder / name
-    if not path.exists():
-        return None
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ArtifactError(f"{path} cannot be read ({error}): make it again") from error
-    if not isinstance(document, dict):
-        raise ArtifactError(f"{path} is no document of mlpdeploy: make it again")
-    return document
+def copy_files(artifact: Artifact, folder: Path) -> Artifact:
+    """This very artifact, and what was attached to it, in a folder of one's own, held against its manifest.
+
+    Nothing else that lies beside it comes along, and no link is followed out of it. Where nobody works on the artifact,
+    nobody can begin to meanwhile; it does not wait for a build. Raises ArtifactError as `copy` does, and OSError where
+    `folder` takes no writes.
+    """
+    with _held_if_free(artifact.folder):
+        for name, facts in artifact.manifest["files"].items():
+            if _copied(artifact, name, folder) != facts:
+                require_same(artifact)
+                raise ArtifactError(f"{artifact.folder / name} was altered: build it again with --force")
+        for name in ATTACHED:
+            if os.path.lexists(artifact.folder / name):
+                _copied(artifact, name, folder)
+        require_same(artifact)
+    (folder / MANIFEST).write_text(_dump(artifact.manifest), encoding="utf-8")
+    return Artifact(folder, artifact.manifest, built=artifact.built)
+
+
+def unchanged(artifact: Artifact) -> Artifact:
+    """The artifact as it lies in its folder now. Raises ArtifactError where it is another by now, or damaged."""
+    require_same(artifact)
+    return open_artifact(artifact.folder)
 
 
 def attach(artifact: Artifact, name: str, text: str) -> Path:
     """Write one more file beside the engine, whole or not at all. Raises InputError where it cannot be written."""
-    with _writing(artifact.folder, everything=True):
+    with writing(artifact.folder, everything=True):
         return write(artifact.folder / name, text)
 
 
 def place(path: Path, text: str) -> Path:
     """Write a file outside of any artifact, in a folder that is made. Raises InputError where it cannot be written."""
-    with _writing(path.parent, everything=True):
+    with writing(path.parent, everything=True):
         path.parent.mkdir(parents=True, exist_ok=True)
         return write(path, text)
-
-
-def write(path: Path, text: str) -> Path:
-    """Write one file, whole or not at all. Raises OSError where it cannot be written."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        _sync(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
 
 
 def open_artifact(path: Path) -> Artifact:
@@ -188,62 +218,62 @@ def open_artifact(path: Path) -> Artifact:
 
     Raises ArtifactError, naming the file, where one is missing or altered, or where the manifest cannot be used.
     """
-    folder = path.parent if path.is_file() else path
-    if not folder.exists() and _previous(folder).exists():
-        with locked(folder):  # recovers it
-            pass
-    manifest = read_manifest(folder)
-    problem = _problem(folder, manifest)
-    # A build may have replaced the artifact since its manifest was read: then the new one counts.
-    while problem is not None and (again := read_manifest(folder)) != manifest:
-        manifest, problem = again, _problem(folder, again)
+    try:
+        folder = path.parent if path.is_file() else path
+        if not folder.exists() and _previous(folder).exists():
+            with locked(folder):  # recovers it
+                pass
+        manifest = read_manifest(folder)
+        problem = damage(folder, manifest)
+        # A build may have replaced the artifact since its manifest was read: then the new one counts.
+        while problem is not None and (again := read_manifest(folder)) != manifest:
+            manifest, problem = again, damage(folder, again)
+    except (OSError, RuntimeError) as error:  # the latter where links go in a circle
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        raise ArtifactError(f"{path} cannot be read ({reason}): give an artifact that this user can read") from error
     if problem is not None:
         raise ArtifactError(f"{problem}: build it again with --force")
     return Artifact(folder, manifest)
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest alone. Raises ArtifactError where there is none, or none of this version."""
+def open_whole(path: Path) -> Artifact:
+    """The same, whose manifest says all that any command reads in one. Raises ArtifactError where it does not."""
+    artifact = open_artifact(path)
+    if (problem := documents.wrong(artifact.manifest, Manifest)) is not None:
+        raise ArtifactError(f"{artifact.folder / MANIFEST} is incomplete ({problem}): build it again with --force")
+    return artifact
+
+
+def _copied(artifact: Artifact, name: str, folder: Path) -> dict[str, Any]:
+    """Copy one file of an artifact into a folder; its size and hash, as a manifest has them."""
+    source, target, digest = artifact.folder / name, folder / name, hashlib.sha256()
+    if not leads_inside(source, artifact.folder):
+        raise ArtifactError(f"{source} is a link that leads out of the artifact: remove it")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(opened(source))
+        except OSError as error:
+            require_same(artifact)
+            raise ArtifactError(f"{source} cannot be read ({error.strerror or error})") from error
+        copied = stack.enter_context(target.open("wb"))
+        while block := file.read(1 << 20):
+            digest.update(block)
+            copied.write(block)
+        return {"bytes": copied.tell(), "sha256": digest.hexdigest()}
+
+
+@contextmanager
+def _held_if_free(folder: Path) -> Iterator[None]:
+    """Hold an artifact's lock where nobody else does and this user may; go on without it where not."""
+    lock = None
+    with contextlib.suppress(InputError):
+        lock = _acquired(folder)
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise ArtifactError(f"there is no artifact at {folder}: run `mlpdeploy build` first") from error
-    except (OSError, ValueError) as error:
-        raise ArtifactError(f"{folder / MANIFEST} cannot be read ({error}): build it again with --force") from error
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
-        raise ArtifactError(f"{folder / MANIFEST} is no manifest of mlpdeploy: build it again with --force")
-    if manifest.get("schema") != SCHEMA:
-        raise ArtifactError(
-            f"{folder / MANIFEST} has schema {manifest.get('schema')}, this mlpdeploy reads {SCHEMA}: "
-            "build it again with --force"
-        )
-    return manifest
-
-
-def sha256(path: Path) -> str:
-    """The hash of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _problem(folder: Path, manifest: dict[str, Any]) -> str | None:
-    """Which file is not the one that the manifest names, or None."""
-    named = manifest["files"]
-    if MODEL not in named or not any(f == manifest.get("engine") or _inside(f, manifest) for f in named):
-        return f"{folder / MANIFEST} does not name the model and the engine"
-    for name, facts in named.items():
-        path = folder / name
-        if not path.resolve().is_relative_to(folder.resolve()):
-            return f"{folder / MANIFEST} names {name}, outside the artifact"
-        if not path.is_file():
-            return f"{path} is missing"
-        if path.stat().st_size != facts.get("bytes") or sha256(path) != facts.get("sha256"):
-            return f"{path} was altered after it was built"
-    return None
-
-
-def _inside(name: str, manifest: dict[str, Any]) -> bool:
-    return name.startswith(f"{manifest.get('engine')}/")
+        yield
+    finally:
+        if lock is not None:
+            lock.release()
 
 
 def _replace_folder(new: Path, target: Path) -> None:
@@ -282,30 +312,5 @@ def _previous(folder: Path) -> Path:
     return folder.parent / f".{folder.name}.previous"
 
 
-def _sync(path: Path) -> None:
-    if path.is_dir() and os.name != "posix":
-        return
-    descriptor = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _dump(value: Any) -> str:
     return json.dumps(value, indent=2, allow_nan=False) + "\n"
-
-
-@contextmanager
-def _writing(folder: Path, *, everything: bool = False) -> Iterator[None]:
-    """Turn the errors of a disk that takes no writes into one line; every OSError of the body with `everything`."""
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or str(error)
-        if error.errno in _FULL:
-            raise InputError(f"no space is left for {folder} ({reason}): free some or pass --out DIR") from error
-        ours = error.filename is not None and str(folder.parent) in str(error.filename)
-        if everything or ours or error.errno == errno.EROFS:
-            raise InputError(f"{folder} cannot be written ({reason}): pass --out DIR with a folder that can") from error
-        raise
