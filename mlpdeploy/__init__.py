@@ -10,7 +10,8 @@ Importing this package imports neither torch nor any inference engine; the funct
 """
 
 from mlpdeploy import errors
-from mlpdeploy.api import Engine, compile, load
+from mlpdeploy.api import Engine, load
+from mlpdeploy.compiling import compile
 from mlpdeploy.pipeline import bench, build, doctor, history, inspect, regress, verify
 from mlpdeploy.recipe import Recipe, find
 from mlpdeploy.selection import Selection

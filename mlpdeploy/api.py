@@ -20,19 +20,20 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
+import os
+import threading
 import weakref
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from mlpdeploy import pipeline, store
+from mlpdeploy import pipeline, store, trust
 from mlpdeploy.engine.backend import Runner, backends
-from mlpdeploy.errors import ArtifactError, InputError, MachineLacks
-from mlpdeploy.recipe import GIVEN, kind
-from mlpdeploy.selection import BATCH, Selection
+from mlpdeploy.errors import InputError, MachineLacks
+from mlpdeploy.recipe import kind
+from mlpdeploy.selection import Selection
 
 if TYPE_CHECKING:
     from torch import nn
@@ -42,24 +43,32 @@ if TYPE_CHECKING:
     from mlpdeploy.source import Source
     from mlpdeploy.store import Artifact
 
-NEEDED = frozenset({"recipe", "selection", "inputs", "outputs", "precision", "backend", "batch", "facts"})
-"""What an Engine reads in a manifest."""
-
 
 class Engine:
     """A built engine: an artifact, and what is needed to run it and to prove it.
 
     Made by `compile` and `load`. It holds the loaded engine from the first call on, until `close` (it is a context
-    manager too). An engine that this machine cannot run can still be verified and saved.
+    manager too). An engine that this machine cannot run can still be verified and saved. Where another engine is built
+    in its folder, one that was loaded goes on as it was, and everything else says so: load it again.
+
+    It may be pickled, as multiprocessing does: what arrives is loaded anew from the folder, without the network.
     """
 
-    def __init__(self, artifact: Artifact, source: Source | None = None) -> None:
+    def __init__(self, artifact: Artifact, source: Source | None = None, *, trusted: bool = False) -> None:
         self.folder = artifact.folder
         self.manifest: dict[str, Any] = artifact.manifest
         self.cached = artifact.cached
-        self._artifact, self._source = artifact, source
-        self._stack = ExitStack()
+        self._artifact, self._source, self._trusted = artifact, source, trusted
+        self._begin()
+        _ENGINES.add(self)
+
+    def _begin(self) -> None:
+        """Nothing is loaded yet."""
+        self._stack, self._loading = ExitStack(), threading.Lock()
         self._runner: Runner | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _again, (str(self.folder.absolute()), self.manifest["files"], self._trusted)
 
     def __repr__(self) -> str:
         m = self.manifest
@@ -120,8 +129,10 @@ class Engine:
         was built from a network with other weights.
         """
         selection = Selection.from_json(self.manifest["selection"])
-        source, samples = self._network(network), self._samples(data, labels)
-        return pipeline.verify(selection, source=source, folder=self.folder, data=samples, progress=progress)
+        return pipeline.verify(
+            selection, source=self._network(network), artifact=self._artifact,
+            data=self._samples(data, labels, in_hand=network is not None), trusted=self._trusted, progress=progress,
+        )  # fmt: skip
 
     def bench(self, network: nn.Module | None = None, **options: Any) -> Any:
         """Time it beside its baselines, as `mlpdeploy bench` does; the result is kept beside the engine too.
@@ -131,8 +142,9 @@ class Engine:
         """
         from mlpdeploy import benching
 
-        selection = Selection.from_json(self.manifest["selection"])
-        return benching.bench(selection, source=self._network(network), artifact=self._artifact, **options)
+        store.require_same(self._artifact)
+        selection, source = Selection.from_json(self.manifest["selection"]), self._network(network)
+        return benching.bench(selection, source=source, artifact=self._artifact, trusted=self._trusted, **options)
 
     def report(self, *, html: str | Path | None = None, markdown: str | Path | None = None) -> list[Path]:
         """Write the page and the Markdown that `mlpdeploy report` writes; the files that were written.
@@ -141,6 +153,7 @@ class Engine:
         """
         from mlpdeploy import reporting
 
+        store.require_same(self._artifact)
         where = {"html": html, "markdown": markdown}
         found = reporting.report(self._artifact, **{key: Path(path) for key, path in where.items() if path is not None})
         return [Path(file) for file in found["files"]]
@@ -164,145 +177,85 @@ class Engine:
         self.close()
 
     def _run(self) -> Runner:
-        if self._runner is None:
-            reason = self.cannot_run
-            if reason is not None:
-                raise MachineLacks(f"the {self.manifest['backend']} engine cannot run on this machine: {reason}")
-            loaded = backends()[self.manifest["backend"]].load(self._artifact.engine, self.manifest["facts"])
-            self._runner = self._stack.enter_context(loaded)
-        return self._runner
+        with self._loading:
+            if self._runner is None:
+                self._runner = self._stack.enter_context(self._load())
+            return self._runner
+
+    def _load(self) -> AbstractContextManager[Runner]:
+        reason = self.cannot_run
+        if reason is not None:
+            raise MachineLacks(f"the {self.manifest['backend']} engine cannot run on this machine: {reason}")
+        backend = backends()[self.manifest["backend"]]
+        trust.require(self._artifact, backend, self._trusted)
+        store.require_same(self._artifact)
+        return backend.load(self._artifact.engine, self.manifest["facts"])
 
     def _network(self, network: nn.Module | None) -> Source | None:
-        """The network to verify against; None where the selection's name finds it."""
+        """The network to verify against; None where the selection's name finds it, and may be used to find it."""
         name = self.manifest["selection"]["name"]
         if network is None and kind(name) == "given" and self._source is None:
             raise InputError("the artifact does not hold the network it was compiled from: engine.verify(network)")
+        if network is None and kind(name) == "user" and self._source is None and not self._trusted:
+            raise InputError(
+                f"this engine says that it was built from {name}, and that is no reason to import it: "
+                "engine.verify(network), or mlpdeploy.load(path, trusted=True) if you trust who made it"
+            )
         if network is None:
             return self._source
         from mlpdeploy.given import source_like
 
-        if kind(name) != "given":
+        if kind(name) not in ("given", "user"):
             raise InputError(f"this engine was built from {name}, which is found by its name: leave the network out")
         return source_like(network, self.inputs, name)
 
-    def _samples(self, data: Any, labels: Any) -> Any:
+    def _samples(self, data: Any, labels: Any, in_hand: bool) -> Any:
+        from mlpdeploy.given import labelled_rows, require_prepared
+
         if data is None or isinstance(data, str | Path):
             if labels is not None:
                 raise InputError("labels need the rows that they belong to: pass arrays as data")
-            if data is not None and kind(self.manifest["selection"]["name"]) == "given":
-                _require_prepared(data)
+            if data is not None and (in_hand or kind(self.manifest["selection"]["name"]) == "given"):
+                require_prepared(data)
             return None if data is None else str(data)
         from mlpdeploy.evidence.samples import Samples
 
-        return Samples(*_rows(data, labels, [port["name"] for port in self.inputs]))
+        return Samples(*labelled_rows(data, labels, [port["name"] for port in self.inputs]))
 
 
-def compile(
-    network: nn.Module,
-    example_input: Any,
-    *,
-    precision: str = "fp16",
-    backend: str = "auto",
-    batch: str | int = BATCH,
-    name: str | None = None,
-    value_range: tuple[float, float] | None = None,
-    gpus: Sequence[str] = (),
-    io: str = "fp32",
-    level: int | None = None,
-    seed: int = 0,
-    disabled_rules: Sequence[str] = (),
-    enabled_rules: Sequence[str] = (),
-    calibration: Any = None,
-    labels: Any = None,
-    calibrator: str = "auto",
-    max_drop: float | None = None,
-    min_sqnr: float | None = None,
-    plugin: str = "auto",
-    out: str | Path | None = None,
-    progress: Listener | None = None,
-) -> Engine:
-    """Build the engine of a network in hand; the network itself stays as it is.
-
-    `example_input` says what the network takes: a tensor or array with a batch in front, or a tuple or mapping of them
-    for several arguments. Its batch size does not matter; `batch` gives those that the engine takes, MIN:OPT:MAX or one
-    number. Random rows, for ranges and verification, are standard normal, or uniform in `value_range`; integers stay
-    between the example's smallest and largest value.
-
-    The engine lies in a temporary folder that goes with the Engine object, unless `out` names a folder: there it stays,
-    as `mlpdeploy build` leaves it, and the same build again is found. `name` (default: the class's) is what reports
-    call the network. The other options are those of `mlpdeploy build`.
-
-    Raises InputError or NetworkError where the network, the example or an option cannot be used, BuildError where the
-    backend refuses the network, MachineLacks where this machine cannot build with it.
-    """
-    from mlpdeploy.given import source_of_network
-
-    called = name or type(network).__name__
-    folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="mlpdeploy-"))
-    try:
-        source = source_of_network(network, example_input, called, value_range)
-        selection = Selection(
-            GIVEN + called, precision, backend, str(batch), gpus=tuple(gpus), out=folder, seed=seed, io=io, level=level,
-            disabled_rules=tuple(sorted(disabled_rules)), enabled_rules=tuple(sorted(enabled_rules)), plugin=plugin,
-            calibration=_calibration(calibration, labels, source, folder), calibrator=calibrator,
-            max_drop=max_drop, min_sqnr=min_sqnr,
-        )  # fmt: skip
-        engine = Engine(pipeline.build(selection, source=source, progress=progress), source)
-    except BaseException:
-        if out is None:
-            shutil.rmtree(folder, ignore_errors=True)
-        raise
-    if out is None:
-        weakref.finalize(engine, shutil.rmtree, folder, ignore_errors=True)
-    return engine
-
-
-def load(path: str | Path) -> Engine:
+def load(path: str | Path, *, trusted: bool = False) -> Engine:
     """The engine of an artifact: a folder that `Engine.save` or `mlpdeploy build` wrote, or a file in it.
+
+    Loading, reporting and saving run nothing that the artifact holds. Some engines hold code that runs when they are
+    called (those of inductor and TensorRT), and an artifact may name code to import (`package.module:factory`). Of one
+    that you did not build here yourself, that is refused unless you say `trusted=True`: as with a pickle, do so only if
+    you trust who made it.
 
     Raises ArtifactError where there is none, where a file is missing or altered, or where another version wrote it.
     """
-    artifact = store.open_artifact(Path(path))
-    missing = sorted(NEEDED - set(artifact.manifest))
-    if missing:
-        raise ArtifactError(f"{path} lacks {', '.join(missing)} in its manifest: build it again with --force")
-    return Engine(artifact)
+    return Engine(store.open_whole(Path(path)), trusted=trusted)
 
 
-def _calibration(data: Any, labels: Any, source: Source, folder: Path) -> str | None:
-    """What `--calibration` would be; arrays are written into the folder of the engine."""
-    import numpy as np
-
-    from mlpdeploy.evidence.samples import LABELS, RANDOM
-
-    if data is None or isinstance(data, str | Path):
-        if data is not None and str(data) != RANDOM:
-            _require_prepared(data)
-        return None if data is None else str(data)
-    arrays, known = _rows(data, labels, [spec.name for spec in source.recipe.inputs])
-    folder.mkdir(parents=True, exist_ok=True)
-    path, temporary = folder / "calibration.npz", folder / ".calibration.npz"
-    np.savez(temporary, **(arrays if known is None else {**arrays, LABELS: known}))
-    return str(temporary.replace(path))
+_ENGINES: weakref.WeakSet[Engine] = weakref.WeakSet()
+_BEHIND: list[Any] = []
+"""What a forked process has of the engines of its parent, and must not touch."""
 
 
-def _require_prepared(data: str | Path) -> None:
-    if Path(data).suffix != ".npz":
-        raise InputError("how this network's images are prepared is not known: pass data as arrays, prepared")
+def _forked() -> None:
+    for engine in _ENGINES:
+        _BEHIND.append((engine._stack, engine._runner))
+        engine._begin()
 
 
-def _rows(data: Any, labels: Any, names: Sequence[str]) -> tuple[dict[str, Any], Any]:
-    """Rows by input name, and the class (n,) of each where they are known."""
-    import numpy as np
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
 
-    from mlpdeploy.given import named_arrays
 
-    arrays = named_arrays(data, names)
-    count = len(next(iter(arrays.values())))
-    known = None if labels is None else np.asarray(labels).astype(np.int64)
-    if known is not None and known.shape != (count,):
-        raise InputError(f"{known.shape} labels do not fit {count} rows")
-    return arrays, known
+def _again(folder: str, files: dict[str, Any], trusted: bool) -> Engine:
+    """An engine that was pickled. Raises ArtifactError where another was built in its folder since."""
+    engine = load(folder, trusted=trusted)
+    store.require_same(replace(engine._artifact, manifest=engine.manifest | {"files": files}))
+    return engine
 
 
 def _cast(array: Any, port: dict[str, Any]) -> Any:

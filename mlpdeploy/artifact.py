@@ -7,15 +7,18 @@ says, and nothing of either is run.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlpdeploy import documents
 from mlpdeploy.errors import ArtifactError
-from mlpdeploy.files import sha256
+from mlpdeploy.files import opened, sha256
 from mlpdeploy.schema import Graph, Manifest
 from mlpdeploy.schema_found import Verification
+
+if TYPE_CHECKING:
+    import onnx
 
 SCHEMA = 2
 MODEL, GRAPH, MANIFEST = "model.onnx", "graph.json", "manifest.json"
@@ -29,15 +32,11 @@ ATTACHED: dict[str, Any] = {VERIFICATION: Verification, BENCH: None, REPORT: Non
 
 @dataclass(frozen=True)
 class Artifact:
-    """An artifact whose files were found to be those that its manifest names.
-
-    `cached` where a build only found it, `built` where this process built it.
-    """
+    """An artifact whose files were found to be those that its manifest names; `cached` where a build only found it."""
 
     folder: Path
     manifest: dict[str, Any]
     cached: bool = False
-    built: bool = field(default=False, compare=False)
 
     @property
     def model(self) -> Path:
@@ -56,6 +55,23 @@ def attached(artifact: Artifact, name: str) -> dict[str, Any] | None:
     if not leads_inside(path, artifact.folder):
         raise ArtifactError(f"{path} is a link that leads out of the artifact: remove it")
     return documents.read(path, {GRAPH: Graph, **ATTACHED}.get(name))
+
+
+def read_model(path: Path) -> onnx.ModelProto:
+    """The ONNX file at a path. Raises ArtifactError where it is none, or wants to read numbers from other files."""
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        with opened(path) as file:
+            model = onnx.load_model_from_string(file.read())
+    except (OSError, DecodeError) as error:
+        raise ArtifactError(f"{path} cannot be read as ONNX ({error}): build it again with --force") from error
+    try:
+        onnx.external_data_helper.convert_model_from_external_data(model)
+    except ValueError as error:
+        raise ArtifactError(f"{path} keeps numbers in other files, which no build of mlpdeploy does") from error
+    return model
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

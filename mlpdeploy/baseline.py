@@ -13,17 +13,15 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlpdeploy import store
+from mlpdeploy import files, store
 from mlpdeploy.errors import InputError, MachineLacks
 from mlpdeploy.progress import Stages
 from mlpdeploy.selection import Selection
@@ -49,11 +47,11 @@ def opened(reference: str, selection: Selection, verify: Sequence[str] | None, s
     At a git revision the engine is verified too where `verify` is not None, with those options. Raises InputError where
     the reference cannot be used, or is of another network.
     """
-    with tempfile.TemporaryDirectory(prefix="mlpdeploy-baseline-") as folder:
+    with files.temporary_folder("mlpdeploy-baseline-") as folder:
         if reference.startswith(GIT):
-            found = _at_revision(reference, selection, verify, Path(folder), stages)
+            found = _at_revision(reference, selection, verify, folder, stages)
         elif _is_artifact(path := Path(reference)):
-            found = _kept(reference, path, Path(folder))
+            found = _kept(reference, path, folder)
         else:
             found = _saved(reference, path)
         built = (found.document or {}).get("network") if found.artifact is None else found.artifact.manifest["recipe"]
@@ -66,13 +64,13 @@ def opened(reference: str, selection: Selection, verify: Sequence[str] | None, s
 
 
 def _is_artifact(path: Path) -> bool:
-    return path.is_dir() or (path.name == store.MANIFEST and path.exists())
+    return os.path.isdir(path) or (path.name == store.MANIFEST and os.path.exists(path))
 
 
 def _saved(reference: str, path: Path) -> Baseline:
     from mlpdeploy.evidence.bench import read
 
-    if not path.exists():
+    if not os.path.lexists(path):
         raise InputError(
             f"--baseline {reference}: there is no such file or folder; give a saved result, an artifact's folder, or "
             "git:REVISION"
@@ -84,10 +82,8 @@ def _saved(reference: str, path: Path) -> Baseline:
 
 def _kept(reference: str, path: Path, folder: Path) -> Baseline:
     """A copy of the artifact, since building the candidate may replace the very folder."""
-    source = store.open_artifact(path)
-    shutil.copytree(source.folder, folder / "artifact")
-    said = {"kind": "artifact", "created": source.manifest["created"]}
-    artifact = Artifact(folder / "artifact", source.manifest)
+    artifact = store.copy_files(store.open_whole(path), folder / "artifact")
+    said = {"kind": "artifact", "created": artifact.manifest["created"]}
     return Baseline(reference, {"reference": reference, **said}, artifact=artifact)
 
 
@@ -106,7 +102,7 @@ def _at_revision(
                 _command(reference, root, tree, ["verify", *_options(selection, out), *verify], allowed=(0, 1))
         finally:
             _git(root, reference, "worktree", "remove", "--force", str(tree))
-    artifact = store.open_artifact(out / Path(built["folder"]).relative_to(out))
+    artifact = store.open_whole(out / Path(built["folder"]).relative_to(out))
     said = {"kind": "git", "commit": commit, "created": artifact.manifest["created"]}
     return Baseline(reference, {"reference": reference, **said}, artifact=artifact)
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlpdeploy import pipeline, store
+from mlpdeploy import files, pipeline, store, trust
 from mlpdeploy.engine.backend import Backend, pick
 from mlpdeploy.errors import InputError, MachineLacks
 from mlpdeploy.lookup import calibrated_before
@@ -44,12 +43,13 @@ def bench(
     threads: int | None = None,
     seconds: float = SECONDS,
     credit: bool = False,
+    trusted: bool = False,
     progress: Listener | None = None,
 ) -> Bench:
     """Time the engine of a selection against `against` (eager, compile, export, or other networks' names).
 
     `source` is the network itself where it is in hand, `artifact` the engine where it is built already; the document is
-    kept beside it.
+    kept beside it. `trusted` says that engines may run although somebody else built them (see `trust`).
 
     `sizes` are the batch sizes (none: the smallest and the one that the engine is tuned for), `seconds` the budget of
     each. `against` None means AGAINST without what this machine cannot run. The engine is built where it is not built
@@ -74,13 +74,14 @@ def bench(
         selection = covering(selection, sizes)
     others = _others(against or (), selection)
     artifact = artifact or pipeline.build(selection, source=source, progress=progress)
+    trust.require(artifact, backend, trusted)
     profile = selection.profile
     if not all(profile.min <= size <= profile.max for size in sizes):
         raise InputError(f"{artifact.folder} takes batch {profile.min} to {profile.max}: build it for the others too")
     sizes = list(dict.fromkeys(sizes)) or sorted({selection.profile.min, selection.profile.opt})
-    with held_to(threads), tempfile.TemporaryDirectory() as folder:
+    with held_to(threads), files.temporary_folder() as folder:
         source = source or pipeline.load(selection, stages)
-        session = Session(artifact, selection, backend, source, threads, Path(folder), stages)
+        session = Session(artifact, selection, backend, source, threads, folder, stages, trusted)
         rivals, left_out = session.rivals(against, others)
         before = machine.conditions()
         with stages("measure"):
@@ -123,11 +124,12 @@ class Session:
         threads: int,
         folder: Path,
         stages: Stages,
+        trusted: bool,
     ) -> None:
         from mlpdeploy.evidence.contenders import Loadable
 
         self.artifact, self.selection, self.backend, self.source = artifact, selection, backend, source
-        self.threads, self.folder, self.stages = threads, folder, stages
+        self.threads, self.folder, self.stages, self.trusted = threads, folder, stages, trusted
         self.specs = source.specs()
         # What an engine in INT8 is held against computes in the precision of what lies between its products.
         self.precision = backend.beside_int8 or "fp32" if selection.precision == "int8" else selection.precision
@@ -179,16 +181,14 @@ class Session:
 
     def layers(self, size: int) -> Layers:
         """Times by module of our engine, and of the plain export where it was built."""
-        import onnx
-
         from mlpdeploy.evidence.bench import Layers
 
-        after = self._profile(self.engine, onnx.load(self.artifact.model), size)
+        after = self._profile(self.engine, store.read_model(self.artifact.model), size)
         if isinstance(after, str):
             return Layers(None, None, after)
         if self.export is None:
             return Layers(None, after, "the plain export was not among the contenders")
-        before = self._profile(self.export, onnx.load(self.export.engine.parent / store.MODEL), size)
+        before = self._profile(self.export, store.read_model(self.export.engine.parent / store.MODEL), size)
         return Layers(None, after, before) if isinstance(before, str) else Layers(before, after)
 
     def credit(self, size: int, seconds: float) -> tuple[Credit, ...]:
@@ -235,6 +235,7 @@ class Session:
         from mlpdeploy.evidence import contenders
 
         artifact = pipeline.build(other, progress=self.stages.listener)
+        trust.require(artifact, self.backend, self.trusted)
         specs = pipeline.load(other, self.stages).specs()
         loadable = contenders.Loadable(self.backend, artifact.engine, artifact.manifest["facts"]).on(self.threads)
         what = f"{other.name} {other.precision} with {self.backend.name}"

@@ -45,6 +45,7 @@ from mlpdeploy.options import (
     Precision,
     Pretrained,
     Seed,
+    Trust,
     print_json,
     selected,
 )
@@ -135,12 +136,13 @@ def verify(
     io: Io = "fp32",
     level: Level = None,
     data: Data = None,
+    trust: Trust = False,
     as_json: Json = False,
 ) -> None:
     """Prove that a built engine computes what the network computes; give the options that it was built with."""
     selection = selected(locals())
     with Live(Console(stderr=True)).shown() as live:
-        verification = pipeline.verify(selection, data=data, progress=live)
+        verification = pipeline.verify(selection, data=data, trusted=trust, progress=live)
     document = verification.to_json() | {"name": selection.name, "weights": selection.weights()}
     if as_json:
         print_json(document)

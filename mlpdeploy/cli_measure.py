@@ -34,6 +34,7 @@ from mlpdeploy.options import (
     Seed,
     Threads,
     TimedSizes,
+    Trust,
     print_json,
     selected,
     write,
@@ -69,6 +70,7 @@ def bench(
     max_drop: MaxDrop = None,
     min_sqnr: MinSqnr = None,
     save: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the result, for `regress`.")] = None,
+    trust: Trust = False,
     as_json: Json = False,
 ) -> None:
     """Time an engine beside PyTorch and the plain export; say how near to the limit it is and where its time goes."""
@@ -79,8 +81,9 @@ def bench(
     rivals = None if against is None else [part.strip() for part in against.split(",") if part.strip()]
     with Live(Console(stderr=True)).shown() as live:
         found = pipeline.bench(
-            selection, against=rivals, sizes=sizes, threads=threads, seconds=time, credit=credit, progress=live
-        )
+            selection, against=rivals, sizes=sizes, threads=threads, seconds=time, credit=credit, trusted=trust,
+            progress=live,
+        )  # fmt: skip
     document = found.to_json()
     write(save, document)
     if as_json:
@@ -126,6 +129,7 @@ def regress(
     max_drop: MaxDrop = None,
     min_sqnr: MinSqnr = None,
     save: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the result, for a later run.")] = None,
+    trust: Trust = False,
     as_json: Json = False,
 ) -> None:
     """Hold an engine against a baseline; exit 1 where it got slower, larger or less accurate."""
@@ -153,6 +157,7 @@ def regress(
             undecided=undecided,
             accepted=accept or (),
             data=data,
+            trusted=trust,
             progress=live,
         )
     document = found.to_json()

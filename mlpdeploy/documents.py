@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import types
 import typing
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def wrong(value: Any, kind: Any, where: str = "", *, partly: bool = False) -> st
         return None if None in found else found[0]
     if origin in (list, tuple):
         return _wrong_items(value, typing.get_args(kind)[0], where)
-    if origin is dict:
+    if origin in (dict, Mapping):
         return _wrong_values(value, typing.get_args(kind)[1], where)
     if kind is type(None):
         return None if value is None else _other(where, "nothing", value)
@@ -76,17 +77,19 @@ def wrong(value: Any, kind: Any, where: str = "", *, partly: bool = False) -> st
     return None if fits and isinstance(value, bool) == (kind is bool) else _other(where, WORDS[kind], value)
 
 
+def missing(value: dict[str, Any], kind: Any) -> list[str]:
+    """The fields that an object of a kind lacks."""
+    return [name for name, (_, needed) in _fields(kind).items() if needed and name not in value]
+
+
 def _wrong_object(value: Any, kind: Any, where: str, partly: bool) -> str | None:
     if not isinstance(value, dict):
         return _other(where, "an object", value)
-    for name, (hint, needed) in _fields(kind).items():
-        place = f"{where}.{name}" if where else name
-        if name not in value:
-            if needed and not partly:
-                return f"{place} is missing"
-        elif (problem := wrong(value[name], hint, place)) is not None:
-            return problem
-    return None
+    if not partly and (lacking := missing(value, kind)):
+        return f"{where}.{lacking[0]} is missing".lstrip(".")
+    known = ((name, hint) for name, (hint, _) in _fields(kind).items() if name in value)
+    problems = (wrong(value[name], hint, f"{where}.{name}".lstrip(".")) for name, hint in known)
+    return next((problem for problem in problems if problem is not None), None)
 
 
 @functools.cache
@@ -94,8 +97,8 @@ def _fields(kind: Any) -> dict[str, tuple[Any, bool]]:
     """The fields of an object: what each holds, and whether it has to be there."""
     hints = typing.get_type_hints(kind, include_extras=True)
     if dataclasses.is_dataclass(kind):
-        missing = dataclasses.MISSING
-        return {one.name: (hints[one.name], one.default is missing) for one in dataclasses.fields(kind)}
+        fields, none = dataclasses.fields(kind), dataclasses.MISSING
+        return {one.name: (hints[one.name], one.default is one.default_factory is none) for one in fields}
     found = {}
     for name, hint in hints.items():
         optional = typing.get_origin(hint) is typing.NotRequired

@@ -110,32 +110,35 @@ def writing(folder: Path, *, everything: bool = False) -> Iterator[None]:
 
 @contextmanager
 def temporary_folder(prefix: str = "mlpdeploy-") -> Iterator[Path]:
-    """A folder that goes away with the body. Raises InputError, one line, where it takes no writes or is full."""
-    with for_a_while(), tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as folder:
-        yield Path(folder)
+    """A folder that goes away with the body. Raises InputError where it cannot be made, or its disk gets full."""
+    with for_a_while():
+        made = tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True)
+    with made as folder:
+        try:
+            yield Path(folder)
+        except OSError as error:
+            if error.errno not in FULL or not str(error.filename or folder).startswith(folder):
+                raise
+            raise _no_room(error) from error
 
 
 @contextmanager
 def for_a_while() -> Iterator[None]:
-    """Turn the errors of a place for temporary files that takes none into one line."""
+    """Turn the errors of making a temporary file or folder into one line."""
     try:
         yield
     except OSError as error:
-        reason, where = error.strerror or str(error), _temporary_root()
-        if where is None:
-            raise InputError(f"no temporary file can be written ({reason}): set TMPDIR to a folder that can") from error
-        if error.filename is not None and not str(error.filename).startswith(where):
-            raise
-        if error.errno in FULL:
-            raise InputError(
-                f"no space is left for temporary files in {where} ({reason}): free some, or set TMPDIR to a folder "
-                "that has room"
-            ) from error
-        if error.filename is not None:
-            raise InputError(
-                f"{where} takes no temporary files ({reason}): set TMPDIR to a folder that can be written"
-            ) from error
-        raise
+        raise _no_room(error) from error
+
+
+def _no_room(error: OSError) -> InputError:
+    reason, where = error.strerror or str(error), _temporary_root() or "any of the usual folders"
+    if error.errno in FULL:
+        return InputError(
+            f"no space is left for temporary files in {where} ({reason}): free some, or set TMPDIR to a folder that "
+            "has room"
+        )
+    return InputError(f"{where} takes no temporary files ({reason}): set TMPDIR to a folder that can be written")
 
 
 def _temporary_root() -> str | None:

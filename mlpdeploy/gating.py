@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tempfile
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -12,10 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlpdeploy import baseline as baselines
-from mlpdeploy import pipeline
+from mlpdeploy import files, pipeline, trust
 from mlpdeploy.baseline import Baseline
-from mlpdeploy.engine.backend import Backend, backends, pick
+from mlpdeploy.engine.backend import Backend, pick
 from mlpdeploy.errors import InputError, MachineLacks
+from mlpdeploy.lookup import backend_of
 from mlpdeploy.progress import Listener, Stages
 from mlpdeploy.selection import Selection
 from mlpdeploy.session import covering, describe, held_to, thread_count
@@ -47,12 +47,14 @@ def regress(
     undecided: str = "fail",
     accepted: Collection[str] = (),
     data: str | None = None,
+    trusted: bool = False,
     progress: Listener | None = None,
 ) -> Regress:
     """Hold the engine of a selection against a baseline (see `baseline`); `Regress.passed` says how it ended.
 
     `sizes` are the batch sizes to time (none: the smallest), `seconds` the time that may be spent on them together.
-    `accepted` names gates that may get worse this time. Both sides are verified where they are not, on the images of
+    `accepted` names gates that may get worse this time. `trusted` says that engines may run although somebody else
+    built them (see `trust`). Both sides are verified where they are not, on the images of
     `data` or on random inputs. Raises InputError where something cannot be used, and MachineLacks where a saved result
     is of another machine.
     """
@@ -72,6 +74,8 @@ def regress(
         if other.document is not None:
             _require_same_machine(other)
         artifact = pipeline.build(selection, progress=progress)
+        for one in filter(None, (artifact, other.artifact)):
+            trust.require(one, backend_of(one), trusted)
         facts = _verified(selection, artifact, data, progress)
         theirs = _facts_of_baseline(other)
         facts = _built_again(selection, facts, theirs, limits, progress)
@@ -139,8 +143,8 @@ def _built_again(selection: Selection, facts: Facts, theirs: Facts, limits: Limi
         longest = None if theirs.build_seconds is None else theirs.build_seconds * (1 + limits.build)
         if longest is None or facts.build_seconds is None or facts.build_seconds <= longest:
             break
-        with tempfile.TemporaryDirectory() as folder:
-            again = pipeline.build(replace(selection, out=Path(folder)), force=True, progress=progress)
+        with files.temporary_folder() as folder:
+            again = pipeline.build(replace(selection, out=folder), force=True, progress=progress)
             facts = replace(facts, build_seconds=min(facts.build_seconds, again.manifest["facts"]["build_seconds"]))
     return facts
 
@@ -158,7 +162,7 @@ def _latency(
     """The latency gates, and the pairs that they were judged on; without an engine that runs here, why not."""
     from mlpdeploy.evidence import regress
 
-    backend = backends()[str(artifact.manifest["backend"])]
+    backend = backend_of(artifact)
     reason = backend.executable()
     if reason is not None:
         gates = (regress.not_measured(regress.LATENCY, "ms", limits.slowdown, reason, size) for size in sizes)
@@ -173,7 +177,7 @@ def _latency(
         raise InputError(
             f"--baseline {other.reference}: was built for batch {profile['min']} to {profile['max']}, not {outside[0]}"
         )
-    their_backend = backends()[str(other.artifact.manifest["backend"])]
+    their_backend = backend_of(other.artifact)
     if (reason := their_backend.executable()) is not None:
         raise MachineLacks(f"--baseline {other.reference}: cannot run on this machine: {reason}")
     baseline = _contender("baseline", other.artifact, their_backend, specs, threads)

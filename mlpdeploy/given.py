@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
@@ -91,6 +92,30 @@ def to_tensor(array: np.ndarray, device: torch.device) -> torch.Tensor:
     if array.dtype == ml_dtypes.bfloat16:
         return torch.from_numpy(array.astype(np.float32)).to(device, torch.bfloat16)
     return torch.from_numpy(np.ascontiguousarray(array)).to(device)
+
+
+def require_prepared(data: str | Path) -> None:
+    """Raises InputError where data is anything but an .npz: how images are prepared, only a recipe knows."""
+    if Path(data).suffix != ".npz":
+        raise InputError("how this network's images are prepared is not known: pass data as arrays, prepared")
+
+
+def labelled_rows(data: Any, labels: Any, names: Sequence[str]) -> tuple[dict[str, Any], Any]:
+    """Rows by input name, and the class (n,) of each where they are known."""
+    arrays = named_arrays(data, names)
+    count = len(next(iter(arrays.values())))
+    known = None if labels is None else _classes(labels)
+    if known is not None and known.shape != (count,):
+        raise InputError(f"{known.shape} labels do not fit {count} rows")
+    return arrays, known
+
+
+def _classes(labels: Any) -> np.ndarray:
+    try:
+        found = _array("labels", labels) if isinstance(labels, torch.Tensor) else np.asarray(labels)
+        return found.astype(np.int64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InputError(f"labels must be whole numbers, one a row: {one_line(error)}") from error
 
 
 def _require_module(network: object) -> None:

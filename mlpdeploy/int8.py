@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlpdeploy import cache, store
+from mlpdeploy import cache, documents, files, store
 from mlpdeploy.engine.backend import backends
 from mlpdeploy.errors import ArtifactError, InputError
 from mlpdeploy.progress import Stages
@@ -67,17 +68,17 @@ class Int8:
         """That of an artifact. Raises ArtifactError where its file cannot be used."""
         import numpy as np
 
-        from mlpdeploy.graph.quantise import Quantisation
-
         path = folder / store.QUANTISATION
         try:
-            document = json.loads(path.read_text(encoding="utf-8"))
-            quantisation = Quantisation.from_json(document.pop("quantisation"))
+            document = files.read_json(path)
+            quantisation = _quantisation(document.pop("quantisation"))
             curve, ranked = (tuple(document.pop(name)) for name in ("curve", "ranked"))
             with np.load(folder / store.ROWS, allow_pickle=False) as file:
                 rows = {name: file[name] for name in file.files}
+            if any(values.dtype.kind not in "fiu" for values in rows.values()):
+                raise ValueError(f"{store.ROWS} holds something else than numbers")
             return cls(quantisation, rows, curve, ranked, document.pop("warning"))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
             raise ArtifactError(f"{path} cannot be read ({error}): build it again with --force") from error
 
     def summary(self) -> dict[str, Any]:
@@ -197,6 +198,15 @@ def _samples(source: Source, selection: Selection, stages: Stages) -> Samples:
     return samples
 
 
+def _quantisation(document: Any) -> Quantisation:
+    """A calibration read back. Raises ValueError where it is something else."""
+    from mlpdeploy.graph.quantise import Quantisation
+
+    if (problem := documents.wrong(document, Quantisation)) is not None:
+        raise ValueError(problem)
+    return Quantisation.from_json(document)
+
+
 def _few(samples: Samples) -> dict[str, np.ndarray]:
     """The rows that go into the artifact."""
     from mlpdeploy.evidence.reference import DISTINCT_ROWS
@@ -220,14 +230,13 @@ def _judge(balanced: Rewritten, samples: Samples, rows: int | None = None) -> An
 def _calibrated(rewritten: Rewritten, samples: Samples, selection: Selection, stages: Stages) -> Quantisation:
     """The calibration, from the cache where weights, graph, data, calibrator and our own code are the same."""
     from mlpdeploy.graph.calibrate import calibrate
-    from mlpdeploy.graph.quantise import Quantisation
 
     parts = (cache.fingerprint(rewritten), samples.digest(), selection.calibrator, cache.sources())
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()
     path = selection.out / selection.folder_name / "calibration" / f"{key[:32]}.json"
     with stages("calibrate"):
         try:
-            found = Quantisation.from_json(json.loads(path.read_text(encoding="utf-8")))
+            found = _quantisation(files.read_json(path))
             stages.say(f"calibration found in {path}")
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             found = calibrate(rewritten, samples.arrays, selection.calibrator, stages.step)

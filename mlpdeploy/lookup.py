@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlpdeploy import cache, store
-from mlpdeploy.engine.backend import Backend
+from mlpdeploy.engine.backend import Backend, backends
 from mlpdeploy.errors import ArtifactError, InputError
 from mlpdeploy.progress import Stages
 from mlpdeploy.recipe import canonical, kind
@@ -28,10 +29,10 @@ def key_of(selection: Selection, backend: Backend, traced: Traced | None = None)
 
 def cached(folder: Path, key: str | None, force: bool, stages: Stages) -> Artifact | None:
     """The artifact at `folder` where it is whole and has this key."""
-    if force or key is None or not (folder / store.MANIFEST).exists():
+    if force or key is None or not os.path.exists(folder / store.MANIFEST):
         return None
     try:
-        artifact = store.open_artifact(folder)
+        artifact = store.open_whole(folder)
     except ArtifactError as error:
         stages.say(f"building again: {error}")
         return None
@@ -59,14 +60,23 @@ def check_same(artifact: Artifact, selection: Selection, source: Source | None) 
         )
 
 
+def backend_of(artifact: Artifact) -> Backend:
+    """The backend that built an artifact. Raises ArtifactError where this mlpdeploy has none of that name."""
+    name = artifact.manifest["backend"]
+    found = backends().get(name)
+    if found is None:
+        raise ArtifactError(f"{artifact.folder} was built by a backend {name}, which this mlpdeploy does not have")
+    return found
+
+
 def calibrated_before(selection: Selection, folder: Path) -> Artifact:
     """The INT8 artifact of a selection that says nothing of calibration: the one that is built.
 
     Raises InputError where there is none, ArtifactError where it was built from another selection.
     """
-    if not (folder / store.MANIFEST).exists():
+    if not os.path.exists(folder / store.MANIFEST):
         raise InputError(f"{NEEDS_CALIBRATION}; or build the engine first, and it is found")
-    artifact = store.open_artifact(folder)
+    artifact = store.open_whole(folder)
     check_same(artifact, replace(selection, batch=artifact.manifest["selection"]["batch"]), None)
     return artifact
 
@@ -76,19 +86,19 @@ def find_artifact(
 ) -> Artifact:
     """The artifact at a path, or the one of a network's name; where several fit, InputError lists them."""
     if _is_path(target):
-        return store.open_artifact(Path(target))
-    return store.open_artifact(_only_artifact(Selection(target, out=out), precision, backend))
+        return store.open_whole(Path(target))
+    return store.open_whole(_only_artifact(Selection(target, out=out), precision, backend))
 
 
 def _is_path(target: str) -> bool:
     """Whether a target is a file or folder, rather than the name of a network."""
     path = Path(target)
-    if path.is_file() or (path / store.MANIFEST).exists() or len(path.parts) > 1:
+    if os.path.isfile(path) or os.path.exists(path / store.MANIFEST) or len(path.parts) > 1:
         return True
     try:
         canonical(target)
     except InputError:
-        return path.exists()
+        return os.path.lexists(path)
     return False
 
 

@@ -51,6 +51,7 @@ Data = Annotated[
 Calibrator = Annotated[str, typer.Option(help="INT8: auto, max, percentile, entropy or mse.")]
 MaxDrop = Annotated[float | None, typer.Option(metavar="POINTS", help="INT8: what top-1 may lose on labelled data.")]
 MinSqnr = Annotated[float | None, typer.Option(metavar="DB", help="INT8: least signal to noise of the output.")]
+Trust = Annotated[bool, typer.Option("--trust", help="Run an engine that can hold code though somebody else built it.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout, and nothing else there.")]
 
 

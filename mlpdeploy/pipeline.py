@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlpdeploy import store
+from mlpdeploy import store, trust
 from mlpdeploy.engine.backend import BuildRequest, pick
 from mlpdeploy.errors import InputError
 from mlpdeploy.int8 import Int8, calibration, measure_sites, paid_off
@@ -73,15 +73,19 @@ def build(
     backend = pick(selection.backend, selection.precision, selection.gpus, selection.plugin)
     selection = selection.with_backend(backend.name)
     folder = store.folder_of(selection, backend.name)
-    with store.locked(folder, stages.say):
+    with store.locked(folder, stages.say, optional=True) as refused:
         key = key_of(selection, backend)
         if (found := cached(folder, key, force, stages)) is not None:
             return found
+        if refused is not None and (force or key is not None):
+            raise refused
         source = source or load(selection, stages)
         traced = trace_network(source, stages)
         key = key or key_of(selection, backend, traced)
         if (found := cached(folder, key, force, stages)) is not None:
             return found
+        if refused is not None:
+            raise refused
         calibrated = partial(calibration, source=source, selection=selection, stages=stages) if int8 else None
         compiled = compile_network(traced, selection, stages, calibrated, backend.beside_int8)
         with stages("emit"):
@@ -111,24 +115,27 @@ def verify(
     selection: Selection,
     *,
     source: Source | None = None,
-    folder: Path | None = None,
+    artifact: Artifact | None = None,
     data: str | Samples | None = None,
+    trusted: bool = False,
     progress: Listener | None = None,
 ) -> Verification:
     """Prove that the built engine of a selection computes what its network computes (`Verification.passed`).
 
     Climbs the ladder of `evidence.verify`, on random inputs or on `data` (what `--data` names, or arrays), and writes
-    verification.json beside the engine. `source` is the network itself where it is in hand; `folder` is where the
-    artifact lies, if not where the selection says. Raises ArtifactError where nothing of that selection is built.
+    verification.json beside the engine. `source` is the network itself where it is in hand; `artifact` is the engine
+    where it was opened before: then this very one is meant. `trusted` says that its engine may run although somebody
+    else built it (see `trust`). Raises ArtifactError where nothing of that selection is built.
     """
     stages = Stages(progress)
     backend = pick(selection.backend, selection.precision, selection.gpus)
     selection = selection.with_backend(backend.name)
-    folder = folder or store.folder_of(selection, backend.name)
-    with store.locked(folder, stages.say), ExitStack() as stack:
+    folder = store.folder_of(selection, backend.name) if artifact is None else artifact.folder
+    with store.locked(folder, stages.say, optional=True), ExitStack() as stack:
         with stages("open"):
-            artifact = store.open_artifact(folder)
+            artifact = store.open_whole(folder) if artifact is None else store.unchanged(artifact)
             check_same(artifact, selection, source)
+            trust.require(artifact, backend, trusted)
         stages.say(f"{folder}, built {artifact.manifest['created']}")
         source = source or load(selection, stages)
         if isinstance(data, str):
@@ -139,8 +146,6 @@ def verify(
         calibrated = None if int8 is None else lambda rewritten: int8
         compiled = compile_network(trace_network(source, stages), selection, stages, calibrated, backend.beside_int8)
         with stages("verify"):
-            import onnx
-
             from mlpdeploy import manifest, reporting
             from mlpdeploy.evidence.verify import verify as climb
 
@@ -153,7 +158,7 @@ def verify(
                 source.network,
                 compiled.rewritten,
                 compiled.typed,
-                onnx.load(artifact.model),
+                store.read_model(artifact.model),
                 engine,
                 reason,
                 selection.profile,
@@ -168,8 +173,11 @@ def verify(
                 rows=None if int8 is None else int8.rows,
             )
         document = manifest.verified(artifact.manifest, verification)
-        store.attach(artifact, store.VERIFICATION, json.dumps(document, indent=2, allow_nan=False) + "\n")
-        store.attach(artifact, store.REPORT, reporting.in_markdown(artifact))
+        try:
+            store.attach(artifact, store.VERIFICATION, json.dumps(document, indent=2, allow_nan=False) + "\n")
+            store.attach(artifact, store.REPORT, reporting.in_markdown(artifact))
+        except InputError as error:
+            stages.say(f"what was found is not kept beside the engine: {error}")
         return verification
 
 

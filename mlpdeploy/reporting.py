@@ -8,8 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mlpdeploy import store
+from mlpdeploy import documents, store
 from mlpdeploy.errors import ArtifactError, InputError
+from mlpdeploy.schema_found import Bench
 from mlpdeploy.store import Artifact
 
 
@@ -58,7 +59,9 @@ def _evidence(artifact: Artifact) -> tuple[dict[str, Any] | None, dict[str, Any]
         verification = None
     if bench is not None and (bench.get("kind"), bench.get("schema")) != ("bench", 1):
         raise ArtifactError(f"{artifact.folder / store.BENCH} is no result of this mlpdeploy's bench: measure it again")
-    if bench is not None and bench["network"]["model_sha256"] != hashes[store.MODEL]:
+    if bench is not None and (problem := documents.wrong(bench, Bench)) is not None:
+        raise ArtifactError(f"{artifact.folder / store.BENCH} is damaged ({problem}): measure it again")
+    if bench is not None and bench["network"].get("model_sha256") != hashes[store.MODEL]:
         bench = None
     return verification, bench
 
@@ -69,7 +72,7 @@ def _usable(artifact: Artifact) -> Iterator[None]:
     try:
         yield
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        what = f"{type(error).__name__}: {error}"
+        what = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise ArtifactError(
             f"a document in {artifact.folder} is damaged or of another version ({what}): build it again with --force"
         ) from error

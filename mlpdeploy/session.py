@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -35,12 +35,10 @@ def covering(selection: Selection, sizes: Sequence[int]) -> Selection:
     if any(size < 1 for size in sizes):
         raise InputError(f"batch {min(sizes)}: the smallest batch is 1")
     folder, profiles = store.folder_of(selection, selection.backend), [selection.profile]
-    if (folder / store.MANIFEST).exists():
-        try:
-            built = store.read_manifest(folder)["batch"]
-            profiles.insert(0, type(selection.profile)(**built))
-        except ArtifactError:  # the build that follows says so, and replaces it
-            pass
+    if os.path.exists(folder / store.MANIFEST):
+        with suppress(ArtifactError):  # the build that follows says so, and replaces it
+            if built := store.read_manifest(folder).get("batch"):
+                profiles.insert(0, type(selection.profile)(built["min"], built["opt"], built["max"]))
     for one in profiles:
         if all(one.min <= size <= one.max for size in sizes):
             return replace(selection, batch=f"{one.min}:{one.opt}:{one.max}")

@@ -47,6 +47,7 @@ from mlpdeploy.artifact import (
     damage,
     leads_inside,
     read_manifest,
+    read_model,
     require_same,
 )
 from mlpdeploy.errors import ArtifactError, InputError
@@ -58,7 +59,7 @@ from mlpdeploy.selection import Selection
 __all__ = [
     "BENCH", "CURVE", "GRAPH", "MANIFEST", "MODEL", "PAGE", "QUANTISATION", "REPORT", "ROWS", "SCHEMA", "VERIFICATION",
     "Artifact", "Draft", "attach", "attached", "copy", "copy_files", "draft", "folder_of", "locked", "open_artifact",
-    "open_whole", "place", "read_manifest", "require_same", "sha256", "unchanged", "write",
+    "open_whole", "place", "read_manifest", "read_model", "require_same", "sha256", "unchanged", "write",
 ]  # fmt: skip
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
@@ -88,7 +89,7 @@ class Draft:
         for path in (*(p for p in self.folder.rglob("*") if p.is_dir()), self.folder):
             _sync(path)
         _replace_folder(self.folder, self.target)
-        return Artifact(self.target, manifest, built=True)
+        return Artifact(self.target, manifest)
 
 
 def folder_of(selection: Selection, backend: str) -> Path:
@@ -191,7 +192,7 @@ def copy_files(artifact: Artifact, folder: Path) -> Artifact:
                 _copied(artifact, name, folder)
         require_same(artifact)
     (folder / MANIFEST).write_text(_dump(artifact.manifest), encoding="utf-8")
-    return Artifact(folder, artifact.manifest, built=artifact.built)
+    return Artifact(folder, artifact.manifest)
 
 
 def unchanged(artifact: Artifact) -> Artifact:
@@ -239,8 +240,9 @@ def open_artifact(path: Path) -> Artifact:
 def open_whole(path: Path) -> Artifact:
     """The same, whose manifest says all that any command reads in one. Raises ArtifactError where it does not."""
     artifact = open_artifact(path)
-    if (problem := documents.wrong(artifact.manifest, Manifest)) is not None:
-        raise ArtifactError(f"{artifact.folder / MANIFEST} is incomplete ({problem}): build it again with --force")
+    missing = documents.missing(artifact.manifest, Manifest)
+    if missing:
+        raise ArtifactError(f"{path} lacks {', '.join(missing)} in its manifest: build it again with --force")
     return artifact
 
 

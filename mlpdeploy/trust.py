@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any
 from mlpdeploy.errors import ArtifactError
 
 if TYPE_CHECKING:
-    from mlpdeploy.store import Artifact
+    from mlpdeploy.artifact import Artifact
+    from mlpdeploy.engine.backend import Backend
 
 SEAL = "seal"
 BYTES = 32
@@ -41,16 +42,13 @@ def is_own(manifest: Mapping[str, Any]) -> bool:
     return hmac.compare_digest(str(manifest.get(SEAL)).encode(), _seal(manifest).encode())
 
 
-def require(artifact: Artifact, code: str | None, trusted: bool) -> None:
-    """Raises ArtifactError where running an engine could run somebody else's code and nobody asked for that.
-
-    `code` is what a backend's engines hold that is executed, None where they are data alone.
-    """
-    if code is None or trusted or artifact.built or is_own(artifact.manifest):
+def require(artifact: Artifact, backend: Backend, trusted: bool) -> None:
+    """Raises ArtifactError where running an engine here could run somebody else's code, and nobody asked for that."""
+    if trusted or backend.code is None or backend.executable() is not None or is_own(artifact.manifest):
         return
     raise ArtifactError(
-        f"{artifact.folder} was not built here by you, and its engine holds {code}, which could do anything once it "
-        "runs: if you trust who made it, say so (--trust, or mlpdeploy.load(path, trusted=True)); or build it yourself"
+        f"{artifact.folder} was not built here by you, and its engine holds {backend.code}, which can do anything once "
+        "it runs: say --trust, or mlpdeploy.load(path, trusted=True), if you trust who made it, or build it yourself"
     )
 
 

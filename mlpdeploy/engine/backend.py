@@ -120,6 +120,8 @@ class Backend(Protocol):
     engine_file: str
     beside_int8: str | None
     """The precision of what lies between the products of an INT8 engine; None where it builds none."""
+    code: str | None
+    """What its engines hold that runs as a program where they are loaded, in words; None where they are data alone."""
 
     def available(self) -> str | None:
         """None where this machine can build with it, else one line: why not, and what to install."""

@@ -5,14 +5,15 @@ Every number is a measurement of this session; what was not measured is None, wi
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any
 
+from mlpdeploy import documents, files
 from mlpdeploy.errors import InputError
 from mlpdeploy.evidence.timing import Ratio, Timings
+from mlpdeploy.schema_found import SavedBench, SavedRegress
 
 SCHEMA = 1
 BENCH, REGRESS = "bench", "regress"
@@ -233,7 +234,7 @@ class Bench:
 def read(path: Path) -> dict[str, Any]:
     """A saved document of bench or regress. Raises InputError, one line, where it is missing or cannot be used."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = files.read_json(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error}): give a saved result") from error
     except ValueError as error:
@@ -244,4 +245,7 @@ def read(path: Path) -> dict[str, Any]:
         raise InputError(
             f"{path}: has schema {document.get('schema')}, this mlpdeploy reads {SCHEMA}: measure it again"
         )
+    kind = SavedBench if document["kind"] == BENCH else SavedRegress
+    if (problem := documents.wrong(document, kind)) is not None:
+        raise InputError(f"{path}: is damaged ({problem}): measure it again")
     return dict(document)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from mlpdeploy import store
@@ -34,6 +33,11 @@ class Accuracy:
         """The value, turned so that more is worse."""
         return self.value if self.measure == "relative error" else 1 - self.value
 
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Accuracy:
+        """Read back from a saved document."""
+        return cls(**{one.name: values[one.name] for one in fields(cls)})
+
 
 @dataclass(frozen=True)
 class Facts:
@@ -57,23 +61,20 @@ class Facts:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Facts:
-        """Read back from a saved document."""
-        accuracy = values.get("accuracy")
-        return cls(**{**values, "accuracy": None if accuracy is None else Accuracy(**accuracy)})
+        """Read back from a saved document; what another version added is left out."""
+        accuracy = values["accuracy"]
+        known = {one.name: values[one.name] for one in fields(cls)}
+        return cls(**{**known, "accuracy": None if accuracy is None else Accuracy.from_json(accuracy)})
 
 
 def facts_of(artifact: Artifact) -> Facts:
     """The facts of an artifact. TensorRT's parser needs no GPU, so an engine of another backend has layers as well."""
-    import onnx
-
-    from mlpdeploy.evidence.memory import peak_bytes
-
     manifest, reasons = artifact.manifest, {}
-    model = onnx.load(artifact.model)
+    model = store.read_model(artifact.model)
     parsed = manifest["facts"].get("parsed") or _parsed(model)
     if isinstance(parsed, str):
         reasons["layers"] = reasons["transposes"] = parsed
-    memory = peak_bytes(model, manifest["batch"]["max"])
+    memory = _memory(model, manifest["batch"]["max"])
     if isinstance(memory, str):
         reasons["memory"] = memory
     accuracy = accuracy_of(artifact)
@@ -94,13 +95,14 @@ def facts_of(artifact: Artifact) -> Facts:
 
 def accuracy_of(artifact: Artifact) -> Accuracy | str:
     """What the last verification of these very files found, or one line: why there is none."""
-    path = artifact.folder / store.VERIFICATION
-    if not path.exists():
+    document = store.attached(artifact, store.VERIFICATION)
+    if document is None:
         return "not verified"
-    document = json.loads(path.read_text(encoding="utf-8"))
     if document["files"] != {name: facts["sha256"] for name, facts in artifact.manifest["files"].items()}:
         return "verified before it was built again"
-    stage = [one for one in document["stages"] if one["status"] != NOT_EXECUTED][-1]
+    stage = next((one for one in reversed(document["stages"]) if one["status"] != NOT_EXECUTED), None)
+    if stage is None:
+        return "verified in no stage"
     images, rows = stage["images"], document["rows"]
     if images is not None and images["accuracy"] is not None:
         return Accuracy("top-1 accuracy", images["accuracy"], stage["name"], document["inputs"], rows)
@@ -109,6 +111,15 @@ def accuracy_of(artifact: Artifact) -> Accuracy | str:
     if stage["max_relative"] is None:
         return f"the stage {stage['name']} has no finite error"
     return Accuracy("relative error", stage["max_relative"], stage["name"], document["inputs"], rows)
+
+
+def _memory(model: Any, batch: int) -> int | str:
+    from mlpdeploy.evidence.memory import peak_bytes
+
+    try:
+        return peak_bytes(model, batch)
+    except (RuntimeError, ValueError, LookupError, TypeError) as error:  # a file that is no graph of ours
+        return f"its ONNX file cannot be followed ({next(iter(str(error).splitlines()), type(error).__name__)})"
 
 
 def _parsed(model: Any) -> dict[str, Any] | str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mlpdeploy import forks
 from mlpdeploy.errors import ArtifactError, InputError, MachineLacks
 
 if TYPE_CHECKING:
@@ -93,6 +94,7 @@ class EngineBackend(ABC):
     engine_file: str
     packages: tuple[str, ...]  # distributions that an engine's file depends on
     beside_int8: str | None = None
+    code: str | None = "code of its own"  # until a subclass knows that it holds none
 
     @abstractmethod
     def available(self) -> str | None:
@@ -139,6 +141,7 @@ class EngineBackend(ABC):
         from mlpdeploy.engine.backend import Built
 
         self._check_request(request)
+        forks.use()
         engine, started = folder / self.engine_file, time.perf_counter()
         own = self._build(emitted, request, engine, progress)
         batch = request.batch
@@ -174,6 +177,7 @@ class EngineBackend(ABC):
         reason = self.executable()
         if reason is not None:
             raise MachineLacks(f"the {self.name} engine {engine} cannot run on this machine: {reason}")
+        forks.use("torch" if "torch" in self.packages else None)
         with self._load(engine, signature, facts) as runner:
 
             def run(inputs: Arrays) -> dict[str, np.ndarray]:

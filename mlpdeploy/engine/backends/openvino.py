@@ -40,6 +40,7 @@ class OpenVino(EngineBackend):
     name = "openvino"
     engine_file = "engine.blob"
     beside_int8 = "fp32"
+    code = None
     packages = ("openvino",)
 
     def available(self) -> str | None:
