@@ -7,7 +7,8 @@ from itertools import groupby
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
+
+from mlpdeploy.terminal import escape
 
 
 def print_catalogue(console: Console, catalogue: Sequence[Mapping[str, Any]], detailed: bool = False) -> None:

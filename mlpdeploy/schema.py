@@ -146,7 +146,7 @@ class Facts(TypedDict):
     cpu: NotRequired[str]
     gpu: NotRequired[str | None]
     gpus: NotRequired[list[str]]
-    parsed: NotRequired[Parsed | None]
+    parsed: NotRequired[Parsed]
     launches: NotRequired[Launches | None]
     plugin: NotRequired[Plugin]
 

@@ -1,0 +1,63 @@
+"""Markdown of values that may hold anything: what is not marked as Markdown here is shown as it is and does nothing.
+
+GitHub and other programs that show Markdown take HTML, pictures, links and headings from it, and a name or a reason
+may come from somebody else's network or artifact.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from mlpdeploy.text import plain
+
+_INLINE = re.compile(r"([\\`*\[\]|~])|(?<![^\W_])(_)|(_)(?![^\W_])")
+_LINK = re.compile(r"(?i)(https?|ftp)(:)(?=//)|\b(www)(\.)|(\w)(@)(?=\w)|\b(mailto|xmpp)(:)")
+_START = re.compile(r"^([#>+=-]|\d{1,9}(?=[.)]))")
+
+
+class Markdown(str):
+    """Text that is Markdown already, every value in it escaped."""
+
+
+def text(value: object) -> Markdown:
+    """A value as plain text, in one line that cannot break out of its table, its line or itself."""
+    if isinstance(value, Markdown):
+        return value
+    found = " ".join(plain(value).split())
+    found = _INLINE.sub(lambda match: f"\\{match[0]}", found)
+    found = _LINK.sub(lambda match: "\\".join(part for part in match.groups() if part), found)
+    found = found.replace("&", "&amp;").replace("<", "&lt;")
+    return Markdown(_START.sub(lambda match: f"{match[0]}\\" if match[0].isdigit() else f"\\{match[0]}", found))
+
+
+def code(value: object) -> Markdown:
+    """A value as code, in a line or a table."""
+    found = " ".join(plain(value).split())
+    fence = "`" * (max(map(len, re.findall("`+", found)), default=0) + 1)
+    room = " " if found.startswith("`") or found.endswith("`") else ""
+    return Markdown(f"{fence}{room}{found}{room}{fence}".replace("|", "\\|"))
+
+
+def strong(value: object) -> Markdown:
+    """A value in bold type."""
+    return Markdown(f"**{text(value)}**")
+
+
+def block(language: str, lines: Iterable[str]) -> Markdown:
+    """Lines of a program, none of which can end the block."""
+    content = [plain(line) for line in lines]
+    fence = "`" * max(3, *(len(run) + 1 for line in content for run in re.findall("`+", line)), 3)
+    return Markdown("\n".join([f"{fence}{language}", *content, fence]))
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> Markdown:
+    """A table; a header that ends in a colon aligns its column to the right."""
+    rule = ["---:" if name.endswith(":") else "---" for name in header]
+    lines = [[text(name.removesuffix(":")) for name in header], rule, *([text(value) for value in row] for row in rows)]
+    return Markdown("\n".join(f"| {' | '.join(line)} |" for line in lines))
+
+
+def items(lines: Iterable[object]) -> Markdown:
+    """A list."""
+    return Markdown("\n".join(f"- {text(line)}" for line in lines))
