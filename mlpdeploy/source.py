@@ -126,11 +126,14 @@ def source_of(
     recipe = find(name)
     _check(recipe, checkpoint, image_size, num_classes, pretrained, input_shape)
     network, classes = _network(_wish(recipe, seed, image_size, num_classes, pretrained), checkpoint)
-    notes = () if classes is None else (f"{classes} classes, as in the checkpoint",)
+    notes = [] if classes is None else [f"{classes} classes, as in the checkpoint"]
+    if checkpoint is not None and recipe.alike:
+        others = " and ".join(recipe.alike)
+        notes.append(f"checkpoints of {others} have the same keys and shapes: nothing tells that this is {recipe.name}")
     known = complete(
         recipe, network, image_size=image_size, input_shape=input_shape, num_classes=num_classes or classes
     )
-    return Source(known, network, notes)
+    return Source(known, network, tuple(notes))
 
 
 def complete(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -49,11 +50,14 @@ def test_mixing_is_the_sum_of_waves_of_the_paper(depthwise: bool) -> None:
     torch.testing.assert_close(layer(x), expected, rtol=1e-12, atol=1e-12)
 
 
-def test_networks_with_group_norm_embed_without_normalisation() -> None:
-    keys = set(tiny(wave_mlp.group_norm).state_dict())
-    assert not any(key.startswith(("patch_embed.norm", "network.1.norm")) for key in keys)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_m_and_b_alone_embed_without_normalisation(variant: str) -> None:
+    with torch.device("meta"):
+        keys = set(getattr(wave_mlp, variant)().state_dict())
+    behind = {key for key in keys if key.startswith("patch_embed.norm") or re.match(r"network\.[135]\.norm", key)}
+    assert bool(behind) == (variant not in ("wavemlp_m", "wavemlp_b"))
+    assert ("patch_embed.norm.running_mean" in behind) == (variant in ("wavemlp_t", "wavemlp_t_dw"))
     assert "network.0.0.attn.theta_h_conv.1.running_mean" in keys
-    assert any(key.startswith("patch_embed.norm") for key in tiny().state_dict())
 
 
 def test_other_sizes_are_taken() -> None:
