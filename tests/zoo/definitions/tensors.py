@@ -95,3 +95,14 @@ def shares(logits: Tensor) -> list[Tensor]:
     """Of three branches, from (b, 3 c) whose fastest axis is the branch: what each weighs, (b, c)."""
     b, rows = logits.shape
     return list(softmax(logits.reshape(b, rows // 3, 3), 2).unbind(2))
+
+
+def patches(at: Keys, image: Tensor) -> Tensor:
+    """Projected patches (b, n, c) of images (b, 3, h, w), row by row; they do not overlap."""
+    side = at["weight"].shape[-1]
+    return at.conv(image, side).flatten(2).mT
+
+
+def merged(x: Tensor) -> Tensor:
+    """(b, c, h, w) to (b, 4c, h/2, w/2): even rows and columns, odd rows, odd columns, odd both, one after another."""
+    return torch.cat([x[:, :, i::2, j::2] for i, j in ((0, 0), (1, 0), (0, 1), (1, 1))], 1)
