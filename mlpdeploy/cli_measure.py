@@ -112,7 +112,7 @@ def regress(
     undecided: Annotated[str, typer.Option(metavar="pass|fail", help="How an undecided run ends.")] = "fail",
     batch: TimedSizes = None,
     threads: Threads = None,
-    time: Annotated[float, typer.Option("--time", metavar="S", help="Seconds that timing may take.")] = 300.0,
+    time: Annotated[float, typer.Option("--time", metavar="S", help="Seconds for timing; at least ten pairs.")] = 300.0,
     data: Data = None,
     junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the gates as JUnit XML.")] = None,
     markdown: Annotated[Path | None, typer.Option(metavar="FILE", help="Append the gates as a Markdown table.")] = None,

@@ -76,10 +76,11 @@ def interleaved(
     As many pairs as a verdict needs are taken whatever the time, which is said beforehand: fewer decide nothing.
     """
     from mlpdeploy.evidence import budget, gate, pairs
+    from mlpdeploy.evidence.timing import settled
 
     began, judged = clock(), dict[int, gate.Slowdown]()
     taken: dict[int, list[Pair]] = {size: [] for size in terms.sizes}
-    with stages("time both sides"):
+    with stages("time both sides"), settled():
         needed = gate.needed(len(terms.sizes))
         plan = budget.plan(pairs.trial(baseline, candidate, terms.sizes, terms.seed), terms.seconds, needed)
         stages.say(plan.text)
