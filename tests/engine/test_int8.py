@@ -112,6 +112,9 @@ def decoded(node: onnx.NodeProto | None) -> bool:
 def test_a_cpu_engine_computes_what_the_fake_quantised_graph_does(
     files: dict[str, Emitted], name: str, tmp_path: Path
 ) -> None:
+    cpu = Path("/proc/cpuinfo")
+    if name == "openvino" and cpu.exists() and "vnni" not in cpu.read_text():
+        pytest.skip("without VNNI, OpenVINO adds products of bytes in 16 bits, which saturate")
     emitted, backend = files["fp32"], backends()[name]
     assert backend.beside_int8 == "fp32"
     built = backend.build(emitted, BuildRequest("int8", Batch(1, 2, 8), threads=1), tmp_path, Silent())
