@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 
 from mlpdeploy.engine.backend import Arrays
 from mlpdeploy.evidence.recorded import (
+    TENSOR,
     Operation,
     is_finite,
     is_part,
@@ -69,7 +70,7 @@ def mixed(network: nn.Module, inputs: Sequence[TensorSpec], rows: Arrays) -> str
             what, instead = "takes the batch's own statistics", STATISTICS
         elif "squeeze" in batch.name:
             what, instead = "drops the batch axis where the batch is 1", SQUEEZE
-        elif any((batch.name, batch.numbers) != (one.name, one.numbers) for one in single):
+        elif batch.name == TENSOR or any((batch.name, batch.numbers) != (one.name, one.numbers) for one in single):
             what, instead = "depends on the number of rows", COUNT
         return f"{batch.name} {what}{batch.place}; {instead}"
     shortest = min(map(len, (together, *alone)))

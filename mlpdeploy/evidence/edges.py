@@ -59,6 +59,8 @@ class Edges:
 
     def made_by(self, run: Run) -> Edges:
         """The same rows with the outputs of `run`, each alone."""
+        if not self.names:
+            return self
         outputs = in_batches(run, self.rows, SINGLE)
         return replace(self, outputs=outputs, finite={n: self.finite[n] & _finite(v) for n, v in outputs.items()})
 

@@ -15,6 +15,7 @@ from mlpdeploy.engine.backend import Arrays
 from mlpdeploy.graph.place import Here, here
 from mlpdeploy.graph.trace import TensorSpec
 
+TENSOR = "tensor"
 NOISE = 1000.0
 """Results that differ by less than so many units in the last place of their operands agree."""
 
@@ -148,7 +149,9 @@ def is_random(func: Any) -> bool:
 
 
 def name_of(func: Any) -> str:
-    """What people call an operator: `softmax` for `aten._softmax`."""
+    """What people call an operator: `softmax` for `aten._softmax`, `tensor` for what makes one of Python's numbers."""
+    if func is torch.ops.aten.lift_fresh.default:
+        return TENSOR
     name = func.overloadpacket.__name__.strip("_").removeprefix("native_")
     for ending in ("_legit", "_no_training", "_functional"):
         name = name.removesuffix(ending)
