@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any, Self
 from mlpdeploy import pipeline, store, trust
 from mlpdeploy.engine.backend import Runner, backends
 from mlpdeploy.errors import InputError, MachineLacks
+from mlpdeploy.lookup import check_network
 from mlpdeploy.recipe import kind
 from mlpdeploy.selection import Selection
 
@@ -144,6 +145,10 @@ class Engine:
 
         store.require_same(self._artifact)
         selection, source = Selection.from_json(self.manifest["selection"]), self._network(network)
+        if network is not None and source is not None:
+            from mlpdeploy.graph.trace import trace
+
+            check_network(self._artifact, trace(source.network, source.specs()), source.recipe.name)
         return benching.bench(selection, source=source, artifact=self._artifact, trusted=self._trusted, **options)
 
     def report(self, *, html: str | Path | None = None, markdown: str | Path | None = None) -> list[Path]:

@@ -49,6 +49,23 @@ class Artifact:
         return self.folder / str(self.manifest["engine"])
 
 
+def checked(path: Path) -> Artifact:
+    """The artifact at a folder, or at a file in it. Raises ArtifactError as `store.open_artifact` does."""
+    try:
+        folder = path.parent if path.is_file() else path
+        manifest = read_manifest(folder)
+        problem = _damage(folder, manifest)
+        # A build may have replaced the artifact since its manifest was read: then the new one counts.
+        while problem is not None and (again := read_manifest(folder)) != manifest:
+            manifest, problem = again, _damage(folder, again)
+    except OSError as error:
+        reason = error.strerror or error
+        raise ArtifactError(f"{path} cannot be read ({reason}): give an artifact that this user can read") from error
+    if problem is not None:
+        raise ArtifactError(f"{problem}: build it again with --force")
+    return Artifact(folder, manifest)
+
+
 def attached(artifact: Artifact, name: str) -> dict[str, Any] | None:
     """A JSON document beside the engine; None where there is none. Raises ArtifactError where it cannot be used."""
     path = artifact.folder / name
@@ -93,7 +110,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def damage(folder: Path, manifest: dict[str, Any]) -> str | None:
+def _damage(folder: Path, manifest: dict[str, Any]) -> str | None:
     """Which file is not the one that the manifest names, or None. Raises OSError where one cannot be read."""
     named = manifest["files"]
     if MODEL not in named or not any(f == manifest.get("engine") or _inside(f, manifest) for f in named):

@@ -1,14 +1,40 @@
 """When two builds are the same: a key over everything that an artifact's content depends on.
 
+    entry         what of it decides an engine
+    schema        the form of manifests
+    selection     all that was asked for, but the folders that a checkpoint and the artifact lie in
+    checkpoint    the content of the file
+    calibration   the content of what it names, and the libraries that read it
+    recipe        of a user's network: what it takes, in which ranges, and how its images are prepared
+    network       of a user's network, and of timm's pretrained ones, which can be uploaded anew: every operation of the
+                  traced graph, and every number that it reads, wherever the network keeps it
+    versions      of mlpdeploy, Python, and the libraries that decide what is emitted
+    backend       the versions of the libraries that an engine needs
+    host          what of this machine a backend compiles for and with: CPU, compiler, threads, environment variables
+    platform      system and processor architecture
+    gpu           name, compute capability and driver, where the engine is built for this machine's GPU
+    settings      PyTorch's global ones, where they are not the usual ones
+    sources       mlpdeploy's own code, rules, plugins and recipes
+
+What is not in it decides nothing: the budgets of `verify` and what was measured at the build describe an engine and do
+not change it; ONNX Runtime's engine is a portable file, whatever CPU wrote it; the threads and the CPU that PyTorch
+computes ranges with may turn a value at the very limit of FP16 to the other side, where either plan is one that
+`verify` proves; a network's module names and source lines are in the graph. A library whose installed files were edited
+by hand is not noticed: `--force`.
+
 The key of a recipe or a timm model is had without importing torch, which is what makes a second build a matter of a
-second. A user's network is code that may depend on anything, so its key needs the traced graph and its weights.
+second (but for `inductor`, whose engines depend on PyTorch's threads). A user's network is code that may depend on
+anything, so its key needs the traced graph and its weights.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import platform
+import sys
 from collections.abc import Mapping
+from dataclasses import asdict
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -17,28 +43,41 @@ from typing import TYPE_CHECKING, Any
 from mlpdeploy import kernels, recipe, store
 from mlpdeploy.engine.backends import _nvidia
 from mlpdeploy.errors import CheckpointError, InputError
+from mlpdeploy.recipe import Recipe
 from mlpdeploy.selection import Selection
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from mlpdeploy.graph.rewrite import Rewritten
     from mlpdeploy.graph.trace import Traced
 
 LIBRARIES = ("torch", "timm", "numpy", "onnx", "onnxscript", "safetensors")
 
 
-def key(selection: Selection, backend_versions: Mapping[str, str], fingerprint: str | None = None) -> str:
-    """The key of a selection whose backend is decided; `fingerprint` is needed for a user's network."""
+def key(
+    selection: Selection,
+    backend_versions: Mapping[str, str],
+    fingerprint: str | None = None,
+    *,
+    known: Recipe | None = None,
+    host: Mapping[str, Any] | None = None,
+) -> str:
+    """The key of a selection whose backend is decided, `host` being what of this machine that backend depends on.
+
+    `fingerprint` and the completed recipe (`known`) are needed where the name does not say which network is meant.
+    """
     content: dict[str, Any] = {
         "schema": store.SCHEMA,
         "selection": selection.to_json() | {"checkpoint": None},
         "checkpoint": None if selection.checkpoint is None else checkpoint_sha256(selection.checkpoint),
         "calibration": None if selection.calibration is None else calibration_sha256(selection.calibration),
+        "recipe": None if known is None else asdict(known),
         "network": fingerprint,
-        "versions": versions(),
+        "versions": versions() | {"python": platform.python_version()},
         "backend": dict(backend_versions),
+        "host": dict(host or {}),
+        "platform": f"{platform.system()} {platform.machine()}",
         "gpu": _gpu(selection),
+        "settings": settings(),
         "sources": sources(),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -48,7 +87,26 @@ def _gpu(selection: Selection) -> str | None:
     """This machine's GPU where the engine is built for it: always with TensorRT, else where it was asked for."""
     here = selection.backend in ("tensorrt", "torch-tensorrt") or "current" in selection.gpus
     found = _nvidia.probe() if here else ""
-    return None if isinstance(found, str) else f"{found.name} {found.capability}"
+    return None if isinstance(found, str) else f"{found.name} {found.capability}, driver for CUDA {found.driver}"
+
+
+def settings() -> dict[str, str]:
+    """PyTorch's global settings that change what a network's code makes or computes, where they are not the usual ones.
+
+    Without PyTorch imported they are.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return {}
+    usual = {"dtype": "torch.float32", "device": "cpu", "matmul": "highest", "autocast": "False", "exact": "False"}
+    found = {
+        "dtype": str(torch.get_default_dtype()),
+        "device": str(torch.get_default_device()),
+        "matmul": torch.get_float32_matmul_precision(),
+        "autocast": str(torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu")),
+        "exact": str(torch.are_deterministic_algorithms_enabled()),
+    }
+    return {name: value for name, value in found.items() if value != usual[name]}
 
 
 def versions() -> dict[str, str]:
@@ -56,12 +114,8 @@ def versions() -> dict[str, str]:
     from mlpdeploy import __version__
 
     found = {"mlpdeploy": __version__}
-    for library in LIBRARIES:
-        try:
-            found[library] = metadata.version(library)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+    here = {library: _version(library) for library in LIBRARIES}
+    return found | {library: version for library, version in here.items() if version is not None}
 
 
 @cache
@@ -86,10 +140,12 @@ def checkpoint_sha256(path: Path) -> str:
 
 
 def calibration_sha256(given: str) -> str:
-    """The hash of what `--calibration` names. Raises InputError where it cannot be read."""
-    if given in ("digits", "random"):
+    """The hash of what `--calibration` names, and of what reads it. Raises InputError where it cannot be read."""
+    if given == "digits":
+        return f"{given} of scikit-learn {_version('scikit-learn')}, pillow {_version('pillow')}"
+    if given == "random":
         return given
-    path, digest = Path(given), hashlib.sha256()
+    path, digest = Path(given), hashlib.sha256(f"pillow {_version('pillow')}".encode())
     for file in sorted(one for one in path.rglob("*") if one.is_file()) if path.is_dir() else [path]:
         try:
             digest.update(f"{file.relative_to(path)}\0{store.sha256(file)}\0".encode())
@@ -102,23 +158,33 @@ def calibration_sha256(given: str) -> str:
     return digest.hexdigest()
 
 
+def _version(library: str) -> str | None:
+    try:
+        return metadata.version(library)
+    except metadata.PackageNotFoundError:
+        return None
+
+
 def fingerprint(traced: Traced | Rewritten) -> str:
-    """The hash of a traced or rewritten network: its operations and every number in it."""
-    digest = hashlib.sha256(str(traced.module.graph).encode())
-    _add_tensors(digest, traced.module)
-    return digest.hexdigest()
+    """The hash of a traced or rewritten network: what it takes, its operations and every number that it reads."""
+    from mlpdeploy.graph.digest import operations, tensors
+
+    whole = hashlib.sha256(operations(traced).encode())
+    for name, content in tensors(traced.module):
+        whole.update(f"{name} {content}\0".encode())
+    return whole.hexdigest()
 
 
-def weights_sha256(network: nn.Module) -> str:
-    """The hash of a network's parameters and buffers, by name."""
-    digest = hashlib.sha256()
-    _add_tensors(digest, network)
-    return digest.hexdigest()
+def network(traced: Traced) -> dict[str, str]:
+    """What a manifest keeps of a traced network, so that another one is known: see `lookup.check_network`.
 
+    `tensors` do not depend on what the graph calls them, `operations` do on what traced it, which is `by`.
+    """
+    from mlpdeploy.graph.digest import operations, tensors
 
-def _add_tensors(digest: hashlib._Hash, module: nn.Module) -> None:
-    import torch
-
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\0".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    numbers = "\0".join(sorted(content for _, content in tensors(traced.module)))
+    return {
+        "operations": hashlib.sha256(operations(traced).encode()).hexdigest(),
+        "tensors": hashlib.sha256(numbers.encode()).hexdigest(),
+        "by": f"{sources()[:16]}, torch {_version('torch')}",
+    }

@@ -40,13 +40,13 @@ def opened(path: Path) -> Iterator[io.BufferedReader]:
         yield file
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, errors: str = "strict") -> str:
     """The text of a file. Raises OSError as `opened` does and where it is too long, ValueError where it is no text."""
     with opened(path) as file:
         content = file.read(LARGEST_DOCUMENT + 1)
     if len(content) > LARGEST_DOCUMENT:
         raise OSError(errno.EFBIG, f"it is longer than {LARGEST_DOCUMENT >> 20} MiB", str(path))
-    return content.decode("utf-8")
+    return content.decode("utf-8", errors)
 
 
 def read_json(path: Path) -> Any:

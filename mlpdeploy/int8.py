@@ -231,7 +231,8 @@ def _calibrated(rewritten: Rewritten, samples: Samples, selection: Selection, st
     """The calibration, from the cache where weights, graph, data, calibrator and our own code are the same."""
     from mlpdeploy.graph.calibrate import calibrate
 
-    parts = (cache.fingerprint(rewritten), samples.digest(), selection.calibrator, cache.sources())
+    versions = json.dumps(cache.versions() | cache.settings())
+    parts = (cache.fingerprint(rewritten), samples.digest(), selection.calibrator, versions, cache.sources())
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()
     path = selection.out / selection.folder_name / "calibration" / f"{key[:32]}.json"
     with stages("calibrate"):

@@ -20,11 +20,16 @@ if TYPE_CHECKING:
     from mlpdeploy.source import Source
 
 
-def key_of(selection: Selection, backend: Backend, traced: Traced | None = None) -> str | None:
+def key_of(
+    selection: Selection, backend: Backend, source: Source | None = None, traced: Traced | None = None
+) -> str | None:
     """The cache key; None where it needs the traced network and there is none yet."""
-    if kind(selection.name) not in ("user", "given"):
-        return cache.key(selection, backend.versions())
-    return None if traced is None else cache.key(selection, backend.versions(), cache.fingerprint(traced))
+    host = backend.host()
+    if kind(selection.name) not in ("user", "given") and not selection.pretrained:
+        return cache.key(selection, backend.versions(), host=host)
+    if source is None or traced is None:
+        return None
+    return cache.key(selection, backend.versions(), cache.fingerprint(traced), known=source.recipe, host=host)
 
 
 def cached(folder: Path, key: str | None, force: bool, stages: Stages) -> Artifact | None:
@@ -49,8 +54,6 @@ def check_same(artifact: Artifact, selection: Selection, source: Source | None) 
     different = [f"{n} {asked[n]} (built with {built.get(n)})" for n in sorted(names) if asked[n] != built.get(n)]
     weights = None if selection.checkpoint is None else cache.checkpoint_sha256(selection.checkpoint)
     known = artifact.manifest["weights"].get("sha256")
-    if source is not None and cache.weights_sha256(source.network) != known:
-        raise ArtifactError(f"{artifact.folder} was built from a network with other weights than the one given here")
     if source is None and weights != known:
         different.append(f"{selection.weights()} (built with {artifact.manifest['weights']['text']})")
     if different:
@@ -58,6 +61,19 @@ def check_same(artifact: Artifact, selection: Selection, source: Source | None) 
             f"{artifact.folder} holds another engine than was asked for: {', '.join(different)}; "
             "build that first, or give the options that it was built with"
         )
+
+
+def check_network(artifact: Artifact, traced: Traced, name: str) -> None:
+    """Raises ArtifactError where the artifact was built from another network than the traced one, called `name`."""
+    built, here = artifact.manifest.get("network"), cache.network(traced)
+    if built is None:
+        return
+    which = "than the one given here" if kind(name) == "given" else f"than {name} has now"
+    if built["tensors"] != here["tensors"]:
+        raise ArtifactError(f"{artifact.folder} was built from a network with other weights {which}: build it again")
+    # Another version of PyTorch or mlpdeploy may write the same network down in other operations.
+    if built["by"] == here["by"] and built["operations"] != here["operations"]:
+        raise ArtifactError(f"{artifact.folder} was built from a network with other operations {which}: build it again")
 
 
 def backend_of(artifact: Artifact) -> Backend:

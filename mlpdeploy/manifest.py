@@ -48,6 +48,7 @@ def describe(
         },
         "selection": selection.to_json(),
         "weights": _weights(selection, source.network),
+        "network": cache.network(compiled.traced),
         "precision": selection.precision,
         "batch": asdict(selection.profile),
         "inputs": [_spec(spec) for spec in compiled.typed.inputs],
@@ -103,7 +104,7 @@ def _weights(selection: Selection, network: Any) -> dict[str, Any]:
         sha256 = cache.checkpoint_sha256(selection.checkpoint)
         return found | {"kind": "checkpoint", "file": str(selection.checkpoint), "sha256": sha256}
     if kind(selection.name) == "given":
-        return found | {"kind": "given", "sha256": cache.weights_sha256(network)}
+        return found | {"kind": "given"}
     if selection.pretrained:
         return found | {"kind": "pretrained", "tag": network.pretrained_cfg.get("tag")}
     if kind(selection.name) == "user":

@@ -24,7 +24,7 @@ from mlpdeploy import store, trust
 from mlpdeploy.engine.backend import BuildRequest, pick
 from mlpdeploy.errors import InputError
 from mlpdeploy.int8 import Int8, calibration, measure_sites, paid_off
-from mlpdeploy.lookup import cached, check_same, find_artifact, key_of
+from mlpdeploy.lookup import cached, check_network, check_same, find_artifact, key_of
 from mlpdeploy.progress import Listener, Stages
 from mlpdeploy.recipe import recipes
 from mlpdeploy.selection import NEEDS_CALIBRATION, OUT, Selection
@@ -81,7 +81,7 @@ def build(
             raise refused
         source = source or load(selection, stages)
         traced = trace_network(source, stages)
-        key = key or key_of(selection, backend, traced)
+        key = key or key_of(selection, backend, source, traced)
         if (found := cached(folder, key, force, stages)) is not None:
             return found
         if refused is not None:
@@ -144,7 +144,9 @@ def verify(
             data = read_samples(data, "--data", source.recipe, source.specs(), selection.seed, stages)
         int8 = Int8.load(artifact.folder) if selection.precision == "int8" else None
         calibrated = None if int8 is None else lambda rewritten: int8
-        compiled = compile_network(trace_network(source, stages), selection, stages, calibrated, backend.beside_int8)
+        traced = trace_network(source, stages)
+        check_network(artifact, traced, source.recipe.name)
+        compiled = compile_network(traced, selection, stages, calibrated, backend.beside_int8)
         with stages("verify"):
             from mlpdeploy import manifest, reporting
             from mlpdeploy.evidence.verify import verify as climb

@@ -61,13 +61,15 @@ class Recipe(TypedDict):
 class Weights(TypedDict):
     text: str
     random: bool
+    sha256: NotRequired[str]
 
 
 class Network(TypedDict):
-    """The traced network, as `cache.fingerprint` and `cache.tensors_sha256` tell it."""
+    """The traced network, as `cache.network` tells it."""
 
     operations: str
     tensors: str
+    by: str
 
 
 class Place(TypedDict):

@@ -44,7 +44,7 @@ from mlpdeploy.artifact import (
     VERIFICATION,
     Artifact,
     attached,
-    damage,
+    checked,
     leads_inside,
     read_manifest,
     read_model,
@@ -219,22 +219,10 @@ def open_artifact(path: Path) -> Artifact:
 
     Raises ArtifactError, naming the file, where one is missing or altered, or where the manifest cannot be used.
     """
-    try:
-        folder = path.parent if path.is_file() else path
-        if not folder.exists() and _previous(folder).exists():
-            with locked(folder):  # recovers it
-                pass
-        manifest = read_manifest(folder)
-        problem = damage(folder, manifest)
-        # A build may have replaced the artifact since its manifest was read: then the new one counts.
-        while problem is not None and (again := read_manifest(folder)) != manifest:
-            manifest, problem = again, damage(folder, again)
-    except (OSError, RuntimeError) as error:  # the latter where links go in a circle
-        reason = (error.strerror if isinstance(error, OSError) else None) or error
-        raise ArtifactError(f"{path} cannot be read ({reason}): give an artifact that this user can read") from error
-    if problem is not None:
-        raise ArtifactError(f"{problem}: build it again with --force")
-    return Artifact(folder, manifest)
+    if not os.path.exists(path) and os.path.exists(_previous(path)):
+        with locked(path):  # recovers it
+            pass
+    return checked(path)
 
 
 def open_whole(path: Path) -> Artifact:

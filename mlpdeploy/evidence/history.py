@@ -14,8 +14,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from mlpdeploy import files
 from mlpdeploy.errors import InputError
 from mlpdeploy.evidence.bench import BENCH
+from mlpdeploy.text import plain
 
 SCHEMA = 1
 FILE = "history.jsonl"
@@ -103,9 +105,9 @@ def append(path: Path, values: Mapping[str, Any]) -> None:
     line = json.dumps(values, allow_nan=False) + "\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_name(f".{path.name}.lock")):
+        with FileLock(path.with_name(f".{path.name}.lock"), mode=0o666):
             whole = not path.exists() or path.stat().st_size == 0 or _last_byte(path) == b"\n"
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
             try:
                 os.write(descriptor, (line if whole else f"\n{line}").encode())
                 os.fsync(descriptor)
@@ -118,7 +120,7 @@ def append(path: Path, values: Mapping[str, Any]) -> None:
 def read(path: Path, name: str) -> History:
     """The history in a file. Raises InputError where there is none, or nothing in it can be read."""
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = files.read_text(path, errors="replace").splitlines()
     except OSError as error:
         raise InputError(
             f"{path}: there is no history ({error.strerror or error}); `mlpdeploy bench {name}` begins one"
@@ -129,7 +131,7 @@ def read(path: Path, name: str) -> History:
             continue
         problem = _problem(line)
         if problem is None:
-            entries.append(json.loads(line))
+            entries.append(files.parsed(line))
         else:
             skipped.append(f"{path}, line {number}: {problem}; skipped")
     if not entries:
@@ -152,9 +154,12 @@ def svg(history: History) -> str:
     from matplotlib.figure import Figure
 
     count = len(history.series)
-    with matplotlib.rc_context({"svg.hashsalt": "mlpdeploy", "font.family": "DejaVu Sans", "font.size": 9}):
+    look: dict[Any, Any] = {
+        "svg.hashsalt": "mlpdeploy", "font.family": "DejaVu Sans", "font.size": 9, "text.parse_math": False,
+    }  # fmt: skip
+    with matplotlib.rc_context(look):
         figure = Figure(figsize=(8, 0.6 + 2.0 * count), layout="constrained")
-        figure.suptitle(f"{history.name}: median latency", fontsize=11)
+        figure.suptitle(plain(f"{history.name}: median latency"), fontsize=11)
         for axes, series in zip(figure.subplots(count, 1, squeeze=False)[:, 0], history.series, strict=True):
             _draw(axes, series)
         buffer = io.StringIO()
@@ -181,11 +186,11 @@ def _draw(axes: Any, series: Series) -> None:
     colors = ["#cc3311" if point.verdict == "regressed" else "#4477aa" for point in points]
     axes.scatter(range(len(points)), [point.median_ms for point in points], color=colors, s=18, zorder=3)
     shown = range(0, len(points), max(1, -(-len(points) // 8)))
-    axes.set_xticks(list(shown), [points[i].revision or points[i].created[:10] for i in shown])
+    axes.set_xticks(list(shown), [plain(points[i].revision or points[i].created[:10]) for i in shown])
     axes.set_xlim(-0.5, max(len(points) - 0.5, 1))
     axes.set_ylim(0, 1.15 * max(point.median_ms for point in points))
     axes.set_ylabel("ms")
-    axes.set_title(series.label, fontsize=9, loc="left")
+    axes.set_title(plain(series.label), fontsize=9, loc="left")
     axes.grid(axis="y", linewidth=0.4, alpha=0.6)
     axes.spines[["top", "right"]].set_visible(False)
 
@@ -193,7 +198,7 @@ def _draw(axes: Any, series: Series) -> None:
 def _problem(line: str) -> str | None:
     """Why a line is no entry; None where it is one."""
     try:
-        found = json.loads(line)
+        found = files.parsed(line)
     except ValueError:
         return "is truncated or no JSON"
     if not isinstance(found, dict) or found.get("schema") != SCHEMA:
@@ -215,13 +220,15 @@ def _series(entries: Sequence[Mapping[str, Any]]) -> tuple[Series, ...]:
             name = machine["gpu"]["name"] if key[1].startswith("tensorrt") and machine.get("gpu") else machine["cpu"]
             point = Point(
                 created=str(one["created"]),
-                revision=one.get("revision") or "",
+                revision=str(one.get("revision") or ""),
                 median_ms=float(times["median_ms"]),
-                ratio=times.get("ratio"),
-                verdict=one.get("verdict") or "",
-                machine=name,
+                ratio=None if times.get("ratio") is None else float(times["ratio"]),
+                verdict=str(one.get("verdict") or ""),
+                machine=str(name),
                 comparable=fingerprints.get(key) == machine,
             )
+            if not point.median_ms > 0:
+                raise ValueError(f"{point.median_ms} ms is no time")
             fingerprints[key] = machine
             found.setdefault(key, []).append(point)
     return tuple(Series(*key, tuple(points)) for key, points in found.items())

@@ -11,8 +11,9 @@ from collections.abc import Iterable, Sequence
 
 from mlpdeploy.text import plain
 
-_INLINE = re.compile(r"([\\`*\[\]|~])|(?<![^\W_])(_)|(_)(?![^\W_])")
+_INLINE = re.compile(r"([\\`*\[\]|~$])|(?<![^\W_])(_)|(_)(?![^\W_])")
 _LINK = re.compile(r"(?i)(https?|ftp)(:)(?=//)|\b(www)(\.)|(\w)(@)(?=\w)|\b(mailto|xmpp)(:)")
+_PIPE = re.compile(r"(?<!\\)\|")
 _START = re.compile(r"^([#>+=-]|\d{1,9}(?=[.)]))")
 
 
@@ -32,11 +33,16 @@ def text(value: object) -> Markdown:
 
 
 def code(value: object) -> Markdown:
-    """A value as code, in a line or a table."""
+    """A value as code, within a line."""
     found = " ".join(plain(value).split())
-    fence = "`" * (max(map(len, re.findall("`+", found)), default=0) + 1)
+    fence = _fence(found, 1)
     room = " " if found.startswith("`") or found.endswith("`") else ""
-    return Markdown(f"{fence}{room}{found}{room}{fence}".replace("|", "\\|"))
+    return Markdown(f"{fence}{room}{found}{room}{fence}")
+
+
+def _fence(content: str, least: int) -> str:
+    """As many backticks, one more than stand together in the content."""
+    return "`" * max(least, 1 + max(map(len, re.findall("`+", content)), default=0))
 
 
 def strong(value: object) -> Markdown:
@@ -47,15 +53,17 @@ def strong(value: object) -> Markdown:
 def block(language: str, lines: Iterable[str]) -> Markdown:
     """Lines of a program, none of which can end the block."""
     content = [plain(line) for line in lines]
-    fence = "`" * max(3, *(len(run) + 1 for line in content for run in re.findall("`+", line)), 3)
+    fence = _fence("\n".join(content), 3)
     return Markdown("\n".join([f"{fence}{language}", *content, fence]))
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> Markdown:
     """A table; a header that ends in a colon aligns its column to the right."""
-    rule = ["---:" if name.endswith(":") else "---" for name in header]
-    lines = [[text(name.removesuffix(":")) for name in header], rule, *([text(value) for value in row] for row in rows)]
-    return Markdown("\n".join(f"| {' | '.join(line)} |" for line in lines))
+    names: list[object] = [name.removesuffix(":") for name in header]
+    rule: list[object] = [Markdown("---:" if name.endswith(":") else "---") for name in header]
+    cells = [names, rule, *rows]
+    lines = (" | ".join(_PIPE.sub(r"\|", text(cell)) for cell in line) for line in cells)
+    return Markdown("\n".join(f"| {line} |" for line in lines))
 
 
 def items(lines: Iterable[object]) -> Markdown:

@@ -17,7 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlpdeploy.engine.backends import _contexts, _nvidia, _polygraphy
+from mlpdeploy.engine.backends import _contexts, _host, _nvidia, _polygraphy
 from mlpdeploy.engine.backends._base import EngineBackend, Signature, installed_version, missing
 from mlpdeploy.engine.backends._launches import launches
 from mlpdeploy.engine.backends._planned import DTYPES, check, executed
@@ -90,6 +90,13 @@ class TensorRT(EngineBackend):
         if self.name == "tensorrt":
             return None
         return "tensorrt-rtx has no plugins, its engines use the functions of the ONNX file; leave --plugin on out"
+
+    def host(self) -> dict[str, Any]:
+        """See Backend.host: what builds, and options from the environment; the cache key has the GPU by itself."""
+        return {
+            "polygraphy": installed_version("polygraphy"),
+            "environment": _host.environment("NVIDIA_TF32_OVERRIDE", "POLYGRAPHY_", "TRT_"),
+        }
 
     def _build(self, emitted: Emitted, request: BuildRequest, engine: Path, progress: Progress) -> dict[str, Any]:
         from mlpdeploy.engine.backends import _plugin

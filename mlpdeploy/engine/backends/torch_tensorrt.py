@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlpdeploy.engine.backends import _nvidia, _programs
+from mlpdeploy.engine.backends import _host, _nvidia, _programs
 from mlpdeploy.engine.backends._base import EngineBackend, Signature, installed_version, missing, one_line
 from mlpdeploy.errors import ArtifactError, BuildError
 
@@ -54,6 +54,10 @@ class TorchTensorRT(EngineBackend):
         if gpus:
             return f"backend {self.name} builds for this machine's GPU, not for {', '.join(gpus)}: drop --gpu"
         return None if precision in PRECISIONS else super().supports(precision)
+
+    def host(self) -> dict[str, Any]:
+        """See Backend.host: options from the environment; the cache key has the GPU by itself."""
+        return {"environment": _host.environment("NVIDIA_TF32_OVERRIDE", "TORCHTRT_", "TRT_")}
 
     def _build(self, emitted: Emitted, request: BuildRequest, engine: Path, progress: Progress) -> dict[str, Any]:
         import torch_tensorrt
