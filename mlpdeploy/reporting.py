@@ -60,7 +60,8 @@ def _evidence(artifact: Artifact) -> tuple[dict[str, Any] | None, dict[str, Any]
     if bench is not None and (bench.get("kind"), bench.get("schema")) != ("bench", 1):
         raise ArtifactError(f"{artifact.folder / store.BENCH} is no result of this mlpdeploy's bench: measure it again")
     if bench is not None and (problem := documents.wrong(bench, Bench)) is not None:
-        raise ArtifactError(f"{artifact.folder / store.BENCH} is damaged ({problem}): measure it again")
+        path = artifact.folder / store.BENCH
+        raise ArtifactError(f"{path} is damaged or of another version ({problem}): measure it again")
     if bench is not None and bench["network"].get("model_sha256") != hashes[store.MODEL]:
         bench = None
     return verification, bench

@@ -147,16 +147,8 @@ class Conditions(TypedDict):
     after: dict[str, Any]
 
 
-class Named(TypedDict):
-    name: str
-    model_sha256: NotRequired[str]
-
-
-class Bench(TypedDict):
-    """bench.json, as a report reads it."""
-
+class Measured(TypedDict):
     created: str
-    network: Named
     machine: dict[str, Any]
     conditions: Conditions
     settings: dict[str, Any]
@@ -165,6 +157,20 @@ class Bench(TypedDict):
     layers: Layers
     credit: list[Credit] | None
     left_out: dict[str, str]
+
+
+class Measurable(TypedDict):
+    model_sha256: NotRequired[str]
+
+
+class Bench(Measured):
+    """bench.json, as a report reads it."""
+
+    network: Measurable
+
+
+class Named(TypedDict):
+    name: str
 
 
 class Accuracy(TypedDict):
@@ -192,9 +198,10 @@ class Side(TypedDict):
     medians_ms: list[Positive]
 
 
-class SavedBench(Bench):
+class SavedBench(Measured):
     """A result of `bench` to hold a later run against."""
 
+    network: Named
     facts: Facts
 
 

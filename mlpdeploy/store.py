@@ -128,7 +128,7 @@ def _acquired(folder: Path, say: Callable[[str], None] | None = None) -> Any:
     """
     from filelock import FileLock, Timeout
 
-    lock = FileLock(folder.parent / f".{folder.name}.lock", mode=0o666)
+    lock = FileLock(_lock(folder), mode=0o666)
     with writing(folder, everything=True):
         folder.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -182,7 +182,10 @@ def copy_files(artifact: Artifact, folder: Path) -> Artifact:
     nobody can begin to meanwhile; it does not wait for a build. Raises ArtifactError as `copy` does, and OSError where
     `folder` takes no writes.
     """
-    with _held_if_free(artifact.folder):
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(InputError):
+            if os.path.exists(_lock(artifact.folder)):
+                stack.callback(_acquired(artifact.folder).release)
         for name, facts in artifact.manifest["files"].items():
             if _copied(artifact, name, folder) != facts:
                 require_same(artifact)
@@ -253,19 +256,6 @@ def _copied(artifact: Artifact, name: str, folder: Path) -> dict[str, Any]:
         return {"bytes": copied.tell(), "sha256": digest.hexdigest()}
 
 
-@contextmanager
-def _held_if_free(folder: Path) -> Iterator[None]:
-    """Hold an artifact's lock where nobody else does and this user may; go on without it where not."""
-    lock = None
-    with contextlib.suppress(InputError):
-        lock = _acquired(folder)
-    try:
-        yield
-    finally:
-        if lock is not None:
-            lock.release()
-
-
 def _replace_folder(new: Path, target: Path) -> None:
     if not target.exists():
         new.rename(target)
@@ -296,6 +286,10 @@ def _recover(folder: Path) -> None:
         previous.rename(folder)
     for leftover in (previous, *folder.parent.glob(f".{folder.name}.draft-*")):
         shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _lock(folder: Path) -> Path:
+    return folder.parent / f".{folder.name}.lock"
 
 
 def _previous(folder: Path) -> Path:

@@ -14,7 +14,7 @@ from mlpdeploy.text import plain
 _INLINE = re.compile(r"([\\`*\[\]|~$])|(?<![^\W_])(_)|(_)(?![^\W_])")
 _LINK = re.compile(r"(?i)(https?|ftp)(:)(?=//)|\b(www)(\.)|(\w)(@)(?=\w)|\b(mailto|xmpp)(:)")
 _PIPE = re.compile(r"(?<!\\)\|")
-_START = re.compile(r"^([#>+=-]|\d{1,9}(?=[.)]))")
+_START = re.compile(r"^(#+(?= |$)|>|[+-](?= |$)|[=-]+$|\d+(?=[.)](?: |$)))")
 
 
 class Markdown(str):

@@ -47,7 +47,7 @@ def sha256(tensor: torch.Tensor) -> str:
     plain = tensor.detach().cpu()
     plain = (plain if plain.layout == torch.strided else plain.to_dense()).resolve_conj().resolve_neg().contiguous()
     digest = hashlib.sha256(f"{plain.dtype} {tuple(plain.shape)}\0".encode())
-    digest.update(memoryview(plain.flatten().view(torch.uint8).numpy()))
+    digest.update(plain.flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
