@@ -271,4 +271,4 @@ def _cast(array: Any, port: dict[str, Any]) -> Any:
     wanted = np.dtype(ml_dtypes.bfloat16 if port["dtype"] == "bfloat16" else port["dtype"])
     if array.dtype != wanted and np.issubdtype(wanted, np.integer) and not np.issubdtype(array.dtype, np.integer):
         raise InputError(f"input {port['name']!r} takes {port['dtype']}, it was given {array.dtype}")
-    return np.ascontiguousarray(array, dtype=wanted)
+    return np.require(array, wanted, ("C", "W"))  # a library may refuse numbers that it could not overwrite

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -81,10 +82,24 @@ def named_arrays(values: Any, names: Sequence[str]) -> dict[str, np.ndarray]:
     return arrays
 
 
-def to_array(tensor: torch.Tensor) -> np.ndarray:
-    """The numbers of a tensor, wherever it lies; NumPy knows bfloat16 through ml_dtypes."""
-    tensor = tensor.detach().cpu()
-    return tensor.float().numpy().astype(ml_dtypes.bfloat16) if tensor.dtype == torch.bfloat16 else tensor.numpy()
+def to_array(name: str, tensor: torch.Tensor) -> np.ndarray:
+    """The numbers of a tensor called `name`, wherever and however they lie; NumPy knows bfloat16 through ml_dtypes.
+
+    Raises InputError where it does not hold its numbers one by one, or none at all.
+    """
+    for is_so, what, remedy in (
+        (tensor.is_meta, "has a shape and no numbers", "give one with numbers"),
+        (tensor.is_nested, "is nested", "give rows of one shape"),
+        (tensor.is_quantized, "is quantised", "give tensor.dequantize()"),
+        (tensor.layout != torch.strided, f"is {str(tensor.layout).removeprefix('torch.')}", "give tensor.to_dense()"),
+    ):
+        if is_so:
+            raise InputError(f"{name!r} {what}: {remedy}")
+    try:
+        plain = tensor.detach().cpu().resolve_conj().resolve_neg()
+        return plain.float().numpy().astype(ml_dtypes.bfloat16) if plain.dtype == torch.bfloat16 else plain.numpy()
+    except (RuntimeError, TypeError) as error:  # NumPy has no such numbers, or the tensor only stands for some
+        raise InputError(f"{name!r} ({tensor.dtype}) has no numbers for NumPy: {one_line(error)}") from error
 
 
 def to_tensor(array: np.ndarray, device: torch.device) -> torch.Tensor:
@@ -137,7 +152,9 @@ def _count(example: Any) -> int:
 
 def _array(name: str, value: Any) -> np.ndarray:
     if isinstance(value, torch.Tensor):
-        value = to_array(value)
+        value = to_array(name, value)
+    if isinstance(value, np.ma.MaskedArray):
+        raise InputError(f"{name!r} is a masked array: fill in what is masked (array.filled)")
     if not isinstance(value, np.ndarray):
         raise InputError(f"{name!r} is a {type(value).__name__}: give a torch tensor or a NumPy array, batch first")
     if value.ndim == 0 or value.size == 0:
@@ -161,15 +178,18 @@ def _input(name: str, array: np.ndarray, value_range: tuple[float, float] | None
         return Input(name, shape, dtype, int(array.min()), int(array.max()) + 1)
     if value_range is None:
         return Input(name, shape, dtype)
-    low, high = map(float, value_range)
-    if not low < high:
+    try:
+        low, high = map(float, value_range)
+    except (TypeError, ValueError):
+        low = high = math.nan
+    if not -math.inf < low < high < math.inf:
         raise InputError(f"value range {value_range}: give the smallest and the largest value")
     return Input(name, shape, dtype, low, high)
 
 
 def _try(network: nn.Module, arrays: Mapping[str, np.ndarray]) -> None:
     """Raises NetworkError where the network does not take its own example."""
-    rows = [np.asarray(array[:TRIED_ROWS], dtype=_kind(str(array.dtype))) for array in arrays.values()]
+    rows = [np.array(array[:TRIED_ROWS], dtype=_kind(str(array.dtype))) for array in arrays.values()]
     try:
         with torch.inference_mode():
             network(*map(torch.from_numpy, rows))
