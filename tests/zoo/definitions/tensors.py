@@ -38,12 +38,15 @@ class Keys:
         """W x + b over the last axis; a kernel of 1x1 counts as W."""
         weight = self["weight"]
         result = torch.einsum("...i,oi->...o", x, weight.reshape(weight.shape[0], -1))
-        return result + self["bias"] if "bias" in self else result
+        bias = self._bias()
+        return result if bias is None else result + bias
 
     def conv(self, x: Tensor, stride: int = 1, padding: int | Sequence[int] = 0, groups: int = 1) -> Tensor:
         """A two-dimensional convolution, channels first."""
-        bias = self["bias"] if "bias" in self else None
-        return F.conv2d(x, self["weight"], bias, stride, padding, 1, groups)
+        return F.conv2d(x, self["weight"], self._bias(), stride, padding, 1, groups)
+
+    def _bias(self) -> Tensor | None:
+        return self.state.get(f"{self.path}bias")
 
     def batch_norm(self, x: Tensor, axis: int = 1, eps: float = 1e-5) -> Tensor:
         """(x - mean) / sqrt(var + eps) * weight + bias with the statistics of the checkpoint, along `axis`."""
@@ -95,3 +98,14 @@ def shares(logits: Tensor) -> list[Tensor]:
     """Of three branches, from (b, 3 c) whose fastest axis is the branch: what each weighs, (b, c)."""
     b, rows = logits.shape
     return list(softmax(logits.reshape(b, rows // 3, 3), 2).unbind(2))
+
+
+def patches(at: Keys, image: Tensor) -> Tensor:
+    """Projected patches (b, n, c) of images (b, 3, h, w), row by row; they do not overlap."""
+    side = at["weight"].shape[-1]
+    return at.conv(image, side).flatten(2).mT
+
+
+def merged(x: Tensor) -> Tensor:
+    """(b, c, h, w) to (b, 4c, h/2, w/2): even rows and columns, odd rows, odd columns, odd both, one after another."""
+    return torch.cat([x[:, :, i::2, j::2] for i, j in ((0, 0), (1, 0), (0, 1), (1, 1))], 1)
