@@ -26,6 +26,14 @@ def tiny(norm: wave_mlp.Norm = nn.BatchNorm2d, depthwise: bool = False) -> wave_
     return wave_mlp.WaveNet((1, 1, 2, 1), (8, 12, 16, 20), (2, 2, 2, 2), norm, depthwise, image_size=64, num_classes=5)
 
 
+def phase(branch: nn.Sequential, x: Tensor) -> Tensor:
+    """What no key of a checkpoint tells: the ReLU behind the BatchNorm."""
+    norm = branch[1]
+    scale = norm.weight / torch.sqrt(norm.running_var + 1e-5)
+    z = (branch[0](x) - norm.running_mean[:, None, None]) * scale[:, None, None] + norm.bias[:, None, None]
+    return z.clamp(min=0)
+
+
 @pytest.mark.parametrize("depthwise", [False, True])
 def test_mixing_is_the_sum_of_waves_of_the_paper(depthwise: bool) -> None:
     c = 6
@@ -39,7 +47,7 @@ def test_mixing_is_the_sum_of_waves_of_the_paper(depthwise: bool) -> None:
         windows = F.pad(u, (3, 3)).unfold(3, 7, 1).reshape(2, c, 2, x.shape[2], x.shape[3], 7)
         return torch.einsum("bkrijt,krt->bkij", windows, kernel.reshape(c, 2, 7))
 
-    theta_h, theta_w = layer.theta_h_conv(x), layer.theta_w_conv(x)
+    theta_h, theta_w = phase(layer.theta_h_conv, x), phase(layer.theta_w_conv, x)
     y_h = along_columns(x, layer.fc_h(x), theta_h, layer.tfc_h.weight)
     y_w = along_columns(x.mT, layer.fc_w(x).mT, theta_w.mT, layer.tfc_w.weight).mT
     y_c = torch.einsum("bihw,oi->bohw", x, layer.fc_c.weight.flatten(1))

@@ -42,7 +42,7 @@ def _attended(at: Keys, x: Tensor, stripe: int, heads: int) -> Tensor:
 
 
 def _window(at: Keys, qkv: Tensor, heads: int, high: int, wide: int) -> Tensor:
-    """Attention in windows of high x wide tokens, and a depthwise 3x3 of the values that ends at the window's border."""
+    """Attention in windows of high x wide tokens, and a depthwise 3x3 of the values that ends where a window does."""
     b, height, width, _, c = qkv.shape
     cut = qkv.reshape(b, height // high, high, width // wide, wide, 3, c).permute(5, 0, 1, 3, 2, 4, 6)
     q, k, v = cut.reshape(3, -1, high * wide, heads, c // heads)

@@ -1,4 +1,4 @@
-"""MAXIM: arXiv 2201.02973, section 3, with the details of the authors' JAX code. In between, tokens are (b, h, w, c)."""
+"""MAXIM: arXiv 2201.02973, section 3, details after the authors' JAX code. In between, tokens are (b, h, w, c)."""
 
 from __future__ import annotations
 
