@@ -40,16 +40,16 @@ def imported(name: str) -> Any:
     module_name, _, path = name.partition(":")
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
-    try:
-        found: Any = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
+
+    def refused(error: BaseException) -> InputError:
+        if not isinstance(error, ModuleNotFoundError):
+            return InputError(f"importing {module_name!r} failed: {one_line(error)}")
         missing = error.name or module_name
         where = "" if module_name == missing or module_name.startswith(f"{missing}.") else f", which {module_name} uses"
-        raise InputError(f"there is no module {missing!r}{where}: install it, or run where it lies") from error
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # the user's code may raise anything, all of it is one kind of bad input
-        raise InputError(f"importing {module_name!r} failed: {one_line(error)}") from error
+        return InputError(f"there is no module {missing!r}{where}: install it, or run where it lies")
+
+    with guest(refused):
+        found: Any = importlib.import_module(module_name)
     for attribute in path.split("."):
         if not hasattr(found, attribute):
             near = difflib.get_close_matches(attribute, [key for key in vars(found) if not key.startswith("_")], n=3)

@@ -32,7 +32,7 @@ def settings_kept() -> Iterator[None]:
     finally:
         torch.set_default_dtype(dtype)
         if torch.get_default_device() != device:
-            torch.set_default_device(device)
+            torch.set_default_device(None if device.type == "cpu" else device)
 
 
 def bare(network: nn.Module) -> nn.Module:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import fx
 
@@ -60,3 +61,23 @@ class Rule:
     rewrite: Callable[[Editor, Log], None]
     default: bool = True
     not_for: tuple[str, ...] = ()
+
+
+Spelling = Callable[[Editor, fx.Node], fx.Node | str | None]
+"""What stands for a node: another node; a reason why nothing does; None where the pattern is not there."""
+
+
+def replace_spellings(editor: Editor, log: Log, spellings: Mapping[Any, Spelling]) -> None:
+    """Put what its spelling gives in the place of every node whose target has one."""
+    for node in list(editor.graph.nodes):
+        spelling = spellings.get(node.target) if node.op == "call_function" else None
+        if spelling is None:
+            continue
+        with editor.before(node):
+            result = spelling(editor, node)
+        if isinstance(result, fx.Node):
+            node.replace_all_uses_with(result)
+            editor.graph.erase_node(node)
+            log.fired()
+        elif result is not None:
+            log.refused(node, result)

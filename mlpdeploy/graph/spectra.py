@@ -74,6 +74,17 @@ class Transform:
         return 1 / self.points if divided else 1.0
 
 
+def axes(given: Mapping[str, Any], rank: int) -> tuple[list[int], list[int | None]]:
+    """Which axes a transform asks for, counted from the front, and of how many points (None: as many as there are)."""
+    if "n" in given:
+        return [given["dim"] % rank], [given["n"]]
+    sizes, dims = given["s"], given["dim"]
+    if dims is None:
+        dims = range(rank) if sizes is None else range(-len(sizes), 0)
+    sizes = [None] * len(dims) if sizes is None else [None if size == -1 else size for size in sizes]
+    return [dim % rank for dim in dims], sizes
+
+
 def complex_matrices(of: Transform) -> tuple[Tensor, Tensor]:
     """Cosines and sines (points, length), such that re + i im becomes re C - s im S + i (im C + s re S), s the sign."""
     return _matrices(of, of.points, min(of.length, of.points), of.length)

@@ -112,18 +112,19 @@ def decoded(node: onnx.NodeProto | None) -> bool:
 def test_a_cpu_engine_computes_what_the_fake_quantised_graph_does(
     files: dict[str, Emitted], name: str, tmp_path: Path
 ) -> None:
-    cpu = Path("/proc/cpuinfo")
-    if name == "openvino" and cpu.exists() and "vnni" not in cpu.read_text():
-        pytest.skip("without VNNI, OpenVINO adds products of bytes in 16 bits, which saturate")
     emitted, backend = files["fp32"], backends()[name]
     assert backend.beside_int8 == "fp32"
     built = backend.build(emitted, BuildRequest("int8", Batch(1, 2, 8), threads=1), tmp_path, Silent())
     expected = outputs(emitted.typed.module, rows(), emitted.typed.inputs)
     with backend.load(built.engine, built.facts) as run:
         found = run(rows())["output"]
-    assert np.abs(found - expected).max() < 0.03 * np.abs(expected).max()
+    assert found.shape == expected.shape and np.isfinite(found).all()
     if name == "openvino":
         assert "i8" in built.facts["executed_by_type"]["FullyConnected"]
+        cpu = Path("/proc/cpuinfo")
+        if cpu.exists() and "vnni" not in cpu.read_text():
+            pytest.skip("without VNNI, OpenVINO adds products of bytes in 16 bits, which saturate: no value holds")
+    assert np.abs(found - expected).max() < 0.03 * np.abs(expected).max()
 
 
 def test_tensorrt_takes_the_codes(files: dict[str, Emitted], tmp_path: Path) -> None:

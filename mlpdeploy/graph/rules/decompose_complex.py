@@ -25,6 +25,7 @@ from mlpdeploy.graph.spectra import (
     STRUCTURAL,
     TRANSFORMS,
     Transform,
+    axes,
     complex_matrices,
     hermitian_matrices,
     real_matrices,
@@ -173,7 +174,7 @@ class _Decomposer:
         given = arguments(node)
         x = given["self"]
         shape = shape_of(x)
-        dims, sizes = _axes(given, len(shape))
+        dims, sizes = axes(given, len(shape))
         if any(not isinstance(shape[dim], int) for dim in dims) or len(set(dims)) != len(dims):
             return None
         pair = self.parts(x)
@@ -208,17 +209,6 @@ class _Decomposer:
 def _is_complex(node: fx.Node) -> bool:
     values = pytree.tree_leaves(node.meta.get("val"))
     return any(isinstance(value, Tensor) and value.is_complex() for value in values)
-
-
-def _axes(given: Mapping[str, Any], rank: int) -> tuple[list[int], list[int | None]]:
-    """Which axes, counted from the front, and how many points of each (None: as many as there are)."""
-    if "n" in given:
-        return [given["dim"] % rank], [given["n"]]
-    sizes, dims = given["s"], given["dim"]
-    if dims is None:
-        dims = range(rank) if sizes is None else range(-len(sizes), 0)
-    sizes = [None] * len(dims) if sizes is None else [None if size == -1 else size for size in sizes]
-    return [dim % rank for dim in dims], sizes
 
 
 def _real(of: _Decomposer, x: Any) -> Any:

@@ -19,25 +19,14 @@ from torch import fx
 
 from mlpdeploy.graph.editor import Editor, weight
 from mlpdeploy.graph.layout import size_of
-from mlpdeploy.graph.rule import Log, Rule
+from mlpdeploy.graph.rule import Log, Rule, replace_spellings
 
 aten = torch.ops.aten
 
 
 def rewrite(editor: Editor, log: Log) -> None:
     """Replace each contraction with a constant; `log` counts them by kind."""
-    for node in list(editor.graph.nodes):
-        spelling = _SPELLINGS.get(node.target) if node.op == "call_function" else None
-        if spelling is None:
-            continue
-        with editor.before(node):
-            result = spelling(editor, node)
-        if isinstance(result, fx.Node):
-            node.replace_all_uses_with(result)
-            editor.graph.erase_node(node)
-            log.fired()
-        elif result is not None:
-            log.refused(node, result)
+    replace_spellings(editor, log, _SPELLINGS)
 
 
 def _contract(

@@ -8,37 +8,29 @@ Then y is not kept for it, and the layout pass sees a plain rearrangement of x.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import fx
 
 from mlpdeploy.graph.editor import Editor
 from mlpdeploy.graph.kinds import shape_of
-from mlpdeploy.graph.rule import Log, Rule
+from mlpdeploy.graph.rule import Log, Rule, Spelling, replace_spellings
 
 aten = torch.ops.aten
 
 
 def rewrite(editor: Editor, log: Log) -> None:
     """Replace each; values and shapes stay."""
-    for node in list(editor.graph.nodes):
-        spelling = _SPELLINGS.get(node.target) if node.op == "call_function" else None
-        if spelling is None:
-            continue
-        with editor.before(node):
-            result = spelling(editor, node, *node.args)
-        node.replace_all_uses_with(result)
-        editor.graph.erase_node(node)
-        log.fired()
+    replace_spellings(editor, log, _SPELLINGS)
 
 
-def _reshaped(editor: Editor, node: fx.Node, x: fx.Node, like: fx.Node) -> fx.Node:
+def _reshaped(editor: Editor, node: fx.Node) -> fx.Node:
+    x, like = _operands(node)
     return editor.reshape(x, shape_of(like), origin=node)
 
 
-def _expanded(editor: Editor, node: fx.Node, x: fx.Node, like: fx.Node) -> fx.Node:
+def _expanded(editor: Editor, node: fx.Node) -> fx.Node:
     """`expand` keeps with -1 what it does not repeat, so of a symbolic size only a repeated one needs a node."""
+    x, like = _operands(node)
     wanted, own = shape_of(like), shape_of(x)
     added = len(wanted) - len(own)
     sizes = [
@@ -48,11 +40,18 @@ def _expanded(editor: Editor, node: fx.Node, x: fx.Node, like: fx.Node) -> fx.No
     return editor.call(aten.expand.default, (x, sizes), origin=node)
 
 
-def _cast(editor: Editor, node: fx.Node, x: fx.Node, like: fx.Node) -> fx.Node:
+def _cast(editor: Editor, node: fx.Node) -> fx.Node:
+    x, like = _operands(node)
     return editor.call(aten.to.dtype, (x, like.meta["val"].dtype), origin=node)
 
 
-_SPELLINGS: dict[object, Callable[[Editor, fx.Node, fx.Node, fx.Node], fx.Node]] = {
+def _operands(node: fx.Node) -> tuple[fx.Node, fx.Node]:
+    x, like = node.args
+    assert isinstance(x, fx.Node) and isinstance(like, fx.Node)
+    return x, like
+
+
+_SPELLINGS: dict[object, Spelling] = {
     aten.view_as.default: _reshaped,
     aten.reshape_as.default: _reshaped,
     aten.expand_as.default: _expanded,
