@@ -41,17 +41,20 @@ class Silent:
         """Ignored."""
 
 
-def write(name: str, results: dict[str, Any], settings: dict[str, Any], folder: Path = RESULTS) -> Path:
+def write(
+    name: str, results: dict[str, Any], settings: dict[str, Any], folder: Path = RESULTS, *, counts: bool = False
+) -> Path:
     """Write `folder/<name>.json` whole or not at all: the machine, the settings, the results.
 
     Other rows of the file stay where machine and settings are the same, so that a file has one origin; a file of
-    another origin is kept beside it, as `<name>.previous.json`, and this is said.
+    another origin is kept beside it, as `<name>.previous.json`, and this is said. Results that are `counts` are the
+    same on every machine that has the same versions.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path, temporary = folder / f"{name}.json", folder / f".{name}.json.{os.getpid()}"
     origin = {"machine": fingerprint(), "settings": settings}
     found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    same = found.get("settings") == settings and not differences(origin["machine"], found["machine"])
+    same = found.get("settings") == settings and _alike(origin["machine"], found["machine"], counts)
     date = time.strftime("%Y-%m-%d", time.gmtime())
     kept = found["results"] if same else {}
     document = {"benchmark": name, "date": date, **origin, "results": {**kept, **results}}
@@ -61,6 +64,10 @@ def write(name: str, results: dict[str, Any], settings: dict[str, Any], folder: 
         print(f"{path} has another machine or other settings: kept as {name}.previous.json, and begun anew", flush=True)
     temporary.replace(path)
     return path
+
+
+def _alike(here: Mapping[str, Any], there: Mapping[str, Any], counts: bool) -> bool:
+    return here["versions"] == there["versions"] if counts else not differences(here, there)
 
 
 def parser(doc: str | None, chosen: Collection[str] | None = None) -> argparse.ArgumentParser:

@@ -44,12 +44,12 @@ def before(network: nn.Module, specs: Sequence[TensorSpec]) -> dict[str, Any]:
 
 
 def after(network: nn.Module, specs: Sequence[TensorSpec]) -> dict[str, Any]:
-    """The counts of our graph, how often each rule fired, and why the transposes that are left are."""
+    """The counts of our graph, how often each rule that fires does, and why the transposes that are left are."""
     emitted, rewritten = common.ours(trace(network, specs), "fp16", backend=BACKEND)
     reasons = Counter(left.reason for left in transposes(rewritten.module.graph))
     return {
         "after": counts(parse_emitted(emitted, BACKEND)),
-        "rules": {report.name: report.fired for report in rewritten.report},
+        "rules": {report.name: report.fired for report in rewritten.report if report.fired},
         "reasons": dict(reasons.most_common()),
     }
 
@@ -74,7 +74,8 @@ def main() -> None:
             flush=True,
         )
         # Written after each recipe, so that a long run that is stopped keeps what it has.
-        path = common.write("graph", results, {"precision": "fp16", "opset": common.OPSET}, arguments.out)
+        settings = {"precision": "fp16", "opset": common.OPSET}
+        path = common.write("graph", results, settings, arguments.out, counts=True)
     print(path)
 
 

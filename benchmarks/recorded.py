@@ -11,7 +11,7 @@ from mlpdeploy.graph.rewrite import LAYOUT
 
 def fired(row: Mapping[str, Any]) -> dict[str, int]:
     """The rules that fire in a network, from its row in graph.json; the layout pass, which always runs, is not one."""
-    return {name: count for name, count in sorted(row["rules"].items()) if count and name != LAYOUT}
+    return {name: count for name, count in sorted(row["rules"].items()) if name != LAYOUT}
 
 
 def recorded(text: str, results: Mapping[str, Any]) -> str:

@@ -8,13 +8,12 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mlpdeploy.engine.backend import Arrays
-from mlpdeploy.engine.backends.onnxruntime import judge_model
+from mlpdeploy.engine.backends.onnxruntime import judge_model, open_session
 from mlpdeploy.graph.trace import TensorSpec
 
 Outputs = dict[str, np.ndarray]
@@ -118,11 +117,7 @@ def onnx_run(model: onnx.ModelProto, threads: int) -> Run:
 
     Needs a model below 2 GiB, the limit of its format.
     """
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    judged = judge_model(model).SerializeToString()
-    session = onnxruntime.InferenceSession(judged, options, providers=["CPUExecutionProvider"])
+    session = open_session(judge_model(model).SerializeToString(), threads, exact=True)
     wanted = {value.name: _NUMPY[value.type] for value in session.get_inputs()}
     names = [value.name for value in session.get_outputs()]
 

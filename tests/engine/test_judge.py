@@ -12,6 +12,7 @@ from small_networks import emitted, graph_model, images, projections, reference
 
 from mlpdeploy.engine.backends.onnxruntime import judge_model
 from mlpdeploy.errors import BuildError
+from mlpdeploy.evidence.runs import onnx_run
 
 LOW = {"fp16": (TensorProto.FLOAT16, np.float16), "bf16": (TensorProto.BFLOAT16, ml_dtypes.bfloat16)}
 
@@ -107,3 +108,17 @@ def test_control_flow_is_refused_by_name() -> None:
     ]
     with pytest.raises(BuildError, match="choice"):
         judge_model(chain("fp16", nodes))
+
+
+def test_the_largest_int8_codes_multiply_exactly() -> None:
+    """On a CPU without VNNI ONNX Runtime adds products of codes in 16 bits: 64 of 127 by 127 gave 8160."""
+    decoded = [
+        helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["codes"]),
+        helper.make_node("DequantizeLinear", ["codes", "scale", "zero"], ["a"]),
+        helper.make_node("DequantizeLinear", ["weight", "scale", "zero"], ["b"]),
+    ]
+    ports = {"x": (TensorProto.FLOAT, ["n", 64])}, {"y": (TensorProto.FLOAT, ["n", 8])}
+    weights = {"scale": np.float32(1), "zero": np.int8(0), "weight": np.full((64, 8), 127, np.int8)}
+    model = graph_model([*decoded, helper.make_node("MatMul", ["a", "b"], ["y"])], *ports, weights)
+    found = onnx_run(model, 1)({"x": np.full((4, 64), 127, np.float32)})["y"]
+    assert (found == 64 * 127 * 127).all()

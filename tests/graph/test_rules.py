@@ -138,8 +138,21 @@ class Neighbours(nn.Module):
         return x + self.scale * (F.avg_pool2d(z, 3, 1, 1, count_include_pad=False) - z)
 
 
+class Spectra(nn.Module):
+    """Token mixing by a filter in the frequencies (GFNet), of a value that is gated by its own mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.filter, self.gate = nn.Parameter(torch.empty(4, 4, 2)), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gated = x * self.gate(x.mean(1, keepdim=True)).expand_as(x)
+        return torch.fft.irfft(torch.fft.rfft(gated, dim=1) * torch.view_as_complex(self.filter), 6, dim=1)
+
+
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], Shape]] = {
     "neighbours": (Neighbours, (4, 5, 6)),
+    "spectra": (Spectra, (6, 4)),
     "tokens": (Tokens, (6, 4)),
     "gated": (Gated, (6, 4)),
     "gated and activated": (lambda: Gated(activated=True), (6, 4)),
@@ -160,6 +173,7 @@ FIRES = {
     "convolve_patches": ("rafts", 1),
     "convolve_regions": ("regions", 4),
     "convolve_shifts": ("axial", 2),
+    "decompose_complex": ("spectra", 3),
     "decompose_rolls": ("windows", 2),
     "distribute_affine": ("regions", 1),
     "fold_affine": ("tokens", 1),
@@ -178,6 +192,7 @@ FIRES = {
     "remove_identities": ("tokens", 1),
     "reparameterise": ("locality", 1),
     "reorder_normalisation": ("rafts", 2),
+    "resolve_shapes": ("spectra", 1),
     "split_activation": ("gated and activated", 1),
     "split_convolution": ("strips", 1),
     "split_projection": ("gated", 1),
