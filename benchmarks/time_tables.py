@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from statistics import median
 from typing import Any
 
 from benchmarks.markdown import Document, by_part, rule_name, source, table, worth
@@ -98,9 +99,31 @@ def _int8_accuracy(name: str, row: Document) -> list[str]:
 
 
 def gate(document: Document) -> list[str]:
-    """How often runs of the gate said `regressed`: without a slowdown, at the limit, and with a slowdown beyond it."""
+    """How often runs of the gate said what: the command itself, and runs on recorded pairs and on their noise."""
+    runs, recorded = ({n: r for n, r in document["results"].items() if key in r} for key in ("counts", "recorded"))
+    head = ["`regress`", "candidate", "threads", "ms", "load", "passed", "regressed", "undecided", "pairs", "seconds"]
+    lines = [*table(head, [row for name, one in runs.items() for row in _runs(name, one)]), ""] if runs else []
+    lines += [*_recorded(recorded, document["settings"]), ""] if recorded else []
+    return [*lines, *source(document, ["onnxruntime", "openvino"])]
+
+
+def _runs(name: str, row: Document) -> list[list[str]]:
+    """What the runs of one command said, against itself and against a slower one; pairs and seconds are medians."""
     rows = []
-    for name, row in document["results"].items():
+    load = " to ".join(f"{value:.0f}" for value in sorted(row["load_average"].values()))
+    for what, words in (("same", "the same"), ("slowed", "5% slower")):
+        counts, times = row["counts"][what], [one["median_ms"] for one in row["runs"][what]]
+        said = [f"{counts[verdict]} of {counts['runs']}" for verdict in ("passed", "regressed", "undecided")]
+        spent = f"{counts['median_seconds']:.0f}, at most {counts['most_seconds']:.0f}"
+        ms = f"{median(times):.2f}" if times else "-"
+        rows.append([name, words, str(row["threads"]), ms, load, *said, f"{counts['median_pairs']:.0f}", spent])
+    return rows
+
+
+def _recorded(results: Document, settings: Document) -> list[str]:
+    """How often runs made of recorded pairs said `regressed`: without a slowdown, at the limit, and beyond it."""
+    rows = []
+    for name, row in results.items():
         same, real, drawn = row["recorded"]["same"], row["real"], row["simulated"]
         spread = f"{same['deviation_of_loads']:.1%} → {same['deviation_of_pairs']:.1%}"
         shares = [
@@ -111,9 +134,9 @@ def gate(document: Document) -> list[str]:
         rows.append(
             [name, f"{same['median_ms']:.2f}", load, spread, *counts, *shares, f"{real['same']['median_pairs']:.0f}"]
         )
-    limit, slowdown = (f"{document['settings'][key]:.0%}" for key in ("limit", "slowdown"))
+    limit, slowdown = (f"{settings[key]:.0%}" for key in ("limit", "slowdown"))
     head = [
         "network, engine", "ms", "load", "spread of loads → pairs", "same engine, real", f"{slowdown} slower, real",
         "same, simulated", f"{limit} slower, simulated", f"{slowdown} slower, simulated", "pairs",
     ]  # fmt: skip
-    return [*table(head, rows), "", *source(document, ["onnxruntime", "openvino"])]
+    return table(head, rows)

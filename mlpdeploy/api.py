@@ -24,6 +24,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -104,18 +105,28 @@ class Engine:
         *,
         data: Any = None,
         labels: Any = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        crop: float | None = None,
+        resize: str | None = None,
+        limit: int | None = None,
         progress: Listener | None = None,
     ) -> Verification:
         """Climb the ladder of `mlpdeploy verify`; the findings are kept beside the engine too.
 
-        `data` are real inputs (arrays or tensors like the example; for a recipe's network a folder of images too), on
-        which the agreement of the top-1 class is gated; `labels` (n,) give accuracies as well. An engine that was
-        compiled from a network in Python and then loaded needs that `network` again: an artifact does not hold it.
+        `data` are real inputs (arrays or tensors like the example, an .npz file, or a folder of images), on which the
+        agreement of the top-1 class is gated; `labels` (n,) give accuracies as well. How the images of a folder are
+        prepared is known of a recipe's network and where `compile` was told; else `mean` and `std` say it, and `crop`
+        and `resize`, as `mlpdeploy verify` has them. `limit` rows of it are used. An engine that was compiled from a
+        network in Python and then loaded needs that `network` again: an artifact does not hold it.
 
         Raises InputError where the network is missing, or `data` does not fit it, and ArtifactError where the engine
         was built from a network with other weights.
         """
-        selection = Selection.from_json(self.manifest["selection"])
+        selection = replace(
+            Selection.from_json(self.manifest["selection"]), mean=_floats(mean), std=_floats(std), crop=crop,
+            resize=resize, limit=limit,
+        )  # fmt: skip
         source, samples = self._network(network), self._samples(data, labels)
         return pipeline.verify(selection, source=source, folder=self.folder, data=samples, progress=progress)
 
@@ -175,8 +186,6 @@ class Engine:
         if data is None or isinstance(data, str | Path):
             if labels is not None:
                 raise InputError("labels need the rows that they belong to: pass arrays as data")
-            if data is not None and kind(self.manifest["selection"]["name"]) == "given":
-                _require_prepared(data)
             return None if data is None else str(data)
         from mlpdeploy.evidence.samples import Samples
 
@@ -203,6 +212,11 @@ def compile(
     calibrator: str = "auto",
     max_drop: float | None = None,
     min_sqnr: float | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    crop: float | None = None,
+    resize: str | None = None,
+    limit: int | None = None,
     plugin: str = "auto",
     out: str | Path | None = None,
     progress: Listener | None = None,
@@ -216,7 +230,7 @@ def compile(
 
     The engine lies in a temporary folder that goes with the Engine object, unless `out` names a folder: there it stays,
     as `mlpdeploy build` leaves it, and the same build again is found. `name` (default: the class's) is what reports
-    call the network. The other options are those of `mlpdeploy build`.
+    call the network. Images of a folder need `mean` and `std`. The other options are those of `mlpdeploy build`.
 
     Raises InputError or NetworkError where the network, the example or an option cannot be used, BuildError where the
     backend refuses the network, MachineLacks where this machine cannot build with it.
@@ -231,7 +245,8 @@ def compile(
             GIVEN + called, precision, backend, str(batch), gpus=tuple(gpus), out=folder, seed=seed, io=io, level=level,
             disabled_rules=tuple(sorted(disabled_rules)), enabled_rules=tuple(sorted(enabled_rules)), plugin=plugin,
             calibration=_calibration(calibration, labels, source, folder), calibrator=calibrator,
-            max_drop=max_drop, min_sqnr=min_sqnr,
+            max_drop=max_drop, min_sqnr=min_sqnr, mean=_floats(mean), std=_floats(std), crop=crop, resize=resize,
+            limit=limit,
         )  # fmt: skip
         engine = Engine(pipeline.build(selection, source=source, progress=progress), source)
     except BaseException:
@@ -259,11 +274,9 @@ def _calibration(data: Any, labels: Any, source: Source, folder: Path) -> str | 
     """What `--calibration` would be; arrays are written into the folder of the engine."""
     import numpy as np
 
-    from mlpdeploy.evidence.samples import LABELS, RANDOM
+    from mlpdeploy.evidence.samples import LABELS
 
     if data is None or isinstance(data, str | Path):
-        if data is not None and str(data) != RANDOM:
-            _require_prepared(data)
         return None if data is None else str(data)
     arrays, known = _rows(data, labels, [spec.name for spec in source.recipe.inputs])
     folder.mkdir(parents=True, exist_ok=True)
@@ -272,9 +285,8 @@ def _calibration(data: Any, labels: Any, source: Source, folder: Path) -> str | 
     return str(temporary.replace(path))
 
 
-def _require_prepared(data: str | Path) -> None:
-    if Path(data).suffix != ".npz":
-        raise InputError("how this network's images are prepared is not known: pass data as arrays, prepared")
+def _floats(values: Sequence[float] | None) -> tuple[float, ...] | None:
+    return None if values is None else tuple(map(float, values))
 
 
 def _rows(data: Any, labels: Any, names: Sequence[str]) -> tuple[dict[str, Any], Any]:

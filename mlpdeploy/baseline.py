@@ -14,9 +14,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,7 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from mlpdeploy import store
+from mlpdeploy.arguments import arguments
 from mlpdeploy.errors import InputError, MachineLacks
+from mlpdeploy.leftovers import PREFIX, is_dead, workplace
+from mlpdeploy.processes import run
 from mlpdeploy.progress import Stages
 from mlpdeploy.selection import Selection
 from mlpdeploy.store import Artifact
@@ -49,11 +50,11 @@ def opened(reference: str, selection: Selection, verify: Sequence[str] | None, s
     At a git revision the engine is verified too where `verify` is not None, with those options. Raises InputError where
     the reference cannot be used, or is of another network.
     """
-    with tempfile.TemporaryDirectory(prefix="mlpdeploy-baseline-") as folder:
+    with workplace() as folder:
         if reference.startswith(GIT):
-            found = _at_revision(reference, selection, verify, Path(folder), stages)
+            found = _at_revision(reference, selection, verify, folder, stages)
         elif _is_artifact(path := Path(reference)):
-            found = _kept(reference, path, Path(folder))
+            found = _kept(reference, path, folder)
         else:
             found = _saved(reference, path)
         built = (found.document or {}).get("network") if found.artifact is None else found.artifact.manifest["recipe"]
@@ -98,23 +99,40 @@ def _at_revision(
     revision = reference.removeprefix(GIT)
     commit = _git(root, reference, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
     tree, out = folder / "tree", folder / "out"
-    with stages(f"baseline {commit[:10]}"):
-        _git(root, reference, "worktree", "add", "--detach", "--quiet", str(tree), commit)
-        try:
-            built = _command(reference, root, tree, ["build", *_options(selection, out)])
-            if verify is not None:
-                _command(reference, root, tree, ["verify", *_options(selection, out), *verify], allowed=(0, 1))
-        finally:
-            _git(root, reference, "worktree", "remove", "--force", str(tree))
+    with stages(f"baseline {commit[:10]}"), _worktree(root, reference, tree, commit):
+        given = _abroad(selection, out)
+        built = _command(reference, root, tree, ["build", *arguments("build", given)])
+        if verify is not None:
+            _command(reference, root, tree, ["verify", *arguments("verify", given), *verify], allowed=(0, 1))
     artifact = store.open_artifact(out / Path(built["folder"]).relative_to(out))
     said = {"kind": "git", "commit": commit, "created": artifact.manifest["created"]}
     return Baseline(reference, {"reference": reference, **said}, artifact=artifact)
 
 
+@contextmanager
+def _worktree(root: Path, reference: str, tree: Path, commit: str) -> Iterator[None]:
+    """A worktree of the repository at `tree` while the body runs; those of runs that were killed go first."""
+    for line in _git(root, reference, "worktree", "list", "--porcelain").splitlines():
+        left = Path(line.removeprefix("worktree "))
+        if line.startswith("worktree ") and left.parent.name.startswith(PREFIX) and is_dead(left.parent):
+            _unregister(root, left)
+    try:
+        _git(root, reference, "worktree", "add", "--detach", "--quiet", str(tree), commit)
+        yield
+    finally:
+        _unregister(root, tree)
+
+
+def _unregister(root: Path, tree: Path) -> None:
+    """Remove a worktree, also where it was left half made or its folder is gone; nothing where there is none."""
+    shutil.rmtree(tree, ignore_errors=True)
+    run(["git", "worktree", "remove", "--force", "--force", str(tree)], root)
+
+
 def _git(folder: Path, reference: str, *arguments: str) -> str:
     """What git answers. Raises InputError, one line, where it refuses."""
     try:
-        found = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False)
+        found = run(["git", *arguments], folder)
     except FileNotFoundError as error:
         raise MachineLacks(f"--baseline {reference}: git is not installed") from error
     if found.returncode:
@@ -132,7 +150,7 @@ def _command(
     command = [sys.executable, "-m", "mlpdeploy", *arguments, "--json"]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(_path(root, tree))}
     cwd = where if where.is_dir() else tree
-    found = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+    found = run(command, cwd, environment)
     try:
         document = json.loads(found.stdout)
     except ValueError:
@@ -153,23 +171,18 @@ def _path(root: Path, tree: Path) -> list[str]:
     return [str(entry) for entry in dict.fromkeys([*ours, *others])]
 
 
-def _options(selection: Selection, out: Path) -> list[str]:
-    """The selection as command-line options: only those that are not the defaults, which an older version may lack."""
-    words, usual = [selection.name, "--backend", selection.backend, "--out", str(out)], Selection(selection.name)
-    names = ("precision", "batch", "image_size", "num_classes", "seed", "io", "level")
-    for name in (*names, "calibrator", "max_drop", "min_sqnr"):
-        if getattr(selection, name) != getattr(usual, name):
-            words += [f"--{name.replace('_', '-')}", str(getattr(selection, name))]
-    if selection.checkpoint is not None:
-        words += ["--checkpoint", str(selection.checkpoint.resolve())]
-    if selection.calibration is not None:
-        given = Path(selection.calibration)
-        words += ["--calibration", str(given.resolve()) if given.exists() else selection.calibration]
-    if selection.input_shape is not None:
-        words += ["--input-shape", ",".join(map(str, selection.input_shape))]
-    if selection.gpus:
-        words += ["--gpu", ",".join(selection.gpus)]
-    for option, rules in (("--disable-rule", selection.disabled_rules), ("--enable-rule", selection.enabled_rules)):
-        for rule in rules:
-            words += [option, rule]
-    return [*words, "--pretrained"] if selection.pretrained else words
+def _abroad(selection: Selection, out: Path) -> dict[str, Any]:
+    """The selection for a process in another folder, whose artifacts lie in `out`."""
+    given, checkpoint = selection.calibration, selection.checkpoint
+    return selection.to_json() | {
+        "out": str(out),
+        "checkpoint": None if checkpoint is None else str(checkpoint.resolve()),
+        "calibration": None if given is None else absolute(given),
+    }
+
+
+def absolute(data: str) -> str:
+    """What `--calibration` or `--data` names, for a process in another folder; the words that name no file stay."""
+    from mlpdeploy.evidence.samples import DIGITS, RANDOM
+
+    return data if data in (DIGITS, RANDOM) else str(Path(data).resolve())

@@ -20,7 +20,7 @@ from mlpdeploy.errors import CheckpointError, InputError
 from mlpdeploy.selection import Selection
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from mlpdeploy.graph.rewrite import Rewritten
     from mlpdeploy.graph.trace import Traced
@@ -103,22 +103,37 @@ def calibration_sha256(given: str) -> str:
 
 
 def fingerprint(traced: Traced | Rewritten) -> str:
-    """The hash of a traced or rewritten network: its operations and every number in it."""
-    digest = hashlib.sha256(str(traced.module.graph).encode())
-    _add_tensors(digest, traced.module)
+    """The hash of a traced or rewritten network: what it takes, its operations, and every number that they read.
+
+    The tensors are those of the graph, wherever the network keeps or makes them: buffers that no state dict has, plain
+    attributes, constants of its forward.
+    """
+    from mlpdeploy.graph.editor import weight
+
+    digest = hashlib.sha256(f"{traced.inputs}\0{traced.module.graph}".encode())
+    for node in traced.module.graph.nodes:
+        if (tensor := weight(traced.module, node)) is not None:
+            _add(digest, str(node.target), tensor)
     return digest.hexdigest()
 
 
 def weights_sha256(network: nn.Module) -> str:
-    """The hash of a network's parameters and buffers, by name."""
+    """The hash of every tensor that a network holds, by name: parameters, all buffers, plain attributes."""
+    import torch
+    from torch.utils import _pytree as pytree
+
     digest = hashlib.sha256()
-    _add_tensors(digest, network)
+    for path, module in network.named_modules():
+        leaves, _ = pytree.tree_flatten_with_path(vars(module))
+        held = {pytree.keystr(place): leaf for place, leaf in leaves if isinstance(leaf, torch.Tensor)}
+        for place, tensor in sorted(held.items()):
+            _add(digest, f"{path} {place}", tensor)
     return digest.hexdigest()
 
 
-def _add_tensors(digest: hashlib._Hash, module: nn.Module) -> None:
+def _add(digest: hashlib._Hash, name: str, tensor: Tensor) -> None:
     import torch
 
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\0".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\0".encode())
+    plain = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
+    digest.update(plain.flatten().view(torch.uint8).numpy().tobytes())

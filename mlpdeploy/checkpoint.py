@@ -57,11 +57,33 @@ def translate(state: dict[str, Tensor], reader: str | None) -> Read:
 
 def load(network: nn.Module, state: Mapping[str, Tensor], path: str) -> None:
     """Load `state`, read from `path`, in place. Raises CheckpointError, and then leaves the network as it was."""
-    _check_fits(network.state_dict(), state, path)
+    ours = network.state_dict()
+    _check_fits(ours, state, path)
     for key, tensor in state.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise CheckpointError(f"{path}: {key} holds NaN or infinite values: this checkpoint cannot be used")
+        if (reason := _changed(tensor, ours[key])) is not None:
+            raise CheckpointError(f"{path}: {key} holds {reason}")
     network.load_state_dict(state, strict=True)
+
+
+def _changed(tensor: Tensor, ours: Tensor) -> str | None:
+    """Why a weight cannot become one of the network's as it is; None where it can.
+
+    A constant of the network may be infinite, as masks of attention are, where the network made it so itself.
+    """
+    if tensor.is_complex() and not ours.is_complex():
+        return "complex numbers, of which the network would keep the real part: give its own checkpoint"
+    loaded = tensor.to(ours.dtype)
+    if not (ours.is_floating_point() or ours.is_complex()):
+        whole = torch.equal(loaded.to(tensor.dtype), tensor)
+        return (
+            None if whole else f"numbers that are no {str(ours.dtype).removeprefix('torch.')}: give its own checkpoint"
+        )
+    finite, same = loaded.isfinite(), loaded == ours
+    if bool((finite | same).all()):
+        return None
+    if bool(tensor.to(torch.complex128 if tensor.is_complex() else torch.float64).isfinite().all()):
+        return f"numbers beyond {str(ours.dtype).removeprefix('torch.')}'s: scale them down"
+    return "NaN or infinite values: this checkpoint cannot be used"
 
 
 def _read(path: Path) -> Any:

@@ -2,7 +2,7 @@
 
 Tables go to stdout and progress to stderr; with --json, stdout holds exactly one JSON document. The exit codes are
 those of `errors`: 0 done, 1 a gate failed, 2 wrong usage or bad input, 3 this machine lacks something; 70 is an error
-that mlpdeploy did not expect, and 130 an interruption.
+that mlpdeploy did not expect, 130 an interruption, and 143 the end that another process asked for.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from mlpdeploy.options import (
     Calibration,
     Calibrator,
     Checkpoint,
+    Crop,
     Data,
     DisableRule,
     EnableRule,
@@ -36,7 +37,9 @@ from mlpdeploy.options import (
     Io,
     Json,
     Level,
+    Limit,
     MaxDrop,
+    Mean,
     MinSqnr,
     Name,
     NumClasses,
@@ -44,11 +47,16 @@ from mlpdeploy.options import (
     Plugin,
     Precision,
     Pretrained,
+    Resize,
     Seed,
+    Std,
     print_json,
+    printing,
     selected,
 )
+from mlpdeploy.processes import Terminated, unwinding
 from mlpdeploy.selection import BATCH, OUT
+from mlpdeploy.store import FULL
 
 UNEXPECTED, INTERRUPTED = 70, 130
 
@@ -103,6 +111,11 @@ def build(
     calibrator: Calibrator = "auto",
     max_drop: MaxDrop = None,
     min_sqnr: MinSqnr = None,
+    mean: Mean = None,
+    std: Std = None,
+    crop: Crop = None,
+    resize: Resize = None,
+    limit: Limit = None,
     force: Annotated[bool, typer.Option("--force", help="Build even if it is built already.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -135,6 +148,11 @@ def verify(
     io: Io = "fp32",
     level: Level = None,
     data: Data = None,
+    mean: Mean = None,
+    std: Std = None,
+    crop: Crop = None,
+    resize: Resize = None,
+    limit: Limit = None,
     as_json: Json = False,
 ) -> None:
     """Prove that a built engine computes what the network computes; give the options that it was built with."""
@@ -213,7 +231,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(arguments: list[str], debug: bool) -> int:
     try:
-        code = app(args=arguments, prog_name="mlpdeploy", standalone_mode=False)
+        with unwinding():
+            code = app(args=arguments, prog_name="mlpdeploy", standalone_mode=False)
+            sys.stdout.flush()
         if code == INTERRUPTED:  # typer's answer to KeyboardInterrupt
             raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
@@ -223,7 +243,12 @@ def _run(arguments: list[str], debug: bool) -> int:
         return _fail(error, f"code that was called ended the process: sys.exit({error.code!r})", 2, arguments)
     except (KeyboardInterrupt, typer.Abort) as error:
         return _fail(error, "interrupted; the last good artifact is untouched", INTERRUPTED, arguments)
+    except Terminated as error:
+        return _fail(error, str(error), error.exit_code, arguments)
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in FULL:
+            where = f" for {error.filename}" if error.filename else ""
+            return _fail(error, f"no space is left{where} ({error.strerror}): free some", 2, arguments)
         usage = getattr(error, "format_message", None)  # what typer raises where it was called wrongly
         if usage is not None:
             # Without any argument the help was shown, and there is nothing to add.
@@ -238,5 +263,6 @@ def _fail(error: BaseException, text: str, code: int, arguments: list[str]) -> i
     """Say what happened on stderr, and on stdout too where a program waits for JSON."""
     Console(stderr=True, soft_wrap=True).print(f"error: {text}", style="red", markup=False, highlight=False)
     if "--json" in arguments:
-        print_json({"error": {"type": type(error).__name__, "message": text, "exit_code": code}})
+        with printing():
+            print_json({"error": {"type": type(error).__name__, "message": text, "exit_code": code}})
     return code

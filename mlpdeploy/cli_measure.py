@@ -15,6 +15,7 @@ from mlpdeploy.options import (
     Calibration,
     Calibrator,
     Checkpoint,
+    Crop,
     Data,
     DisableRule,
     EnableRule,
@@ -24,20 +25,28 @@ from mlpdeploy.options import (
     Io,
     Json,
     Level,
+    Limit,
     MaxDrop,
+    Mean,
     MinSqnr,
     Name,
     NumClasses,
     Out,
+    Plugin,
     Precision,
     Pretrained,
+    Resize,
     Seed,
+    Std,
     Threads,
     TimedSizes,
+    keep,
     print_json,
+    printing,
     selected,
     write,
 )
+from mlpdeploy.results import require_room
 from mlpdeploy.selection import BATCH, OUT, Selection, parse_sizes
 
 
@@ -64,10 +73,16 @@ def bench(
     enable_rule: EnableRule = None,
     io: Io = "fp32",
     level: Level = None,
+    plugin: Plugin = "auto",
     calibration: Calibration = None,
     calibrator: Calibrator = "auto",
     max_drop: MaxDrop = None,
     min_sqnr: MinSqnr = None,
+    mean: Mean = None,
+    std: Std = None,
+    crop: Crop = None,
+    resize: Resize = None,
+    limit: Limit = None,
     save: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the result, for `regress`.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -76,17 +91,19 @@ def bench(
 
     sizes = parse_sizes(batch)
     selection = selected(locals() | {"batch": BATCH})
+    require_room(save)
     rivals = None if against is None else [part.strip() for part in against.split(",") if part.strip()]
     with Live(Console(stderr=True)).shown() as live:
         found = pipeline.bench(
             selection, against=rivals, sizes=sizes, threads=threads, seconds=time, credit=credit, progress=live
         )
     document = found.to_json()
-    write(save, document)
-    if as_json:
-        print_json(document)
-    else:
-        print_bench(Console(), document)
+    keep(save, document)
+    with printing():
+        if as_json:
+            print_json(document)
+        else:
+            print_bench(Console(), document)
 
 
 def regress(
@@ -105,7 +122,7 @@ def regress(
     undecided: Annotated[str, typer.Option(metavar="pass|fail", help="How an undecided run ends.")] = "fail",
     batch: TimedSizes = None,
     threads: Threads = None,
-    time: Annotated[float, typer.Option("--time", metavar="S", help="Seconds that timing may take.")] = 300.0,
+    time: Annotated[float, typer.Option("--time", metavar="S", help="Seconds for timing; at least ten pairs.")] = 300.0,
     data: Data = None,
     junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the gates as JUnit XML.")] = None,
     markdown: Annotated[Path | None, typer.Option(metavar="FILE", help="Append the gates as a Markdown table.")] = None,
@@ -121,10 +138,16 @@ def regress(
     enable_rule: EnableRule = None,
     io: Io = "fp32",
     level: Level = None,
+    plugin: Plugin = "auto",
     calibration: Calibration = None,
     calibrator: Calibrator = "auto",
     max_drop: MaxDrop = None,
     min_sqnr: MinSqnr = None,
+    mean: Mean = None,
+    std: Std = None,
+    crop: Crop = None,
+    resize: Resize = None,
+    limit: Limit = None,
     save: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the result, for a later run.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -142,6 +165,7 @@ def regress(
         memory=percentage("--max-memory-growth", max_memory_growth),
         build=percentage("--max-build-growth", max_build_growth),
     )
+    require_room(save, junit, markdown)
     with Live(Console(stderr=True)).shown() as live:
         found = pipeline.regress(
             selection,
@@ -156,15 +180,14 @@ def regress(
             progress=live,
         )
     document = found.to_json()
-    write(save, document)
-    if junit is not None:
-        write(junit, outcome.junit(document))
-    if markdown is not None:
-        write(markdown, outcome.markdown(document), append=True)
-    if as_json:
-        print_json(document)
-    else:
-        print_regress(Console(), document)
+    keep(save, document)
+    keep(junit, outcome.junit(document))
+    keep(markdown, outcome.markdown(document), append=True)
+    with printing():
+        if as_json:
+            print_json(document)
+        else:
+            print_regress(Console(), document)
     if not found.passed:
         raise typer.Exit(1)
 
@@ -201,6 +224,11 @@ def sensitivity(
     seed: Seed = 0,
     disable_rule: DisableRule = None,
     enable_rule: EnableRule = None,
+    mean: Mean = None,
+    std: Std = None,
+    crop: Crop = None,
+    resize: Resize = None,
+    limit: Limit = None,
     as_json: Json = False,
 ) -> None:
     """Rank a network's modules by what INT8 costs each alone, as a table and a picture."""

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from mlpdeploy.evidence.words import int8_facts, launches_text
+from mlpdeploy.evidence.words import int8_facts, launches_text, nearest
 
 SIMPLE: dict[str, Any] = {"box": None, "padding": (0, 2, 0, 0), "header_style": "bold"}
 PASSED, FAILED = "[green]passed[/]", "[red]failed[/]"
@@ -86,6 +86,8 @@ def print_verification(console: Console, name: str, weights: str, document: Mapp
     console.print(f"[bold]{escape(name)}[/] at batch {sizes}, {document['inputs']} inputs", highlight=False)
     style = "yellow" if weights.startswith("random") else None
     console.print(f"  {escape(weights)}", style=style, highlight=False, soft_wrap=True)
+    for line in document.get("data") or ():
+        console.print(f"  {escape(line)}", highlight=False, soft_wrap=True)
     table = Table(**SIMPLE)
     table.add_column("  stage")
     for column in ("batch", "worst error", "budget"):
@@ -108,7 +110,8 @@ def print_verification(console: Console, name: str, weights: str, document: Mapp
 
 
 def _stage(stage: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
-    """A row for each batch size of a stage and one for the images; where nothing ran, one row with its status.
+    """A row for each batch size of a stage, one for that of the extreme rows which is nearest to its limit, and one for
+    the images; where nothing ran, one row with its status.
 
     The last column is the share of images that keep their class.
     """
@@ -117,6 +120,11 @@ def _stage(stage: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
     for batch, checks in groupby(stage["checks"], key=lambda check: check["batch"]):
         compared = [found for check in checks for found in (check["reference"], check["permuted"]) if found]
         yield name, str(batch), *_error(compared, budget), "-"
+        name = ""
+    if (extreme := nearest(stage.get("extremes") or ())) is not None:
+        error = "not finite" if extreme["error"] is None else f"{extreme['error']:.1e}"
+        limit = "finite" if extreme["allowed"] is None else f"{extreme['allowed']:.0e}"
+        yield name, "extreme", error, limit, PASSED if extreme["passed"] else FAILED, "-"
         name = ""
     if stage["images"] is not None:
         agreement = stage["images"]["agreement"]
@@ -242,6 +250,8 @@ def _summary(manifest: Mapping[str, Any]) -> dict[str, str]:
         "transposes": f"{permuted[0]} before the rules, {permuted[1]} after",
         "kept in FP32": f"{len(manifest['kept_fp32'])} operations" if manifest["kept_fp32"] else "nothing",
     }
+    if manifest.get("notes"):
+        rows["notes"] = "\n".join(manifest["notes"])
     if manifest.get("int8"):
         rows |= int8_facts(manifest["int8"])
     if "parsed" in manifest["facts"]:

@@ -20,6 +20,7 @@ from mlpdeploy.errors import InputError, NetworkError
 from mlpdeploy.factory import one_line
 from mlpdeploy.guest import bare, guest, require_numbers
 from mlpdeploy.recipe import GIVEN, IMAGE, Input, given
+from mlpdeploy.sound import in_float32
 from mlpdeploy.source import Source
 
 TRIED_ROWS = 2
@@ -38,9 +39,9 @@ def source_of_network(
     _require_module(network)
     arrays = named_arrays(example, argument_names(network, _count(example)))
     inputs = tuple(_input(name, array, value_range) for name, array in arrays.items())
-    ours = _copied(network)
+    ours, notes = _copied(network)
     _try(ours, arrays)
-    return Source(given(f"{GIVEN}{name}", inputs), ours)
+    return Source(given(f"{GIVEN}{name}", inputs), ours, notes)
 
 
 def source_like(network: nn.Module, ports: Sequence[Mapping[str, Any]], name: str) -> Source:
@@ -50,7 +51,7 @@ def source_like(network: nn.Module, ports: Sequence[Mapping[str, Any]], name: st
         for port in ports
     )
     _require_module(network)
-    return Source(given(name, inputs), _copied(network))
+    return Source(given(name, inputs), *_copied(network))
 
 
 def argument_names(network: nn.Module, count: int) -> list[str]:
@@ -100,13 +101,16 @@ def _require_module(network: object) -> None:
         raise InputError(f"the network must be a torch.nn.Module, it is {kind}")
 
 
-def _copied(network: nn.Module) -> nn.Module:
+def _copied(network: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
+    """A copy in float32, and notes on what that changed. Raises NetworkError where its weights cannot be used."""
     network = bare(network)
     require_numbers(network)
     try:
-        return copy.deepcopy(network).cpu().float().eval().requires_grad_(False)
+        ours = copy.deepcopy(network).cpu().eval()
     except Exception as error:  # a module may hold anything, and refuse to be copied in any way
         raise InputError(f"{type(network).__name__} cannot be copied: {one_line(error)}") from error
+    notes = in_float32(ours)
+    return ours.requires_grad_(False), notes
 
 
 def _count(example: Any) -> int:

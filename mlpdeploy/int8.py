@@ -191,7 +191,7 @@ def _samples(source: Source, selection: Selection, stages: Stages) -> Samples:
     if selection.calibration is None:
         raise InputError(NEEDS_CALIBRATION)
     given = selection.calibration
-    samples = read_samples(given, "--calibration", source.recipe, source.specs(), selection.seed, stages)
+    samples = read_samples(given, "--calibration", source, selection.seed, selection.limit, stages)
     if (warning := samples.warning()) is not None:
         stages.say(f"warning: {warning}")
     return samples

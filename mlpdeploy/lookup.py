@@ -11,7 +11,7 @@ from mlpdeploy.engine.backend import Backend
 from mlpdeploy.errors import ArtifactError, InputError
 from mlpdeploy.progress import Stages
 from mlpdeploy.recipe import canonical, kind
-from mlpdeploy.selection import NEEDS_CALIBRATION, OUT, Selection
+from mlpdeploy.selection import IMAGES, NEEDS_CALIBRATION, OUT, Selection
 from mlpdeploy.store import Artifact
 
 if TYPE_CHECKING:
@@ -43,9 +43,12 @@ def check_same(artifact: Artifact, selection: Selection, source: Source | None) 
     built, asked = artifact.manifest["selection"], selection.to_json()
     # The same weights may lie elsewhere now; GPUs, builder level and plugins do not change what is computed.
     # What an INT8 engine was calibrated on is in the artifact.
-    calibrated = {"calibration", "calibrator", "max_drop", "min_sqnr"}
+    calibrated = {"calibration", "calibrator", "max_drop", "min_sqnr", "limit"}
     names = asked.keys() - {"checkpoint", "gpus", "level", "plugin"} - calibrated
-    different = [f"{n} {asked[n]} (built with {built.get(n)})" for n in sorted(names) if asked[n] != built.get(n)]
+    # How images are prepared may be left out, or said only when there are some.
+    free = {name for name in IMAGES if None in (asked[name], built.get(name))}
+    differ = sorted(name for name in names - free if asked[name] != built.get(name))
+    different = [f"{name} {asked[name]} (built with {built.get(name)})" for name in differ]
     weights = None if selection.checkpoint is None else cache.checkpoint_sha256(selection.checkpoint)
     known = artifact.manifest["weights"].get("sha256")
     if source is not None and cache.weights_sha256(source.network) != known:
@@ -56,6 +59,19 @@ def check_same(artifact: Artifact, selection: Selection, source: Source | None) 
         raise ArtifactError(
             f"{artifact.folder} holds another engine than was asked for: {', '.join(different)}; "
             "build that first, or give the options that it was built with"
+        )
+
+
+def check_traced(artifact: Artifact, traced: Traced) -> None:
+    """Raises ArtifactError where a network of the user's own is no longer the one that the artifact was built from.
+
+    Its code may read numbers that no weight tells: a plain attribute, a constant of its forward.
+    """
+    known = artifact.manifest.get("network")
+    if known is not None and cache.fingerprint(traced) != known:
+        raise ArtifactError(
+            f"{artifact.folder} was built from another form of this network: its operations, or numbers that they "
+            "read, have changed since; build it again"
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,7 @@ def describe(
     built: Built,
     key: str | None,
     seconds: Mapping[str, float],
+    notes: Sequence[str] = (),
     paid_off: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The manifest of a build, as JSON values; the store adds schema and files."""
@@ -47,6 +48,7 @@ def describe(
             "parameters": sum(parameter.numel() for parameter in source.network.parameters()),
         },
         "selection": selection.to_json(),
+        "network": cache.fingerprint(compiled.traced) if kind(selection.name) in ("user", "given") else None,
         "weights": _weights(selection, source.network),
         "precision": selection.precision,
         "batch": asdict(selection.profile),
@@ -72,6 +74,7 @@ def describe(
         "ops": {"before": _operations(before), "after": _operations(compiled.rewritten.module)},
         "dtypes": _dtypes(after),
         "seconds": dict(seconds),
+        "notes": [*source.notes, *notes],
     }
 
 

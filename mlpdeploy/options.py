@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 
+from mlpdeploy import results
 from mlpdeploy.errors import InputError
-from mlpdeploy.selection import Selection, parse_shape
+from mlpdeploy.selection import Selection, parse_channels, parse_shape
 
 Name = Annotated[str, typer.Argument(help="A recipe (see list), timm:<model>, or package.module:factory.")]
 Precision = Annotated[str, typer.Option(help="fp32, tf32, fp16, bf16 or int8.")]
@@ -51,39 +57,67 @@ Data = Annotated[
 Calibrator = Annotated[str, typer.Option(help="INT8: auto, max, percentile, entropy or mse.")]
 MaxDrop = Annotated[float | None, typer.Option(metavar="POINTS", help="INT8: what top-1 may lose on labelled data.")]
 MinSqnr = Annotated[float | None, typer.Option(metavar="DB", help="INT8: least signal to noise of the output.")]
+Mean = Annotated[str | None, typer.Option(metavar="M,...", help="Images: mean of each channel, of pixels in [0, 1].")]
+Std = Annotated[str | None, typer.Option(metavar="S,...", help="Images: standard deviation of each channel.")]
+Crop = Annotated[
+    float | None, typer.Option(metavar="SHARE", help="Images: share of the shorter edge that the centre crop keeps.")
+]
+Resize = Annotated[
+    str | None, typer.Option(metavar="METHOD", help="Images: nearest, bilinear, bicubic, lanczos, box or hamming.")
+]
+Limit = Annotated[int | None, typer.Option(metavar="N", help="Rows of data that are used, spread evenly; 256.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout, and nothing else there.")]
+
+
+CALLED = {"gpus": "gpu", "disabled_rules": "disable_rule", "enabled_rules": "enable_rule"}
+"""Fields of a selection that commands call otherwise."""
 
 
 def selected(options: dict[str, Any]) -> Selection:
     """The selection from a command's own arguments."""
+    given = {field.name: CALLED.get(field.name, field.name) for field in fields(Selection)}
+    values = {field: options[option] for field, option in given.items() if option in options}
     shape, gpus = options["input_shape"], options.get("gpu")
-    return Selection(
-        **{option: options[option] for option in SAME if option in options},
-        input_shape=None if shape is None else parse_shape(shape),
-        gpus=() if gpus is None else tuple(part.strip() for part in gpus.split(",")),
-        disabled_rules=tuple(sorted(options["disable_rule"] or ())),
-        enabled_rules=tuple(sorted(options["enable_rule"] or ())),
-    )
-
-
-SAME = (
-    "name", "precision", "backend", "batch", "checkpoint", "pretrained", "image_size", "num_classes", "out", "seed",
-    "io", "level", "plugin", "calibration", "calibrator", "max_drop", "min_sqnr",
-)  # fmt: skip
-"""Arguments of commands that a selection takes as they are; not every command has all."""
+    values["input_shape"] = None if shape is None else parse_shape(shape)
+    for name in ("mean", "std"):
+        asked = values.get(name)
+        values[name] = None if asked is None else parse_channels(f"--{name}", asked)
+    values["gpus"] = () if gpus is None else tuple(part.strip() for part in gpus.split(","))
+    for rules in ("disabled_rules", "enabled_rules"):
+        values[rules] = tuple(sorted(values[rules] or ()))
+    return Selection(**values)
 
 
 def write(path: Path | None, content: Any, append: bool = False) -> None:
-    """A file that was asked for: text, or JSON values."""
-    if path is None:
-        return
-    text = content if isinstance(content, str) else json.dumps(content, indent=2, allow_nan=False) + "\n"
+    """A file that was asked for: text, or JSON values. Raises InputError where it cannot be written."""
+    if path is not None:
+        text = content if isinstance(content, str) else json.dumps(content, indent=2, allow_nan=False) + "\n"
+        results.write(path, text, append)
+
+
+def keep(path: Path | None, content: Any, append: bool = False) -> None:
+    """As `write`, of what was measured: where it cannot be written, that is one line, and the run goes on."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a" if append else "w", encoding="utf-8") as file:
-            file.write(text)
+        write(path, content, append)
+    except InputError as error:
+        warn(str(error))
+
+
+@contextmanager
+def printing() -> Iterator[None]:
+    """Print a result: where stdout takes no more, that is one line, and the exit code tells the rest."""
+    try:
+        yield
+        sys.stdout.flush()
     except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
+        with suppress(OSError):  # what it still holds is not to fail once more when the process ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        warn(f"stdout cannot be written ({error.strerror or error})")
+
+
+def warn(line: str) -> None:
+    """One line on stderr."""
+    Console(stderr=True, soft_wrap=True).print(f"warning: {line}", style="yellow", markup=False, highlight=False)
 
 
 def print_json(document: Any) -> None:

@@ -1,8 +1,8 @@
 """The product, top to bottom: what each command does, as one straight flow of named stages.
 
-    recipe -> trace -> rewrite -> (calibrate) -> plan precision -> emit -> build      `build`: an artifact
+    recipe -> trace -> check -> rewrite -> (calibrate) -> plan precision -> emit -> build   `build`: an artifact
     recipe -> trace -> rewrite -> plan precision -> climb the ladder                  `verify`: a verification
-    recipe -> trace -> rewrite -> calibrate -> one site at a time                     `sensitivity`: what INT8 costs
+    recipe -> trace -> check -> rewrite -> calibrate -> one site at a time            `sensitivity`: what INT8 costs
     build -> rivals -> time in sittings -> roofline, layers                           `bench`, in benching.py
     baseline -> build -> verify -> time in pairs -> judge the gates                   `regress`, in gating.py
 
@@ -21,12 +21,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlpdeploy import store
-from mlpdeploy.engine.backend import BuildRequest, pick
+from mlpdeploy.engine.backend import Batch, BuildRequest, pick
 from mlpdeploy.errors import InputError
 from mlpdeploy.int8 import Int8, calibration, measure_sites, paid_off
-from mlpdeploy.lookup import cached, check_same, find_artifact, key_of
+from mlpdeploy.lookup import cached, check_same, check_traced, find_artifact, key_of
 from mlpdeploy.progress import Listener, Stages
 from mlpdeploy.recipe import recipes
+from mlpdeploy.results import require_room
 from mlpdeploy.selection import NEEDS_CALIBRATION, OUT, Selection
 from mlpdeploy.source import Source, source_of
 from mlpdeploy.store import Artifact
@@ -40,6 +41,10 @@ if TYPE_CHECKING:
     from mlpdeploy.graph.precision import Plan, Typed
     from mlpdeploy.graph.rewrite import Rewritten
     from mlpdeploy.graph.trace import Traced
+
+
+MOST_SIZES = 256
+"""Batch sizes that are tried one by one."""
 
 
 @dataclass(frozen=True)
@@ -77,11 +82,13 @@ def build(
         key = key_of(selection, backend)
         if (found := cached(folder, key, force, stages)) is not None:
             return found
-        source = source or load(selection, stages)
-        traced = trace_network(source, stages)
+        source = (source or load(selection, stages)).with_images(selection)
+        traced = trace_network(source, stages, selection.profile)
+        source = source.with_outputs(traced.outputs)
         key = key or key_of(selection, backend, traced)
         if (found := cached(folder, key, force, stages)) is not None:
             return found
+        notes = check(source, traced, selection, stages)
         calibrated = partial(calibration, source=source, selection=selection, stages=stages) if int8 else None
         compiled = compile_network(traced, selection, stages, calibrated, backend.beside_int8)
         with stages("emit"):
@@ -103,7 +110,7 @@ def build(
                 if compiled.int8 is not None:
                     compiled.int8.save(draft.folder, selection.name)
             paid = None if compiled.int8 is None else paid_off(compiled, selection, stages)
-            facts = manifest.describe(selection, backend, source, compiled, built, key, stages.seconds, paid)
+            facts = manifest.describe(selection, backend, source, compiled, built, key, stages.seconds, notes, paid)
             return draft.commit(facts, report)
 
 
@@ -130,14 +137,19 @@ def verify(
             artifact = store.open_artifact(folder)
             check_same(artifact, selection, source)
         stages.say(f"{folder}, built {artifact.manifest['created']}")
-        source = source or load(selection, stages)
+        # The engine was built for images that are prepared as they were then; the rows may be said to be so now.
+        built = Selection.from_json(artifact.manifest["selection"])
+        source = (source or load(selection, stages)).with_images(built)
+        traced = trace_network(source, stages)
+        check_traced(artifact, traced)
         if isinstance(data, str):
             from mlpdeploy.evidence.samples import read_samples
 
-            data = read_samples(data, "--data", source.recipe, source.specs(), selection.seed, stages)
+            shown = source.with_images(selection).with_outputs(traced.outputs)
+            data = read_samples(data, "--data", shown, selection.seed, selection.limit, stages)
         int8 = Int8.load(artifact.folder) if selection.precision == "int8" else None
         calibrated = None if int8 is None else lambda rewritten: int8
-        compiled = compile_network(trace_network(source, stages), selection, stages, calibrated, backend.beside_int8)
+        compiled = compile_network(traced, selection, stages, calibrated, backend.beside_int8)
         with stages("verify"):
             import onnx
 
@@ -166,7 +178,9 @@ def verify(
                 cpu_budget=budgets["fp32"] if selection.precision == "tf32" else None,
                 quantisation=None if int8 is None else int8.quantisation,
                 rows=None if int8 is None else int8.rows,
+                traced=compiled.traced,
             )
+            verification = replace(verification, data=() if data is None else tuple(data.used()))
         document = manifest.verified(artifact.manifest, verification)
         store.attach(artifact, store.VERIFICATION, json.dumps(document, indent=2, allow_nan=False) + "\n")
         store.attach(artifact, store.REPORT, reporting.in_markdown(artifact))
@@ -185,8 +199,11 @@ def sensitivity(selection: Selection, *, progress: Listener | None = None) -> tu
         raise InputError(NEEDS_CALIBRATION)
     stages = Stages(progress)
     selection = selection.with_backend(pick(selection.backend, selection.precision).name)
-    source = load(selection, stages)
-    rewritten = rewrite_network(trace_network(source, stages), selection, stages)
+    source = load(selection, stages).with_images(selection)
+    traced = trace_network(source, stages)
+    source = source.with_outputs(traced.outputs)
+    check(source, traced, selection, stages)
+    rewritten = rewrite_network(traced, selection, stages)
     int8 = measure_sites(rewritten, source, selection, stages)
     found = int8.quantisation
     picture = selection.out / selection.folder_name / "sensitivity.svg"
@@ -206,8 +223,9 @@ def bench(selection: Selection, **options: Any) -> Bench:
     """Time the engine of a selection beside its rivals (see `benching.bench`), and add the run to the history."""
     from mlpdeploy import benching
 
+    require_room(_history(selection))
     found = benching.bench(selection, **options)
-    _remember(selection, found.to_json())
+    _remember(selection, found.to_json(), Stages(options.get("progress")))
     return found
 
 
@@ -215,16 +233,17 @@ def regress(selection: Selection, reference: str, **options: Any) -> Regress:
     """Hold the engine of a selection against a baseline (see `gating.regress`), and add the run to the history."""
     from mlpdeploy import gating
 
+    require_room(_history(selection))
     found = gating.regress(selection, reference, **options)
-    _remember(selection, found.to_json())
+    _remember(selection, found.to_json(), Stages(options.get("progress")))
     return found
 
 
 def history(selection: Selection) -> History:
     """The runs of `bench` and `regress` of a network so far. Raises InputError where there are none."""
-    from mlpdeploy.evidence.history import FILE, read
+    from mlpdeploy.evidence.history import read
 
-    return read(selection.out / selection.folder_name / FILE, selection.name)
+    return read(_history(selection), selection.name)
 
 
 def load(selection: Selection, stages: Stages) -> Source:
@@ -244,12 +263,27 @@ def load(selection: Selection, stages: Stages) -> Source:
     return found
 
 
-def trace_network(source: Source, stages: Stages) -> Traced:
-    """The network's graph, over inputs of the shapes that its recipe says, a batch axis in front."""
+def check(source: Source, traced: Traced, selection: Selection, stages: Stages) -> tuple[str, ...]:
+    """Find the network one function of each row, and its trace the same; says and gives notes on its outputs."""
+    with stages("check"):
+        from mlpdeploy.evidence import itself
+
+        notes = itself.check(source.network, traced, selection.seed)
+    for note in notes:
+        stages.say(f"note: {note}")
+    return notes
+
+
+def trace_network(source: Source, stages: Stages, batch: Batch | None = None) -> Traced:
+    """The network's graph, over inputs of the shapes that its recipe says, a batch axis in front.
+
+    Raises NetworkError where it treats some sizes of a `batch` in another way than others.
+    """
     with stages("trace"):
         from mlpdeploy.graph.trace import trace
 
-        return trace(source.network, source.specs())
+        sizes = () if batch is None else (*range(batch.min, min(batch.max, MOST_SIZES)), *batch.sizes())
+        return trace(source.network, source.specs(), sizes)
 
 
 def compile_network(
@@ -320,7 +354,17 @@ def doctor() -> dict[str, Any]:
     return examine()
 
 
-def _remember(selection: Selection, document: dict[str, Any]) -> None:
-    from mlpdeploy.evidence.history import FILE, append, entry, revision_here
+def _history(selection: Selection) -> Path:
+    from mlpdeploy.evidence.history import FILE
 
-    append(selection.out / selection.folder_name / FILE, entry(document, revision_here()))
+    return selection.out / selection.folder_name / FILE
+
+
+def _remember(selection: Selection, document: dict[str, Any], stages: Stages) -> None:
+    """Add a run to the history; where that cannot be written, the run is not lost for it."""
+    from mlpdeploy.evidence.history import append, entry, revision_here
+
+    try:
+        append(_history(selection), entry(document, revision_here()))
+    except InputError as error:
+        stages.warn(str(error))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
@@ -65,3 +66,10 @@ class Stages:
     def say(self, line: str) -> None:
         """Pass on one line for the user."""
         self.listener.say(line)
+
+    def warn(self, line: str) -> None:
+        """Pass on what the user must not miss: where nobody listens, it is a warning of Python's."""
+        if type(self.listener) is Silent:
+            warnings.warn(line, stacklevel=2)
+        else:
+            self.listener.say(f"warning: {line}")

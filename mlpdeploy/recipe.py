@@ -64,7 +64,8 @@ class Recipe:
     the authors' state dict (see `checkpoint.translate`); without it their keys are the network's own. `gmacs` counts
     matrix products and convolutions at batch 1, in 1e9 multiply-accumulates. `rules` gives for each rewrite rule how
     often it fires. A network that does not classify has `num_classes` None (0 in the file). Facts that nobody published
-    or counted are None.
+    or counted are None. Of a network of one's own nobody knows how its images are `prepared`, unless it says so: mean,
+    std, crop and interpolation then mean nothing.
     """
 
     name: str
@@ -88,6 +89,7 @@ class Recipe:
     checkpoint: str | None = None
     inputs: tuple[Input, ...] = ()
     rules: Mapping[str, int] = field(default_factory=dict)
+    prepared: bool = True
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -168,9 +170,10 @@ def find(name: str) -> Recipe:
         factory.check_timm(name)
         return _make(name, {"family": "timm", "factory": name, "source": "timm"})
     factory.imported(name)
-    return _make(name, {"family": "user", "factory": name, "source": name})
+    return _make(name, {"family": "user", "factory": name, "source": name, "prepared": False})
 
 
 def given(name: str, inputs: tuple[Input, ...]) -> Recipe:
     """The recipe of a network in hand, called `name` (which starts with GIVEN), that takes `inputs`."""
-    return _make(name, {"family": "user", "factory": name, "num_classes": 0, "inputs": [vars(one) for one in inputs]})
+    facts = {"family": "user", "factory": name, "num_classes": 0, "inputs": [vars(one) for one in inputs]}
+    return _make(name, facts | {"prepared": False})

@@ -57,6 +57,8 @@ def print_regress(console: Console, document: Mapping[str, Any]) -> None:
         highlight=False,
         soft_wrap=True,
     )
+    for line in document["baseline"].get("differs", ()):
+        console.print(f"  not alike: {escape(line)}", style="yellow", highlight=False, soft_wrap=True)
     table = _table("  gate", ">baseline", ">candidate", ">change", ">limit", "verdict")
     for gate in document["gates"]:
         before, after, change, interval, limit = numbers(gate)
@@ -177,7 +179,7 @@ def _weights_style(network: Mapping[str, Any]) -> str | None:
 
 def _styled(verdict: str) -> str:
     style = STYLES.get(verdict)
-    return f"[{style}]{verdict}[/]" if style else verdict
+    return f"[{style}]{verdict}[/]" if style else escape(verdict)
 
 
 def _table(*columns: str) -> Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import pkgutil
 import re
 from collections.abc import Mapping
@@ -20,6 +21,9 @@ IO = ("fp32", "fp16", "bf16")
 PLUGIN = ("auto", "on", "off")
 BATCH = "1:8:32"
 OUT = Path("artifacts")
+RESIZES = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
+IMAGES = ("mean", "std", "crop", "resize")
+"""Options that say how images are prepared."""
 CALIBRATORS = ("auto", "max", "percentile", "entropy", "mse")
 NEEDS_CALIBRATION = (
     "INT8 needs --calibration: a folder of images, an .npz file, digits (scikit-learn's) or random (noise)"
@@ -38,6 +42,8 @@ class Selection:
     keeps the faster way.
     INT8 is calibrated on `calibration` (a folder of images, an .npz file, digits or random) with `calibrator`; with
     `max_drop` (points of top-1 on labelled data) or `min_sqnr` (decibels) it leaves out what costs too much accuracy.
+    Images are resized by `resize`, so that the centre that is cut out is `crop` of the shorter edge, and normalised by
+    `mean` and `std`, one a channel; what is None is as the recipe says. `limit` rows of data are used.
     Raises InputError, on creation, where a value cannot be used.
     """
 
@@ -62,6 +68,11 @@ class Selection:
     calibrator: str = "auto"
     max_drop: float | None = None
     min_sqnr: float | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    crop: float | None = None
+    resize: str | None = None
+    limit: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", canonical(self.name))
@@ -70,6 +81,7 @@ class Selection:
         _one_of("plugin", self.plugin, PLUGIN)
         _one_of("calibrator", self.calibrator, CALIBRATORS)
         _check_calibration(self)
+        _check_images(self)
         _at_least("image size", self.image_size, 1)
         _at_least("number of classes", self.num_classes, 1)
         _at_least("seed", self.seed, 0)
@@ -166,6 +178,14 @@ def parse_shape(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in parts)
 
 
+def parse_channels(option: str, text: str) -> tuple[float, ...]:
+    """0.5,0.5,0.5 as numbers. Raises InputError where they are none."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise InputError(f"{option} {text!r}: give one number a channel, such as 0.485,0.456,0.406") from error
+
+
 def _check_calibration(selection: Selection) -> None:
     """Options of INT8 make sense with INT8 only."""
     options = {
@@ -183,6 +203,23 @@ def _check_calibration(selection: Selection) -> None:
         raise InputError(f"max drop {selection.max_drop}: give points of top-1 from 0 to 100, such as 0.5")
     if selection.min_sqnr is not None and not 0 <= selection.min_sqnr <= 200:
         raise InputError(f"min SQNR {selection.min_sqnr}: give decibels from 0 to 200, such as 30")
+
+
+def _check_images(selection: Selection) -> None:
+    """What is said of images can be done to some."""
+    mean, std, crop = selection.mean, selection.std, selection.crop
+    if (mean is None) != (std is None):
+        raise InputError("--mean and --std belong together: give both, one number a channel each")
+    if mean is not None and std is not None:
+        if len(mean) != len(std) or len(mean) not in (1, 3):
+            raise InputError(f"{len(mean)} means and {len(std)} stds: images have 1 or 3 channels, one of each")
+        if not all(map(math.isfinite, (*mean, *std))) or min(std) <= 0:
+            raise InputError(f"mean {mean}, std {std}: give numbers for pixels in [0, 1], stds above 0")
+    if crop is not None and not 0 < crop <= 1:
+        raise InputError(f"crop {crop}: give the share of the shorter edge that is kept, above 0 and up to 1")
+    if selection.resize is not None:
+        _one_of("resize", selection.resize, RESIZES)
+    _at_least("limit", selection.limit, 1)
 
 
 def _one_of(what: str, value: str, known: tuple[str, ...]) -> None:

@@ -1,18 +1,25 @@
-"""What measuring commands share: which batch sizes, how many threads, and whether anything can be timed here."""
+"""What measuring commands share: batch sizes and threads, copies to measure, and whether anything can be timed here."""
 
 from __future__ import annotations
 
+import math
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from mlpdeploy import store
+from mlpdeploy import pipeline, store
 from mlpdeploy.engine.backend import Backend, backends
 from mlpdeploy.errors import ArtifactError, InputError, MachineLacks
+from mlpdeploy.progress import Listener, Stages
 from mlpdeploy.selection import Selection
 from mlpdeploy.store import Artifact
+
+TRIES = 3
+"""Times that an artifact is copied, where another process builds it again while it is read."""
 
 
 def require_executable(backend: Backend, precision: str) -> None:
@@ -56,9 +63,51 @@ def describe(artifact: Artifact) -> dict[str, Any]:
     return {
         **recipe,
         "weights": manifest["weights"]["text"],
+        "weights_sha256": manifest["weights"].get("sha256"),
         **engine,
         "model_sha256": manifest["files"][store.MODEL]["sha256"],
     }
+
+
+def built_copy(
+    selection: Selection, folder: Path, progress: Listener | None, **options: Any
+) -> tuple[Artifact, Artifact]:
+    """Build a selection or find it built, and copy it to `folder`: the artifact, and the copy that nobody replaces.
+
+    Raises ArtifactError where another process replaces it again and again.
+    """
+    for _ in range(TRIES):
+        artifact = pipeline.build(selection, progress=progress, **options)
+        copied = copy_of(artifact, folder)
+        if copied is not None:
+            return artifact, copied
+    raise ArtifactError(f"{artifact.folder} was built again by another process each time it was read: try again")
+
+
+def copy_of(artifact: Artifact, folder: Path) -> Artifact | None:
+    """The artifact and what was attached to it, in a folder of this run; None where it was replaced meanwhile."""
+    try:
+        copied = store.open_artifact(store.copy(artifact, folder).folder)
+    except (ArtifactError, shutil.Error):
+        return None
+    return copied if copied.manifest == artifact.manifest else None
+
+
+def attach_to(artifact: Artifact, name: str, text: str, stages: Stages) -> None:
+    """Write a document beside an artifact of which a copy was measured, if it still is that one; say why not."""
+    try:
+        if store.read_manifest(artifact.folder) != artifact.manifest:
+            raise ArtifactError(f"{artifact.folder} was built again meanwhile")
+        store.attach(artifact, name, text)
+    except InputError as error:
+        stages.warn(f"{name} is not kept beside the engine: {error}")
+
+
+def positive(option: str, seconds: float) -> float:
+    """Seconds that something may take. Raises InputError for what is no time."""
+    if not 0 < seconds < math.inf:
+        raise InputError(f"{option} {seconds:g}: give seconds above 0")
+    return seconds
 
 
 def thread_count(asked: int | None) -> int:

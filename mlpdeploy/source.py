@@ -5,7 +5,7 @@ Neither torch nor timm is imported before a network is built.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from mlpdeploy.graph.trace import TensorSpec
+    from mlpdeploy.selection import Selection
 
 # Our names of preprocessing facts, and those of timm's `pretrained_cfg`.
 _TIMM = {
@@ -48,11 +49,25 @@ class Source:
             TensorSpec(i.name, i.shape, dtypes[i.dtype], i.low, i.high, *self._pixels(i)) for i in self.recipe.inputs
         ]
 
+    def with_images(self, asked: Selection) -> Source:
+        """The same with its images prepared as asked; what is None is as the recipe says."""
+        options = {"mean": asked.mean, "std": asked.std, "crop": asked.crop, "interpolation": asked.resize}
+        given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+        prepared = self.recipe.prepared or asked.mean is not None
+        return replace(self, recipe=replace(self.recipe, **given, prepared=prepared))
+
+    def with_outputs(self, outputs: Sequence[TensorSpec]) -> Source:
+        """The same, and of a network of one's own how many classes it has: as many as its first row of numbers."""
+        if kind(self.recipe.name) not in ("user", "given"):
+            return self
+        rows = (spec.shape[0] for spec in outputs if len(spec.shape) == 1 and spec.shape[0] > 1)
+        return replace(self, recipe=replace(self.recipe, num_classes=next(rows, None)))
+
     def _pixels(self, of: Input) -> tuple[tuple[float, ...], ...]:
         """A black and a white pixel of an image whose normalisation is known; nothing of another input."""
         recipe = self.recipe
         channels = of.shape[0] if of.dtype == "float32" and len(of.shape) == 3 and of.low is None else None
-        if kind(recipe.name) not in ("recipe", "timm") or channels != len(recipe.mean):
+        if not recipe.prepared or channels != len(recipe.mean):
             return ()
         return tuple(
             tuple((value - mean) / std for mean, std in zip(recipe.mean, recipe.std, strict=True)) for value in (0, 1)
@@ -125,8 +140,9 @@ def source_of(
     """
     recipe = find(name)
     _check(recipe, checkpoint, image_size, num_classes, pretrained, input_shape)
-    network, classes = _network(_wish(recipe, seed, image_size, num_classes, pretrained), checkpoint)
-    notes = () if classes is None else (f"{classes} classes, as in the checkpoint",)
+    network, classes, notes = _network(_wish(recipe, seed, image_size, num_classes, pretrained), checkpoint)
+    if classes is not None:
+        notes = (f"{classes} classes, as in the checkpoint", *notes)
     known = complete(
         recipe, network, image_size=image_size, input_shape=input_shape, num_classes=num_classes or classes
     )
@@ -151,7 +167,7 @@ def complete(
     if not recipe.input_shape and isinstance(config, Mapping):
         known = {ours: config[theirs] for ours, theirs in _TIMM.items() if config.get(theirs)}
         facts: dict[str, Any] = {ours: tuple(v) if isinstance(v, list) else v for ours, v in known.items()}
-        recipe = replace(recipe, **facts)
+        recipe = replace(recipe, **facts, prepared=recipe.prepared or {"mean", "std"} <= facts.keys())
     recipe = replace(recipe, num_classes=num_classes or recipe.num_classes)
     told = getattr(network, "inputs", None)
     if isinstance(told, tuple) and told and all(isinstance(one, Input) for one in told):
@@ -199,9 +215,12 @@ def _wish(recipe: Recipe, seed: int, image_size: int | None, num_classes: int | 
     return _Wish(recipe, seed, image_size, num_classes, pretrained)
 
 
-def _network(wish: _Wish, checkpoint: str | Path | None) -> tuple[nn.Module, int | None]:
-    """The network with its weights, and its number of classes where the checkpoint alone decided it."""
-    from mlpdeploy import weights
+def _network(wish: _Wish, checkpoint: str | Path | None) -> tuple[nn.Module, int | None, tuple[str, ...]]:
+    """The network with its weights, its number of classes where the checkpoint alone decided it, and notes.
+
+    Raises NetworkError where its weights cannot be used.
+    """
+    from mlpdeploy import sound, weights
     from mlpdeploy.guest import require_numbers
 
     classes = None
@@ -212,7 +231,8 @@ def _network(wish: _Wish, checkpoint: str | Path | None) -> tuple[nn.Module, int
         if not wish.pretrained and kind(wish.recipe.name) != "user":
             weights.randomise(network, wish.seed)
     require_numbers(network)
-    return network.float().eval().requires_grad_(False), classes
+    notes = sound.in_float32(network)
+    return network.eval().requires_grad_(False), classes, notes
 
 
 def _from_checkpoint(wish: _Wish, path: Path) -> tuple[nn.Module, int | None]:
@@ -229,7 +249,7 @@ def _from_checkpoint(wish: _Wish, path: Path) -> tuple[nn.Module, int | None]:
         if classes is not None:
             network = replace(wish, num_classes=classes).make(options)
     try:
-        checkpoints.load(network, state, str(path))
+        checkpoints.load(network.float(), state, str(path))
     except CheckpointError as error:
         if not checkpoints.fits(network.state_dict(), state):
             _explain(wish, theirs, path, error)

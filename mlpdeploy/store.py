@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from mlpdeploy.errors import ArtifactError, InputError
+from mlpdeploy.leftovers import clear, temporary
 from mlpdeploy.selection import Selection
 
 SCHEMA = 2
@@ -35,7 +36,7 @@ VERIFICATION, BENCH, REPORT, PAGE = "verification.json", "bench.json", "report.m
 QUANTISATION, ROWS, CURVE = "quantisation.json", "rows.npz", "curve.svg"
 """Ranges of an INT8 engine: with them `verify` makes the same graph again without the calibration's data."""
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
@@ -173,13 +174,10 @@ def place(path: Path, text: str) -> Path:
 
 def write(path: Path, text: str) -> Path:
     """Write one file, whole or not at all. Raises OSError where it cannot be written."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        _sync(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with temporary(path) as made:
+        made.write_text(text, encoding="utf-8")
+        _sync(made)
+        made.replace(path)
     return path
 
 
@@ -276,6 +274,7 @@ def _recover(folder: Path) -> None:
         previous.rename(folder)
     for leftover in (previous, *folder.parent.glob(f".{folder.name}.draft-*")):
         shutil.rmtree(leftover, ignore_errors=True)
+    clear(folder)
 
 
 def _previous(folder: Path) -> Path:
@@ -303,7 +302,7 @@ def _writing(folder: Path, *, everything: bool = False) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-        if error.errno in _FULL:
+        if error.errno in FULL:
             raise InputError(f"no space is left for {folder} ({reason}): free some or pass --out DIR") from error
         ours = error.filename is not None and str(folder.parent) in str(error.filename)
         if everything or ours or error.errno == errno.EROFS:

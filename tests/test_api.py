@@ -97,7 +97,7 @@ def test_real_rows_gate_the_classes_that_they_are_given() -> None:
         engine.verify(data=rows[:200], labels=labels[:9])
     with pytest.raises(InputError, match="labels need the rows"):
         engine.verify(labels=labels)
-    with pytest.raises(InputError, match="pass data as arrays"):
+    with pytest.raises(InputError, match="--data photos: give a folder of images"):
         engine.verify(data="photos")
 
 
@@ -119,7 +119,7 @@ def test_int8_is_calibrated_on_rows_in_hand(tmp_path: Path) -> None:
     ("calibration", "labels", "message"),
     [
         (None, None, "INT8 needs --calibration"),
-        ("photos", None, "how this network's images are prepared is not known"),
+        ("photos", None, "photos cannot be read"),
         (images(4), np.zeros(3), "labels do not fit 4 rows"),
         ([images(4), images(4)], None, "1 inputs are taken"),
     ],

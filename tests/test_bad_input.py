@@ -122,11 +122,16 @@ def test_broken_checkpoints(artifact: Path, fails: Any, tmp_path: Path) -> None:
     assert "none.pth" in fails("verify", *OWN, "--checkpoint", tmp_path / "none.pth")
 
 
+PREPARED = ("--mean", "0.5,0.5,0.5", "--std", "0.5,0.5,0.5")
+"""What `--data` needs to know of a network of one's own."""
+
+
 def test_data_without_a_readable_image(artifact: Path, fails: Any, tmp_path: Path) -> None:
     assert "give a folder of images, an .npz file" in fails("verify", *OWN, "--data", tmp_path / "none")
-    assert "no image below" in fails("verify", *OWN, "--data", tmp_path)
+    assert "how the images of my_nets:Net are prepared is not known" in fails("verify", *OWN, "--data", tmp_path)
+    assert "no image below" in fails("verify", *OWN, *PREPARED, "--data", tmp_path)
     (tmp_path / "a.png").write_bytes(b"\x89PNG no")
-    assert "none of the 1 images" in fails("verify", *OWN, "--data", tmp_path)
+    assert "none of the 1 images" in fails("verify", *OWN, *PREPARED, "--data", tmp_path)
 
 
 def test_broken_images_among_others_are_named_and_the_rest_is_used(
@@ -139,7 +144,7 @@ def test_broken_images_among_others_are_named_and_the_rest_is_used(
     for index in range(7):
         (tmp_path / f"broken{index}.jpg").write_bytes(b"\xff\xd8\xff")
     with pytest.raises(SystemExit) as left:
-        command_line.main(["verify", *OWN, "--data", str(tmp_path), "--json"])
+        command_line.main(["verify", *OWN, *PREPARED, "--data", str(tmp_path), "--json"])
     printed = capsys.readouterr()
     assert left.value.code == 0 and json.loads(printed.out)["inputs"] == "images"
     said = printed.err

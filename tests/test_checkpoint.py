@@ -60,6 +60,59 @@ def refusal(path: Path, network: nn.Module | None = None) -> str:
     return message
 
 
+def changed(**weights: Tensor) -> dict[str, Tensor]:
+    return state() | {key.replace("__", "."): value for key, value in weights.items()}
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        (
+            {"norm__weight": torch.tensor([1, 2j, 3, 4])},
+            "norm.weight holds complex numbers, of which the network would",
+        ),
+        ({"norm__weight": torch.tensor([1.0, 1e300, 3, 4], dtype=torch.float64)}, "numbers beyond float32's"),
+        ({"norm__weight": torch.tensor([1.0, torch.inf, 3, 4])}, "norm.weight holds NaN or infinite values"),
+        ({"norm__running_var": torch.tensor([1.0, torch.inf, 3, 4])}, "norm.running_var holds NaN or infinite values"),
+        ({"norm__num_batches_tracked": torch.tensor(1.5)}, "norm.num_batches_tracked holds numbers that are no int64"),
+    ],
+)
+def test_a_weight_that_would_be_changed_while_it_loads_is_refused(
+    tmp_path: Path, weights: dict[str, Tensor], message: str
+) -> None:
+    path = tmp_path / "weights.pth"
+    torch.save(changed(**weights), path)
+    assert message in refusal(path)
+
+
+class Masked(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mask", torch.full((3, 3), -torch.inf).triu(1))
+
+
+def test_a_mask_that_the_network_makes_infinite_itself_loads(tmp_path: Path) -> None:
+    path, network = tmp_path / "weights.pth", Masked()
+    torch.save(state() | {"mask": torch.full((3, 3), -torch.inf).triu(1)}, path)
+    load(network, path)
+    torch.save(state() | {"mask": torch.full((3, 3), -torch.inf).tril(-1)}, path)
+    assert "mask holds NaN or infinite values" in refusal(path, Masked())
+    torch.save(state() | {"mask": torch.full((3, 3), torch.nan).triu(1)}, path)
+    assert "mask holds NaN or infinite values" in refusal(path, Masked())
+
+
+def test_a_float32_checkpoint_keeps_its_numbers_in_a_network_that_was_made_in_half(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "half_example.py").write_text("from torch import nn\n\ndef net():\n    return nn.Linear(4, 4).half()\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    weights = {"weight": torch.randn(4, 4) + 1e5, "bias": torch.full((4,), 1 / 3)}
+    save_file(weights, tmp_path / "weights.safetensors")
+    network = reference("half_example:net", "weights.safetensors")
+    assert all(torch.equal(value, weights[name]) for name, value in network.state_dict().items())
+
+
 WRAPPED = {
     "flat": lambda weights: weights,
     "model": lambda weights: {"model": weights, "epoch": 3, "args": argparse.Namespace(lr=0.1)},

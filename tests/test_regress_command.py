@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
-from mlpdeploy.baseline import _options
 from mlpdeploy.engine.backends import _nvidia
 from mlpdeploy.evidence import machine
 from mlpdeploy.evidence.bench import read
-from mlpdeploy.selection import Selection
 from tests.conftest import REPOSITORY, Cli
 from tests.test_cli import NETS, in_process
 
@@ -115,24 +114,40 @@ def test_a_rival_that_is_no_network_is_named(
     assert said.startswith("--against vip_x: is none of eager, compile, export, and no network: ")
 
 
-def test_options_for_an_older_version_are_only_those_that_are_not_usual(tmp_path: Path) -> None:
-    plain = Selection("mixer_s32", backend="openvino")
-    assert _options(plain, Path("out")) == ["mixer_s32", "--backend", "openvino", "--out", "out"]
-    rich = Selection("mixer_s32", backend="openvino", precision="fp32", seed=3, disabled_rules=("fold_affine",))
-    assert _options(rich, Path("out"))[5:] == ["--precision", "fp32", "--seed", "3", "--disable-rule", "fold_affine"]
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """A repository with a small network, whose branch is main."""
 
-
-@pytest.mark.slow
-def test_a_network_of_ones_own_is_held_against_its_own_revision(cli: Cli, tmp_path: Path) -> None:
     def git(*arguments: str) -> None:
         identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
         subprocess.run(["git", *identity, *arguments], cwd=tmp_path, check=True, capture_output=True)
 
     (tmp_path / "nets.py").write_text(NETS)
-    (tmp_path / ".gitignore").write_text("artifacts/\n")
+    (tmp_path / ".gitignore").write_text("artifacts/\n*.npz\n")
     git("init", "-q", "-b", "main")
     git("add", ".")
     git("commit", "-qm", "one block")
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_an_int8_engine_is_held_against_a_revision(cli: Cli, repository: Path) -> None:
+    rows = np.random.default_rng(0).standard_normal((160, 3, 16, 16), np.float32)
+    np.savez(repository / "rows.npz", rows)
+    engine = ("--precision", "int8", "--backend", "onnxruntime", "--input-shape", "3,16,16", "--plugin", "off")
+    int8 = ("--calibration", "rows.npz", "--calibrator", "max", "--min-sqnr", "20")
+    run = ("--baseline", "git:main", "--batch", "1", "--threads", "1", "--undecided", "pass", "--time", "1", "--json")
+    found = json.loads(cli("regress", "nets:Net", *engine, *int8, *run, code=None).stdout)
+    gates = {gate["name"]: gate for gate in found["gates"]}
+    assert found["baseline"]["kind"] == "git" and found["baseline"]["differs"] == []
+    assert found["selection"]["calibrator"] == "max" and found["selection"]["plugin"] == "off"
+    assert gates["accuracy"]["verdict"] == gates["memory"]["verdict"] == "passed"
+    assert len(found["measurements"][0]["medians_ms"]) >= 20
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("repository")
+def test_a_network_of_ones_own_is_held_against_its_own_revision(cli: Cli, tmp_path: Path) -> None:
     deeper = NETS.replace("self.head(self.block(", "self.head(self.block(self.block(").replace(
         ".mean(1))", ").mean(1))"
     )

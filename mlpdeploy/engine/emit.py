@@ -22,7 +22,7 @@ from mlpdeploy.engine.simplify import simplify
 from mlpdeploy.engine.tidy import ORIGIN, tidy
 from mlpdeploy.errors import NetworkError
 from mlpdeploy.graph import ops
-from mlpdeploy.graph.origin import network_of
+from mlpdeploy.graph.place import network_of
 from mlpdeploy.graph.precision import Typed
 from mlpdeploy.graph.trace import TRACE_BATCH, quiet
 

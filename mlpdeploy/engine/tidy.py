@@ -8,7 +8,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 from torch import fx
 
-from mlpdeploy.graph.origin import network_of
+from mlpdeploy.graph.place import network_of
 
 ORIGIN = "mlpdeploy"
 """Key of `node.meta["custom"]` under which a node of the typed graph carries its own name through export."""

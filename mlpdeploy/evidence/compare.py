@@ -89,23 +89,33 @@ def compare(output: np.ndarray, reference: np.ndarray, size: float = 0.0) -> Com
     compared absolutely, without a `size`. Raises ValueError where the shapes differ or the reference is empty or not
     finite: such a reference can prove nothing.
     """
-    if output.shape != reference.shape:
-        raise ValueError(f"the output has shape {output.shape}, its reference has {reference.shape}")
     if reference.ndim == 0 or reference.size == 0:
         raise ValueError(f"a reference of shape {reference.shape} has no rows to compare")
-    a = np.asarray(output, dtype=np.float64).reshape(len(output), -1)
     b = np.asarray(reference, dtype=np.float64).reshape(len(reference), -1)
     if not np.isfinite(b).all():
         raise ValueError("the reference itself holds NaN or infinity")
-    if not np.isfinite(a).all():
-        worst = int(np.argmin(np.isfinite(a).all(axis=1)))
-        return Comparison(len(a), math.inf, worst, math.inf, finite=False)
-    scale = np.maximum(np.abs(b).max(axis=1), size)
-    relative = np.abs(a - b).max(axis=1) / np.where(scale > 0, scale, 1.0)
-    norm = float(np.linalg.norm(b))
+    relative = row_errors(output, reference, size)
     worst = int(relative.argmax())
-    l2 = float(np.linalg.norm(a - b)) / (norm if norm > 0 else 1.0)
-    return Comparison(len(a), float(relative[worst]), worst, l2, finite=True)
+    if math.isinf(relative[worst]):
+        return Comparison(len(b), math.inf, worst, math.inf, finite=False)
+    norm = float(np.linalg.norm(b))
+    l2 = float(np.linalg.norm(np.asarray(output, dtype=np.float64).reshape(b.shape) - b)) / (norm if norm > 0 else 1.0)
+    return Comparison(len(b), float(relative[worst]), worst, l2, finite=True)
+
+
+def row_errors(output: np.ndarray, reference: np.ndarray, size: float = 0.0) -> np.ndarray:
+    """How far each row is off, as `compare` measures it: (rows,) float64, infinite where a value is not finite.
+
+    Raises ValueError where the shapes differ.
+    """
+    if output.shape != reference.shape:
+        raise ValueError(f"the output has shape {output.shape}, its reference has {reference.shape}")
+    a = np.asarray(output, dtype=np.float64).reshape(len(output), -1)
+    b = np.asarray(reference, dtype=np.float64).reshape(len(reference), -1)
+    scale = np.maximum(np.abs(b).max(axis=1), size)
+    finite = np.asarray(np.isfinite(a).all(axis=1))
+    difference = np.abs(np.where(finite[:, None], a, 0.0) - b).max(axis=1)
+    return np.where(finite, difference / np.where(scale > 0, scale, 1.0), math.inf)
 
 
 def is_logits(reference: np.ndarray) -> bool:

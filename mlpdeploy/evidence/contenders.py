@@ -104,16 +104,17 @@ def sittings(
     """
     inputs = {size: Inputs(prepared(contenders, size, seed)) for size in sizes}
     taken: dict[int, list[timing.Timings]] = {size: [] for size in sizes}
-    for sitting in range(count):
-        with ExitStack() as stack:
-            order = contenders if sitting % 2 == 0 else list(reversed(contenders))
-            calls = {one.name: stack.enter_context(one.load()) for one in order}
-            for done, size in enumerate(sizes):
-                where = f"sitting {sitting + 1} of {count}, batch {size}"
-                progress.step(where, sitting * len(sizes) + done, count * len(sizes))
-                in_turn = {one.name: calls[one.name] for one in contenders}
-                limits = {"rounds": MOST_ROUNDS, "seconds": seconds / count, "seed": seed + sitting}
-                taken[size].append(timed(in_turn, inputs[size], **limits))
+    with timing.settled():
+        for sitting in range(count):
+            with ExitStack() as stack:
+                order = contenders if sitting % 2 == 0 else list(reversed(contenders))
+                calls = {one.name: stack.enter_context(one.load()) for one in order}
+                for done, size in enumerate(sizes):
+                    where = f"sitting {sitting + 1} of {count}, batch {size}"
+                    progress.step(where, sitting * len(sizes) + done, count * len(sizes))
+                    in_turn = {one.name: calls[one.name] for one in contenders}
+                    limits = {"rounds": MOST_ROUNDS, "seconds": seconds / count, "seed": seed + sitting}
+                    taken[size].append(timed(in_turn, inputs[size], **limits))
     return {size: timing.Timings.joined(one) for size, one in taken.items()}
 
 

@@ -39,7 +39,7 @@ class Accuracy:
 class Facts:
     """Bytes of the engine's file, seconds that its build took, and what TensorRT's parser makes of its network.
 
-    `memory_bytes` is what the graph holds at the largest batch: weights, and the most activations alive at once.
+    `memory_bytes` is what the graph holds at batch `memory_batch`: weights, and the most activations alive at once.
     What could not be had is None, and `reasons` says why.
     """
 
@@ -50,6 +50,7 @@ class Facts:
     memory_bytes: int | None
     accuracy: Accuracy | None
     reasons: dict[str, str]
+    memory_batch: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Its fields as JSON values."""
@@ -62,8 +63,11 @@ class Facts:
         return cls(**{**values, "accuracy": None if accuracy is None else Accuracy(**accuracy)})
 
 
-def facts_of(artifact: Artifact) -> Facts:
-    """The facts of an artifact. TensorRT's parser needs no GPU, so an engine of another backend has layers as well."""
+def facts_of(artifact: Artifact, batch: int | None = None) -> Facts:
+    """The facts of an artifact, its memory at `batch` (None: the largest).
+
+    TensorRT's parser needs no GPU, so an engine of another backend has layers as well.
+    """
     import onnx
 
     from mlpdeploy.evidence.memory import peak_bytes
@@ -73,7 +77,8 @@ def facts_of(artifact: Artifact) -> Facts:
     parsed = manifest["facts"].get("parsed") or _parsed(model)
     if isinstance(parsed, str):
         reasons["layers"] = reasons["transposes"] = parsed
-    memory = peak_bytes(model, manifest["batch"]["max"])
+    batch = batch or int(manifest["batch"]["max"])
+    memory = peak_bytes(model, batch)
     if isinstance(memory, str):
         reasons["memory"] = memory
     accuracy = accuracy_of(artifact)
@@ -89,6 +94,7 @@ def facts_of(artifact: Artifact) -> Facts:
         memory_bytes=None if isinstance(memory, str) else memory,
         accuracy=None if isinstance(accuracy, str) else accuracy,
         reasons=reasons,
+        memory_batch=batch,
     )
 
 

@@ -70,6 +70,12 @@ def judge(logs: Sequence[float] | np.ndarray, limit: float, tests: int = 1, look
     )
 
 
+def needed(tests: int = 1) -> int:
+    """The first look at which both verdicts can be had; fewer pairs decide nothing, whatever they show."""
+    errors = (FALSE_ALARM / len(LOOKS) / tests, MISSED / len(LOOKS) / tests)
+    return next((look for look in LOOKS if all(_rank(look, error) for error in errors)), LOOKS[-1])
+
+
 def run(logs: Sequence[float] | np.ndarray, limit: float, tests: int = 1) -> Slowdown:
     """What a run would say that met these pairs one after the other: it stops at the first look that decides."""
     found = judge(logs[: LOOKS[0]], limit, tests)

@@ -12,14 +12,17 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from mlpdeploy.errors import InputError
 from mlpdeploy.evidence.bench import BENCH
+from mlpdeploy.results import add
 
 SCHEMA = 1
 FILE = "history.jsonl"
 
+_MOST = 1e12
 _BARS = "▁▂▃▄▅▆▇█"
 
 
@@ -78,7 +81,7 @@ def entry(document: Mapping[str, Any], revision: str | None = None) -> dict[str,
         medians = one["contenders"][0]["medians_ms"] if bench else one["medians_ms"]
         change = gates.get(one["batch"], {}).get("change")
         ratio = None if change is None else 1 + change
-        batches[str(one["batch"])] = {"median_ms": sorted(medians)[len(medians) // 2], "ratio": ratio}
+        batches[str(one["batch"])] = {"median_ms": median(medians), "ratio": ratio}
     return {
         "schema": SCHEMA,
         "kind": document["kind"],
@@ -105,12 +108,7 @@ def append(path: Path, values: Mapping[str, Any]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_name(f".{path.name}.lock")):
             whole = not path.exists() or path.stat().st_size == 0 or _last_byte(path) == b"\n"
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-            try:
-                os.write(descriptor, (line if whole else f"\n{line}").encode())
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            add(path, line if whole else f"\n{line}")
     except OSError as error:
         raise InputError(f"{path}: the history cannot be written ({error.strerror or error})") from error
 
@@ -118,6 +116,8 @@ def append(path: Path, values: Mapping[str, Any]) -> None:
 def read(path: Path, name: str) -> History:
     """The history in a file. Raises InputError where there is none, or nothing in it can be read."""
     try:
+        if path.exists() and not path.is_file():
+            raise InputError(f"{path}: is no regular file, so no history")
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError as error:
         raise InputError(
@@ -152,7 +152,8 @@ def svg(history: History) -> str:
     from matplotlib.figure import Figure
 
     count = len(history.series)
-    with matplotlib.rc_context({"svg.hashsalt": "mlpdeploy", "font.family": "DejaVu Sans", "font.size": 9}):
+    look: Any = {"svg.hashsalt": "mlpdeploy", "font.family": "DejaVu Sans", "font.size": 9, "text.parse_math": False}
+    with matplotlib.rc_context(look):
         figure = Figure(figsize=(8, 0.6 + 2.0 * count), layout="constrained")
         figure.suptitle(f"{history.name}: median latency", fontsize=11)
         for axes, series in zip(figure.subplots(count, 1, squeeze=False)[:, 0], history.series, strict=True):
@@ -194,15 +195,24 @@ def _problem(line: str) -> str | None:
     """Why a line is no entry; None where it is one."""
     try:
         found = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return "is truncated or no JSON"
     if not isinstance(found, dict) or found.get("schema") != SCHEMA:
         return f"has no schema {SCHEMA}"
     try:
-        _series([found])
-    except (KeyError, TypeError, ValueError, AttributeError):
+        series = _series([found])
+        possible = all(_possible(one, point) for one in series for point in one.points)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
+        series, possible = (), False
+    if not series:
         return "lacks what an entry has"
-    return None
+    return None if possible else "has numbers that no run gives"
+
+
+def _possible(series: Series, point: Point) -> bool:
+    """Whether a run can have had these: times and ratios are above zero, and have an end."""
+    ratio = 1.0 if point.ratio is None else point.ratio
+    return min(series.batch, series.threads) >= 1 and 0 < point.median_ms < _MOST and 0 < ratio < _MOST
 
 
 def _series(entries: Sequence[Mapping[str, Any]]) -> tuple[Series, ...]:
@@ -215,11 +225,11 @@ def _series(entries: Sequence[Mapping[str, Any]]) -> tuple[Series, ...]:
             name = machine["gpu"]["name"] if key[1].startswith("tensorrt") and machine.get("gpu") else machine["cpu"]
             point = Point(
                 created=str(one["created"]),
-                revision=one.get("revision") or "",
+                revision=str(one.get("revision") or ""),
                 median_ms=float(times["median_ms"]),
                 ratio=times.get("ratio"),
-                verdict=one.get("verdict") or "",
-                machine=name,
+                verdict=str(one.get("verdict") or ""),
+                machine=str(name),
                 comparable=fingerprints.get(key) == machine,
             )
             fingerprints[key] = machine

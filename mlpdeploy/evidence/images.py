@@ -14,6 +14,7 @@ from PIL import Image
 
 from mlpdeploy.errors import InputError
 from mlpdeploy.recipe import Recipe
+from mlpdeploy.selection import RESIZES
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -21,14 +22,7 @@ LIMIT = 256
 """Images that a check reads unless it is told otherwise: enough to see top-1 change by half a per cent."""
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
-INTERPOLATION = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-    "box": Image.Resampling.BOX,
-    "hamming": Image.Resampling.HAMMING,
-}
+INTERPOLATION = {name: Image.Resampling[name.upper()] for name in RESIZES}
 
 
 @dataclass(frozen=True)
@@ -56,18 +50,32 @@ class Preprocess:
         if min(self.size) < 1 or not 0 < self.crop <= 1 or min(self.std) <= 0:
             raise InputError(f"size {self.size}, crop {self.crop} and std {self.std} do not describe a preprocessing")
 
+    def __str__(self) -> str:
+        mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (self.mean, self.std))
+        return f"resized {self.interpolation}, centre crop {self.crop:.4g}, mean {mean}, std {std}"
+
     @classmethod
     def of(cls, recipe: Recipe) -> Preprocess:
-        """That of a recipe whose input shape (channels, height, width) is known. Raises InputError for other inputs."""
-        if len(recipe.input_shape) != 3:
+        """That of a recipe whose input shape (channels, height, width) is known.
+
+        Raises InputError for other inputs, and where nobody said how the images of a network of one's own are prepared.
+        """
+        shapes = [recipe.input_shape or one.shape for one in recipe.inputs] or [recipe.input_shape]
+        if len(shapes) != 1 or len(shapes[0]) != 3:
             takes = ", ".join(f"{i.name} {i.shape} of {i.dtype}" for i in recipe.inputs)
             raise InputError(f"{recipe.name} takes no single image but {takes}: give an .npz file with these arrays")
-        if recipe.input_shape[0] != len(recipe.mean):
+        if not recipe.prepared:
             raise InputError(
-                f"{recipe.name} takes inputs of shape {recipe.input_shape} with {len(recipe.mean)} means: "
-                "no image can be read for it"
+                f"how the images of {recipe.name} are prepared is not known: give mean and std, one number a channel "
+                f"(--mean M,... --std S,...; --crop and --resize where they are not {recipe.crop} and "
+                f"{recipe.interpolation}), or an .npz file of prepared rows"
             )
-        _, height, width = recipe.input_shape
+        channels, height, width = shapes[0]
+        if channels != len(recipe.mean):
+            raise InputError(
+                f"{recipe.name} takes inputs of shape {shapes[0]}, there are {len(recipe.mean)} means: give mean and "
+                "std, one number a channel (1 or 3), or an .npz file of prepared rows"
+            )
         return cls((height, width), recipe.crop, recipe.interpolation, tuple(recipe.mean), tuple(recipe.std))
 
 
@@ -83,8 +91,8 @@ class Skipped:
 class Images:
     """`arrays` (n, channels, height, width) float32, the files they came from, and those that were skipped.
 
-    `labels` (n,) int64 index the network's classes; None where the folder's names do not tell them. `found` counts
-    all image files below the folder, of which these are a sample where it is larger.
+    `labels` (n,) int64 index the network's classes; None where the folder's names do not tell them, and `unlabelled`
+    says why. `found` counts all image files below the folder, of which these are a sample where it is larger.
     """
 
     arrays: np.ndarray
@@ -92,6 +100,7 @@ class Images:
     labels: np.ndarray | None
     skipped: tuple[Skipped, ...]
     found: int
+    unlabelled: str = ""
 
 
 def load_folder(
@@ -110,6 +119,7 @@ def load_folder(
     if not found:
         raise InputError(f"no image below {folder}: give a folder of images ({', '.join(sorted(SUFFIXES))})")
     classes, total = _classes(found, folder, num_classes), len(found)
+    unlabelled = classes if isinstance(classes, str) else ""
     if limit is not None and limit < len(found):
         found = [found[i * len(found) // limit] for i in range(limit)]
     arrays, files, skipped = [], [], []
@@ -123,9 +133,9 @@ def load_folder(
         first = f"{skipped[0].file} {skipped[0].reason}"
         raise InputError(f"none of the {len(found)} images below {folder} can be read; the first: {first}")
     labels = None
-    if classes is not None:
+    if not isinstance(classes, str):
         labels = np.array([classes[file.relative_to(folder).parts[0]] for file in files], dtype=np.int64)
-    return Images(np.stack(arrays), tuple(files), labels, tuple(skipped), total)
+    return Images(np.stack(arrays), tuple(files), labels, tuple(skipped), total, unlabelled)
 
 
 def read_image(file: Path, preprocess: Preprocess) -> np.ndarray:
@@ -180,13 +190,19 @@ def _image_files(folder: Path) -> Iterator[Path]:
         yield from (Path(root, n) for n in names if Path(n).suffix.lower() in SUFFIXES and not n.startswith("."))
 
 
-def _classes(files: Sequence[Path], folder: Path, num_classes: int | None) -> dict[str, int] | None:
-    """The class index of each first-level sub-folder, or None where the layout does not say."""
-    parts = [file.relative_to(folder).parts for file in files]
-    if any(len(part) < 2 for part in parts):
-        return None
-    names = sorted({part[0] for part in parts})
+def _classes(files: Sequence[Path], folder: Path, num_classes: int | None) -> dict[str, int] | str:
+    """The class index of each first-level sub-folder, or why the layout does not say."""
+    inside = {file: file.relative_to(folder).parts for file in files}
+    if stray := next((file for file, parts in inside.items() if len(parts) < 2), None):
+        return f"{stray.name} lies in no sub-folder named by its class"
+    names = sorted({parts[0] for parts in inside.values()})
     if all(name.isascii() and name.isdigit() for name in names):
         numbers = {name: int(name) for name in names}
-        return numbers if num_classes is None or max(numbers.values()) < num_classes else None
-    return {name: index for index, name in enumerate(names)} if len(names) == num_classes else None
+        if num_classes is None or max(numbers.values()) < num_classes:
+            return numbers
+        return f"sub-folder {max(numbers, key=numbers.__getitem__)} is none of {num_classes} classes, numbered from 0"
+    if num_classes is None:
+        return "the network does not tell how many classes it has"
+    if len(names) != num_classes:
+        return f"{len(names)} sub-folders are not the {num_classes} classes of the network"
+    return {name: index for index, name in enumerate(names)}

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from mlpdeploy.evidence.compare import Agreement, Comparison
+from mlpdeploy.evidence.compare import Agreement, Comparison, round_up
 from mlpdeploy.recipe import Budget
 
 PASSED, FAILED, NOT_EXECUTED = "passed", "failed", "not executed"
+
+TWICE = "network, twice"
+ALONE = "network, row by row"
+SIZES = "network, batch sizes"
+TRACED = "network, its trace"
+ITSELF = (TWICE, ALONE, SIZES, TRACED)
+"""The network against itself: what no engine can be right about, where one of these fails."""
 
 REWRITTEN = "rewritten graph, float64"
 TYPED = "typed graph, PyTorch"
@@ -46,6 +54,29 @@ class Check:
 
 
 @dataclass(frozen=True)
+class Extreme:
+    """One output for one extreme row (see `graph.extremes`), which may be `allowed` far off, relative like a check's.
+
+    `error` is infinite where a value is not finite. `allowed` is the budget, or more where the row is worse conditioned
+    in the network itself than a random one; None where nothing but finite values is asked for.
+    """
+
+    row: str
+    output: str
+    error: float
+    allowed: float | None
+
+    @property
+    def passed(self) -> bool:
+        """Whether its values are finite, and near enough."""
+        return math.isfinite(self.error) and (self.allowed is None or self.error <= self.allowed)
+
+    def to_json(self) -> dict[str, Any]:
+        """Its fields as JSON values."""
+        return asdict(self) | {"error": _finite(self.error), "passed": self.passed}
+
+
+@dataclass(frozen=True)
 class OnImages:
     """A stage on the images of `--data`; accuracy is None without labels."""
 
@@ -65,6 +96,7 @@ class Stage:
     checks: tuple[Check, ...]
     images: OnImages | None
     seconds: float
+    extremes: tuple[Extreme, ...] = ()
 
     @property
     def comparisons(self) -> tuple[Comparison, ...]:
@@ -80,7 +112,7 @@ class Stage:
     @property
     def passing_tolerance(self) -> float | None:
         """The tolerance that would have passed; None where no tolerance would have, or nothing was compared."""
-        return worst(self.comparisons).passing_tolerance if self.comparisons else None
+        return _passing(self.comparisons, self.extremes, self.budget)
 
     def to_json(self) -> dict[str, Any]:
         """Its fields and findings as JSON values."""
@@ -102,6 +134,7 @@ class Stage:
                 }
                 for check in self.checks
             ],
+            "extremes": [extreme.to_json() for extreme in self.extremes],
             "images": None
             if self.images is None
             else {
@@ -116,8 +149,8 @@ class Stage:
 class Verification:
     """The whole ladder, and what it was climbed with.
 
-    `rows` distinct rows of `inputs` (`random`, `images` or `calibration`) made up every batch. `notes` are warnings to
-    the reader.
+    `rows` distinct rows of `inputs` (`random`, `images` or `calibration`) made up every batch; `data` says where the
+    real ones are from, how many they were and how they were prepared. `notes` are warnings to the reader.
     """
 
     precision: str
@@ -128,6 +161,7 @@ class Verification:
     seed: int
     reference_accuracy: float | None
     notes: tuple[str, ...]
+    data: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -159,6 +193,7 @@ class Verification:
             "sizes": list(self.sizes),
             "rows": self.rows,
             "inputs": self.inputs,
+            "data": list(self.data),
             "seed": self.seed,
             "reference_accuracy": self.reference_accuracy,
             "notes": list(self.notes),
@@ -166,7 +201,9 @@ class Verification:
         }
 
 
-def judge(checks: tuple[Check, ...], images: OnImages | None, allowed: Budget) -> str:
+def judge(
+    checks: tuple[Check, ...], images: OnImages | None, allowed: Budget, extremes: tuple[Extreme, ...] = ()
+) -> str:
     """Why a stage with these findings fails its budget, in one line: the first miss, and the tolerance that would
     have passed all of them. Empty where the stage passes."""
     found: list[tuple[str, Comparison]] = []
@@ -177,22 +214,38 @@ def judge(checks: tuple[Check, ...], images: OnImages | None, allowed: Budget) -
             found.append((f"permuting the rows does not permute {where}: it", check.permuted))
     if images is not None:
         found.append(("the output on the images", images.reference))
+    advice = _advice([comparison for _, comparison in found], extremes, allowed)
     for where, comparison in found:
         if not comparison.finite:
             return f"{where} holds NaN or infinity in row {comparison.worst_row}"
         if not comparison.within(allowed.max_relative_error):
             missed = f"{where} is off by {comparison.max_relative:.1e} relative"
-            return f"{missed}, the budget is {allowed.max_relative_error:.1e} ({_advice([c for _, c in found])})"
+            return f"{missed}, the budget is {allowed.max_relative_error:.1e} ({advice})"
+    for extreme in extremes:
+        where = f"output {extreme.output!r} for the row {extreme.row!r}"
+        if not math.isfinite(extreme.error):
+            return f"{where} holds NaN or infinity, where the network's own is finite"
+        if not extreme.passed:
+            return f"{where} is off by {extreme.error:.1e} relative, allowed are {extreme.allowed:.1e} ({advice})"
     if images is not None and images.agreement is not None and images.agreement.top1 < allowed.min_top1_agreement:
         kept = f"{images.agreement.top1:.2%} of {images.agreement.images} images keep their top-1 class"
         return f"{kept}, the budget asks for {allowed.min_top1_agreement:.2%}"
     return ""
 
 
-def _advice(comparisons: Sequence[Comparison]) -> str:
-    tolerance = worst(comparisons).passing_tolerance
+def _advice(comparisons: Sequence[Comparison], extremes: Sequence[Extreme], allowed: Budget) -> str:
+    tolerance = _passing(comparisons, extremes, allowed)
     return "no tolerance would have passed" if tolerance is None else f"{tolerance:.1e} would have passed"
 
 
+def _passing(comparisons: Sequence[Comparison], extremes: Sequence[Extreme], allowed: Budget) -> float | None:
+    """The budget, to two digits, with which all of this would have passed: what an extreme row may be off grows with
+    it. None where no budget would have done, or there is nothing."""
+    budget = allowed.max_relative_error
+    needed = [one.max_relative for one in comparisons]
+    needed += [one.error * (budget / one.allowed if one.allowed else 1) for one in extremes if not one.passed]
+    return round_up(max(needed)) if needed and math.isfinite(max(needed)) else None
+
+
 def _finite(value: float | None) -> float | None:
-    return None if value is None or value == float("inf") else value
+    return None if value is None or value == math.inf else value

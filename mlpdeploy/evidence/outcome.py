@@ -30,6 +30,8 @@ def junit(document: Mapping[str, Any]) -> str:
             ElementTree.SubElement(case, "failure", message=sentence(gate), type=gate["verdict"])
         elif gate["verdict"] in skipped:
             ElementTree.SubElement(case, "skipped", message=sentence(gate))
+    if differs := document["baseline"].get("differs"):
+        ElementTree.SubElement(suite, "system-out").text = "\n".join(f"not alike: {line}" for line in differs)
     root = ElementTree.Element("testsuites")
     root.append(suite)
     ElementTree.indent(root)
@@ -39,11 +41,14 @@ def junit(document: Mapping[str, Any]) -> str:
 def markdown(document: Mapping[str, Any]) -> str:
     """A table with one row a gate, the verdict above it, and what it was measured with below."""
     machine, baseline = document["machine"], document["baseline"]
+    differs = baseline.get("differs", ())
     lines = [
         f"### {MARKS[document['verdict']]} {title(document)}: {document['verdict']}",
         "",
         f"Held against {_cell(described(baseline))}.",
         "",
+        *(f"- not alike: {_cell(line)}" for line in differs),
+        *([""] if differs else []),
         "| | gate | baseline | candidate | change | interval | limit |",
         "| --- | --- | ---: | ---: | ---: | --- | ---: |",
     ]
@@ -75,20 +80,22 @@ def sentence(gate: Mapping[str, Any]) -> str:
     if gate["verdict"] == NOT_MEASURED:
         return f"{gate['label']}: not measured: {gate['reason']}"
     before, after, change, interval, limit = numbers(gate)
-    within = f" {interval}" if interval else ""
-    return f"{gate['label']}: {gate['verdict']}: {before} -> {after}, {change}{within}, limit {limit}"
+    found = f"{change} {interval}".strip() or "no interval yet"
+    return f"{gate['label']}: {gate['verdict']}: {before} -> {after}, {found}, limit {limit}"
 
 
 def numbers(gate: Mapping[str, Any]) -> tuple[str, str, str, str, str]:
     """Baseline, candidate, change, its interval and the limit, as a table shows them."""
     if gate["verdict"] == NOT_MEASURED:
         return "", "", "", "", _percent(gate["limit"])
-    interval = ""
-    if gate["batch"] is not None:
-        low, high = ("?" if bound is None else _percent(bound, sign=True) for bound in (gate["low"], gate["high"]))
+    interval, bounds, unit = "", (gate["low"], gate["high"]), gate["unit"]
+    known = gate["batch"] is not None and None not in bounds
+    if known or (bounds != (None, None) and gate["verdict"] != UNDECIDED):
+        low, high = ("?" if bound is None else _percent(bound, sign=True) for bound in bounds)
         interval = f"[{low}, {high}]"
-    unit = gate["unit"]
     change = "new" if gate["change"] is None else _percent(gate["change"], sign=True)
+    if gate["batch"] is not None and not known:  # without an interval a change says nothing
+        change = ""
     if gate["name"] == ACCURACY:
         change = f"{_percent(gate['change'])} lost" if gate["change"] > 0 else "nothing lost"
     return amount(gate["baseline"], unit), amount(gate["candidate"], unit), change, interval, _percent(gate["limit"])

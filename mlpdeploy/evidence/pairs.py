@@ -8,12 +8,14 @@ lie in the upper part of the samples, so the lower quartile stands for a load.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
 
+from mlpdeploy.evidence.budget import Cost
 from mlpdeploy.evidence.clocks import Inputs, timed
 from mlpdeploy.evidence.contenders import Contender, prepared
 
@@ -49,19 +51,31 @@ class Pair:
         return sum(self.log_ratios) / 2
 
 
-def pairs(
-    baseline: Contender, candidate: Contender, sizes: Sequence[int], seconds: float, seed: int
-) -> Iterator[tuple[Pair, ...]]:
-    """Pairs without end, one for each batch size; each load is timed for about `seconds` a size."""
+def trial(baseline: Contender, candidate: Contender, sizes: Sequence[int], seed: int) -> Cost:
+    """What a load costs: of two, the second, since the first meets libraries that are not in memory yet."""
     sides = (baseline, candidate)
     inputs = {size: Inputs(prepared(sides, size, seed)) for size in sizes}
+    for order in (sides, sides[::-1]):
+        _, cost = _load(order, sides, inputs, dict.fromkeys(sizes, 0.0), seed)
+    return cost
+
+
+def pairs(
+    baseline: Contender, candidate: Contender, seconds: Mapping[int, float], seed: int
+) -> Iterator[tuple[Pair, ...]]:
+    """Pairs without end, one for each batch size of `seconds`, which says for about how long each load is timed at it.
+
+    A size that is taken out of `seconds` is not timed any more.
+    """
+    sides = (baseline, candidate)
+    inputs = {size: Inputs(prepared(sides, size, seed)) for size in seconds}
     turn = 0
     while True:
-        first, second = (
+        (first, _), (second, _) = (
             _load(order, sides, inputs, seconds, seed + 2 * turn + place)
             for place, order in enumerate((sides, sides[::-1]))
         )
-        yield tuple(Pair(size, *((first[size][one.name], second[size][one.name]) for one in sides)) for size in sizes)
+        yield tuple(Pair(size, *((first[size][one.name], second[size][one.name]) for one in sides)) for size in first)
         turn += 1
 
 
@@ -69,16 +83,17 @@ def _load(
     order: Sequence[Contender],
     sides: Sequence[Contender],
     inputs: Mapping[int, Inputs],
-    seconds: float,
+    seconds: Mapping[int, float],
     seed: int,
-) -> dict[int, dict[str, Load]]:
-    """Load both sides in this order and time them, by size and name."""
-    found = {}
+) -> tuple[dict[int, dict[str, Load]], Cost]:
+    """Load both sides in this order and time them, by size and name; and what it cost."""
+    found, spent, began = {}, {}, time.perf_counter()
     with ExitStack() as stack:
         calls = {one.name: stack.enter_context(one.load()) for one in order}
-        for size, of_size in inputs.items():
-            in_turn = {one.name: calls[one.name] for one in sides}
-            taken = timed(in_turn, of_size, rounds=ROUNDS, seconds=seconds, seed=seed, shortest=SHORTEST)
+        for size, budget in seconds.items():
+            in_turn, start = {one.name: calls[one.name] for one in sides}, time.perf_counter()
+            taken = timed(in_turn, inputs[size], rounds=ROUNDS, seconds=budget, seed=seed, shortest=SHORTEST)
             quantiles = {name: np.quantile(samples, (0.5, 0.25)) for name, samples in taken.seconds.items()}
             found[size] = {name: Load(float(median), float(low)) for name, (median, low) in quantiles.items()}
-    return found
+            spent[size] = time.perf_counter() - start
+    return found, Cost(time.perf_counter() - began - sum(spent.values()), spent)

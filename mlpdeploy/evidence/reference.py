@@ -12,19 +12,20 @@ from torch import nn
 from mlpdeploy.engine.backend import Arrays, Batch
 from mlpdeploy.errors import InputError
 from mlpdeploy.evidence.compare import usual
-from mlpdeploy.evidence.runs import Outputs, Run, float64_run, module_run
+from mlpdeploy.evidence.edges import Edges
+from mlpdeploy.evidence.runs import SINGLE, Outputs, Run, in_batches, module_run
 from mlpdeploy.graph.trace import TensorSpec
 
 DISTINCT_ROWS = 8
-FLOAT64_ROWS = 2
 
 
 @dataclass(frozen=True)
 class Reference:
-    """Distinct rows with the network's outputs for them; `images` and `labels` are those of `--data`."""
+    """Distinct rows and extreme ones with the network's outputs; `images` and `labels` are those of `--data`."""
 
     rows: Arrays
     outputs: Outputs
+    edges: Edges
     images: Arrays = field(default_factory=dict)
     image_outputs: Outputs = field(default_factory=dict)
     labels: np.ndarray | None = None
@@ -47,40 +48,41 @@ def in_float32(
     labels: np.ndarray | None,
     batch: Batch,
     seed: int,
-    real: Arrays | None = None,
+    real: Arrays | None,
+    edges: Edges,
 ) -> Reference:
-    """The distinct rows and the images with the float32 network's outputs for them.
+    """The distinct rows, the extreme ones and the images with the float32 network's outputs for them.
 
-    The distinct rows are some of the samples, or else of `real`, or else random.
+    The distinct rows are some of the `real` ones, or else random; the extreme ones are those of `edges`.
     """
     run = module_run(network, inputs, names, torch.float32)
-    rows = _distinct_rows(inputs, real if samples is None else samples, min(DISTINCT_ROWS, batch.max), seed)
+    rows = distinct_rows(inputs, real, min(DISTINCT_ROWS, batch.max), seed)
     # One row at a time: the reference itself must not depend on who else is in the batch.
-    outputs = in_batches(run, rows, Batch(1, 1, 1))
+    outputs = in_batches(run, rows, SINGLE)
     images = {} if samples is None else {spec.name: samples[spec.name] for spec in inputs}
     image_outputs = in_batches(run, images, batch) if images else {}
-    for name, values in (*outputs.items(), *image_outputs.items()):
+    require_finite(outputs)
+    require_finite(image_outputs)
+    return Reference(rows, outputs, edges.made_by(run), images, image_outputs, labels)
+
+
+def require_finite(outputs: Outputs) -> None:
+    """Raise InputError where the network itself gives NaN or infinity."""
+    for name, values in outputs.items():
         if not np.isfinite(values).all():
             raise InputError(
-                f"the network's own output {name!r} holds NaN or infinity in float32, so nothing can be verified "
-                "against it: check the checkpoint and the inputs"
+                f"the network's own output {name!r} holds NaN or infinity, so nothing can be verified against it: "
+                "check the checkpoint and the inputs"
             )
-    return Reference(rows, outputs, images, image_outputs, labels)
-
-
-def in_float64(wide: nn.Module, inputs: Sequence[TensorSpec], names: Sequence[str], of: Reference) -> Reference:
-    """The first rows with the outputs of the network in float64."""
-    rows = {name: values[:FLOAT64_ROWS] for name, values in of.rows.items()}
-    return Reference(rows, in_batches(float64_run(wide, inputs, names), rows, Batch(1, 1, 1)))
 
 
 def as_made_by(run: Run, of: Reference, batch: Batch) -> Reference:
     """The same rows and images with the outputs of `run`, one row at a time like the network's."""
-    rows = in_batches(run, of.rows, Batch(1, 1, 1))
-    return replace(of, outputs=rows, image_outputs=in_batches(run, of.images, batch) if of.images else {})
+    rows, images = in_batches(run, of.rows, SINGLE), in_batches(run, of.images, batch) if of.images else {}
+    return replace(of, outputs=rows, image_outputs=images, edges=of.edges.made_by(run))
 
 
-def _distinct_rows(inputs: Sequence[TensorSpec], samples: Arrays | None, count: int, seed: int) -> Arrays:
+def distinct_rows(inputs: Sequence[TensorSpec], samples: Arrays | None, count: int, seed: int) -> Arrays:
     """`count` rows of every input: real ones, evenly spread, as far as there are, else random ones."""
     rng = np.random.default_rng(seed)
     rows = {}
@@ -96,14 +98,3 @@ def _distinct_rows(inputs: Sequence[TensorSpec], samples: Arrays | None, count: 
         parts = [*([] if real is None else [real]), *([spec.draw(missing, rng)] if missing else [])]
         rows[spec.name] = np.concatenate(parts)
     return rows
-
-
-def in_batches(run: Run, arrays: Arrays, batch: Batch) -> Outputs:
-    """`run` over many rows in batches of the optimal size; the last is filled up with its own rows."""
-    count, parts = len(next(iter(arrays.values()))), []
-    for start in range(0, count, batch.opt):
-        index = np.arange(start, min(start + batch.opt, count))
-        filled = np.resize(index, max(len(index), batch.min))
-        outputs = run({name: values[filled] for name, values in arrays.items()})
-        parts.append({name: values[: len(index)] for name, values in outputs.items()})
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

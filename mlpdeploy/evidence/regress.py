@@ -43,7 +43,7 @@ class Limits:
 class Gate:
     """One gate. `change` is relative to the baseline (for accuracy: what was lost of 1), `low` and `high` its interval.
 
-    `reason` says why it was not measured, or what to do.
+    `reason` says why it was not measured, what to do, or where it holds.
     """
 
     name: str
@@ -128,9 +128,10 @@ class Regress:
 
 
 def latency_gate(batch: int, found: Slowdown, baseline_ms: float, candidate_ms: float, reason: str = "") -> Gate:
-    """The gate of one batch size; bounds that the pairs cannot give yet are None."""
+    """The gate of one batch size; bounds that the pairs cannot give yet are None, and then the change is as well."""
     low, high = (bound if math.isfinite(bound) and bound > -1 else None for bound in (found.low, found.high))
-    what = {"unit": "ms", "baseline": baseline_ms, "candidate": candidate_ms, "change": found.value}
+    change = None if low is None or high is None else found.value
+    what = {"unit": "ms", "baseline": baseline_ms, "candidate": candidate_ms, "change": change}
     return Gate(LATENCY, found.verdict, limit=found.limit, low=low, high=high, batch=batch, reason=reason, **what)  # type: ignore[arg-type]
 
 
@@ -156,7 +157,9 @@ def fact_gates(baseline: Facts, candidate: Facts, limits: Limits) -> tuple[Gate,
             continue
         change = after / before - 1 if before else (math.inf if after else 0.0)
         verdict = REGRESSED if after > before * (1 + limit) else PASSED
-        gates.append(Gate(name, verdict, unit, before, after, change if math.isfinite(change) else None, limit))
+        reason = f"at batch {candidate.memory_batch}" if name == MEMORY and candidate.memory_batch else ""
+        known = change if math.isfinite(change) else None
+        gates.append(Gate(name, verdict, unit, before, after, known, limit, reason=reason))
     return (*gates, _accuracy_gate(baseline, candidate, limits.accuracy))
 
 

@@ -6,8 +6,19 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from mlpdeploy.arguments import arguments
 from mlpdeploy.evidence.verdicts import Verdict, command, engine_of, speedup, verdicts
-from mlpdeploy.evidence.words import PHASES, clock_notes, device_rows, int8_facts, launches_text
+from mlpdeploy.evidence.words import (
+    EXTREME,
+    PHASES,
+    clock_notes,
+    device_rows,
+    extreme_rows,
+    extreme_text,
+    int8_facts,
+    launches_text,
+    nearest,
+)
 from mlpdeploy.recipe import GIVEN, kind
 
 REFUSALS = 10
@@ -53,6 +64,7 @@ def _built(manifest: Mapping[str, Any]) -> str:
         "launches": launches_text(launches) if (launches := manifest["facts"].get("launches")) else "",
         "versions": ", ".join(f"{name} {version}" for name, version in manifest["versions"].items()),
         "built": manifest["created"],
+        "notes": "; ".join(manifest.get("notes") or ()),
     }
     title = f"# {recipe['name']}, {manifest['precision']}, {manifest['backend']}"
     return title + "\n\n" + _table(["", ""], [[name, value] for name, value in rows.items() if value])
@@ -160,13 +172,14 @@ def _verified(verification: Mapping[str, Any] | None) -> str:
         return "## Verification\n\nNot verified yet: run `mlpdeploy verify` with the same selection."
     stages = verification["stages"]
     table = _table(
-        ["stage", "result", "largest error:", "budget:", "top-1 kept", "seconds:"],
+        ["stage", "result", "largest error:", "budget:", "extreme rows:", "top-1 kept", "seconds:"],
         [
             [
                 stage["name"],
                 stage["status"],
                 "" if stage["max_relative"] is None else f"{stage['max_relative']:.1e}",
                 f"{stage['budget']['max_relative_error']:.0e}",
+                extreme_text(nearest(stage.get("extremes") or ()), stage["budget"]["max_relative_error"]),
                 _top1(stage),
                 f"{stage['seconds']:.1f}",
             ]
@@ -180,8 +193,11 @@ def _verified(verification: Mapping[str, Any] | None) -> str:
         f"({_rows_of(verification)})."
     )
     reasons = [f"- {stage['name']}: {stage['reason']}" for stage in stages if stage["reason"]]
-    notes = [f"- {note}" for note in verification["notes"]]
+    notes = [f"- {note}" for note in (*(verification.get("data") or ()), *verification["notes"])]
     text = ["## Verification", f"**{verification['verdict']}**", table, how]
+    header, rows = extreme_rows(stages)
+    if rows:
+        text += [EXTREME, _table(header, rows)]
     return "\n\n".join([*text, *(["\n".join(reasons + notes)] if reasons or notes else [])])
 
 
@@ -249,10 +265,7 @@ def reproduction(manifest: Mapping[str, Any]) -> tuple[str, list[str]]:
     selection = manifest["selection"]
     if kind(str(selection["name"])) == "given":
         return "python", [f"engine = {_build_call(manifest)}", "engine.verify()"]
-    # `verify` finds an INT8 engine's calibration in the artifact, and plugins compute the same.
-    without = {name: value for name, value in selection.items() if name not in (*CALIBRATION, "plugin")}
-    verify = build_command(without).replace(" build ", " verify ", 1)
-    return "sh", [build_command(selection), verify]
+    return "sh", [shlex.join(["mlpdeploy", verb, *arguments(verb, selection)]) for verb in ("build", "verify")]
 
 
 def _build_call(manifest: Mapping[str, Any]) -> str:
@@ -267,34 +280,8 @@ def _build_call(manifest: Mapping[str, Any]) -> str:
     return f"mlpdeploy.compile(network, example, {', '.join(f'{name}={value!r}' for name, value in given.items())})"
 
 
-CALIBRATION = ("calibration", "calibrator", "max_drop", "min_sqnr")
-"""Options of a selection that say how INT8 is calibrated."""
-
-
-def build_command(selection: Mapping[str, Any]) -> str:
-    """The command line that builds a selection again, as `Selection.to_json` has it."""
-    words = ["mlpdeploy", "build", str(selection["name"])]
-    options = (
-        "precision", "backend", "batch", "checkpoint", "image_size", "num_classes", "io", "level", "seed",
-        "calibration", "max_drop", "min_sqnr",
-    )  # fmt: skip
-    for name in options:
-        if selection.get(name) is not None:
-            words += [f"--{name.replace('_', '-')}", str(selection[name])]
-    for name, flag in (("input_shape", "--input-shape"), ("gpus", "--gpu")):
-        if selection.get(name):
-            words += [flag, ",".join(map(str, selection[name]))]
-    for rule in selection.get("disabled_rules") or ():
-        words += ["--disable-rule", str(rule)]
-    for rule in selection.get("enabled_rules") or ():
-        words += ["--enable-rule", str(rule)]
-    if selection.get("calibrator", "auto") != "auto":
-        words += ["--calibrator", str(selection["calibrator"])]
-    if selection.get("pretrained"):
-        words.append("--pretrained")
-    if selection.get("plugin", "auto") != "auto":
-        words += ["--plugin", str(selection["plugin"])]
-    return shlex.join(words)
+CALIBRATION = ("calibration", "calibrator", "max_drop", "min_sqnr", "mean", "std", "crop", "resize", "limit")
+"""Options of a selection that say how INT8 is calibrated, and on what."""
 
 
 def _ports(ports: Iterable[Mapping[str, Any]]) -> str:

@@ -12,51 +12,77 @@ import torch
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mlpdeploy.engine.backend import Arrays
+from mlpdeploy.engine.backend import Arrays, Batch
 from mlpdeploy.engine.backends.onnxruntime import judge_model, open_session
-from mlpdeploy.graph.trace import TensorSpec
+from mlpdeploy.graph.trace import TensorSpec, output_names
 
 Outputs = dict[str, np.ndarray]
 Run = Callable[[Arrays], Outputs]
+SINGLE = Batch(1, 1, 1)
+"""One row at a time."""
+
+
+def in_batches(run: Run, arrays: Arrays, batch: Batch) -> Outputs:
+    """`run` over many rows in batches of the optimal size; the last is filled up with its own rows."""
+    count, parts = len(next(iter(arrays.values()))), []
+    for start in range(0, count, batch.opt):
+        index = np.arange(start, min(start + batch.opt, count))
+        filled = np.resize(index, max(len(index), batch.min))
+        outputs = run({name: values[filled] for name, values in arrays.items()})
+        parts.append({name: values[: len(index)] for name, values in outputs.items()})
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def module_run(
     module: Callable[..., object],
     inputs: Sequence[TensorSpec],
-    outputs: Sequence[str],
+    outputs: Sequence[str] | None,
     dtype: torch.dtype | None = None,
 ) -> Run:
-    """A torch module, its inputs positional. Floating-point inputs take `dtype`, or their own where it is None."""
+    """A torch module, its inputs positional. Floating-point inputs take `dtype`, or their own where it is None.
+
+    Outputs without names get those of a trace.
+    """
 
     def run(arrays: Arrays) -> Outputs:
         tensors = []
         for spec in inputs:
             wanted = dtype if dtype is not None and spec.dtype.is_floating_point else spec.dtype
-            tensors.append(torch.from_numpy(np.ascontiguousarray(arrays[spec.name])).to(wanted))
+            # A copy: a network may write into its input.
+            tensors.append(torch.tensor(arrays[spec.name], dtype=wanted))
         with torch.inference_mode():
             leaves = pytree.tree_leaves(module(*tensors))
         # NumPy has no bfloat16, and float32 holds every one of its values.
         found = [leaf.float() if leaf.dtype == torch.bfloat16 else leaf for leaf in leaves]
-        return dict(zip(outputs, (leaf.numpy() for leaf in found), strict=True))
+        names = output_names(len(found)) if outputs is None else outputs
+        return dict(zip(names, (leaf.numpy() for leaf in found), strict=True))
 
     return run
 
 
 class Widen(TorchDispatchMode):
-    """Makes code that asks for float32 by name (`x.float()`, `dtype=torch.float32`) get float64."""
+    """Makes code that asks for float32 by name (`x.float()`, `dtype=torch.float32`), or that holds float32 numbers
+    which no `double()` reaches, compute in float64."""
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         args, kwargs = pytree.tree_map(_widened, (args, kwargs or {}))
+        if not func._schema.is_mutable and _is_mixed(args, kwargs):
+            args, kwargs = pytree.tree_map(lambda leaf: leaf.double() if _is_float(leaf) else leaf, (args, kwargs))
         return func(*args, **kwargs)
+
+
+def _is_mixed(*values: Any) -> bool:
+    """Whether there are tensors of float64 and of float32 among the arguments of an operation."""
+    return {torch.float32, torch.float64} <= {leaf.dtype for leaf in pytree.tree_leaves(values) if _is_float(leaf)}
 
 
 def _widened(value: Any) -> Any:
     return torch.float64 if value is torch.float32 else value
 
 
-def float64_run(module: Callable[..., object], inputs: Sequence[TensorSpec], outputs: Sequence[str]) -> Run:
+def float64_run(module: Callable[..., object], inputs: Sequence[TensorSpec], outputs: Sequence[str] | None) -> Run:
     """A torch module whose weights are float64, run in float64 even where its code says otherwise."""
     run = module_run(module, inputs, outputs, torch.float64)
 
@@ -65,6 +91,43 @@ def float64_run(module: Callable[..., object], inputs: Sequence[TensorSpec], out
             return run(arrays)
 
     return wide
+
+
+class Shaken(TorchDispatchMode):
+    """Puts every operation's result off at random, by up to `by` of itself: another rounding of the same network."""
+
+    def __init__(self, by: float, seed: int) -> None:
+        super().__init__()
+        self.by, self.generator = by, torch.Generator().manual_seed(seed)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        found = func(*args, **(kwargs or {}))
+        computed = any(map(_is_float, pytree.tree_leaves((args, kwargs))))
+        if not computed or func.is_view or func._schema.is_mutable:
+            return found
+        return pytree.tree_map(lambda leaf: self.off(leaf) if _is_float(leaf) else leaf, found)
+
+    def off(self, values: torch.Tensor) -> torch.Tensor:
+        """`values`, each off by its own share of itself."""
+        return values * (1 + torch.empty_like(values).uniform_(-self.by, self.by, generator=self.generator))
+
+
+def shaken_run(
+    module: Callable[..., object], inputs: Sequence[TensorSpec], outputs: Sequence[str], by: float, seed: int
+) -> Run:
+    """A torch module whose weights are float64, computed with errors of `by`, those of its inputs included."""
+    run = float64_run(module, inputs, outputs)
+
+    def shaken(arrays: Arrays) -> Outputs:
+        mode = Shaken(by, seed)
+        wide = {name: torch.from_numpy(np.asarray(values)) for name, values in arrays.items()}
+        off = {name: mode.off(one.double()) if _is_float(one) else one for name, one in wide.items()}
+        with mode:
+            return run({name: values.numpy() for name, values in off.items()})
+
+    return shaken
 
 
 class Rounding(TorchDispatchMode):

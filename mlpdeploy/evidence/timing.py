@@ -225,6 +225,22 @@ def pinned(threads: int) -> Iterator[tuple[int, ...]]:
         os.sched_setaffinity(0, before)
 
 
+@contextlib.contextmanager
+def settled() -> Iterator[None]:
+    """Keep what lives already out of the collections before each measurement: looking at all of it takes longer than
+    loading a small engine.
+    """
+    gc.collect()
+    frozen = gc.get_freeze_count() > 0
+    if not frozen:
+        gc.freeze()
+    try:
+        yield
+    finally:
+        if not frozen:
+            gc.unfreeze()
+
+
 def _widening(sittings: int) -> float:
     """How much wider an interval over few sittings must be than the bootstrap makes it; 1 where there is only one.
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +45,47 @@ def clock_notes(measurements: Iterable[Mapping[str, Any]]) -> list[str]:
     """Where the host's clock had to do for a GPU, and why."""
     told = ((one["batch"], one.get("host_clock")) for one in measurements)
     return [f"At batch {batch} times are the host's, copies included: {reason}" for batch, reason in told if reason]
+
+
+EXTREME = (
+    "Extreme rows run in a batch of their own, ordinary ones among them. A flat row may be worse conditioned in the "
+    "network itself than a random one; it may then be off by so much more."
+)
+"""What stands above `extreme_rows`."""
+
+
+def nearest(extremes: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """Of a stage's extreme rows in verification.json the one that is nearest to what it may be off, or furthest beyond;
+    None where there are none."""
+
+    def share(one: Mapping[str, Any]) -> float:
+        if one["error"] is None:
+            return math.inf
+        return one["error"] / one["allowed"] if one["allowed"] else 0.0
+
+    return max(extremes, key=share, default=None)
+
+
+def extreme_text(one: Mapping[str, Any] | None, budget: float) -> str:
+    """How far off an extreme row is, and what it may be off where that is not the budget."""
+    if one is None:
+        return ""
+    error = "not finite" if one["error"] is None else f"{one['error']:.1e}"
+    beyond = "any finite number" if one["allowed"] is None else f"{one['allowed']:.1e}"
+    return error if one["allowed"] == budget else f"{error} (allowed: {beyond})"
+
+
+def extreme_rows(stages: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """A header and, for each extreme row, its name and how far off each stage is that ran it; nothing without any."""
+    ran = [stage for stage in stages if stage.get("extremes")]
+    names = dict.fromkeys(one["row"] for stage in ran for one in stage["extremes"])
+    cells = [[name, *(_extreme(stage, name) for stage in ran)] for name in names]
+    return (["row", *(stage["name"] for stage in ran)] if ran else [], cells)
+
+
+def _extreme(stage: Mapping[str, Any], name: str) -> str:
+    found = nearest(one for one in stage["extremes"] if one["row"] == name)
+    return extreme_text(found, stage["budget"]["max_relative_error"]) or "not compared"
 
 
 PRODUCTS = ("fully_connected", "corrltn", "deconvolution")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
-from mlpdeploy.graph.origin import network_of
+from mlpdeploy.graph.place import network_of
 
 
 @dataclass(frozen=True)

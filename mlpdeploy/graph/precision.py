@@ -15,7 +15,7 @@ from mlpdeploy.errors import InputError
 from mlpdeploy.graph import ops
 from mlpdeploy.graph.chain import back
 from mlpdeploy.graph.editor import Editor, weight
-from mlpdeploy.graph.origin import network_of
+from mlpdeploy.graph.place import network_of
 from mlpdeploy.graph.quantise import (
     LARGEST_CODE,
     Quantisation,

@@ -21,7 +21,7 @@ from mlpdeploy.graph.chain import back
 from mlpdeploy.graph.editor import weight
 from mlpdeploy.graph.kinds import CONVOLUTIONS, convolution_arguments, shape_of
 from mlpdeploy.graph.layout import Size, size_at
-from mlpdeploy.graph.origin import network_of
+from mlpdeploy.graph.place import network_of
 
 aten = torch.ops.aten
 

@@ -14,7 +14,7 @@ import torch
 from torch import fx
 
 from mlpdeploy.errors import NetworkError
-from mlpdeploy.graph.origin import UNKNOWN, line_of, place_of
+from mlpdeploy.graph.place import UNKNOWN, line_of, place_of
 
 _GRADIENTS = torch.ops.higher_order.wrap_with_set_grad_enabled
 _AUTOCAST = torch.ops.higher_order.wrap_with_autocast

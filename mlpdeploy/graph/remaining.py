@@ -14,7 +14,7 @@ import torch
 from torch import fx
 
 from mlpdeploy.graph.kinds import ALONG, CONVOLUTIONS, is_getitem, is_pointwise, shape_of
-from mlpdeploy.graph.origin import network_of
+from mlpdeploy.graph.place import network_of
 
 aten = torch.ops.aten
 

@@ -7,11 +7,15 @@ import io
 import json
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import onnx
+import openvino
 import pytest
 import torch
 from onnx import TensorProto, helper
@@ -19,6 +23,8 @@ from rich.console import Console
 from torch import nn
 
 from mlpdeploy.engine.backend import Batch, LayerTime, backends
+from mlpdeploy.engine.backends import onnxruntime
+from mlpdeploy.engine.backends import openvino as openvino_backend
 from mlpdeploy.evidence import contenders, layers, machine, memory, pairs, roofline, timing
 from mlpdeploy.evidence.bench import read
 from mlpdeploy.graph.trace import TensorSpec
@@ -51,10 +57,28 @@ def test_every_sitting_loads_everything_anew_in_an_order_that_alternates() -> No
 def test_a_pair_loads_both_sides_once_in_either_order() -> None:
     loads: list[str] = []
     sides = (sleeper("baseline", 1e-3, loads), sleeper("candidate", 1e-2, loads))
-    found = pairs.pairs(*sides, [1], 0.0, 0)
-    (pair,) = next(found)
+    seconds = {1: 0.0, 2: 0.0}
+    found = pairs.pairs(*sides, seconds, 0)
+    pair, other = next(found)
     assert loads == ["baseline", "candidate", "candidate", "baseline"]
-    assert pair.batch == 1 and pair.log_ratio > 0.5
+    assert (pair.batch, other.batch) == (1, 2) and pair.log_ratio > 0.5
+    del seconds[2]  # decided
+    assert [one.batch for one in next(found)] == [1]
+
+
+def test_a_trial_tells_loading_from_timing_and_is_the_second_of_two_loads() -> None:
+    loads: list[str] = []
+
+    @contextlib.contextmanager
+    def load() -> Iterator[Callable[[Any], object]]:
+        loads.append("")
+        time.sleep(0.1 if len(loads) > 2 else 1.0)
+        yield lambda value: time.sleep(1e-3)
+
+    side = contenders.Contender("a", "engine", "a", (SPEC,), lambda arrays: arrays, load)
+    cost = pairs.trial(replace(side, name="b"), side, [1, 2], 0)
+    assert len(loads) == 4 and cost.loading >= 0.2 and set(cost.timing) == {1, 2}
+    assert min(cost.timing.values()) >= 16e-3 and cost.least == pytest.approx(cost.loading + sum(cost.timing.values()))
 
 
 def test_inputs_are_different_arrays_that_are_alike_for_all() -> None:
@@ -108,6 +132,36 @@ def test_engines_tell_the_time_of_layers_by_our_names(name: str, tmp_path: Path)
     assert not isinstance(found, str) and len(found) > 3 and all(one.seconds >= 0 for one in found)
     names = {node.name for node in emitted.model.graph.node}
     assert any(node in part for node in names for one in found for part in one.names)
+
+
+def test_the_time_of_a_layer_is_the_median_of_its_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    events = [
+        {"cat": "Node", "name": "a_kernel_time", "dur": dur, "args": {"op_name": "Relu"}} for dur in (4160.0, 1580.0)
+    ]
+    (tmp_path / "profile.json").write_text(json.dumps(events))
+    session = SimpleNamespace(
+        get_inputs=lambda: [], run=lambda *_: None, end_profiling=lambda: str(tmp_path / "profile.json")
+    )
+    engine = tmp_path / "engine"
+    engine.write_bytes(b"")
+    monkeypatch.setattr(onnxruntime, "open_session", lambda *_, **__: session)
+    (layer,) = onnxruntime.BACKEND.profile(engine, {}, [{}, {}])
+    assert layer == LayerTime("Relu", pytest.approx(2.87e-3), ("a",))
+
+    executed = openvino.ProfilingInfo.Status.EXECUTED
+    times = iter([timedelta(milliseconds=4.16), timedelta(milliseconds=1.58)])
+
+    class Request:
+        def infer(self, arrays: Any) -> None:
+            row = SimpleNamespace(status=executed, node_name="a", node_type="Relu", real_time=next(times))
+            self.profiling_info = [row]
+
+    compiled = SimpleNamespace(
+        get_runtime_model=lambda: SimpleNamespace(get_ops=lambda: []), create_infer_request=Request
+    )
+    monkeypatch.setattr(openvino_backend, "_imported", lambda *_, **__: compiled)
+    (layer,) = openvino_backend.BACKEND.profile(engine, {}, [{}, {}])
+    assert layer == LayerTime("Relu", pytest.approx(2.87e-3), ("a",))
 
 
 def test_an_engine_without_a_profiler_says_so(tmp_path: Path) -> None:

@@ -200,7 +200,7 @@ def test_sittings_and_pairs_are_timed_there_too(gpu: Gpu) -> None:
     assert other["median_ms"] == pytest.approx(found.compute_ms) == pytest.approx(baseline["phases"]["compute_ms"])
     assert other["images_per_second"] == pytest.approx(2 / SECONDS["compute"]) and other["calls_a_sample"] == 1
     assert [one["baseline"] for one in baseline["ratios"]] == ["candidate"]
-    (pair,) = next(pairs.pairs(both[0], both[1], [2], 0.0, 0))
+    (pair,) = next(pairs.pairs(both[0], both[1], {2: 0.0}, 0))
     assert pair.baseline[0].median == pytest.approx(SECONDS["compute"])
 
 

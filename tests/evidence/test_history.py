@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import math
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -54,6 +56,19 @@ def test_a_truncated_line_is_skipped_and_named_and_the_next_run_begins_its_own(t
         (json.dumps({"schema": 1}), "lacks what an entry has"),
         (json.dumps(entry() | {"batches": {"1": {"median_ms": "fast"}}}), "lacks what an entry has"),
         (json.dumps(entry() | {"machine": None}), "lacks what an entry has"),
+        (json.dumps(entry() | {"batches": {}}), "lacks what an entry has"),
+        ("[" * 10_000, "is truncated or no JSON"),
+        (json.dumps(entry() | {"batches": {"0": {"median_ms": 1.0}}}), "has numbers that no run gives"),
+        *(
+            (json.dumps(entry() | {"batches": {"1": {"median_ms": ms}}}), "has numbers that no run gives")
+            for ms in (0.0, -1.0, math.nan, math.inf, 1e300)
+        ),
+        (json.dumps(entry() | {"batches": {"1": {"median_ms": 10**400}}}), "lacks what an entry has"),
+        (
+            json.dumps(entry() | {"batches": {"1": {"median_ms": 1.0, "ratio": math.nan}}}),
+            "has numbers that no run gives",
+        ),
+        (json.dumps(entry() | {"batches": {"1": {"median_ms": 1.0, "ratio": "1"}}}), "lacks what an entry has"),
     ],
 )
 def test_other_lines_are_skipped_as_well(tmp_path: Path, line: str, said: str) -> None:
@@ -64,6 +79,41 @@ def test_other_lines_are_skipped_as_well(tmp_path: Path, line: str, said: str) -
     path.write_text(f"{line}\n")
     with pytest.raises(InputError, match="line 1"):
         history.read(path, "net")
+
+
+def test_a_run_is_kept_with_the_median_of_its_loads() -> None:
+    measured = [{"batch": 1, "medians_ms": [1.58, 4.16]}, {"batch": 8, "medians_ms": [9.0, 3.0, 5.0]}]
+    document = DOCUMENT | {"kind": "regress", "measurements": measured, "gates": []}
+    batches = history.entry(document)["batches"]
+    assert [round(batches[size]["median_ms"], 6) for size in ("1", "8")] == [2.87, 5.0]
+
+
+def test_one_run_alone_is_shown_and_drawn(tmp_path: Path) -> None:
+    path = tmp_path / "history.jsonl"
+    history.append(path, entry(0, revision="$\\x$ [/b]", verdict="[/odd]"))
+    found = history.read(path, "net")
+    console = Console(width=80, record=True, file=io.StringIO())
+    print_history(console, found)
+    printed = console.export_text()
+    assert "$\\x$ [/b]" in printed and "[/odd]" in printed
+    assert ElementTree.fromstring(history.svg(found)).tag.endswith("svg")
+
+
+def test_a_full_disk_leaves_the_history_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "history.jsonl"
+    history.append(path, entry(0))
+    before, write = path.read_bytes(), os.write
+    monkeypatch.setattr(history.os, "write", lambda descriptor, line: write(descriptor, line[:50]))
+    with pytest.raises(InputError, match="the history cannot be written"):
+        history.append(path, entry(1))
+    assert path.read_bytes() == before
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no FIFOs")
+def test_what_is_no_file_is_no_history(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "history.jsonl")
+    with pytest.raises(InputError, match="is no regular file"):
+        history.read(tmp_path / "history.jsonl", "net")
 
 
 def test_without_a_history_it_says_how_to_begin_one(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,13 +12,15 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from rich.console import Console
 
 from mlpdeploy import gating
 from mlpdeploy.baseline import Baseline
 from mlpdeploy.errors import InputError
-from mlpdeploy.evidence import gate, outcome, regress
+from mlpdeploy.evidence import gate, history, outcome, regress
 from mlpdeploy.evidence.facts import Accuracy, Facts
 from mlpdeploy.evidence.regress import Limits, Regress, accept, fact_gates, latency_gate, percentage
+from mlpdeploy.scoreboard import print_regress
 from mlpdeploy.selection import Selection
 
 FACTS = Facts(1_000_000, 5.0, 200, 3, 4_000_000, Accuracy("relative error", 1e-3, "engine", "random", 8), {})
@@ -56,7 +60,7 @@ def test_the_same_facts_pass() -> None:
         ({"build_seconds": 11.0}, regress.BUILD),
         ({"layers": 201}, regress.LAYERS),
         ({"transposes": 4}, regress.TRANSPOSES),
-        ({"memory_bytes": 4_100_000}, regress.MEMORY),
+        ({"memory_bytes": 4_100_000, "memory_batch": 8}, regress.MEMORY),
         ({"accuracy": Accuracy("relative error", 7e-3, "engine", "random", 8)}, regress.ACCURACY),
     ],
 )
@@ -71,7 +75,7 @@ def test_builds_of_another_session_are_not_compared_and_one_in_a_busy_time_is_re
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     artifact = Baseline("x", {"kind": "bench"}, document={"facts": FACTS.to_json()})
-    elsewhere = gating._facts_of_baseline(artifact)
+    elsewhere = gating._facts_of_baseline(artifact, 32)
     (found,) = (one for one in fact_gates(elsewhere, FACTS, Limits()) if one.name == regress.BUILD)
     assert found.verdict == regress.NOT_MEASURED and "git:REVISION is built in this one" in found.reason
 
@@ -147,6 +151,31 @@ def test_junit_says_what_failed_what_was_skipped_and_why() -> None:
     assert skipped is not None and 'the "baseline" is <not> verified' in str(skipped.get("message"))
     strict = ElementTree.fromstring(outcome.junit(document(wide)))
     assert strict[0].get("failures") == "1"
+
+
+@pytest.mark.parametrize("count", [1, 9])
+def test_no_change_is_told_before_there_is_an_interval(count: int) -> None:
+    few = latency_gate(1, gate.judge([math.log(1.5)] * count, 0.03), 92.0, 138.0)
+    assert (few.change, few.low, few.verdict) == (None, None, gate.UNDECIDED)
+    found = document(few)
+    console = Console(width=80, record=True, file=io.StringIO())
+    print_regress(console, found)
+    printed = console.export_text()
+    assert "92 ms" in printed and "138 ms" in printed
+    for text in (printed, outcome.markdown(found), outcome.junit(found)):
+        assert "50" not in text and "new" not in text and "+" not in text.replace("+00:00", "")
+    assert outcome.sentence(found["gates"][0]).endswith("92 ms -> 138 ms, no interval yet, limit 3%")
+    history_entry = history.entry(found | {"kind": "regress", "measurements": [{"batch": 1, "medians_ms": [138.0]}]})
+    assert history_entry["batches"]["1"] == {"median_ms": 138.0, "ratio": None}
+
+
+def test_what_is_not_alike_is_told_everywhere() -> None:
+    found = document(latency_gate(1, gate.judge([0.0] * 20, 0.03), 1.0, 1.0))
+    found["baseline"]["differs"] = ["precision: the baseline has fp16, the candidate fp32"]
+    console = Console(width=100, record=True, file=io.StringIO())
+    print_regress(console, found)
+    for text in (console.export_text(), outcome.markdown(found), outcome.junit(found)):
+        assert "not alike: precision: the baseline has fp16, the candidate fp32" in text
 
 
 def test_markdown_has_a_row_for_each_gate_and_nothing_breaks_it() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mlpdeploy.evidence.report import REFUSALS, build_command, report
+from mlpdeploy.evidence.report import REFUSALS, report
 from tests.evidence import documents
 
 MANIFEST: dict[str, Any] = {
@@ -83,9 +83,9 @@ def test_weights_from_a_checkpoint_are_not_shouted() -> None:
 def test_an_engine_that_did_not_run_is_never_reported_as_passed() -> None:
     text = report(MANIFEST, VERIFICATION)
     assert "**passed (engine not executed)**" in text
-    assert "| engine | not executed |  | 1e-02 |  | 1.0 |" in text
+    assert "| engine | not executed |  | 1e-02 |  |  | 1.0 |" in text
     assert "- engine: built, not executed: no NVIDIA GPU" in text
-    assert "| typed graph, PyTorch | passed | 7.1e-04 | 1e-02 | (75%) | 1.0 |" in text
+    assert "| typed graph, PyTorch | passed | 7.1e-04 | 1e-02 |  | (75%) | 1.0 |" in text
     assert "random, seed 3" in text
 
 
@@ -127,12 +127,11 @@ def test_many_refusals_are_cut_and_counted() -> None:
 
 @pytest.mark.parametrize("checkpoint", [None, "my weights.pth"])
 def test_the_command_reproduces_the_selection(checkpoint: str | None) -> None:
-    command = build_command(MANIFEST["selection"] | {"checkpoint": checkpoint})
+    text = report(MANIFEST | {"selection": MANIFEST["selection"] | {"checkpoint": checkpoint}})
     expected = f" --checkpoint '{checkpoint}'" if checkpoint else ""
-    assert command == (
-        f"mlpdeploy build vip_s7 --precision fp16 --backend tensorrt-rtx --batch 1:8:32{expected} --io fp32 --seed 3 "
-        "--gpu sm86,sm89 --disable-rule project_tokens"
-    )
+    engine = f"vip_s7 --precision fp16 --backend tensorrt-rtx --batch 1:8:32{expected}"
+    rest = "--gpu sm86,sm89 --seed 3 --disable-rule project_tokens"
+    assert text.endswith(f"```sh\nmlpdeploy build {engine} {rest}\nmlpdeploy verify {engine} {rest}\n```\n")
 
 
 def test_the_plugin_is_an_option_of_the_build_and_not_of_the_verification() -> None:

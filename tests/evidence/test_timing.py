@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import json
 import os
 import time
@@ -7,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from mlpdeploy.evidence.timing import FASTER, SLOWER, UNDECIDED, Timings, measure, pinned
+from mlpdeploy.evidence.timing import FASTER, SLOWER, UNDECIDED, Timings, measure, pinned, settled
 
 
 def timings(**medians: float) -> Timings:
@@ -64,6 +65,15 @@ def test_the_table_is_json_and_says_what_it_was_compared_with() -> None:
 def test_nothing_to_time_is_an_error(bad: tuple[dict, list, int]) -> None:
     with pytest.raises(ValueError, match="at least one"):
         measure(bad[0], bad[1], rounds=bad[2])
+
+
+def test_what_lives_already_is_looked_at_once_and_not_before_each_measurement() -> None:
+    assert gc.get_freeze_count() == 0
+    with settled():
+        with settled():
+            pass
+        assert gc.get_freeze_count() > 1000
+    assert gc.get_freeze_count() == 0
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system does not pin threads")

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mlpdeploy.errors import NetworkError
-from mlpdeploy.graph.origin import network_of
+from mlpdeploy.graph.place import network_of
 from mlpdeploy.graph.trace import trace
 
 

@@ -11,7 +11,7 @@ from proof import assert_same, prove, randomised, specs, targets
 from torch import Tensor, nn
 
 from mlpdeploy.errors import NetworkError
-from mlpdeploy.graph.origin import network_of
+from mlpdeploy.graph.place import network_of
 from mlpdeploy.graph.rewrite import rewrite
 from mlpdeploy.graph.trace import TensorSpec, trace
 
@@ -220,13 +220,13 @@ class Counts(nn.Module):
         self.register_buffer("calls", torch.zeros(1))
 
     def forward(self, x: Tensor) -> Tensor:
-        self.calls += 1
+        self.calls += 1  # here
         return x * self.calls
 
 
 class WritesInput(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        x += 1
+        x += 1  # here
         return x
 
 
@@ -243,8 +243,6 @@ UNFIT: list[tuple[type[nn.Module], str]] = [
     (WithNumber, "must return tensors only"),
     (WithBatch, "must return tensors only"),
     (Nothing, "must return tensors only"),
-    (Counts, "writes into 'calls'"),
-    (WritesInput, "writes into 'image'"),
     (TwoInputs, "cannot trace TwoInputs: TypeError: missing a required argument: 'y'"),
 ]
 
@@ -256,6 +254,21 @@ def test_refuses_what_is_no_batched_function(
     text = _message(kind(), capfd).replace("'x'", "'image'")
     assert reason in text
     assert "trace.py, line" not in text
+
+
+class WritesView(Counts):
+    def forward(self, x: Tensor) -> Tensor:
+        first = self.calls[:1]
+        first.mul_(2)  # here
+        return x + self.calls
+
+
+@pytest.mark.parametrize(("kind", "what"), [(Counts, "calls"), (WritesInput, "image"), (WritesView, "calls")])
+def test_names_the_line_that_writes_into_an_input_or_a_buffer(
+    kind: type[nn.Module], what: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    text = _message(kind(), capfd).replace("'x'", "'image'")
+    assert f"writes into '{what}', in module '(root)' (test_trace.py, line {_marked(kind)})" in text
 
 
 # What can be traced.

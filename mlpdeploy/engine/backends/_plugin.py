@@ -10,9 +10,9 @@ import contextlib
 import functools
 import importlib
 import importlib.util
-import statistics
 import types
 from collections.abc import Callable, Mapping
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import onnx
@@ -149,7 +149,7 @@ def milliseconds(plans: Mapping[str, bytes], inputs: Mapping[str, Any]) -> dict[
                 runner.infer(dict(inputs), check_inputs=False)
                 if turn >= WARMUP:
                     taken[name].append(1e3 * runner.last_inference_time())
-    return {name: statistics.median(times) for name, times in taken.items()}
+    return {name: median(times) for name, times in taken.items()}
 
 
 def _calls(model: onnx.ModelProto) -> list[onnx.NodeProto]:

@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from mlpdeploy.engine.backends._base import EngineBackend, Signature, missing, one_line
@@ -113,8 +114,7 @@ class OnnxRuntime(EngineBackend):
             name, found = str(event.get("name")).rpartition("_kernel_time")[::2]
             if event.get("cat") == "Node" and not found:
                 kernels.setdefault((str(event["args"]["op_name"]), name), []).append(event["dur"] * 1e-6)
-        middle = {key: sorted(times)[len(times) // 2] for key, times in kernels.items()}
-        return tuple(LayerTime(kind, seconds, (name,)) for (kind, name), seconds in middle.items())
+        return tuple(LayerTime(kind, median(times), (name,)) for (kind, name), times in kernels.items())
 
 
 BACKEND = OnnxRuntime()

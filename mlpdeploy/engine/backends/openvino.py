@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from mlpdeploy.engine.backends._base import EngineBackend, Signature, missing, one_line
@@ -131,7 +132,7 @@ class OpenVino(EngineBackend):
         for name in reversed(rows):
             own = (name, *origins.get(name, ()))
             named.insert(0, own if any("/" in one for one in own) or not named else own + named[0])
-        middle = [sorted(times)[len(times) // 2] for times in seconds.values()]
+        middle = map(median, seconds.values())
         return tuple(LayerTime(k, s, n) for k, s, n in zip(rows.values(), middle, named, strict=True))
 
 

@@ -16,7 +16,15 @@ from mlpdeploy.evidence.blocks import Block, block
 from mlpdeploy.evidence.report import REFUSALS, reproduction
 from mlpdeploy.evidence.times import Times, kind_of, times
 from mlpdeploy.evidence.verdicts import command, speedup, title, verdicts
-from mlpdeploy.evidence.words import PHASES, clock_notes, device_rows, int8_facts, launches_text
+from mlpdeploy.evidence.words import (
+    EXTREME,
+    PHASES,
+    clock_notes,
+    device_rows,
+    extreme_rows,
+    int8_facts,
+    launches_text,
+)
 
 Document = Mapping[str, Any]
 
@@ -64,6 +72,8 @@ def page(
         precisions=precisions(outlines["after"]) if outlines else [],
         speedup=speedup,
         phases=PHASES,
+        extremes=extreme_rows(verification["stages"]) if verification else ([], []),
+        extreme_words=EXTREME,
         device_rows=device_rows(bench["measurements"]) if bench else [],
         clock_notes=clock_notes(bench["measurements"]) if bench else [],
         command=lambda verb: command(manifest, verb),

@@ -1,0 +1,197 @@
+"""One session of `mlpdeploy bench`: the artifact, its network, and the engines that are built to be held against it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlpdeploy import pipeline, store
+from mlpdeploy.engine.backend import Backend
+from mlpdeploy.engine.backends._base import one_line
+from mlpdeploy.errors import MachineLacks
+from mlpdeploy.progress import Stages
+from mlpdeploy.selection import Selection
+from mlpdeploy.session import built_copy
+from mlpdeploy.store import Artifact
+
+if TYPE_CHECKING:
+    from mlpdeploy.evidence import timing
+    from mlpdeploy.evidence.bench import Credit, Layers
+    from mlpdeploy.evidence.contenders import Contender as Rival
+    from mlpdeploy.evidence.contenders import Loadable
+    from mlpdeploy.source import Source
+
+AGAINST = ("eager", "compile", "export")
+SITTINGS = 10
+PROFILED = 10
+"""Runs that per-layer times are the median of."""
+
+
+class Session:
+    """One measuring session: the artifact, its network, and the engines that are built to be held against it."""
+
+    def __init__(
+        self,
+        artifact: Artifact,
+        selection: Selection,
+        backend: Backend,
+        source: Source,
+        threads: int,
+        folder: Path,
+        stages: Stages,
+    ) -> None:
+        from mlpdeploy.evidence.contenders import Loadable
+
+        self.artifact, self.selection, self.backend, self.source = artifact, selection, backend, source
+        self.threads, self.folder, self.stages = threads, folder, stages
+        self.specs = source.specs()
+        # What an engine in INT8 is held against computes in the precision of what lies between its products.
+        self.precision = backend.beside_int8 or "fp32" if selection.precision == "int8" else selection.precision
+        self.engine = Loadable(backend, artifact.engine, artifact.manifest["facts"]).on(threads)
+        self.export: Loadable | None = None
+
+    def rivals(
+        self, against: Sequence[str] | None, others: Mapping[str, Selection]
+    ) -> tuple[list[Rival], dict[str, str]]:
+        """The engine, and behind it what `against` names; and of AGAINST what cannot run here, with the reason."""
+        from mlpdeploy.evidence import contenders
+        from mlpdeploy.evidence.bench import COMPILE, EAGER, ENGINE, EXPORT
+
+        what = f"{self.source.recipe.name} {self.selection.precision} with {self.backend.name}"
+        found, left_out = [contenders.engine(ENGINE, ENGINE, what, self.engine, self.specs)], {}
+        for name in dict.fromkeys(AGAINST if against is None else against):
+            lacking = _no_compiler() if name == COMPILE else None
+            if lacking is not None and against is not None:
+                raise MachineLacks(f"torch.compile cannot run on this machine: {lacking}")
+            if lacking is not None:
+                left_out[name] = lacking
+            elif name == EAGER:
+                found.append(contenders.eager(self.source.network, self.specs, *self._torch()))
+            elif name == COMPILE:
+                found.append(contenders.compiled(self.source.network, self.specs, *self._torch()))
+            elif name == EXPORT:
+                found.append(self._export())
+            else:
+                found.append(self._other(others[name]))
+        return found, left_out
+
+    def measure(self, rivals: Sequence[Rival], sizes: Sequence[int], seconds: float) -> dict[int, timing.Timings]:
+        """All contenders at each size, interleaved, in several sittings."""
+        from mlpdeploy.evidence.contenders import sittings
+
+        return sittings(rivals, sizes, SITTINGS, seconds, self.selection.seed, self.stages)
+
+    def roofline(self, taken: Mapping[int, timing.Timings]) -> Any:
+        """The machine's rates and what they mean for this network."""
+        from mlpdeploy.evidence.roofline import roofline
+
+        medians = {s: {n: 1e3 * t.latency(n).median for n in t.seconds} for s, t in taken.items()}
+        executed = str(self.engine.facts.get("executed", ""))
+        outputs = pipeline.trace_network(self.source, self.stages).outputs
+        device = self._torch()[1]
+        return roofline(
+            self.source.network, self.specs, outputs, self.precision, executed, self.threads, device, medians
+        )
+
+    def layers(self, size: int) -> Layers:
+        """Times by module of our engine, and of the plain export where it was built."""
+        import onnx
+
+        from mlpdeploy.evidence.bench import Layers
+
+        after = self._profile(self.engine, onnx.load(self.artifact.model), size)
+        if isinstance(after, str):
+            return Layers(None, None, after)
+        if self.export is None:
+            return Layers(None, after, "the plain export was not among the contenders")
+        before = self._profile(self.export, onnx.load(self.export.engine.parent / store.MODEL), size)
+        return Layers(None, after, before) if isinstance(before, str) else Layers(before, after)
+
+    def without_rules(self) -> dict[str, Rival]:
+        """The engine without each rule that fired, by the rule's name."""
+        from mlpdeploy.engine.emit import emit
+        from mlpdeploy.evidence import contenders
+
+        traced, found = pipeline.trace_network(self.source, self.stages), {}
+        for rule in (rule["name"] for rule in self.artifact.manifest["rules"] if rule["fired"]):
+            without = replace(self.selection, disabled_rules=(*self.selection.disabled_rules, rule))
+            emitted = emit(pipeline.compile_network(traced, without, self.stages).typed)
+            built = self._built(f"without-{rule}", emitted)
+            found[rule] = contenders.engine(rule, "rule", f"without {rule}", built, self.specs)
+        return found
+
+    def credit(self, without: Mapping[str, Rival], size: int, seconds: float) -> tuple[Credit, ...]:
+        """What each rule is worth: the engine without it against the engine, with a budget of their own."""
+        from mlpdeploy.evidence import contenders
+        from mlpdeploy.evidence.bench import ENGINE, Credit
+
+        rivals = [contenders.engine(ENGINE, ENGINE, "every rule", self.engine, self.specs), *without.values()]
+        with self.stages("credit"):
+            taken = contenders.sittings(rivals, [size], SITTINGS, seconds, self.selection.seed, self.stages)[size]
+        fired = {rule["name"]: rule["fired"] for rule in self.artifact.manifest["rules"]}
+        return tuple(Credit(rule, fired[rule], size, taken.ratio(rule, ENGINE)) for rule in without)
+
+    def _torch(self) -> tuple[Any, str]:
+        """Dtype and device that PyTorch is timed with: the engine's on a GPU, float32 on a CPU."""
+        import torch
+
+        from mlpdeploy.engine.plain import DTYPES
+
+        on_gpu = "tensorrt" in self.backend.name or self.engine.facts.get("device") == "cuda"
+        if on_gpu and torch.cuda.is_available():
+            return DTYPES[self.precision], "cuda"
+        return torch.float32, "cpu"
+
+    def _export(self) -> Rival:
+        from mlpdeploy.engine.plain import plain
+        from mlpdeploy.evidence import contenders
+        from mlpdeploy.evidence.bench import EXPORT
+
+        with self.stages("plain export"):
+            emitted = plain(self.source.network, self.specs, self.precision)
+            self.export = self._built(EXPORT, emitted)
+        what = f"the plain export in {self.precision} with {self.backend.name}, no rule"
+        return contenders.engine(EXPORT, EXPORT, what, self.export, self.specs)
+
+    def _other(self, other: Selection) -> Rival:
+        from mlpdeploy.evidence import contenders
+
+        _, artifact = built_copy(other, self.folder / other.folder_name, self.stages.listener)
+        specs = pipeline.load(other, self.stages).specs()
+        loadable = contenders.Loadable(self.backend, artifact.engine, artifact.manifest["facts"]).on(self.threads)
+        what = f"{other.name} {other.precision} with {self.backend.name}"
+        return contenders.engine(other.name, "recipe", what, loadable, specs)
+
+    def _built(self, name: str, emitted: Any) -> Loadable:
+        import onnx
+
+        from mlpdeploy.evidence import contenders
+
+        emitted = replace(emitted, model=self.backend.prepare(emitted.model))
+        folder = self.folder / name
+        built = contenders.build(self.backend, emitted, self.precision, self.selection.profile, folder, self.stages)
+        onnx.save(emitted.model, folder / store.MODEL)
+        return built.on(self.threads)
+
+    def _profile(self, loadable: Loadable, model: Any, size: int) -> Any:
+        from mlpdeploy.evidence.contenders import engine, prepared
+        from mlpdeploy.evidence.layers import by_module
+
+        one = engine("profiled", "engine", "", loadable, self.specs)
+        inputs = prepared([one], size, self.selection.seed)[one.name][:PROFILED]
+        try:
+            layers = self.backend.profile(loadable.engine, loadable.facts, inputs)
+        except (OSError, ValueError) as error:  # a profile that goes through a file finds no room for it
+            return f"the profile was not written whole: {one_line(error)}"
+        if isinstance(layers, str):
+            return layers
+        return by_module(layers, {node.name for node in model.graph.node}, size, self.backend.name)
+
+
+def _no_compiler() -> str | None:
+    if any(map(shutil.which, ("g++", "clang++", "cl"))):
+        return None
+    return "it needs a C++ compiler; install g++ (Debian, Ubuntu: apt-get install g++)"

@@ -1,0 +1,104 @@
+"""Temporary folders and files: each is held by a lock while its run lives, so a later run knows which ones are dead."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import stat
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows, where nothing that is open can be removed
+    fcntl = None  # type: ignore[assignment]
+
+PREFIX = "mlpdeploy-baseline-"
+_LOCK = ".held"
+_LONG = 3600.0
+"""Seconds after which a folder that nobody has taken hold of is dead: its run was killed between two steps."""
+
+
+@contextmanager
+def workplace() -> Iterator[Path]:
+    """A temporary folder that goes away behind the body; first those go that runs left which were killed."""
+    from filelock import FileLock
+
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        if is_dead(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True) as made, FileLock(Path(made) / _LOCK):
+        yield Path(made)
+
+
+def is_dead(folder: Path) -> bool:
+    """Whether nobody works in a folder of `workplace` any more; where that cannot be told, somebody does."""
+    from filelock import FileLock, Timeout
+
+    try:
+        found = folder.lstat()
+        # What another user put there is not to be followed.
+        if not stat.S_ISDIR(found.st_mode) or (os.name == "posix" and found.st_uid != os.getuid()):
+            return False
+        if not (folder / _LOCK).exists():
+            return time.time() - found.st_mtime > _LONG
+        with FileLock(folder / _LOCK, timeout=0):
+            return True
+    except FileNotFoundError:
+        return True
+    except (OSError, Timeout):
+        return False
+
+
+@contextmanager
+def temporary(path: Path) -> Iterator[Path]:
+    """A file beside `path` that is to take its place; where it does not, it goes away behind the body.
+
+    First those go that writers of `path` left which were killed. Raises OSError.
+    """
+    clear(path.parent, path.name)
+    descriptor, made = _held(path)
+    try:
+        yield made
+    finally:
+        os.close(descriptor)
+        made.unlink(missing_ok=True)
+
+
+def clear(folder: Path, name: str | None = None) -> None:
+    """Remove what killed writers of a file left in a folder; of any file where none is named."""
+    pattern = re.compile(rf"\.{'.+' if name is None else re.escape(name)}\.[0-9a-f]{{32}}")
+    for left in folder.glob(".*"):
+        if pattern.fullmatch(left.name):
+            with suppress(OSError):
+                _remove_dead(left)
+
+
+def _held(path: Path) -> tuple[int, Path]:
+    """A new file beside `path`, open and locked; another one where it was taken for a dead writer's before that."""
+    while True:
+        made = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+        descriptor = os.open(made, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        if fcntl is not None:
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if made.exists():
+            return descriptor, made
+        os.close(descriptor)
+
+
+def _remove_dead(left: Path) -> None:
+    """Remove a file that no writer holds. Raises OSError where one does."""
+    if fcntl is None or not stat.S_ISREG(left.lstat().st_mode):
+        return
+    descriptor = os.open(left, os.O_RDONLY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        left.unlink()
+    finally:
+        os.close(descriptor)
