@@ -61,7 +61,8 @@ class Recipe:
 
     `input_shape` is (channels, height, width) and empty where only the built network knows it (see `complete`), or
     where `inputs` says more: a network of one image leaves `inputs` empty. `checkpoint` names a function that reads
-    the authors' state dict (see `checkpoint.translate`); without it their keys are the network's own. `gmacs` counts
+    the authors' state dict (see `checkpoint.translate`); without it their keys are the network's own. `alike` names the
+    recipes whose checkpoints have the same keys and shapes, so that nothing in one tells which it is of. `gmacs` counts
     matrix products and convolutions at batch 1, in 1e9 multiply-accumulates. `rules` gives for each rewrite rule how
     often it fires. A network that does not classify has `num_classes` None (0 in the file). Facts that nobody published
     or counted are None. Of a network of one's own nobody knows how its images are `prepared`, unless it says so: mean,
@@ -87,6 +88,7 @@ class Recipe:
     aliases: tuple[str, ...] = ()
     gelu: Literal["erf", "tanh"] | None = None
     checkpoint: str | None = None
+    alike: tuple[str, ...] = ()
     inputs: tuple[Input, ...] = ()
     rules: Mapping[str, int] = field(default_factory=dict)
     prepared: bool = True

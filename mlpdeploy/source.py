@@ -141,12 +141,16 @@ def source_of(
     recipe = find(name)
     _check(recipe, checkpoint, image_size, num_classes, pretrained, input_shape)
     network, classes, notes = _network(_wish(recipe, seed, image_size, num_classes, pretrained), checkpoint)
+    if checkpoint is not None and recipe.alike:
+        others = " and ".join(recipe.alike)
+        told = f"checkpoints of {others} have the same keys and shapes: nothing tells that this is {recipe.name}"
+        notes = (told, *notes)
     if classes is not None:
         notes = (f"{classes} classes, as in the checkpoint", *notes)
     known = complete(
         recipe, network, image_size=image_size, input_shape=input_shape, num_classes=num_classes or classes
     )
-    return Source(known, network, notes)
+    return Source(known, network, tuple(notes))
 
 
 def complete(

@@ -79,6 +79,15 @@ class Editor:
             return node
         return self.call(aten.permute.default, (node, list(order)), origin=origin)
 
+    def project(self, node: fx.Node, dim: int, matrix: torch.Tensor, name: str, *, origin: fx.Node) -> fx.Node:
+        """The axis `dim` of `node` multiplied with a constant matrix (out, in); the other axes stay alone."""
+        rank = node.meta["val"].dim()
+        order = [*(one for one in range(rank) if one != dim), dim]
+        constant = self.constant(matrix.to(node.meta["val"].dtype), name, origin=origin)
+        moved = self.permute(node, order, origin=origin)
+        result = self.call(aten.linear.default, (moved, constant), origin=origin)
+        return self.permute(result, [order.index(one) for one in range(rank)], origin=origin)
+
     def arguments(self, shape: Sequence[Size], origin: fx.Node) -> list[Any]:
         """A shape as arguments of reshape: -1 for the symbolic size, graph nodes for any further ones."""
         result: list[Any] = []

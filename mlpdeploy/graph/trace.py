@@ -15,6 +15,7 @@ from mlpdeploy.graph.guards import require_symbolic_batch
 from mlpdeploy.graph.place import apart, around_trace, blame, place_of, placeholders
 from mlpdeploy.graph.quiet import quiet
 from mlpdeploy.graph.regions import inline_regions
+from mlpdeploy.graph.strides import resolve_strides
 from mlpdeploy.guest import guest
 
 TRACE_BATCH = 3
@@ -92,6 +93,7 @@ def trace(network: nn.Module, inputs: Sequence[TensorSpec], batches: Iterable[in
     inline_regions(module, type(network).__name__)
     module.graph.set_codegen(fx.graph.CodeGen())
     _restore_batch_norms(module.graph)
+    resolve_strides(module, type(network).__name__)
     _free_of_strides(module.graph)
     _require_no_state(network, exported, program)
     _require_known_values(network, module)

@@ -6,6 +6,8 @@ a layer by numbers that a grid of its own holds for the place of the point (bili
     image:  h = relu(gamma(p) * norm(W h + b) + beta(p)),   out = sigmoid(W h + b),   first h = (sin, cos)(sigma P p)
     1-D:    h = gamma(p) * (W h + b) + beta(p),             out = W h + b,            first h = p or its encoding
 
+The baselines have gamma = 1 and beta = 0, and that of the image does not normalise.
+
 `norm` subtracts the mean over a point's own features and divides by their deviation. The first axis of every input is
 the points, and any axes before the last are. The names of the parameters are those of the authors' checkpoints.
 """
@@ -102,24 +104,29 @@ class Octaves(nn.Module):
 
 
 class LineField(nn.Module):
-    """A function of one number: points (..., 1) in [0, 1] to values (..., 1); with `encoded` of its octaves."""
+    """A function of one number: points (..., 1) in [0, 1] to values (..., 1).
 
-    def __init__(self, encoded: bool) -> None:
+    With `encoded` of its octaves, with `modulated` the layers have grids.
+    """
+
+    def __init__(self, encoded: bool, modulated: bool = True) -> None:
         super().__init__()
         self.time_encoder = Octaves() if encoded else None
         widths = (1 + 2 * OCTAVES if encoded else 1, LINE_HIDDEN, LINE_HIDDEN, LINE_HIDDEN)
         self.net = nn.ModuleList(nn.Linear(width, LINE_HIDDEN) for width in widths)
         self.net_last = nn.Linear(LINE_HIDDEN, 1)
         line = torch.cat([torch.ones(1, 1, 64, 1), torch.zeros(1, 1, 64, 1)], 1)
-        self.affine = nn.ParameterList(line.clone() for _ in widths)
+        self.affine = nn.ParameterList(line.clone() for _ in widths) if modulated else None
 
     def forward(self, points: Tensor) -> Tensor:
         x = points if self.time_encoder is None else self.time_encoder(points)
         # The grid has one column, whose middle is 0.5.
         place = torch.cat([torch.full_like(points, 0.5), points], -1)
-        for layer, affine in zip(self.net, self.affine, strict=True):
-            scale, shift = sample(affine, place, "zeros")
-            x = layer(x) * scale + shift
+        for index, layer in enumerate(self.net):
+            x = layer(x)
+            if self.affine is not None:
+                scale, shift = sample(self.affine[index], place, "zeros")
+                x = x * scale + shift
         return self.net_last(x)
 
 
@@ -141,3 +148,13 @@ def cam_1d_cam() -> LineField:
 def cam_1d_cam_pe() -> LineField:
     """A line with modulation and positional encoding: 0.02 M parameters."""
     return LineField(encoded=True)
+
+
+def cam_1d_pe() -> LineField:
+    """The baseline of a line with positional encoding, without modulation: 0.01 M parameters."""
+    return LineField(encoded=True, modulated=False)
+
+
+def cam_1d_noenc() -> LineField:
+    """The baseline of a line without either: 0.01 M parameters."""
+    return LineField(encoded=False, modulated=False)

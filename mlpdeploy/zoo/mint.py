@@ -1,17 +1,17 @@
 """Minimal transformers: reducing the transformer architecture to a minimum, Bermeitinger et al. 2024, arXiv 2410.13732.
 
 Notation: `b` batch, `t` tokens (a class token, then patches), `c` channels, `h` heads of `d` channels. Encoders of
-attention alone, without feed-forward layers: x = norm_1(x + attention(x)), norms after the sum. With
-weights = softmax(scores / sqrt d) over the tokens:
+attention, x = norm_1(x + attention(x)), and where there is a feed-forward layer x = norm_2(x + mlp(x)), norms after the
+sum. With weights = softmax(scores / sqrt d) over the tokens:
 
     unchanged     scores = (W_q x)(W_k x)^T       attention = W_o (weights (W_v x))
     wqk           scores = (W_qk x) x^T           attention = W_o (weights (W_v x))       one head
     wqk_nowvwo    scores = (W_qk x) x^T           attention = weights x                   one head
     symmetry      scores = x_h L_h L_h^T x_h^T    attention = W_o (weights (W_v x))       L_h lower triangular, packed
 
-Every layer has a norm_2, which the authors apply after a feed-forward layer; without one it is in the checkpoint and
-does nothing. The names of the parameters are those of the public implementation by A. Badaoui, whose CIFAR-10
-settings these are; the paper's authors published none.
+Every layer has a norm_2; without a feed-forward layer it is in the checkpoint and does nothing. The number of heads of
+`unchanged` is in no checkpoint. The names of the parameters are those of the public implementation by A. Badaoui, whose
+CIFAR-10 settings these are; the paper's authors published none.
 """
 
 from __future__ import annotations
@@ -71,17 +71,26 @@ class SelfAttention(nn.Module):
         return x.reshape(b, t, self.heads, c // self.heads).transpose(1, 2)
 
 
-class EncoderLayer(nn.Module):
-    """norm1(x + attention(x)); (b, t, c) to the same."""
+class Mlp(nn.Sequential):
+    """Two linear layers as wide as what they read, a GELU between them; (b, t, c) to the same."""
 
-    def __init__(self, dim: int, heads: int, kind: Kind) -> None:
+    def __init__(self, dim: int) -> None:
+        super().__init__(nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, dim))
+
+
+class EncoderLayer(nn.Module):
+    """norm1(x + attention(x)), and norm2(x + mlp(x)) of it where there is an MLP; (b, t, c) to the same."""
+
+    def __init__(self, dim: int, heads: int, kind: Kind, with_mlp: bool) -> None:
         super().__init__()
         self.self_attn = SelfAttention(dim, heads, kind)
         self.norm1 = nn.LayerNorm(dim)
         self.norm2 = nn.LayerNorm(dim)
+        self.mlp = Mlp(dim) if with_mlp else None
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm1(x + self.self_attn(x))
+        x = self.norm1(x + self.self_attn(x))
+        return x if self.mlp is None else self.norm2(x + self.mlp(x))
 
 
 class PatchEmbedding(nn.Module):
@@ -102,9 +111,9 @@ class PatchEmbedding(nn.Module):
 class Encoder(nn.Module):
     """Layers one after the other; (b, t, c) to the same."""
 
-    def __init__(self, depth: int, dim: int, heads: int, kind: Kind) -> None:
+    def __init__(self, depth: int, dim: int, heads: int, kind: Kind, with_mlp: bool) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(EncoderLayer(dim, heads, kind) for _ in range(depth))
+        self.layers = nn.ModuleList(EncoderLayer(dim, heads, kind, with_mlp) for _ in range(depth))
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers:
@@ -123,6 +132,7 @@ class MinimalTransformer(nn.Module):
         self,
         kind: Kind,
         heads: int = 1,
+        with_mlp: bool = False,
         depth: int = 6,
         dim: int = 64,
         patch_size: int = 8,
@@ -136,7 +146,7 @@ class MinimalTransformer(nn.Module):
         if dim % heads or (heads != 1 and kind in ("wqk", "wqk_nowvwo")):
             raise ValueError(f"{heads} heads do not fit {kind} attention over {dim} channels")
         self.embedding = PatchEmbedding(dim, patch_size, (image_size // patch_size) ** 2, in_chans)
-        self.transformer_encoder = Encoder(depth, dim, heads, kind)
+        self.transformer_encoder = Encoder(depth, dim, heads, kind, with_mlp)
         self.classifier = nn.Linear(dim, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -151,6 +161,21 @@ def mint_unchanged(num_classes: int = 10, image_size: int = SIZE) -> MinimalTran
     return _fixed("unchanged", 4, image_size, num_classes)
 
 
+def mint_unchanged_1_head(num_classes: int = 10, image_size: int = SIZE) -> MinimalTransformer:
+    """Attention as it was, one head, without feed-forward layers: 0.12 M parameters."""
+    return _fixed("unchanged", 1, image_size, num_classes)
+
+
+def mint_unchanged_mlp(num_classes: int = 10, image_size: int = SIZE) -> MinimalTransformer:
+    """Attention as it was, four heads, and feed-forward layers: 0.17 M parameters."""
+    return _fixed("unchanged", 4, image_size, num_classes, with_mlp=True)
+
+
+def mint_unchanged_mlp_1_head(num_classes: int = 10, image_size: int = SIZE) -> MinimalTransformer:
+    """Attention as it was, one head, and feed-forward layers: 0.17 M parameters."""
+    return _fixed("unchanged", 1, image_size, num_classes, with_mlp=True)
+
+
 def mint_wqk(num_classes: int = 10, image_size: int = SIZE) -> MinimalTransformer:
     """Query and key as one matrix: 0.09 M parameters."""
     return _fixed("wqk", 1, image_size, num_classes)
@@ -161,12 +186,22 @@ def mint_wqk_nowvwo(num_classes: int = 10, image_size: int = SIZE) -> MinimalTra
     return _fixed("wqk_nowvwo", 1, image_size, num_classes)
 
 
+def mint_wqk_nowvwo_mlp(num_classes: int = 10, image_size: int = SIZE) -> MinimalTransformer:
+    """Query and key as one matrix, no value and output matrices, and feed-forward layers: 0.09 M parameters."""
+    return _fixed("wqk_nowvwo", 1, image_size, num_classes, with_mlp=True)
+
+
 def mint_symmetry(num_classes: int = 10, image_size: int = SIZE) -> MinimalTransformer:
     """Query and key as one symmetric matrix for each of four heads: 0.07 M parameters."""
     return _fixed("symmetry", 4, image_size, num_classes)
 
 
-def _fixed(kind: Kind, heads: int, image_size: int, num_classes: int) -> MinimalTransformer:
+def mint_symmetry_1_head(num_classes: int = 10, image_size: int = SIZE) -> MinimalTransformer:
+    """Query and key as one symmetric matrix: 0.08 M parameters."""
+    return _fixed("symmetry", 1, image_size, num_classes)
+
+
+def _fixed(kind: Kind, heads: int, image_size: int, num_classes: int, with_mlp: bool = False) -> MinimalTransformer:
     if image_size != SIZE:
         raise ValueError(f"its weights depend on the position: {image_size} was asked for, only {SIZE} fits")
-    return MinimalTransformer(kind, heads, image_size=image_size, num_classes=num_classes)
+    return MinimalTransformer(kind, heads, with_mlp, image_size=image_size, num_classes=num_classes)

@@ -1,7 +1,8 @@
 """Wave-MLP: an image patch is a wave, phase-aware vision MLP, Tang et al. 2021, arXiv 2111.12294.
 
-Every token is a wave with an amplitude and a phase `theta`, both projections of the token, and is told as its real and
-its imaginary part. Along the width (and likewise along the height) the tokens of a window of 7 are summed:
+Every token is a wave with an amplitude and a phase, both made of the token, and is told as its real and its imaginary
+part; theta = relu(batch_norm(conv(x))). Along the width (and likewise along the height) the tokens of a window of 7 are
+summed:
 
     u             = [fc(x) cos(theta(x)), fc(x) sin(theta(x))]                      2c channels
     y[k, i, j]    = sum over r in {0, 1}, t in -3..3 of W[k, r, t] u[2k + r, i, j + t]
@@ -68,9 +69,9 @@ class PATM(nn.Module):
 
 
 def _phase(dim: int, depthwise: bool) -> nn.Sequential:
-    """How a token's phase is found: (b, dim, h, w) to the same."""
+    """How a token's phase, which is never negative, is found: (b, dim, h, w) to the same."""
     projection = nn.Conv2d(dim, dim, 3, padding=1, groups=dim, bias=False) if depthwise else nn.Conv2d(dim, dim, 1)
-    return nn.Sequential(projection, nn.BatchNorm2d(dim))
+    return nn.Sequential(projection, nn.BatchNorm2d(dim), nn.ReLU())
 
 
 def _wave(amplitude: Tensor, phase: Tensor) -> Tensor:
@@ -94,12 +95,12 @@ class WaveBlock(nn.Module):
 
 
 class Embed(nn.Module):
-    """A strided convolution of overlapping patches, and BatchNorm where it is used: (b, c, h, w) to (b, c', h', w')."""
+    """A strided convolution of overlapping patches, and a norm if there is one: (b, c, h, w) to (b, c', h', w')."""
 
     def __init__(self, dim: int, out: int, kernel: int, stride: int, padding: int, norm: Norm) -> None:
         super().__init__()
         self.proj = nn.Conv2d(dim, out, kernel, stride, padding)
-        self.norm = norm(out) if norm is nn.BatchNorm2d else nn.Identity()
+        self.norm = norm(out)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.norm(self.proj(x))
@@ -109,7 +110,7 @@ class WaveNet(nn.Module):
     """The classifier: images (b, 3, h, w) of at least 3x3 to logits (b, num_classes).
 
     `layers`, `dims` and `mlp_ratios` have one entry per stage; a strided convolution halves the grid between stages.
-    `norm`: BatchNorm, or `group_norm`, with which the patch embeddings have no normalisation.
+    `norm`: BatchNorm or `group_norm`; `embed_norm` is that behind the strided convolutions, where it is another one.
     Raises ValueError where an image is smaller than the patches of the first embedding allow.
     """
 
@@ -120,18 +121,20 @@ class WaveNet(nn.Module):
         mlp_ratios: Sequence[int] = (4, 4, 4, 4),
         norm: Norm = nn.BatchNorm2d,
         depthwise: bool = False,
+        embed_norm: Norm | None = None,
         image_size: int = 224,
         num_classes: int = 1000,
     ) -> None:
         super().__init__()
         _check_size(image_size, image_size)
-        self.patch_embed = Embed(3, dims[0], kernel=7, stride=4, padding=2, norm=norm)
+        between = norm if embed_norm is None else embed_norm
+        self.patch_embed = Embed(3, dims[0], kernel=7, stride=4, padding=2, norm=between)
         network: list[nn.Module] = []
         for stage, (depth, dim) in enumerate(zip(layers, dims, strict=True)):
             blocks = (WaveBlock(dim, mlp_ratios[stage], norm, depthwise) for _ in range(depth))
             network.append(nn.Sequential(*blocks))
             if stage < len(layers) - 1:
-                network.append(Embed(dim, dims[stage + 1], kernel=3, stride=2, padding=1, norm=norm))
+                network.append(Embed(dim, dims[stage + 1], kernel=3, stride=2, padding=1, norm=between))
         self.network = nn.ModuleList(network)
         self.norm = norm(dims[-1])
         self.head = nn.Linear(dims[-1], num_classes)
@@ -165,12 +168,16 @@ def wavemlp_s(num_classes: int = 1000, image_size: int = 224) -> WaveNet:
 
 
 def wavemlp_m(num_classes: int = 1000, image_size: int = 224) -> WaveNet:
-    """Wave-MLP-M: 44.1 M parameters, GroupNorm."""
+    """Wave-MLP-M: 44.1 M parameters, GroupNorm, none behind the strided convolutions."""
     return WaveNet(
-        (3, 4, 18, 3), mlp_ratios=(8, 8, 4, 4), norm=group_norm, image_size=image_size, num_classes=num_classes
-    )
+        (3, 4, 18, 3), mlp_ratios=(8, 8, 4, 4), norm=group_norm, embed_norm=nn.Identity,
+        image_size=image_size, num_classes=num_classes,
+    )  # fmt: skip
 
 
 def wavemlp_b(num_classes: int = 1000, image_size: int = 224) -> WaveNet:
-    """Wave-MLP-B: 63.6 M parameters, GroupNorm."""
-    return WaveNet((2, 2, 18, 2), (96, 192, 384, 768), norm=group_norm, image_size=image_size, num_classes=num_classes)
+    """Wave-MLP-B: 63.6 M parameters, GroupNorm, none behind the strided convolutions."""
+    return WaveNet(
+        (2, 2, 18, 2), (96, 192, 384, 768), norm=group_norm, embed_norm=nn.Identity,
+        image_size=image_size, num_classes=num_classes,
+    )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -72,3 +73,22 @@ def test_weights_that_are_not_finite_are_no_sibling(tmp_path: Path) -> None:
 
 def test_every_published_checkpoint_has_a_recipe() -> None:
     assert {variant.recipe for variant in OFFICIAL} <= recipes.recipes().keys()
+
+
+def forms() -> dict[tuple[object, ...], list[str]]:
+    """The recipes by what their checkpoints hold: keys, shapes and dtypes."""
+    sizes = Counter(recipe.parameters for recipe in recipes.recipes().values())
+    found: dict[tuple[object, ...], list[str]] = {}
+    for recipe in (recipe for recipe in recipes.recipes().values() if sizes[recipe.parameters] > 1):
+        with torch.device("meta"):
+            made = factory.make(recipe, 0, image_size=None, num_classes=None, pretrained=False, options={})
+        form = tuple(sorted((key, tuple(one.shape), str(one.dtype)) for key, one in made.state_dict().items()))
+        found.setdefault(form, []).append(recipe.name)
+    return found
+
+
+def test_recipes_that_no_checkpoint_tells_apart_name_each_other() -> None:
+    alike = {name: {*names} - {name} for names in forms().values() for name in names}
+    assert {name: set(recipe.alike) for name, recipe in recipes.recipes().items() if recipe.alike} == {
+        name: others for name, others in alike.items() if others
+    }

@@ -10,20 +10,24 @@ from torch import Tensor
 
 import mlpdeploy
 from mlpdeploy import weights
+from mlpdeploy.source import source_of
 from mlpdeploy.zoo import mint
 from mlpdeploy.zoo.mint import Kind, MinimalTransformer, SelfAttention
 from tests.graph.proof import moves, prove
 from tests.zoo import proof
 from tests.zoo.official import official
 
-VARIANTS = ("mint_wqk_nowvwo", "mint_wqk", "mint_symmetry", "mint_unchanged")
+VARIANTS = (
+    "mint_wqk_nowvwo", "mint_wqk", "mint_symmetry", "mint_symmetry_1_head", "mint_unchanged", "mint_unchanged_1_head",
+    "mint_wqk_nowvwo_mlp", "mint_unchanged_mlp", "mint_unchanged_mlp_1_head",
+)  # fmt: skip
 HEADS: dict[Kind, int] = {"unchanged": 2, "symmetry": 2, "wqk": 1, "wqk_nowvwo": 1}
 MOVES: dict[Kind, int] = {"unchanged": 9, "symmetry": 9, "wqk": 3, "wqk_nowvwo": 3}
 """Transposes of two layers and the patches: heads of queries, keys and values, and back; one head needs its keys."""
 
 
-def tiny(kind: Kind) -> MinimalTransformer:
-    return MinimalTransformer(kind, HEADS[kind], depth=2, dim=8, patch_size=4, image_size=8, num_classes=5)
+def tiny(kind: Kind, with_mlp: bool = False) -> MinimalTransformer:
+    return MinimalTransformer(kind, HEADS[kind], with_mlp, depth=2, dim=8, patch_size=4, image_size=8, num_classes=5)
 
 
 def lower(packed: Tensor, size: int) -> Tensor:
@@ -71,20 +75,23 @@ def test_class_token_comes_first_and_positions_are_added() -> None:
     torch.testing.assert_close(tokens[:, 1:], embedding.patcher(x).flatten(2).mT)
 
 
+@pytest.mark.parametrize("with_mlp", [False, True])
 @pytest.mark.parametrize("kind", HEADS)
-def test_rewritten_graph_is_equal(kind: Kind) -> None:
-    assert moves(prove(tiny(kind), (3, 8, 8))) == MOVES[kind]
+def test_rewritten_graph_is_equal(kind: Kind, with_mlp: bool) -> None:
+    assert moves(prove(tiny(kind, with_mlp), (3, 8, 8))) == MOVES[kind]
 
 
+@pytest.mark.parametrize("with_mlp", [False, True])
 @pytest.mark.parametrize("kind", HEADS)
-def test_every_parameter_matters_but_the_second_norm(kind: Kind) -> None:
-    network = tiny(kind).double().eval()
+def test_every_parameter_matters_but_the_second_norm_of_layers_without_mlp(kind: Kind, with_mlp: bool) -> None:
+    network = tiny(kind, with_mlp).double().eval()
     weights.randomise(network, 0)
     network(torch.randn(2, 3, 8, 8, dtype=torch.float64)).square().sum().backward()
     dead = {name for name, p in network.named_parameters() if p.grad is None or float(p.grad.abs().max()) < 1e-12}
     # A shift of all keys adds the same to all scores of a query, which softmax forgets.
     forgotten = {name for name, _ in network.named_parameters() if name.endswith("self_attn.key.bias")}
-    assert dead == forgotten | {name for name, _ in network.named_parameters() if ".norm2." in name}
+    unused = {name for name, _ in network.named_parameters() if ".norm2." in name}
+    assert dead == (forgotten if with_mlp else forgotten | unused)
 
 
 def test_other_sizes_and_heads_are_refused() -> None:
@@ -103,6 +110,19 @@ def test_official_checkpoint_loads_strictly(name: str, tmp_path: Path) -> None:
     torch.save(state, tmp_path / "checkpoint.pth")
     network = mlpdeploy.reference(name, checkpoint=tmp_path / "checkpoint.pth")
     assert all(torch.equal(value, state[key]) for key, value in network.state_dict().items())
+
+
+def test_the_number_of_heads_is_in_no_checkpoint_and_a_build_says_so(tmp_path: Path) -> None:
+    torch.save(official("mint_unchanged").random(), tmp_path / "checkpoint.pth")
+    names = ("mint_unchanged", "mint_unchanged_1_head")
+    found = [source_of(name, tmp_path / "checkpoint.pth") for name in names]
+    x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert (found[0].network(x) - found[1].network(x)).abs().max() > 1e-3
+    assert found[0].notes == (
+        "checkpoints of mint_unchanged_1_head have the same keys and shapes: nothing tells that this is mint_unchanged",
+    )
+    assert "nothing tells that this is mint_unchanged_1_head" in found[1].notes[0]
+    assert not source_of("mint_unchanged").notes
 
 
 @pytest.mark.parametrize("name", [VARIANTS[0], *(pytest.param(name, marks=pytest.mark.large) for name in VARIANTS[1:])])

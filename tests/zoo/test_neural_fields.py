@@ -19,7 +19,7 @@ from tests.zoo.official import official
 from tests.zoo.proof import prove
 
 FIELDS = (
-    "cam_image_cam", "cam_image_ffn", "cam_1d_cam", "cam_1d_cam_pe",
+    "cam_image_cam", "cam_image_ffn", "cam_1d_cam", "cam_1d_cam_pe", "cam_1d_pe", "cam_1d_noenc",
     "fresh_siren", "fresh_fourier", "fresh_finer", "fresh_wire",
 )  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,14 @@ def tiny(norm: wave_mlp.Norm = nn.BatchNorm2d, depthwise: bool = False) -> wave_
     return wave_mlp.WaveNet((1, 1, 2, 1), (8, 12, 16, 20), (2, 2, 2, 2), norm, depthwise, image_size=64, num_classes=5)
 
 
+def phase(branch: nn.Sequential, x: Tensor) -> Tensor:
+    """What no key of a checkpoint tells: the ReLU behind the BatchNorm."""
+    norm = branch[1]
+    scale = norm.weight / torch.sqrt(norm.running_var + 1e-5)
+    z = (branch[0](x) - norm.running_mean[:, None, None]) * scale[:, None, None] + norm.bias[:, None, None]
+    return z.clamp(min=0)
+
+
 @pytest.mark.parametrize("depthwise", [False, True])
 def test_mixing_is_the_sum_of_waves_of_the_paper(depthwise: bool) -> None:
     c = 6
@@ -38,7 +47,7 @@ def test_mixing_is_the_sum_of_waves_of_the_paper(depthwise: bool) -> None:
         windows = F.pad(u, (3, 3)).unfold(3, 7, 1).reshape(2, c, 2, x.shape[2], x.shape[3], 7)
         return torch.einsum("bkrijt,krt->bkij", windows, kernel.reshape(c, 2, 7))
 
-    theta_h, theta_w = layer.theta_h_conv(x), layer.theta_w_conv(x)
+    theta_h, theta_w = phase(layer.theta_h_conv, x), phase(layer.theta_w_conv, x)
     y_h = along_columns(x, layer.fc_h(x), theta_h, layer.tfc_h.weight)
     y_w = along_columns(x.mT, layer.fc_w(x).mT, theta_w.mT, layer.tfc_w.weight).mT
     y_c = torch.einsum("bihw,oi->bohw", x, layer.fc_c.weight.flatten(1))
@@ -49,11 +58,14 @@ def test_mixing_is_the_sum_of_waves_of_the_paper(depthwise: bool) -> None:
     torch.testing.assert_close(layer(x), expected, rtol=1e-12, atol=1e-12)
 
 
-def test_networks_with_group_norm_embed_without_normalisation() -> None:
-    keys = set(tiny(wave_mlp.group_norm).state_dict())
-    assert not any(key.startswith(("patch_embed.norm", "network.1.norm")) for key in keys)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_m_and_b_alone_embed_without_normalisation(variant: str) -> None:
+    with torch.device("meta"):
+        keys = set(getattr(wave_mlp, variant)().state_dict())
+    behind = {key for key in keys if key.startswith("patch_embed.norm") or re.match(r"network\.[135]\.norm", key)}
+    assert bool(behind) == (variant not in ("wavemlp_m", "wavemlp_b"))
+    assert ("patch_embed.norm.running_mean" in behind) == (variant in ("wavemlp_t", "wavemlp_t_dw"))
     assert "network.0.0.attn.theta_h_conv.1.running_mean" in keys
-    assert any(key.startswith("patch_embed.norm") for key in tiny().state_dict())
 
 
 def test_other_sizes_are_taken() -> None:

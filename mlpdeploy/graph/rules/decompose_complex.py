@@ -199,11 +199,7 @@ class _Decomposer:
         """A contraction of one axis with the columns of a matrix."""
         if part is None:
             return None
-        rank = len(shape_of(part))
-        order = [*(one for one in range(rank) if one != dim), dim]
-        constant = self.editor.constant(matrix.to(part.meta["val"].dtype), f"{self.node.name}_matrix", origin=self.node)
-        moved = self.call(aten.linear.default, self.editor.permute(part, order, origin=self.node), constant)
-        return self.editor.permute(moved, [order.index(one) for one in range(rank)], origin=self.node)
+        return self.editor.project(part, dim, matrix, f"{self.node.name}_matrix", origin=self.node)
 
 
 def _is_complex(node: fx.Node) -> bool:

@@ -1,0 +1,100 @@
+"""Pooling of windows that end behind the padding, or with a divisor of its own, becomes pooling of whole windows.
+
+before: avg_pool2d(x, ceil_mode, count_include_pad, divisor_override) · max_pool2d(x, ceil_mode)
+after:  avg_pool2d(pad(x)) * shares                                   · max_pool2d(pad(x))
+
+Engines leave out such options, or disagree on what a window that is not whole is divided by. `shares` are numbers of
+the place alone: what the window is divided by here over what it is divided by there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import fx
+
+from mlpdeploy.graph.editor import Editor
+from mlpdeploy.graph.kinds import arguments, shape_of
+from mlpdeploy.graph.rule import Log, Rule, replace_spellings
+
+aten = torch.ops.aten
+
+AVERAGES: dict[Any, int] = {aten.avg_pool1d.default: 1, aten.avg_pool2d.default: 2, aten.avg_pool3d.default: 3}
+MAXIMA: dict[Any, int] = {aten.max_pool1d.default: 1, aten.max_pool2d.default: 2, aten.max_pool3d.default: 3}
+"""Pooling by the number of axes that it pools, which are the last ones."""
+
+
+def rewrite(editor: Editor, log: Log) -> None:
+    """Replace each; values and shapes stay."""
+    replace_spellings(editor, log, dict.fromkeys(AVERAGES, _average) | dict.fromkeys(MAXIMA, _maximum))
+
+
+def _average(editor: Editor, node: fx.Node) -> fx.Node | str | None:
+    rank, given = AVERAGES[node.target], arguments(node)
+    if not given["ceil_mode"] and given.get("divisor_override") is None:
+        return None
+    sizes = _sizes(node, rank)
+    if sizes is None:
+        return "the size of what it pools is not fixed"
+    kernel, stride, padding, _ = _windows(given, rank)
+    ends = _ends(node, sizes, given, rank)
+    pads = [side for start, end in zip(reversed(padding), reversed(ends), strict=True) for side in (start, end)]
+    x = given["self"]
+    padded = editor.call(aten.constant_pad_nd.default, (x, pads, 0.0), origin=node) if any(pads) else x
+    result = editor.call(node.target, (padded, kernel, stride), origin=node)
+    ones = torch.ones(1, *sizes, dtype=torch.float64)
+    divided = node.target(ones, *node.args[1:], **node.kwargs)  # type: ignore[operator]
+    whole = node.target(aten.constant_pad_nd.default(ones, pads, 0.0), kernel, stride)  # type: ignore[operator]
+    shares = (divided / whole).to(node.meta["val"].dtype)
+    if bool((shares == 1).all()):
+        return result
+    constant = editor.constant(shares, f"{node.name}_shares", origin=node)
+    return editor.call(aten.mul.Tensor, (result, constant), origin=node)
+
+
+def _maximum(editor: Editor, node: fx.Node) -> fx.Node | str | None:
+    rank, given = MAXIMA[node.target], arguments(node)
+    if not given["ceil_mode"]:
+        return None
+    sizes = _sizes(node, rank)
+    if sizes is None:
+        return "the size of what it pools is not fixed"
+    windows = _windows(given, rank)
+    padding = windows[2]
+    beyond = [max(0, end - start) for start, end in zip(padding, _ends(node, sizes, given, rank), strict=True)]
+    x = given["self"]
+    if any(beyond):
+        # As low as can be: a window of a dilated kernel need not reach the last element, which could stand in for it.
+        pads = [side for end in reversed(beyond) for side in (0, end)]
+        x = editor.call(aten.constant_pad_nd.default, (x, pads, float("-inf")), origin=node)
+    return editor.call(node.target, (x, *windows), origin=node)
+
+
+def _sizes(node: fx.Node, rank: int) -> list[int] | None:
+    found = [size for size in shape_of(node.all_input_nodes[0])[-rank:] if isinstance(size, int)]
+    return found if len(found) == rank else None
+
+
+def _windows(given: dict[str, Any], rank: int) -> tuple[list[int], list[int], list[int], list[int]]:
+    """Kernel, stride, padding and dilation, a number for each axis."""
+
+    def each(value: Any) -> list[int]:
+        values = [value] if isinstance(value, int) else list(value)
+        return values * rank if len(values) == 1 else values
+
+    kernel = each(given["kernel_size"])
+    return kernel, each(given["stride"] or kernel), each(given["padding"]), each(given.get("dilation", 1))
+
+
+def _ends(node: fx.Node, sizes: Sequence[int], given: dict[str, Any], rank: int) -> list[int]:
+    """How many elements the last window reaches beyond each axis, 0 where it ends inside."""
+    windows = zip(sizes, shape_of(node)[-rank:], *_windows(given, rank), strict=True)
+    return [
+        max(0, (int(count) - 1) * stride + dilation * (kernel - 1) + 1 - padding - size)
+        for size, count, kernel, stride, padding, dilation in windows
+    ]
+
+
+RULE = Rule("decompose_pooling", phase="normalise", rewrite=rewrite)
