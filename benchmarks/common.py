@@ -42,21 +42,24 @@ class Silent:
 
 
 def write(
-    name: str, results: dict[str, Any], settings: dict[str, Any], folder: Path = RESULTS, *, counts: bool = False
+    name: str, results: dict[str, Any], settings: dict[str, Any], folder: Path = RESULTS, *, alone: bool = False
 ) -> Path:
     """Write `folder/<name>.json` whole or not at all: the machine, the settings, the results.
 
     Other rows of the file stay where machine and settings are the same, so that a file has one origin; a file of
-    another origin is kept beside it, as `<name>.previous.json`, and this is said. Results that are `counts` are the
-    same on every machine that has the same versions.
+    another origin is kept beside it, as `<name>.previous.json`, and this is said. Rows that stand `alone` are not
+    compared with one another: where only the machine is another, each names its own and the others stay.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path, temporary = folder / f"{name}.json", folder / f".{name}.json.{os.getpid()}"
-    origin = {"machine": fingerprint(), "settings": settings}
-    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    same = found.get("settings") == settings and _alike(origin["machine"], found["machine"], counts)
+    machine, found = fingerprint(), json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    same = found.get("settings") == settings and not differences(machine, found["machine"])
+    if alone and not same and found.get("settings") == settings and machine["versions"] == found["machine"]["versions"]:
+        results = {row: {**values, "machine": machine} for row, values in results.items()}
+        same, machine = True, found["machine"]
     date = time.strftime("%Y-%m-%d", time.gmtime())
     kept = found["results"] if same else {}
+    origin = {"machine": machine, "settings": settings}
     document = {"benchmark": name, "date": date, **origin, "results": {**kept, **results}}
     temporary.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     if found and not same:
@@ -64,10 +67,6 @@ def write(
         print(f"{path} has another machine or other settings: kept as {name}.previous.json, and begun anew", flush=True)
     temporary.replace(path)
     return path
-
-
-def _alike(here: Mapping[str, Any], there: Mapping[str, Any], counts: bool) -> bool:
-    return here["versions"] == there["versions"] if counts else not differences(here, there)
 
 
 def parser(doc: str | None, chosen: Collection[str] | None = None) -> argparse.ArgumentParser:

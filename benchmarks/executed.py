@@ -65,7 +65,7 @@ def main() -> None:
         print(f"{name:32s} {', '.join(shown)}", flush=True)
         # Written after each recipe, so that a long run that is stopped keeps what it has.
         settings = {"precision": "fp32", "batches": list(BATCHES), "backends": engines, "seed": arguments.seed}
-        path = common.write("executed", {name: row}, settings, arguments.out)
+        path = common.write("executed", {name: row}, settings, arguments.out, alone=True)
     print(path)
     sys.exit(int(failed > 0))
 

@@ -75,7 +75,7 @@ def main() -> None:
         )
         # Written after each recipe, so that a long run that is stopped keeps what it has.
         settings = {"precision": "fp16", "opset": common.OPSET}
-        path = common.write("graph", results, settings, arguments.out, counts=True)
+        path = common.write("graph", results, settings, arguments.out, alone=True)
     print(path)
 
 

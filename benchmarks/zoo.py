@@ -68,7 +68,7 @@ def main() -> None:
             f"{name:32s} {row.get('build_seconds', 0):6.1f} s {row.get('layers', 0):6d} layers  {verdict}", flush=True
         )
         # Written after each recipe, so that a long run that is stopped keeps what it has.
-        path = common.write("zoo", {name: row}, settings, arguments.out)
+        path = common.write("zoo", {name: row}, settings, arguments.out, alone=True)
     print(path)
     sys.exit(int(failed > 0))
 

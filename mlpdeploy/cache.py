@@ -1,14 +1,37 @@
 """When two builds are the same: a key over everything that an artifact's content depends on.
 
+    entry         what of it decides an engine
+    schema        the form of manifests
+    selection     all that was asked for, but the folders that a checkpoint and the artifact lie in
+    checkpoint    the content of the file
+    calibration   the content of what it names, and the libraries that read it
+    recipe        of a user's network: what it takes, in which ranges, and how its images are prepared
+    network       of a user's network: every operation of the traced graph, and every number that it reads, wherever the
+                  network keeps it
+    versions      of mlpdeploy, Python, and the libraries that decide what is emitted
+    backend       the versions of the libraries that an engine needs
+    host          what of this machine a backend compiles for and with: CPU, compiler, threads, environment variables
+    platform      system and processor architecture
+    gpu           name, compute capability and driver, where the engine is built for this machine's GPU
+    settings      PyTorch's global ones, where they are not the usual ones
+    sources       mlpdeploy's own code, rules, plugins and recipes
+
+What is not in it decides nothing: budgets and measurements describe an engine and do not change it. A library whose
+installed files were edited by hand is not noticed: `--force`.
+
 The key of a recipe or a timm model is had without importing torch, which is what makes a second build a matter of a
-second. A user's network is code that may depend on anything, so its key needs the traced graph and its weights.
+second (but for `inductor`, whose engines depend on PyTorch's threads). A user's network is code that may depend on
+anything, so its key needs the traced graph and its weights.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import platform
+import sys
 from collections.abc import Mapping
+from dataclasses import asdict
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -17,6 +40,7 @@ from typing import TYPE_CHECKING, Any
 from mlpdeploy import kernels, recipe, store
 from mlpdeploy.engine.backends import _nvidia
 from mlpdeploy.errors import CheckpointError, InputError
+from mlpdeploy.recipe import Recipe
 from mlpdeploy.selection import Selection
 
 if TYPE_CHECKING:
@@ -25,20 +49,34 @@ if TYPE_CHECKING:
     from mlpdeploy.graph.rewrite import Rewritten
     from mlpdeploy.graph.trace import Traced
 
-LIBRARIES = ("torch", "timm", "numpy", "onnx", "onnxscript", "safetensors")
+LIBRARIES = ("torch", "timm", "numpy", "onnx", "onnxscript", "onnx-ir", "safetensors")
 
 
-def key(selection: Selection, backend_versions: Mapping[str, str], fingerprint: str | None = None) -> str:
-    """The key of a selection whose backend is decided; `fingerprint` is needed for a user's network."""
+def key(
+    selection: Selection,
+    backend_versions: Mapping[str, str],
+    fingerprint: str | None = None,
+    *,
+    known: Recipe | None = None,
+    host: Mapping[str, Any] | None = None,
+) -> str:
+    """The key of a selection whose backend is decided, `host` being what of this machine that backend depends on.
+
+    `fingerprint` and the completed recipe (`known`) are needed for a user's network.
+    """
     content: dict[str, Any] = {
         "schema": store.SCHEMA,
         "selection": selection.to_json() | {"checkpoint": None},
         "checkpoint": None if selection.checkpoint is None else checkpoint_sha256(selection.checkpoint),
         "calibration": None if selection.calibration is None else calibration_sha256(selection.calibration),
+        "recipe": None if known is None else asdict(known),
         "network": fingerprint,
-        "versions": versions(),
+        "versions": versions() | {"python": platform.python_version()},
         "backend": dict(backend_versions),
+        "host": dict(host or {}),
+        "platform": f"{platform.system()} {platform.machine()}",
         "gpu": _gpu(selection),
+        "settings": settings(),
         "sources": sources(),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -48,20 +86,40 @@ def _gpu(selection: Selection) -> str | None:
     """This machine's GPU where the engine is built for it: always with TensorRT, else where it was asked for."""
     here = selection.backend in ("tensorrt", "torch-tensorrt") or "current" in selection.gpus
     found = _nvidia.probe() if here else ""
-    return None if isinstance(found, str) else f"{found.name} {found.capability}"
+    return None if isinstance(found, str) else f"{found.name} {found.capability}, driver for CUDA {found.driver}"
+
+
+def settings() -> dict[str, str]:
+    """PyTorch's global settings that change what a network's code makes or computes, where they are not the usual ones.
+
+    Without PyTorch imported they are.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return {}
+    usual = {"dtype": "torch.float32", "device": "cpu", "matmul": "highest", "exact": "False"}
+    found = {
+        "dtype": str(torch.get_default_dtype()),
+        "device": str(torch.get_default_device()),
+        "matmul": torch.get_float32_matmul_precision(),
+        "exact": str(torch.are_deterministic_algorithms_enabled()),
+    }
+    return {name: value for name, value in found.items() if value != usual[name]}
 
 
 def versions() -> dict[str, str]:
     """The versions of mlpdeploy and of the libraries that decide what it emits; only those that are installed."""
     from mlpdeploy import __version__
 
-    found = {"mlpdeploy": __version__}
-    for library in LIBRARIES:
-        try:
-            found[library] = metadata.version(library)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+    here = {library: _version(library) for library in LIBRARIES}
+    return {"mlpdeploy": __version__} | {library: version for library, version in here.items() if version is not None}
+
+
+def _version(library: str) -> str | None:
+    try:
+        return metadata.version(library)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 @cache
@@ -86,10 +144,12 @@ def checkpoint_sha256(path: Path) -> str:
 
 
 def calibration_sha256(given: str) -> str:
-    """The hash of what `--calibration` names. Raises InputError where it cannot be read."""
-    if given in ("digits", "random"):
+    """The hash of what `--calibration` names, and of what reads it. Raises InputError where it cannot be read."""
+    if given == "digits":
+        return f"{given} of scikit-learn {_version('scikit-learn')}"
+    if given == "random":
         return given
-    path, digest = Path(given), hashlib.sha256()
+    path, digest = Path(given), hashlib.sha256(f"pillow {_version('pillow')}".encode())
     for file in sorted(one for one in path.rglob("*") if one.is_file()) if path.is_dir() else [path]:
         try:
             digest.update(f"{file.relative_to(path)}\0{store.sha256(file)}\0".encode())

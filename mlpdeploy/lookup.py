@@ -19,11 +19,16 @@ if TYPE_CHECKING:
     from mlpdeploy.source import Source
 
 
-def key_of(selection: Selection, backend: Backend, traced: Traced | None = None) -> str | None:
+def key_of(
+    selection: Selection, backend: Backend, source: Source | None = None, traced: Traced | None = None
+) -> str | None:
     """The cache key; None where it needs the traced network and there is none yet."""
+    versions, host = backend.versions(), backend.host()
     if kind(selection.name) not in ("user", "given"):
-        return cache.key(selection, backend.versions())
-    return None if traced is None else cache.key(selection, backend.versions(), cache.fingerprint(traced))
+        return cache.key(selection, versions, host=host)
+    if source is None or traced is None:
+        return None
+    return cache.key(selection, versions, cache.fingerprint(traced), known=source.recipe, host=host)
 
 
 def cached(folder: Path, key: str | None, force: bool, stages: Stages) -> Artifact | None:

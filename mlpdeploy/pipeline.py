@@ -85,7 +85,7 @@ def build(
         source = (source or load(selection, stages)).with_images(selection)
         traced = trace_network(source, stages, selection.profile)
         source = source.with_outputs(traced.outputs)
-        key = key or key_of(selection, backend, traced)
+        key = key or key_of(selection, backend, source, traced)
         if (found := cached(folder, key, force, stages)) is not None:
             return found
         notes = check(source, traced, selection, stages)

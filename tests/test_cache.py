@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import platform
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mlpdeploy import cache
+from mlpdeploy.engine.backend import backends
+from mlpdeploy.engine.backends import _host, _nvidia
 from mlpdeploy.errors import ArtifactError, CheckpointError
+from mlpdeploy.lookup import key_of
+from mlpdeploy.recipe import find
 from mlpdeploy.selection import Selection
 
 VERSIONS = {"onnxruntime": "1.0"}
@@ -42,10 +48,104 @@ def test_the_key_depends_on_a_checkpoints_content_not_on_its_place(tmp_path: Pat
         cache.key(Selection("vip_s", checkpoint=tmp_path / "d"), VERSIONS)
 
 
-def test_the_key_depends_on_the_sources(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("owner", "name", "value"),
+    [
+        (cache, "sources", lambda: "changed"),
+        (cache, "versions", lambda: {"onnx-ir": "0"}),
+        (cache.store, "SCHEMA", -1),
+        (platform, "python_version", lambda: "3.99"),
+        (platform, "machine", lambda: "riscv64"),
+    ],
+)
+def test_the_key_depends_on_what_wrote_it(owner: Any, name: str, value: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     first = cache.key(Selection("vip_s"), VERSIONS)
-    monkeypatch.setattr(cache, "sources", lambda: "changed")
+    monkeypatch.setattr(owner, name, value)
     assert cache.key(Selection("vip_s"), VERSIONS) != first
+
+
+def test_every_entry_of_the_key_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[dict[str, Any]] = []
+    monkeypatch.setattr(cache.json, "dumps", lambda content, **_: kept.append(content) or "")
+    cache.key(Selection("vip_s"), VERSIONS)
+    told = re.findall(r"(?m)^    (\w+) {2,}\w", cache.__doc__ or "")
+    assert told == ["entry", *kept[0]]
+
+
+def test_the_key_depends_on_the_driver_of_the_gpu_that_is_built_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def with_driver(driver: str, **choices: Any) -> str:
+        monkeypatch.setattr(_nvidia, "probe", lambda: _nvidia.Gpu("H100", "sm90", driver))
+        return cache.key(Selection("vip_s", **choices), VERSIONS)
+
+    here = {"backend": "inductor", "gpus": ("current",)}
+    assert with_driver("12.8", **here) != with_driver("13.0", **here)
+    assert with_driver("12.8", backend="openvino") == with_driver("13.0", backend="openvino")
+
+
+def test_the_key_depends_on_global_settings_of_pytorch() -> None:
+    import torch
+
+    first = cache.key(Selection("vip_s"), VERSIONS)
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        assert cache.key(Selection("vip_s"), VERSIONS) != first
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert cache.key(Selection("vip_s"), VERSIONS) == first
+
+
+@pytest.mark.parametrize("calibration", ["digits", "photos"])
+def test_the_key_depends_on_what_reads_calibration_data(
+    calibration: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.png").write_bytes(b"1")
+    given = str(tmp_path) if calibration == "photos" else calibration
+    first = cache.calibration_sha256(given)
+    monkeypatch.setattr(cache, "_version", lambda library: "0")
+    assert cache.calibration_sha256(given) != first
+
+
+def test_the_key_of_a_users_network_depends_on_how_its_images_are_prepared() -> None:
+    from dataclasses import replace
+
+    known = find("mixer_s32")
+    keys = {
+        cache.key(Selection("m:f"), VERSIONS, "fingerprint", known=one)
+        for one in (known, replace(known, crop=0.5), replace(known, mean=(0.1, 0.2, 0.3)))
+    }
+    assert len(keys) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [
+        ("inductor", "cpu"), ("inductor", "compiler"), ("inductor", "TORCHINDUCTOR_FREEZING"), ("inductor", "threads"),
+        ("openvino", "cpu"), ("openvino", "OV_CPU_DEBUG"),
+    ],
+)  # fmt: skip
+def test_the_key_depends_on_the_machine_that_an_engine_is_compiled_for(
+    name: str, changed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    backend, selection = backends()[name], Selection("vip_s", backend=name)
+    first = key_of(selection, backend)
+    assert key_of(selection, backend) == first
+    if changed == "threads":
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 99)
+    elif changed.isupper():
+        monkeypatch.setenv(changed, "1")
+    else:
+        monkeypatch.setattr(_host, changed, lambda: "another")
+    assert key_of(selection, backend) != first
+
+
+def test_a_portable_file_has_one_key_on_every_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend, selection = backends()["onnxruntime"], Selection("vip_s", backend="onnxruntime")
+    first = key_of(selection, backend)
+    monkeypatch.setattr(_host, "cpu", lambda: "another")
+    assert key_of(selection, backend) == first
 
 
 def test_a_users_network_is_known_by_its_graph_and_weights() -> None:

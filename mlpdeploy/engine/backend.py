@@ -141,6 +141,9 @@ class Backend(Protocol):
     def versions(self) -> dict[str, str]:
         """The versions that an engine depends on, without importing anything heavy."""
 
+    def host(self) -> dict[str, Any]:
+        """What else decides its engine: of this machine and of the process's settings, as JSON values."""
+
     def prepare(self, model: onnx.ModelProto) -> onnx.ModelProto:
         """The emitted file in the form that this engine takes best: the same function, kept beside the engine."""
 

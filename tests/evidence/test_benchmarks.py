@@ -39,6 +39,21 @@ def test_rows_of_one_origin_are_kept_together_and_others_aside(tmp_path: Path) -
     assert json.loads((tmp_path / "x.previous.json").read_text())["results"] == {"a": 1, "b": 3}
 
 
+def test_rows_that_stand_alone_stay_beside_those_of_another_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    common.write("x", {"a": {"layers": 1}, "b": {"layers": 2}}, {}, tmp_path, alone=True)
+    here = machine.fingerprint()
+    monkeypatch.setattr(common, "fingerprint", lambda: {**here, "cpu": "Another"})
+    path = common.write("x", {"b": {"layers": 3}}, {}, tmp_path, alone=True)
+    found = json.loads(path.read_text())
+    assert found["machine"] == here and found["results"]["a"] == {"layers": 1}
+    assert found["results"]["b"] == {"layers": 3, "machine": {**here, "cpu": "Another"}}
+    monkeypatch.setattr(common, "fingerprint", lambda: {**here, "versions": {"torch": "0"}})
+    common.write("x", {"c": {"layers": 4}}, {}, tmp_path, alone=True)
+    assert json.loads(path.read_text())["results"] == {"c": {"layers": 4}}
+
+
 def test_the_processor_is_named_where_the_system_tells(tmp_path: Path) -> None:
     info = tmp_path / "cpuinfo"
     info.write_text("processor : 0\nmodel name\t: A Fine CPU @ 3 GHz\n")

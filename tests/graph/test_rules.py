@@ -150,9 +150,22 @@ class Spectra(nn.Module):
         return torch.fft.irfft(torch.fft.rfft(gated, dim=1) * torch.view_as_complex(self.filter), 6, dim=1)
 
 
+class Pyramid(nn.Module):
+    """Half the size, twice: by the largest and the mean of windows that are not whole, and smoothed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Conv2d(4, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled = F.max_pool2d(x, 3, 2, ceil_mode=True) + F.avg_pool2d(x, 3, 2, ceil_mode=True)
+        return pooled + F.interpolate(self.mix(x), (3, 4), mode="bilinear", antialias=True)
+
+
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], Shape]] = {
     "neighbours": (Neighbours, (4, 5, 6)),
     "spectra": (Spectra, (6, 4)),
+    "pyramid": (Pyramid, (4, 6, 8)),
     "tokens": (Tokens, (6, 4)),
     "gated": (Gated, (6, 4)),
     "gated and activated": (lambda: Gated(activated=True), (6, 4)),
@@ -174,6 +187,8 @@ FIRES = {
     "convolve_regions": ("regions", 4),
     "convolve_shifts": ("axial", 2),
     "decompose_complex": ("spectra", 3),
+    "decompose_pooling": ("pyramid", 2),
+    "decompose_resizes": ("pyramid", 1),
     "decompose_rolls": ("windows", 2),
     "distribute_affine": ("regions", 1),
     "fold_affine": ("tokens", 1),

@@ -136,6 +136,10 @@ class EngineBackend(ABC):
         """The versions of the installed packages that an engine depends on; "none" where one is missing."""
         return {package: installed_version(package) or "none" for package in self.packages}
 
+    def host(self) -> dict[str, Any]:
+        """See Backend.host: nothing of this machine."""
+        return {}
+
     def prepare(self, model: onnx.ModelProto) -> onnx.ModelProto:
         """See Backend.prepare: the file as it was emitted."""
         return model

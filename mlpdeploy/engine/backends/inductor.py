@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlpdeploy.engine.backends import _nvidia, _programs
-from mlpdeploy.engine.backends._base import EngineBackend, Signature, missing, one_line
+from mlpdeploy.engine.backends import _host, _nvidia, _programs
+from mlpdeploy.engine.backends._base import EngineBackend, Signature, installed_version, missing, one_line
 from mlpdeploy.errors import ArtifactError, BuildError, MachineLacks
 
 if TYPE_CHECKING:
@@ -55,6 +55,18 @@ class Inductor(EngineBackend):
     def executable(self) -> str | None:
         """A CPU package runs anywhere that PyTorch is; a GPU package is checked when it is loaded."""
         return missing("torch", "torch")
+
+    def host(self) -> dict[str, Any]:
+        """See Backend.host: code is generated for the CPU and a number of threads, and compiled."""
+        import torch
+
+        return {
+            "cpu": _host.cpu(),
+            "compiler": _host.compiler(),
+            "triton": installed_version("triton"),
+            "threads": torch.get_num_threads(),
+            "environment": _host.environment("ATEN_CPU_CAPABILITY", "CXX", "TORCHINDUCTOR_", "TORCH_COMPILE"),
+        }
 
     def _build(self, emitted: Emitted, request: BuildRequest, engine: Path, progress: Progress) -> dict[str, Any]:
         from torch._inductor import aoti_compile_and_package

@@ -16,6 +16,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from mlpdeploy.engine.backends import _host
 from mlpdeploy.engine.backends._base import EngineBackend, Signature, missing, one_line
 from mlpdeploy.errors import ArtifactError, BuildError
 
@@ -51,6 +52,10 @@ class OpenVino(EngineBackend):
     def executable(self) -> str | None:
         """It runs where it builds."""
         return self.available()
+
+    def host(self) -> dict[str, Any]:
+        """See Backend.host: a blob is compiled for the CPU, by a library that takes options from the environment."""
+        return {"cpu": _host.cpu(), "environment": _host.environment("DNNL_", "ONEDNN_", "OPENVINO_", "OV_")}
 
     def _build(self, emitted: Emitted, request: BuildRequest, engine: Path, progress: Progress) -> dict[str, Any]:
         import openvino
