@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from mlpdeploy import pipeline
 from mlpdeploy.console import Live
@@ -48,6 +47,7 @@ from mlpdeploy.options import (
 )
 from mlpdeploy.results import require_room
 from mlpdeploy.selection import BATCH, OUT, Selection, parse_sizes
+from mlpdeploy.terminal import Terminal
 
 
 def bench(
@@ -93,7 +93,7 @@ def bench(
     selection = selected(locals() | {"batch": BATCH})
     require_room(save)
     rivals = None if against is None else [part.strip() for part in against.split(",") if part.strip()]
-    with Live(Console(stderr=True)).shown() as live:
+    with Live(Terminal(stderr=True)).shown() as live:
         found = pipeline.bench(
             selection, against=rivals, sizes=sizes, threads=threads, seconds=time, credit=credit, progress=live
         )
@@ -103,7 +103,7 @@ def bench(
         if as_json:
             print_json(document)
         else:
-            print_bench(Console(), document)
+            print_bench(Terminal(), document)
 
 
 def regress(
@@ -166,7 +166,7 @@ def regress(
         build=percentage("--max-build-growth", max_build_growth),
     )
     require_room(save, junit, markdown)
-    with Live(Console(stderr=True)).shown() as live:
+    with Live(Terminal(stderr=True)).shown() as live:
         found = pipeline.regress(
             selection,
             baseline,
@@ -187,7 +187,7 @@ def regress(
         if as_json:
             print_json(document)
         else:
-            print_regress(Console(), document)
+            print_regress(Terminal(), document)
     if not found.passed:
         raise typer.Exit(1)
 
@@ -208,7 +208,7 @@ def history(
     if as_json:
         print_json(found.to_json())
     else:
-        print_history(Console(), found)
+        print_history(Terminal(), found)
 
 
 def sensitivity(
@@ -235,9 +235,9 @@ def sensitivity(
     from mlpdeploy.console_int8 import print_sensitivity
 
     selection = selected({**locals(), "precision": "int8"})
-    with Live(Console(stderr=True)).shown() as live:
+    with Live(Terminal(stderr=True)).shown() as live:
         found, picture = pipeline.sensitivity(selection, progress=live)
     if as_json:
         print_json(found | {"picture": str(picture)})
     else:
-        print_sensitivity(Console(), found, str(picture))
+        print_sensitivity(Terminal(), found, str(picture))

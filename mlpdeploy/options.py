@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from mlpdeploy import results
 from mlpdeploy.errors import InputError
 from mlpdeploy.selection import Selection, parse_channels, parse_shape
+from mlpdeploy.terminal import Terminal
 
 Name = Annotated[str, typer.Argument(help="A recipe (see list), timm:<model>, or package.module:factory.")]
 Precision = Annotated[str, typer.Option(help="fp32, tf32, fp16, bf16 or int8.")]
@@ -117,7 +117,7 @@ def printing() -> Iterator[None]:
 
 def warn(line: str) -> None:
     """One line on stderr."""
-    Console(stderr=True, soft_wrap=True).print(f"warning: {line}", style="yellow", markup=False, highlight=False)
+    Terminal(stderr=True, soft_wrap=True).print(f"warning: {line}", style="yellow", markup=False, highlight=False)
 
 
 def print_json(document: Any) -> None:
