@@ -98,16 +98,15 @@ class Session:
 
     def layers(self, size: int) -> Layers:
         """Times by module of our engine, and of the plain export where it was built."""
-        import onnx
 
         from mlpdeploy.evidence.bench import Layers
 
-        after = self._profile(self.engine, onnx.load(self.artifact.model), size)
+        after = self._profile(self.engine, store.read_model(self.artifact.model), size)
         if isinstance(after, str):
             return Layers(None, None, after)
         if self.export is None:
             return Layers(None, after, "the plain export was not among the contenders")
-        before = self._profile(self.export, onnx.load(self.export.engine.parent / store.MODEL), size)
+        before = self._profile(self.export, store.read_model(self.export.engine.parent / store.MODEL), size)
         return Layers(None, after, before) if isinstance(before, str) else Layers(before, after)
 
     def without_rules(self) -> dict[str, Rival]:

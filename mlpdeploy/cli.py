@@ -19,6 +19,7 @@ from mlpdeploy import pipeline
 from mlpdeploy.cli_measure import bench, history, regress, sensitivity
 from mlpdeploy.console import Live, print_artifact, print_build, print_doctor, print_verification
 from mlpdeploy.errors import MlpdeployError
+from mlpdeploy.files import FULL
 from mlpdeploy.listing import print_catalogue
 from mlpdeploy.options import (
     BackendName,
@@ -55,7 +56,6 @@ from mlpdeploy.options import (
 )
 from mlpdeploy.processes import Terminated, unwinding
 from mlpdeploy.selection import BATCH, OUT
-from mlpdeploy.store import FULL
 from mlpdeploy.terminal import Terminal
 
 UNEXPECTED, INTERRUPTED = 70, 130

@@ -151,8 +151,6 @@ def verify(
         calibrated = None if int8 is None else lambda rewritten: int8
         compiled = compile_network(traced, selection, stages, calibrated, backend.beside_int8)
         with stages("verify"):
-            import onnx
-
             from mlpdeploy import manifest, reporting
             from mlpdeploy.evidence.verify import verify as climb
 
@@ -165,7 +163,7 @@ def verify(
                 source.network,
                 compiled.rewritten,
                 compiled.typed,
-                onnx.load(artifact.model),
+                store.read_model(artifact.model),
                 engine,
                 reason,
                 selection.profile,

@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from mlpdeploy import files
 from mlpdeploy.errors import InputError
 from mlpdeploy.evidence.bench import BENCH
 from mlpdeploy.results import add
@@ -119,7 +120,7 @@ def read(path: Path, name: str) -> History:
     try:
         if path.exists() and not path.is_file():
             raise InputError(f"{path}: is no regular file, so no history")
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = files.read_text(path, errors="replace").splitlines()
     except OSError as error:
         raise InputError(
             f"{path}: there is no history ({error.strerror or error}); `mlpdeploy bench {name}` begins one"
