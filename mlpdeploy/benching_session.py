@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlpdeploy import pipeline, store
+from mlpdeploy import pipeline, store, trust
 from mlpdeploy.engine.backend import Backend
 from mlpdeploy.engine.backends._base import one_line
 from mlpdeploy.errors import MachineLacks
@@ -42,11 +42,12 @@ class Session:
         threads: int,
         folder: Path,
         stages: Stages,
+        trusted: bool = False,
     ) -> None:
         from mlpdeploy.evidence.contenders import Loadable
 
         self.artifact, self.selection, self.backend, self.source = artifact, selection, backend, source
-        self.threads, self.folder, self.stages = threads, folder, stages
+        self.threads, self.folder, self.stages, self.trusted = threads, folder, stages, trusted
         self.specs = source.specs()
         # What an engine in INT8 is held against computes in the precision of what lies between its products.
         self.precision = backend.beside_int8 or "fp32" if selection.precision == "int8" else selection.precision
@@ -158,7 +159,8 @@ class Session:
     def _other(self, other: Selection) -> Rival:
         from mlpdeploy.evidence import contenders
 
-        _, artifact = built_copy(other, self.folder / other.folder_name, self.stages.listener)
+        original, artifact = built_copy(other, self.folder / other.folder_name, self.stages.listener)
+        trust.require(original, self.backend, self.trusted)
         specs = pipeline.load(other, self.stages).specs()
         loadable = contenders.Loadable(self.backend, artifact.engine, artifact.manifest["facts"]).on(self.threads)
         what = f"{other.name} {other.precision} with {self.backend.name}"

@@ -50,6 +50,7 @@ from mlpdeploy.options import (
     Resize,
     Seed,
     Std,
+    Trust,
     print_json,
     printing,
     selected,
@@ -153,12 +154,13 @@ def verify(
     crop: Crop = None,
     resize: Resize = None,
     limit: Limit = None,
+    trust: Trust = False,
     as_json: Json = False,
 ) -> None:
     """Prove that a built engine computes what the network computes; give the options that it was built with."""
     selection = selected(locals())
     with Live(Terminal(stderr=True)).shown() as live:
-        verification = pipeline.verify(selection, data=data, progress=live)
+        verification = pipeline.verify(selection, data=data, trusted=trust, progress=live)
     document = verification.to_json() | {"name": selection.name, "weights": selection.weights()}
     if as_json:
         print_json(document)

@@ -39,6 +39,7 @@ from mlpdeploy.options import (
     Std,
     Threads,
     TimedSizes,
+    Trust,
     keep,
     print_json,
     printing,
@@ -84,6 +85,7 @@ def bench(
     resize: Resize = None,
     limit: Limit = None,
     save: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the result, for `regress`.")] = None,
+    trust: Trust = False,
     as_json: Json = False,
 ) -> None:
     """Time an engine beside PyTorch and the plain export; say how near to the limit it is and where its time goes."""
@@ -95,8 +97,9 @@ def bench(
     rivals = None if against is None else [part.strip() for part in against.split(",") if part.strip()]
     with Live(Terminal(stderr=True)).shown() as live:
         found = pipeline.bench(
-            selection, against=rivals, sizes=sizes, threads=threads, seconds=time, credit=credit, progress=live
-        )
+            selection, against=rivals, sizes=sizes, threads=threads, seconds=time, credit=credit, trusted=trust,
+            progress=live,
+        )  # fmt: skip
     document = found.to_json()
     keep(save, document)
     with printing():
@@ -149,6 +152,7 @@ def regress(
     resize: Resize = None,
     limit: Limit = None,
     save: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the result, for a later run.")] = None,
+    trust: Trust = False,
     as_json: Json = False,
 ) -> None:
     """Hold an engine against a baseline; exit 1 where it got slower, larger or less accurate."""
@@ -177,6 +181,7 @@ def regress(
             undecided=undecided,
             accepted=accept or (),
             data=data,
+            trusted=trust,
             progress=live,
         )
     document = found.to_json()

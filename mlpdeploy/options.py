@@ -66,6 +66,7 @@ Resize = Annotated[
     str | None, typer.Option(metavar="METHOD", help="Images: nearest, bilinear, bicubic, lanczos, box or hamming.")
 ]
 Limit = Annotated[int | None, typer.Option(metavar="N", help="Rows of data that are used, spread evenly; 256.")]
+Trust = Annotated[bool, typer.Option("--trust", help="Run code in an engine that somebody else built.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout, and nothing else there.")]
 
 

@@ -69,9 +69,9 @@ MANIFEST = {
     "precision": str, "batch": {"min": SIZE, "opt": SIZE, "max": SIZE}, "inputs": [PORT, ...], "outputs": [PORT, ...],
     "backend": str, "engine": str, "versions": {str: str}, "gpus": [str], "facts": FACTS,
     "rules": [{"name": str, "fired": COUNT, "refused": PLACES, "seconds": AMOUNT}],
-    "transposes": [{"where": str, "reason": str, "permutation": str}], "kept_fp32": KEPT, "int8?": (INT8, None),
+    "transposes": [{"where": str, "reason": str, "permutation": str}], "kept_fp32": KEPT, "int8": (INT8, None),
     "ops": {"before": {str: COUNT}, "after": {str: COUNT}}, "dtypes": DTYPES, "seconds": {str: AMOUNT},
-    "files": {str: {"bytes": COUNT, "sha256": str}}, "notes?": [str],
+    "files": {str: {"bytes": COUNT, "sha256": str}}, "notes?": [str], "seal?": str,
 }  # fmt: skip
 
 OPERATION = {"name": str, "op": str, "module": str, "dtype": str, "shape": [(COUNT, str)], "inputs": [str]}

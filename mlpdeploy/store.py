@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlpdeploy import documents, schema
+from mlpdeploy import documents, schema, trust
 from mlpdeploy.errors import ArtifactError, InputError
 from mlpdeploy.files import FULL, opened, sha256, sync, write
 from mlpdeploy.leftovers import clear
@@ -84,7 +84,7 @@ class Draft:
         """
         files = {str(path.relative_to(self.folder)): path for path in sorted(self.folder.rglob("*")) if path.is_file()}
         facts = {name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for name, path in files.items()}
-        manifest = {"schema": SCHEMA, **manifest, "files": facts}
+        manifest = trust.sealed(json.loads(json.dumps({"schema": SCHEMA, **manifest, "files": facts})))
         texts = {MANIFEST: _dump(manifest), REPORT: report(manifest)}
         for name, text in texts.items():
             (self.folder / name).write_text(text, encoding="utf-8")
