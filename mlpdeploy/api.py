@@ -28,9 +28,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from mlpdeploy import pipeline, store
+from mlpdeploy import pipeline, store, trust
 from mlpdeploy.engine.held import Held
-from mlpdeploy.errors import ArtifactError, InputError
+from mlpdeploy.errors import InputError
 from mlpdeploy.recipe import GIVEN, kind
 from mlpdeploy.selection import BATCH, Selection
 
@@ -42,9 +42,6 @@ if TYPE_CHECKING:
     from mlpdeploy.source import Source
     from mlpdeploy.store import Artifact
 
-NEEDED = frozenset({"recipe", "selection", "inputs", "outputs", "precision", "backend", "batch", "facts"})
-"""What an Engine reads in a manifest."""
-
 
 class Engine:
     """A built engine: an artifact, and what is needed to run it and to prove it.
@@ -54,12 +51,15 @@ class Engine:
     saved.
     """
 
-    def __init__(self, artifact: Artifact, source: Source | None = None) -> None:
+    def __init__(self, artifact: Artifact, source: Source | None = None, *, trusted: bool = False) -> None:
         self.folder = artifact.folder
         self.manifest: dict[str, Any] = artifact.manifest
         self.cached = artifact.cached
-        self._artifact, self._source = artifact, source
-        self._held = Held(artifact.manifest["backend"], artifact.engine, artifact.manifest["facts"])
+        self._artifact, self._source, self._trusted = artifact, source, trusted
+        self._held = Held(
+            artifact.manifest["backend"], artifact.engine, artifact.manifest["facts"],
+            lambda backend: trust.require(artifact, backend, trusted),
+        )  # fmt: skip
 
     def __repr__(self) -> str:
         m = self.manifest
@@ -128,7 +128,9 @@ class Engine:
             resize=resize, limit=limit,
         )  # fmt: skip
         source, samples = self._network(network), self._samples(data, labels)
-        return pipeline.verify(selection, source=source, folder=self.folder, data=samples, progress=progress)
+        return pipeline.verify(
+            selection, source=source, folder=self.folder, data=samples, trusted=self._trusted, progress=progress
+        )
 
     def bench(self, network: nn.Module | None = None, **options: Any) -> Any:
         """Time it beside its baselines, as `mlpdeploy bench` does; the result is kept beside the engine too.
@@ -139,7 +141,8 @@ class Engine:
         from mlpdeploy import benching
 
         selection = Selection.from_json(self.manifest["selection"])
-        return benching.bench(selection, source=self._network(network), artifact=self._artifact, **options)
+        source = self._network(network)
+        return benching.bench(selection, source=source, artifact=self._artifact, trusted=self._trusted, **options)
 
     def report(self, *, html: str | Path | None = None, markdown: str | Path | None = None) -> list[Path]:
         """Write the page and the Markdown that `mlpdeploy report` writes; the files that were written.
@@ -170,15 +173,17 @@ class Engine:
         self.close()
 
     def _network(self, network: nn.Module | None) -> Source | None:
-        """The network to verify against; None where the selection's name finds it."""
+        """The network to verify against; None where the selection's name finds it, and may be used to find it."""
         name = self.manifest["selection"]["name"]
         if network is None and kind(name) == "given" and self._source is None:
             raise InputError("the artifact does not hold the network it was compiled from: engine.verify(network)")
+        if network is None and kind(name) == "user" and self._source is None:
+            trust.require_named(self._artifact, name, self._trusted)
         if network is None:
             return self._source
         from mlpdeploy.given import source_like
 
-        if kind(name) != "given":
+        if kind(name) not in ("given", "user"):
             raise InputError(f"this engine was built from {name}, which is found by its name: leave the network out")
         return source_like(network, self.inputs, name)
 
@@ -258,16 +263,17 @@ def compile(
     return engine
 
 
-def load(path: str | Path) -> Engine:
+def load(path: str | Path, *, trusted: bool = False) -> Engine:
     """The engine of an artifact: a folder that `Engine.save` or `mlpdeploy build` wrote, or a file in it.
+
+    Loading, reporting and saving run nothing that the artifact holds. Some engines hold code that runs when they are
+    called (those of inductor and TensorRT), and an artifact may name code to import (`package.module:factory`). Of one
+    that you did not build here yourself, that is refused unless you say `trusted=True`: as with a pickle, do so only if
+    you trust who made it.
 
     Raises ArtifactError where there is none, where a file is missing or altered, or where another version wrote it.
     """
-    artifact = store.open_artifact(Path(path))
-    missing = sorted(NEEDED - set(artifact.manifest))
-    if missing:
-        raise ArtifactError(f"{path} lacks {', '.join(missing)} in its manifest: build it again with --force")
-    return Engine(artifact)
+    return Engine(store.open_artifact(Path(path)), trusted=trusted)
 
 
 def _calibration(data: Any, labels: Any, source: Source, folder: Path) -> str | None:

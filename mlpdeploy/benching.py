@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlpdeploy import pipeline, store
+from mlpdeploy import pipeline, store, trust
 from mlpdeploy.benching_session import AGAINST, SITTINGS, Session
 from mlpdeploy.engine.backend import pick
 from mlpdeploy.errors import ArtifactError, InputError
@@ -50,12 +50,13 @@ def bench(
     threads: int | None = None,
     seconds: float = SECONDS,
     credit: bool = False,
+    trusted: bool = False,
     progress: Listener | None = None,
 ) -> Bench:
     """Time the engine of a selection against `against` (eager, compile, export, or other networks' names).
 
     `source` is the network itself where it is in hand, `artifact` the engine where it is built already; the document is
-    kept beside it.
+    kept beside it. `trusted` says that engines may run although somebody else built them (see `trust`).
 
     `sizes` are the batch sizes (none: the smallest and the one that the engine is tuned for), `seconds` the budget of
     each. `against` None means AGAINST without what this machine cannot run. The engine is built where it is not built
@@ -82,6 +83,7 @@ def bench(
     with ExitStack() as stack:
         folder = stack.enter_context(workplace())
         original, artifact = _copied(artifact, selection, source, folder / "engine", progress)
+        trust.require(original, backend, trusted)
         profile = selection.profile
         if not all(profile.min <= size <= profile.max for size in sizes):
             raise InputError(
@@ -90,7 +92,7 @@ def bench(
         sizes = list(dict.fromkeys(sizes)) or sorted({selection.profile.min, selection.profile.opt})
         stack.enter_context(held_to(threads))
         source = source or pipeline.load(selection, stages)
-        session = Session(artifact, selection, backend, source, threads, folder, stages)
+        session = Session(artifact, selection, backend, source, threads, folder, stages, trusted)
         # All that needs room on a disk comes before anything is measured, so that no measurement is lost to it.
         rivals, left_out = session.rivals(against, others)
         without = session.without_rules() if credit else {}

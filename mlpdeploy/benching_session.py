@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlpdeploy import pipeline, store
+from mlpdeploy import pipeline, store, trust
 from mlpdeploy.engine.backend import Backend
 from mlpdeploy.engine.backends._base import one_line
 from mlpdeploy.errors import MachineLacks
@@ -42,11 +42,12 @@ class Session:
         threads: int,
         folder: Path,
         stages: Stages,
+        trusted: bool = False,
     ) -> None:
         from mlpdeploy.evidence.contenders import Loadable
 
         self.artifact, self.selection, self.backend, self.source = artifact, selection, backend, source
-        self.threads, self.folder, self.stages = threads, folder, stages
+        self.threads, self.folder, self.stages, self.trusted = threads, folder, stages, trusted
         self.specs = source.specs()
         # What an engine in INT8 is held against computes in the precision of what lies between its products.
         self.precision = backend.beside_int8 or "fp32" if selection.precision == "int8" else selection.precision
@@ -98,16 +99,15 @@ class Session:
 
     def layers(self, size: int) -> Layers:
         """Times by module of our engine, and of the plain export where it was built."""
-        import onnx
 
         from mlpdeploy.evidence.bench import Layers
 
-        after = self._profile(self.engine, onnx.load(self.artifact.model), size)
+        after = self._profile(self.engine, store.read_model(self.artifact.model), size)
         if isinstance(after, str):
             return Layers(None, None, after)
         if self.export is None:
             return Layers(None, after, "the plain export was not among the contenders")
-        before = self._profile(self.export, onnx.load(self.export.engine.parent / store.MODEL), size)
+        before = self._profile(self.export, store.read_model(self.export.engine.parent / store.MODEL), size)
         return Layers(None, after, before) if isinstance(before, str) else Layers(before, after)
 
     def without_rules(self) -> dict[str, Rival]:
@@ -159,7 +159,8 @@ class Session:
     def _other(self, other: Selection) -> Rival:
         from mlpdeploy.evidence import contenders
 
-        _, artifact = built_copy(other, self.folder / other.folder_name, self.stages.listener)
+        original, artifact = built_copy(other, self.folder / other.folder_name, self.stages.listener)
+        trust.require(original, self.backend, self.trusted)
         specs = pipeline.load(other, self.stages).specs()
         loadable = contenders.Loadable(self.backend, artifact.engine, artifact.manifest["facts"]).on(self.threads)
         what = f"{other.name} {other.precision} with {self.backend.name}"

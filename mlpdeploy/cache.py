@@ -40,6 +40,7 @@ from typing import TYPE_CHECKING, Any
 from mlpdeploy import kernels, recipe, store
 from mlpdeploy.engine.backends import _nvidia
 from mlpdeploy.errors import CheckpointError, InputError
+from mlpdeploy.files import sha256
 from mlpdeploy.recipe import Recipe
 from mlpdeploy.selection import Selection
 
@@ -137,7 +138,7 @@ def sources() -> str:
 def checkpoint_sha256(path: Path) -> str:
     """The hash of a checkpoint. Raises CheckpointError where it cannot be read."""
     try:
-        return store.sha256(path)
+        return sha256(path)
     except OSError as error:
         reason = error.strerror or str(error)
         raise CheckpointError(f"{path}: cannot be read ({reason}): give the path of a checkpoint file") from error
@@ -152,7 +153,7 @@ def calibration_sha256(given: str) -> str:
     path, digest = Path(given), hashlib.sha256(f"pillow {_version('pillow')}".encode())
     for file in sorted(one for one in path.rglob("*") if one.is_file()) if path.is_dir() else [path]:
         try:
-            digest.update(f"{file.relative_to(path)}\0{store.sha256(file)}\0".encode())
+            digest.update(f"{file.relative_to(path)}\0{sha256(file)}\0".encode())
         except OSError as error:
             reason = error.strerror or str(error)
             raise InputError(

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from mlpdeploy import pipeline
 from mlpdeploy.cli_measure import bench, history, regress, sensitivity
 from mlpdeploy.console import Live, print_artifact, print_build, print_doctor, print_verification
 from mlpdeploy.errors import MlpdeployError
+from mlpdeploy.files import FULL
 from mlpdeploy.listing import print_catalogue
 from mlpdeploy.options import (
     BackendName,
@@ -50,13 +50,14 @@ from mlpdeploy.options import (
     Resize,
     Seed,
     Std,
+    Trust,
     print_json,
     printing,
     selected,
 )
 from mlpdeploy.processes import Terminated, unwinding
 from mlpdeploy.selection import BATCH, OUT
-from mlpdeploy.store import FULL
+from mlpdeploy.terminal import Terminal
 
 UNEXPECTED, INTERRUPTED = 70, 130
 
@@ -85,7 +86,7 @@ def list_command(pattern: Pattern = None, as_json: Json = False) -> None:
     if as_json:
         print_json(catalogue)
     else:
-        print_catalogue(Console(), catalogue, detailed=pattern is not None)
+        print_catalogue(Terminal(), catalogue, detailed=pattern is not None)
 
 
 @app.command()
@@ -121,12 +122,12 @@ def build(
 ) -> None:
     """Build an engine, with its ONNX file, manifest and report; the same build again is found, not built."""
     selection = selected(locals())
-    with Live(Console(stderr=True)).shown() as live:
+    with Live(Terminal(stderr=True)).shown() as live:
         artifact = pipeline.build(selection, force=force, progress=live)
     if as_json:
         print_json({"cached": artifact.cached, "folder": str(artifact.folder), "manifest": artifact.manifest})
     else:
-        print_build(Console(), str(artifact.folder), artifact.manifest, artifact.cached)
+        print_build(Terminal(), str(artifact.folder), artifact.manifest, artifact.cached)
 
 
 @app.command()
@@ -153,17 +154,18 @@ def verify(
     crop: Crop = None,
     resize: Resize = None,
     limit: Limit = None,
+    trust: Trust = False,
     as_json: Json = False,
 ) -> None:
     """Prove that a built engine computes what the network computes; give the options that it was built with."""
     selection = selected(locals())
-    with Live(Console(stderr=True)).shown() as live:
-        verification = pipeline.verify(selection, data=data, progress=live)
+    with Live(Terminal(stderr=True)).shown() as live:
+        verification = pipeline.verify(selection, data=data, trusted=trust, progress=live)
     document = verification.to_json() | {"name": selection.name, "weights": selection.weights()}
     if as_json:
         print_json(document)
     else:
-        print_verification(Console(), f"{selection.name} {precision}", selection.weights(), document)
+        print_verification(Terminal(), f"{selection.name} {precision}", selection.weights(), document)
     if not verification.passed:
         raise typer.Exit(1)
 
@@ -185,7 +187,7 @@ def inspect(
     if as_json:
         print_json(found)
     else:
-        print_artifact(Console(), found)
+        print_artifact(Terminal(), found)
 
 
 @app.command()
@@ -209,7 +211,7 @@ def report(
     if as_json:
         print_json(found)
     else:
-        print_report(Console(), found)
+        print_report(Terminal(), found)
 
 
 @app.command()
@@ -219,7 +221,7 @@ def doctor(as_json: Json = False) -> None:
     if as_json:
         print_json(found)
     else:
-        print_doctor(Console(), found)
+        print_doctor(Terminal(), found)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -261,7 +263,9 @@ def _run(arguments: list[str], debug: bool) -> int:
 
 def _fail(error: BaseException, text: str, code: int, arguments: list[str]) -> int:
     """Say what happened on stderr, and on stdout too where a program waits for JSON."""
-    Console(stderr=True, soft_wrap=True).print(f"error: {text}", style="red", markup=False, highlight=False)
+    first, *details = text.splitlines() or [""]
+    said = "\n".join([f"error: {first}", *(f"  {line.strip()}" for line in details)])
+    Terminal(stderr=True, soft_wrap=True).print(said, style="red", markup=False, highlight=False)
     if "--json" in arguments:
         with printing():
             print_json({"error": {"type": type(error).__name__, "message": text, "exit_code": code}})

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from mlpdeploy import pipeline
 from mlpdeploy.console import Live
@@ -40,6 +39,7 @@ from mlpdeploy.options import (
     Std,
     Threads,
     TimedSizes,
+    Trust,
     keep,
     print_json,
     printing,
@@ -48,6 +48,7 @@ from mlpdeploy.options import (
 )
 from mlpdeploy.results import require_room
 from mlpdeploy.selection import BATCH, OUT, Selection, parse_sizes
+from mlpdeploy.terminal import Terminal
 
 
 def bench(
@@ -84,6 +85,7 @@ def bench(
     resize: Resize = None,
     limit: Limit = None,
     save: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the result, for `regress`.")] = None,
+    trust: Trust = False,
     as_json: Json = False,
 ) -> None:
     """Time an engine beside PyTorch and the plain export; say how near to the limit it is and where its time goes."""
@@ -93,17 +95,18 @@ def bench(
     selection = selected(locals() | {"batch": BATCH})
     require_room(save)
     rivals = None if against is None else [part.strip() for part in against.split(",") if part.strip()]
-    with Live(Console(stderr=True)).shown() as live:
+    with Live(Terminal(stderr=True)).shown() as live:
         found = pipeline.bench(
-            selection, against=rivals, sizes=sizes, threads=threads, seconds=time, credit=credit, progress=live
-        )
+            selection, against=rivals, sizes=sizes, threads=threads, seconds=time, credit=credit, trusted=trust,
+            progress=live,
+        )  # fmt: skip
     document = found.to_json()
     keep(save, document)
     with printing():
         if as_json:
             print_json(document)
         else:
-            print_bench(Console(), document)
+            print_bench(Terminal(), document)
 
 
 def regress(
@@ -149,6 +152,7 @@ def regress(
     resize: Resize = None,
     limit: Limit = None,
     save: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the result, for a later run.")] = None,
+    trust: Trust = False,
     as_json: Json = False,
 ) -> None:
     """Hold an engine against a baseline; exit 1 where it got slower, larger or less accurate."""
@@ -166,7 +170,7 @@ def regress(
         build=percentage("--max-build-growth", max_build_growth),
     )
     require_room(save, junit, markdown)
-    with Live(Console(stderr=True)).shown() as live:
+    with Live(Terminal(stderr=True)).shown() as live:
         found = pipeline.regress(
             selection,
             baseline,
@@ -177,6 +181,7 @@ def regress(
             undecided=undecided,
             accepted=accept or (),
             data=data,
+            trusted=trust,
             progress=live,
         )
     document = found.to_json()
@@ -187,7 +192,7 @@ def regress(
         if as_json:
             print_json(document)
         else:
-            print_regress(Console(), document)
+            print_regress(Terminal(), document)
     if not found.passed:
         raise typer.Exit(1)
 
@@ -208,7 +213,7 @@ def history(
     if as_json:
         print_json(found.to_json())
     else:
-        print_history(Console(), found)
+        print_history(Terminal(), found)
 
 
 def sensitivity(
@@ -235,9 +240,9 @@ def sensitivity(
     from mlpdeploy.console_int8 import print_sensitivity
 
     selection = selected({**locals(), "precision": "int8"})
-    with Live(Console(stderr=True)).shown() as live:
+    with Live(Terminal(stderr=True)).shown() as live:
         found, picture = pipeline.sensitivity(selection, progress=live)
     if as_json:
         print_json(found | {"picture": str(picture)})
     else:
-        print_sensitivity(Console(), found, str(picture))
+        print_sensitivity(Terminal(), found, str(picture))

@@ -10,11 +10,11 @@ from itertools import groupby
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from mlpdeploy.evidence.words import int8_facts, launches_text, nearest
+from mlpdeploy.terminal import escape
 
 SIMPLE: dict[str, Any] = {"box": None, "padding": (0, 2, 0, 0), "header_style": "bold"}
 PASSED, FAILED = "[green]passed[/]", "[red]failed[/]"
@@ -75,7 +75,7 @@ def print_build(console: Console, folder: str, manifest: Mapping[str, Any], cach
     for name, justify in (("  file", "left"), ("MB", "right")):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     for name, facts in manifest["files"].items():
-        table.add_row(f"  {name}", f"{facts['bytes'] / 1e6:.1f}")
+        table.add_row(f"  {escape(name)}", f"{facts['bytes'] / 1e6:.1f}")
     console.print(table)
     console.print(f"  in {escape(folder)}", highlight=False, soft_wrap=True)
 
@@ -115,7 +115,7 @@ def _stage(stage: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
 
     The last column is the share of images that keep their class.
     """
-    name, budget = f"  {stage['name']}", stage["budget"]
+    name, budget = f"  {escape(stage['name'])}", stage["budget"]
     allowed = f"{budget['max_relative_error']:.0e}"
     for batch, checks in groupby(stage["checks"], key=lambda check: check["batch"]):
         compared = [found for check in checks for found in (check["reference"], check["permuted"]) if found]
@@ -163,8 +163,8 @@ def print_artifact(console: Console, found: Mapping[str, Any]) -> None:
     console.print(f"  {len(rules) - len(busy)} more rules found nothing that they could rewrite", highlight=False)
     for rule in manifest["rules"]:
         for refusal in rule["refused"]:
-            line = f"  {rule['name']} refused {refusal['where']}: {refusal['reason']}"
-            console.print(escape(line), highlight=False)
+            line = f"{rule['name']} refused {refusal['where']}: {refusal['reason']}"
+            console.print(f"  {escape(line)}", highlight=False)
     if left := Counter(one["reason"] for one in manifest["transposes"]):
         console.print("\n[bold]Transposes that are left[/]")
         for reason, count in left.most_common():
@@ -180,7 +180,7 @@ def print_artifact(console: Console, found: Mapping[str, Any]) -> None:
     dtypes.add_column("  layer type")
     dtypes.add_column("dtypes")
     for layer, counts in (parsed or manifest["dtypes"]).items():
-        dtypes.add_row(f"  {layer}", ", ".join(f"{dtype} {count}" for dtype, count in counts.items()))
+        dtypes.add_row(f"  {escape(layer)}", escape(", ".join(f"{dtype} {count}" for dtype, count in counts.items())))
     console.print(dtypes)
     for kept in manifest["kept_fp32"]:
         console.print(f"  kept in FP32: {escape(kept['module'] or kept['node'])}: {escape(kept['reason'])}")
@@ -194,7 +194,7 @@ def print_report(console: Console, found: Mapping[str, Any]) -> None:
     table.add_column()
     for verdict in found["verdicts"]:
         line = f"[{colours[verdict['status']]}]{escape(verdict['line'])}[/]\n{escape(verdict['because'])}"
-        table.add_row(f"  {verdict['topic']}", line)
+        table.add_row(f"  {escape(verdict['topic'])}", line)
     console.print(table)
     for path in found["files"]:
         console.print(f"  wrote {escape(path)}", highlight=False, soft_wrap=True)
@@ -295,7 +295,7 @@ def _facts(rows: Mapping[str, str]) -> Table:
     table.add_column(style="dim")
     table.add_column()
     for name, value in rows.items():
-        table.add_row(f"  {name}", escape(value))
+        table.add_row(f"  {escape(name)}", "\n".join(map(escape, value.split("\n"))))
     return table
 
 
@@ -305,5 +305,5 @@ def _counts(header: tuple[str, str, str], rows: Sequence[tuple[str, int, int]]) 
     for name in header[1:]:
         table.add_column(name, justify="right")
     for row_name, first, second in rows:
-        table.add_row(f"  {row_name}", str(first), str(second))
+        table.add_row(f"  {escape(row_name)}", str(first), str(second))
     return table

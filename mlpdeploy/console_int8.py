@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+
+from mlpdeploy.terminal import escape
 
 SHOWN = 20
 """Sites that the terminal lists; the picture shows more, --json all."""

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlpdeploy import baseline as baselines
-from mlpdeploy import pipeline, unlike
+from mlpdeploy import pipeline, trust, unlike
 from mlpdeploy.baseline import Baseline
 from mlpdeploy.engine.backend import Batch, pick
 from mlpdeploy.errors import InputError, MachineLacks
 from mlpdeploy.gating_latency import Terms, latency
 from mlpdeploy.leftovers import workplace
+from mlpdeploy.lookup import backend_of
 from mlpdeploy.progress import Listener, Stages
 from mlpdeploy.selection import Selection, parse_batch
 from mlpdeploy.session import attach_to, built_copy, covering, describe, held_to, positive, thread_count
@@ -41,6 +42,7 @@ def regress(
     undecided: str = "fail",
     accepted: Collection[str] = (),
     data: str | None = None,
+    trusted: bool = False,
     progress: Listener | None = None,
 ) -> Regress:
     """Hold the engine of a selection against a baseline (see `baseline`); `Regress.passed` says how it ended.
@@ -48,8 +50,9 @@ def regress(
     `sizes` are the batch sizes to time (none: the smallest), `seconds` the time that may be spent on them together; as
     many pairs as a verdict needs are taken in any case. `accepted` names gates that may get worse this time. The
     candidate and what is built at a revision are verified where they are not, on the images of `data` or on random
-    inputs. What is timed are copies of both sides, which another build does not touch. Raises InputError where
-    something cannot be used, and MachineLacks where a saved result is of another machine.
+    inputs. `trusted` says that engines may run although somebody else built them (see `trust`). What is timed are
+    copies of both sides, which another build does not touch. Raises InputError where something cannot be used, and
+    MachineLacks where a saved result is of another machine.
     """
     from mlpdeploy.evidence import machine, regress
 
@@ -66,7 +69,10 @@ def regress(
     with baselines.opened(reference, selection, verify, stages) as other, workplace() as folder:
         if other.document is not None:
             _require_same_machine(other)
+        elif other.described["kind"] == "artifact" and other.artifact is not None:  # one of git was built just now
+            trust.require(other.artifact, backend_of(other.artifact), trusted)
         original, artifact = built_copy(selection, folder / "candidate", progress)
+        trust.require(original, backend, trusted)
         differ = unlike.differences(other, artifact, threads)
         for line in differ:
             stages.say(f"not alike: {line}")
@@ -130,7 +136,8 @@ def _verified(
 
     known = accuracy_of(artifact)
     if isinstance(known, str) or (data is not None and known.inputs != "images"):
-        pipeline.verify(selection, folder=artifact.folder, data=data, progress=stages.listener)
+        # Whether it may run was decided before.
+        pipeline.verify(selection, folder=artifact.folder, data=data, trusted=True, progress=stages.listener)
         for name in (VERIFICATION, REPORT):
             attach_to(original, name, (artifact.folder / name).read_text(encoding="utf-8"), stages)
     return facts_of(artifact, batch)

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from mlpdeploy import pipeline
 from mlpdeploy.baseline import Baseline
-from mlpdeploy.engine.backend import Backend, backends
+from mlpdeploy.engine.backend import Backend
 from mlpdeploy.errors import InputError, MachineLacks
+from mlpdeploy.lookup import backend_of
 from mlpdeploy.progress import Stages
 from mlpdeploy.selection import Selection
 from mlpdeploy.store import Artifact
@@ -42,7 +43,7 @@ def latency(other: Baseline, artifact: Artifact, selection: Selection, terms: Te
     """The latency gates; without an engine that runs here, why not. Raises InputError or MachineLacks."""
     from mlpdeploy.evidence import regress
 
-    backend = backends()[str(artifact.manifest["backend"])]
+    backend = backend_of(artifact)
     reason = backend.executable()
     if reason is not None:
         gates = (regress.not_measured(regress.LATENCY, "ms", terms.limit, reason, size) for size in terms.sizes)
@@ -57,7 +58,7 @@ def latency(other: Baseline, artifact: Artifact, selection: Selection, terms: Te
         raise InputError(
             f"--baseline {other.reference}: was built for batch {profile['min']} to {profile['max']}, not {outside[0]}"
         )
-    their_backend = backends()[str(other.artifact.manifest["backend"])]
+    their_backend = backend_of(other.artifact)
     if (reason := their_backend.executable()) is not None:
         raise MachineLacks(f"--baseline {other.reference}: cannot run on this machine: {reason}")
     baseline = _contender("baseline", other.artifact, their_backend, specs, terms.threads)

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlpdeploy import cache, store
+from mlpdeploy import cache, files, store
 from mlpdeploy.engine.backend import backends
 from mlpdeploy.errors import ArtifactError, InputError
 from mlpdeploy.progress import Stages
@@ -71,7 +71,7 @@ class Int8:
 
         path = folder / store.QUANTISATION
         try:
-            document = json.loads(path.read_text(encoding="utf-8"))
+            document = files.read_json(path)
             quantisation = Quantisation.from_json(document.pop("quantisation"))
             curve, ranked = (tuple(document.pop(name)) for name in ("curve", "ranked"))
             with np.load(folder / store.ROWS, allow_pickle=False) as file:
@@ -227,7 +227,7 @@ def _calibrated(rewritten: Rewritten, samples: Samples, selection: Selection, st
     path = selection.out / selection.folder_name / "calibration" / f"{key[:32]}.json"
     with stages("calibrate"):
         try:
-            found = Quantisation.from_json(json.loads(path.read_text(encoding="utf-8")))
+            found = Quantisation.from_json(files.read_json(path))
             stages.say(f"calibration found in {path}")
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             found = calibrate(rewritten, samples.arrays, selection.calibrator, stages.step)

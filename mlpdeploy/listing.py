@@ -7,7 +7,8 @@ from itertools import groupby
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
+
+from mlpdeploy.terminal import escape
 
 
 def print_catalogue(console: Console, catalogue: Sequence[Mapping[str, Any]], detailed: bool = False) -> None:
@@ -17,8 +18,8 @@ def print_catalogue(console: Console, catalogue: Sequence[Mapping[str, Any]], de
         if index:
             console.print()
         sources = "; ".join(dict.fromkeys(entry["source"] for entry in entries))
-        console.print(f"[bold cyan]{entries[0]['family']}[/]  {escape(sources)}", highlight=False)
-        console.print(f"  {', '.join(entries[0]['precisions'])}", highlight=False)
+        console.print(f"[bold cyan]{escape(entries[0]['family'])}[/]  {escape(sources)}", highlight=False)
+        console.print(f"  {escape(', '.join(entries[0]['precisions']))}", highlight=False)
         for line in _family(entries, detailed):
             console.print(line, highlight=False)
     which = "below each network which" if detailed else "`mlpdeploy list PATTERN` says which"
@@ -33,12 +34,12 @@ def _family(entries: Sequence[Mapping[str, Any]], detailed: bool) -> Iterator[st
         top1 = "-" if entry["top1"] is None else f"{entry['top1']:.1f}"
         rewrites = sum(entry["rules"].values()) or "-"
         size = f"{_taken(entry):>11}{_amount(entry['parameters'] / 1e6, 1):>10}{_amount(entry['gmacs'], 2):>8}"
-        yield f"  {name:29}{size}{top1:>7}{rewrites:>10}"
+        yield f"  {escape(f'{name:29}')}{size}{top1:>7}{rewrites:>10}"
         fired = ", ".join(f"{rule} {count}" for rule, count in entry["rules"].items())
         if detailed and entry["inputs"]:
-            yield f"[dim]    takes {', '.join(map(_input, entry['inputs']))}[/]"
+            yield f"[dim]    takes {escape(', '.join(map(_input, entry['inputs'])))}[/]"
         if detailed:
-            yield f"[dim]    {fired or 'no rule fires, or it was not counted'}[/]"
+            yield f"[dim]    {escape(fired) or 'no rule fires, or it was not counted'}[/]"
 
 
 def _amount(value: float, digits: int) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlpdeploy import cache, store
-from mlpdeploy.engine.backend import Backend
+from mlpdeploy.engine.backend import Backend, backends
 from mlpdeploy.errors import ArtifactError, InputError
 from mlpdeploy.progress import Stages
 from mlpdeploy.recipe import canonical, kind
@@ -56,7 +56,9 @@ def check_same(artifact: Artifact, selection: Selection, source: Source | None) 
     different = [f"{name} {asked[name]} (built with {built.get(name)})" for name in differ]
     weights = None if selection.checkpoint is None else cache.checkpoint_sha256(selection.checkpoint)
     known = artifact.manifest["weights"].get("sha256")
-    if source is not None and cache.weights_sha256(source.network) != known:
+    # Of a network that a name finds, `check_traced` compares all numbers.
+    given = artifact.manifest["weights"].get("kind") == "given"
+    if source is not None and given and cache.weights_sha256(source.network) != known:
         raise ArtifactError(f"{artifact.folder} was built from a network with other weights than the one given here")
     if source is None and weights != known:
         different.append(f"{selection.weights()} (built with {artifact.manifest['weights']['text']})")
@@ -78,6 +80,14 @@ def check_traced(artifact: Artifact, traced: Traced) -> None:
             f"{artifact.folder} was built from another form of this network: its operations, or numbers that they "
             "read, have changed since; build it again"
         )
+
+
+def backend_of(artifact: Artifact) -> Backend:
+    """The backend of an artifact. Raises ArtifactError where this mlpdeploy has none of that name."""
+    name = artifact.manifest["backend"]
+    if (found := backends().get(name)) is None:
+        raise ArtifactError(f"{artifact.folder} is an engine of {name}, and this mlpdeploy has no backend {name}")
+    return found
 
 
 def calibrated_before(selection: Selection, folder: Path) -> Artifact:

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from mlpdeploy import results
 from mlpdeploy.errors import InputError
 from mlpdeploy.selection import Selection, parse_channels, parse_shape
+from mlpdeploy.terminal import Terminal
 
 Name = Annotated[str, typer.Argument(help="A recipe (see list), timm:<model>, or package.module:factory.")]
 Precision = Annotated[str, typer.Option(help="fp32, tf32, fp16, bf16 or int8.")]
@@ -66,6 +66,7 @@ Resize = Annotated[
     str | None, typer.Option(metavar="METHOD", help="Images: nearest, bilinear, bicubic, lanczos, box or hamming.")
 ]
 Limit = Annotated[int | None, typer.Option(metavar="N", help="Rows of data that are used, spread evenly; 256.")]
+Trust = Annotated[bool, typer.Option("--trust", help="Run code in an engine that somebody else built.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout, and nothing else there.")]
 
 
@@ -117,7 +118,7 @@ def printing() -> Iterator[None]:
 
 def warn(line: str) -> None:
     """One line on stderr."""
-    Console(stderr=True, soft_wrap=True).print(f"warning: {line}", style="yellow", markup=False, highlight=False)
+    Terminal(stderr=True, soft_wrap=True).print(f"warning: {line}", style="yellow", markup=False, highlight=False)
 
 
 def print_json(document: Any) -> None:

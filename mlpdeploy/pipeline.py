@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlpdeploy import store
+from mlpdeploy import store, trust
 from mlpdeploy.engine.backend import Batch, BuildRequest, pick
 from mlpdeploy.errors import InputError
 from mlpdeploy.int8 import Int8, calibration, measure_sites, paid_off
@@ -120,13 +120,15 @@ def verify(
     source: Source | None = None,
     folder: Path | None = None,
     data: str | Samples | None = None,
+    trusted: bool = False,
     progress: Listener | None = None,
 ) -> Verification:
     """Prove that the built engine of a selection computes what its network computes (`Verification.passed`).
 
     Climbs the ladder of `evidence.verify`, on random inputs or on `data` (what `--data` names, or arrays), and writes
     verification.json beside the engine. `source` is the network itself where it is in hand; `folder` is where the
-    artifact lies, if not where the selection says. Raises ArtifactError where nothing of that selection is built.
+    artifact lies, if not where the selection says. `trusted` says that its engine may run although somebody else built
+    it (see `trust`). Raises ArtifactError where nothing of that selection is built.
     """
     stages = Stages(progress)
     backend = pick(selection.backend, selection.precision, selection.gpus)
@@ -136,6 +138,8 @@ def verify(
         with stages("open"):
             artifact = store.open_artifact(folder)
             check_same(artifact, selection, source)
+            if backend.executable() is None:
+                trust.require(artifact, backend, trusted)
         stages.say(f"{folder}, built {artifact.manifest['created']}")
         # The engine was built for images that are prepared as they were then; the rows may be said to be so now.
         built = Selection.from_json(artifact.manifest["selection"])
@@ -151,8 +155,6 @@ def verify(
         calibrated = None if int8 is None else lambda rewritten: int8
         compiled = compile_network(traced, selection, stages, calibrated, backend.beside_int8)
         with stages("verify"):
-            import onnx
-
             from mlpdeploy import manifest, reporting
             from mlpdeploy.evidence.verify import verify as climb
 
@@ -165,7 +167,7 @@ def verify(
                 source.network,
                 compiled.rewritten,
                 compiled.typed,
-                onnx.load(artifact.model),
+                store.read_model(artifact.model),
                 engine,
                 reason,
                 selection.profile,

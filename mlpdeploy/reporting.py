@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mlpdeploy import store
+from mlpdeploy import documents, files, schema, store
 from mlpdeploy.errors import ArtifactError, InputError
 from mlpdeploy.store import Artifact
 
@@ -35,7 +35,7 @@ def report(artifact: Artifact, *, html: Path | None = None, markdown: Path | Non
         lines = [asdict(verdict) for verdict in verdicts(artifact.manifest, *_evidence(artifact))]
     for path, text in texts.items():
         try:
-            store.write(path, text)
+            files.write(path, text)
         except OSError as error:
             reason = error.strerror or str(error)
             raise InputError(f"{path} cannot be written ({reason}): pass --html FILE or --markdown FILE") from error
@@ -58,7 +58,10 @@ def _evidence(artifact: Artifact) -> tuple[dict[str, Any] | None, dict[str, Any]
         verification = None
     if bench is not None and (bench.get("kind"), bench.get("schema")) != ("bench", 1):
         raise ArtifactError(f"{artifact.folder / store.BENCH} is no result of this mlpdeploy's bench: measure it again")
-    if bench is not None and bench["network"]["model_sha256"] != hashes[store.MODEL]:
+    if bench is not None and (problem := documents.wrong(bench, schema.BENCH)) is not None:
+        path = artifact.folder / store.BENCH
+        raise ArtifactError(f"{path} is damaged or of another version ({problem}): measure it again")
+    if bench is not None and bench["network"].get("model_sha256") != hashes[store.MODEL]:
         bench = None
     return verification, bench
 

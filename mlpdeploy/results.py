@@ -7,7 +7,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from mlpdeploy import store
+from mlpdeploy import files
 from mlpdeploy.errors import InputError
 
 ROOM = 1 << 20
@@ -30,7 +30,7 @@ def write(path: Path, text: str, append: bool = False) -> None:
         elif path.exists() and (not path.is_file() or not os.access(path.parent, os.W_OK)):
             path.write_text(text, encoding="utf-8")
         else:
-            store.write(path.resolve(), text)
+            files.write(path.resolve(), text)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
 

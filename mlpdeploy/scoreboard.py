@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from mlpdeploy.console import SIMPLE
 from mlpdeploy.evidence.words import PHASES, clock_notes, device_rows
+from mlpdeploy.terminal import escape
 
 STYLES = {
     "passed": "green", "regressed": "red", "undecided": "yellow", "accepted": "cyan", "not measured": "dim",
@@ -33,17 +33,15 @@ def print_bench(console: Console, document: Mapping[str, Any]) -> None:
         _print_phases(console, one)
     console.print("  ratio: the engine's time over the other's, with its 95 % interval", style="dim")
     for name, reason in document["left_out"].items():
-        console.print(f"  {name} left out: {escape(reason)}", style="dim", soft_wrap=True, highlight=False)
+        console.print(f"  {escape(name)} left out: {escape(reason)}", style="dim", soft_wrap=True, highlight=False)
     _print_roofline(console, document["roofline"])
     _print_layers(console, document["layers"])
     if document["credit"] is not None:
         console.print("\n[bold]What each rule is worth[/], time without it over time with it")
         table = _table("  rule", ">fired", ">worth", "95 % interval", "verdict")
         for rule in document["credit"]:
-            interval = f"{rule['low']:.3f} to {rule['high']:.3f}"
-            table.add_row(
-                f"  {rule['rule']}", str(rule["fired"]), f"{rule['value']:.3f}", interval, _styled(rule["verdict"])
-            )
+            worth = (f"{rule['value']:.3f}", f"{rule['low']:.3f} to {rule['high']:.3f}", _styled(rule["verdict"]))
+            table.add_row(f"  {escape(rule['rule'])}", str(rule["fired"]), *worth)
         console.print(table)
 
 
@@ -64,9 +62,8 @@ def print_regress(console: Console, document: Mapping[str, Any]) -> None:
         before, after, change, interval, limit = numbers(gate)
         unit = gate["unit"] if gate["name"] == "accuracy" else ""
         before, after = (text.removesuffix(unit).strip() for text in (before, after))
-        table.add_row(
-            f"  {gate['label']}", before, after, f"{change}\n{interval}".strip(), limit, _styled(gate["verdict"])
-        )
+        change = f"{change}\n{interval}".strip()
+        table.add_row(f"  {escape(gate['label'])}", before, after, change, limit, _styled(gate["verdict"]))
     console.print(table)
     for gate in document["gates"]:
         if gate["reason"]:
@@ -95,8 +92,8 @@ def print_history(console: Console, found: Any) -> None:
             bar = "█" * max(1, round(12 * point.median_ms / longest))
             change = "" if point.ratio is None else f"{100 * (point.ratio - 1):+.1f}%"
             median = f"{point.median_ms:.4g} ms{'*' if other else ' '}"
-            date = f"  {point.created[:16].replace('T', ' ')}"
-            table.add_row(date, escape(point.revision), median, bar, change, _styled(point.verdict))
+            date = point.created[:16].replace("T", " ")
+            table.add_row(f"  {escape(date)}", escape(point.revision), median, bar, change, _styled(point.verdict))
         console.print(table)
         if moved:
             console.print("  * another machine or other versions than the run before", style="dim")
@@ -141,8 +138,8 @@ def _print_roofline(console: Console, roofline: Mapping[str, Any] | None) -> Non
     for limit in roofline["limits"]:
         reached = ", ".join(f"{name} {percent:.0f} %" for name, percent in limit["percent_of_limit"].items())
         work = f"{limit['macs'] / 1e9:.2f} GMACs, {limit['bytes'] / 1e6:.0f} MB, {limit['bound']} bound"
-        line = f"  batch {limit['batch']}: {limit['limit_ms']:.3g} ms at best ({work}); reached: {reached}"
-        console.print(escape(line), highlight=False, soft_wrap=True)
+        line = f"batch {limit['batch']}: {limit['limit_ms']:.3g} ms at best ({work}); reached: {reached}"
+        console.print(f"  {escape(line)}", highlight=False, soft_wrap=True)
 
 
 def _print_layers(console: Console, layers: Mapping[str, Any]) -> None:
@@ -151,7 +148,8 @@ def _print_layers(console: Console, layers: Mapping[str, Any]) -> None:
         console.print(f"\n[bold]Time by module[/]: not measured: {escape(layers['reason'])}", highlight=False)
         return
     times = {module["path"]: module["milliseconds"] for module in (before or {"modules": ()})["modules"]}
-    console.print(f"\n[bold]Time by module[/] at batch {after['batch']}, told by {after['profiler']}", highlight=False)
+    told = f"at batch {after['batch']}, told by {escape(after['profiler'])}"
+    console.print(f"\n[bold]Time by module[/] {told}", highlight=False)
     table = _table("  module", ">export, ms", ">engine, ms", ">share")
     longest = sorted(after["modules"], key=lambda module: -module["milliseconds"])
     for module in longest[:SHOWN]:

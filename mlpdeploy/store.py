@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import hashlib
 import json
 import os
 import shutil
@@ -24,11 +23,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from mlpdeploy import documents, schema, trust
 from mlpdeploy.errors import ArtifactError, InputError
-from mlpdeploy.leftovers import clear, temporary
+from mlpdeploy.files import FULL, opened, sha256, sync, write
+from mlpdeploy.leftovers import clear
 from mlpdeploy.selection import Selection
+
+if TYPE_CHECKING:
+    import onnx
 
 SCHEMA = 2
 MODEL, GRAPH, MANIFEST = "model.onnx", "graph.json", "manifest.json"
@@ -36,7 +40,13 @@ VERIFICATION, BENCH, REPORT, PAGE = "verification.json", "bench.json", "report.m
 QUANTISATION, ROWS, CURVE = "quantisation.json", "rows.npz", "curve.svg"
 """Ranges of an INT8 engine: with them `verify` makes the same graph again without the calibration's data."""
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DOCUMENTS: dict[str, Any] = {
+    GRAPH: schema.GRAPH,
+    VERIFICATION: schema.VERIFICATION,
+    BENCH: {"kind": object, "schema": object},
+}
+"""The documents beside a manifest, and of which kind each is; what is in bench.json its version says."""
+
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
@@ -74,14 +84,14 @@ class Draft:
         """
         files = {str(path.relative_to(self.folder)): path for path in sorted(self.folder.rglob("*")) if path.is_file()}
         facts = {name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for name, path in files.items()}
-        manifest = {"schema": SCHEMA, **manifest, "files": facts}
+        manifest = trust.sealed(json.loads(json.dumps({"schema": SCHEMA, **manifest, "files": facts})))
         texts = {MANIFEST: _dump(manifest), REPORT: report(manifest)}
         for name, text in texts.items():
             (self.folder / name).write_text(text, encoding="utf-8")
         for path in (*files.values(), *(self.folder / name for name in texts)):
-            _sync(path)
+            sync(path)
         for path in (*(p for p in self.folder.rglob("*") if p.is_dir()), self.folder):
-            _sync(path)
+            sync(path)
         _replace_folder(self.folder, self.target)
         return Artifact(self.target, manifest)
 
@@ -140,23 +150,16 @@ def copy(artifact: Artifact, folder: Path) -> Artifact:
         with draft(folder) as copied:
             shutil.copytree(artifact.folder, copied.folder, dirs_exist_ok=True)
             for path in (*copied.folder.rglob("*"), copied.folder):
-                _sync(path)
+                sync(path)
             _replace_folder(copied.folder, folder)
     return Artifact(folder, artifact.manifest)
 
 
 def attached(artifact: Artifact, name: str) -> dict[str, Any] | None:
-    """A JSON document beside the engine; None where there is none. Raises ArtifactError where it cannot be read."""
+    """A JSON document beside the engine; None where there is none. Raises ArtifactError where it cannot be used."""
     path = artifact.folder / name
-    if not path.exists():
-        return None
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ArtifactError(f"{path} cannot be read ({error}): make it again") from error
-    if not isinstance(document, dict):
-        raise ArtifactError(f"{path} is no document of mlpdeploy: make it again")
-    return document
+    _require_inside(path, artifact.folder)
+    return documents.read(path, DOCUMENTS[name])
 
 
 def attach(artifact: Artifact, name: str, text: str) -> Path:
@@ -170,15 +173,6 @@ def place(path: Path, text: str) -> Path:
     with _writing(path.parent, everything=True):
         path.parent.mkdir(parents=True, exist_ok=True)
         return write(path, text)
-
-
-def write(path: Path, text: str) -> Path:
-    """Write one file, whole or not at all. Raises OSError where it cannot be written."""
-    with temporary(path) as made:
-        made.write_text(text, encoding="utf-8")
-        _sync(made)
-        made.replace(path)
-    return path
 
 
 def open_artifact(path: Path) -> Artifact:
@@ -202,46 +196,62 @@ def open_artifact(path: Path) -> Artifact:
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest alone. Raises ArtifactError where there is none, or none of this version."""
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise ArtifactError(f"there is no artifact at {folder}: run `mlpdeploy build` first") from error
-    except (OSError, ValueError) as error:
-        raise ArtifactError(f"{folder / MANIFEST} cannot be read ({error}): build it again with --force") from error
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
-        raise ArtifactError(f"{folder / MANIFEST} is no manifest of mlpdeploy: build it again with --force")
-    if manifest.get("schema") != SCHEMA:
-        raise ArtifactError(
-            f"{folder / MANIFEST} has schema {manifest.get('schema')}, this mlpdeploy reads {SCHEMA}: "
-            "build it again with --force"
-        )
+    path, again = folder / MANIFEST, "build it again with --force"
+    _require_inside(path, folder)
+    manifest = documents.read(path, {"schema": object, "files": {str: object}}, again)
+    if manifest is None:
+        raise ArtifactError(f"there is no artifact at {folder}: run `mlpdeploy build` first")
+    if manifest["schema"] != SCHEMA:
+        raise ArtifactError(f"{path} has schema {manifest['schema']}, this mlpdeploy reads {SCHEMA}: {again}")
+    if (problem := documents.wrong(manifest, schema.MANIFEST)) is not None:
+        raise ArtifactError(f"{path} is damaged or of another version ({problem}): {again}")
     return manifest
 
 
-def sha256(path: Path) -> str:
-    """The hash of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def read_model(path: Path) -> onnx.ModelProto:
+    """The ONNX file at a path. Raises ArtifactError where it is none, or wants to read numbers from other files."""
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        with opened(path) as file:
+            model = onnx.load_model_from_string(file.read())
+        onnx.external_data_helper.convert_model_from_external_data(model)
+    except (OSError, DecodeError) as error:
+        raise ArtifactError(f"{path} cannot be read as ONNX ({error}): build it again with --force") from error
+    except ValueError as error:  # numbers that are not in it
+        raise ArtifactError(f"{path} keeps numbers in other files, which no build of mlpdeploy does") from error
+    return model
 
 
 def _problem(folder: Path, manifest: dict[str, Any]) -> str | None:
     """Which file is not the one that the manifest names, or None."""
     named = manifest["files"]
-    if MODEL not in named or not any(f == manifest.get("engine") or _inside(f, manifest) for f in named):
+    if MODEL not in named or not any(f == manifest["engine"] or _inside(f, manifest) for f in named):
         return f"{folder / MANIFEST} does not name the model and the engine"
     for name, facts in named.items():
         path = folder / name
-        if not path.resolve().is_relative_to(folder.resolve()):
+        if not _is_inside(path, folder):
             return f"{folder / MANIFEST} names {name}, outside the artifact"
         if not path.is_file():
             return f"{path} is missing"
-        if path.stat().st_size != facts.get("bytes") or sha256(path) != facts.get("sha256"):
+        if path.stat().st_size != facts["bytes"] or sha256(path) != facts["sha256"]:
             return f"{path} was altered after it was built"
     return None
 
 
 def _inside(name: str, manifest: dict[str, Any]) -> bool:
-    return name.startswith(f"{manifest.get('engine')}/")
+    return name.startswith(f"{manifest['engine']}/")
+
+
+def _is_inside(path: Path, folder: Path) -> bool:
+    """Whether a path, its links followed, is in a folder."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+
+
+def _require_inside(path: Path, folder: Path) -> None:
+    if os.path.lexists(path) and not _is_inside(path, folder):
+        raise ArtifactError(f"{path} is a link that leads out of the artifact: remove it")
 
 
 def _replace_folder(new: Path, target: Path) -> None:
@@ -251,7 +261,7 @@ def _replace_folder(new: Path, target: Path) -> None:
         target.rename(_previous(target))
         new.rename(target)
         shutil.rmtree(_previous(target))
-    _sync(target.parent)
+    sync(target.parent)
 
 
 def _exchange(first: Path, second: Path) -> bool:
@@ -279,16 +289,6 @@ def _recover(folder: Path) -> None:
 
 def _previous(folder: Path) -> Path:
     return folder.parent / f".{folder.name}.previous"
-
-
-def _sync(path: Path) -> None:
-    if path.is_dir() and os.name != "posix":
-        return
-    descriptor = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _dump(value: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,8 @@ Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # The key that artifacts are sealed with belongs to these tests alone.
+    os.environ.setdefault("XDG_STATE_HOME", tempfile.mkdtemp(prefix="mlpdeploy-tests-"))
     # Two cores are usual; results must not depend on how many there are.
     torch.set_num_threads(1)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from mlpdeploy import baseline, leftovers, store
+from mlpdeploy import baseline, files, leftovers, store
 from mlpdeploy.leftovers import workplace
 from mlpdeploy.processes import Terminated, run, unwinding
 from tests.conftest import REPOSITORY
@@ -136,7 +136,7 @@ def test_files_of_killed_writers_go_with_the_next_write_and_with_the_next_holder
     others = [path.with_name(".report.html.txt"), path.with_name(f".report.html.{'z' * 32}"), path.with_name(".hidden")]
     for one in (*left, *others):
         one.write_text("cut sho")
-    store.write(path, "whole")
+    files.write(path, "whole")
     assert [one.exists() for one in left] == [False, False, True, True]
     with store.locked(path.parent):
         assert not any(one.exists() for one in left) and all(one.exists() for one in others)
@@ -146,7 +146,7 @@ def test_files_of_killed_writers_go_with_the_next_write_and_with_the_next_holder
 def test_a_file_that_is_being_written_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     with leftovers.temporary(path) as first:
-        store.write(path, "second")
+        files.write(path, "second")
         leftovers.clear(tmp_path)
         first.write_text("first")
         first.replace(path)

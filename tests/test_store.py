@@ -18,16 +18,18 @@ from typing import Any
 
 import pytest
 
-from mlpdeploy import store
+from mlpdeploy import files, store
 from mlpdeploy.errors import ArtifactError, InputError
 from tests.conftest import REPOSITORY
+from tests.evidence.documents import whole
 
-FACTS: dict[str, Any] = {"engine": "engine.bin", "key": "k"}
+FACTS: dict[str, Any] = whole(engine="engine.bin", key="k")
 
 WRITER = """
 import sys, itertools
 from pathlib import Path
 from mlpdeploy import store
+from tests.evidence.documents import whole
 if sys.argv[2] == "no exchange":
     store._exchange = lambda first, second: False
 folder = Path(sys.argv[1])
@@ -35,7 +37,7 @@ for generation in itertools.count(int(sys.argv[3])):
     with store.locked(folder), store.draft(folder) as draft:
         for name in ("model.onnx", "engine.bin", "more.bin"):
             (draft.folder / name).write_bytes(str(generation).encode() * 20000)
-        draft.commit({"engine": "engine.bin", "generation": generation}, str)
+        draft.commit(whole(engine="engine.bin", generation=generation), str)
     print(generation, flush=True)
 """
 
@@ -190,7 +192,10 @@ ALTERED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "manifest missing": (lambda folder: (folder / "manifest.json").unlink(), "no artifact"),
     "manifest cut": (lambda folder: (folder / "manifest.json").write_text('{"schema"'), "cannot be read"),
     "manifest of bytes": (lambda folder: (folder / "manifest.json").write_bytes(b"\xff\xfe"), "cannot be read"),
-    "manifest of another kind": (lambda folder: (folder / "manifest.json").write_text("[]"), "no manifest"),
+    "manifest of another kind": (
+        lambda folder: (folder / "manifest.json").write_text("[]"),
+        "no document",
+    ),
 }
 
 
@@ -210,7 +215,7 @@ def test_an_altered_artifact_is_refused_by_name(folder: Path, how: str) -> None:
         ({"schema": 99}, "has schema 99, this mlpdeploy reads 2"),
         ({"files": {}}, "does not name the model and the engine"),
         ({"engine": "other.plan"}, "does not name the model and the engine"),
-        ({"files": "../.."}, "no manifest"),
+        ({"files": "../.."}, "files is text, it must be an object"),
     ],
 )
 def test_a_manifest_that_lies(folder: Path, edit: dict[str, Any], message: str) -> None:
@@ -227,7 +232,7 @@ def test_a_manifest_cannot_point_outside(folder: Path, tmp_path: Path) -> None:
     outside = tmp_path / "secret"
     outside.write_bytes(b"x")
     for name in (str(outside), "../../../../secret"):
-        manifest["files"][name] = {"bytes": 1, "sha256": store.sha256(outside)}
+        manifest["files"][name] = {"bytes": 1, "sha256": files.sha256(outside)}
         (folder / "manifest.json").write_text(json.dumps(manifest))
         with pytest.raises(ArtifactError, match="outside the artifact"):
             store.open_artifact(folder)

@@ -123,6 +123,8 @@ class Backend(Protocol):
 
     name: str
     engine_file: str
+    code: str | None
+    """What its engines hold that runs as a program where they are loaded, in words; None where they are data alone."""
     beside_int8: str | None
     """The precision of what lies between the products of an INT8 engine; None where it builds none."""
 

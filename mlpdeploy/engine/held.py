@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from mlpdeploy.errors import MachineLacks
 if TYPE_CHECKING:
     import numpy as np
 
-    from mlpdeploy.engine.backend import Arrays, Runner
+    from mlpdeploy.engine.backend import Arrays, Backend, Runner
 
 
 @dataclass
@@ -30,8 +30,11 @@ class _Loaded:
 class Held:
     """The engine of a backend: loaded once, by whichever thread calls first, and anew by a call after `close`."""
 
-    def __init__(self, backend: str, engine: Path, facts: Mapping[str, Any]) -> None:
-        self._backend, self._engine, self._facts = backend, engine, facts
+    def __init__(
+        self, backend: str, engine: Path, facts: Mapping[str, Any], check: Callable[[Backend], None] | None = None
+    ) -> None:
+        """`check` is called before the engine is loaded, and raises where it must not be."""
+        self._backend, self._engine, self._facts, self._check = backend, engine, facts, check
         self._changed = threading.Condition()
         self._loaded: _Loaded | None = None
 
@@ -68,4 +71,7 @@ class Held:
     def _load(self) -> AbstractContextManager[Runner]:
         if (reason := self.cannot_run()) is not None:
             raise MachineLacks(f"the {self._backend} engine cannot run on this machine: {reason}")
-        return backends()[self._backend].load(self._engine, self._facts)
+        backend = backends()[self._backend]
+        if self._check is not None:
+            self._check(backend)
+        return backend.load(self._engine, self._facts)

@@ -5,12 +5,11 @@ Every number is a measurement of this session; what was not measured is None, wi
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any
 
+from mlpdeploy import documents, files, schema
 from mlpdeploy.errors import InputError
 from mlpdeploy.evidence.timing import Ratio, Timings
 
@@ -233,15 +232,18 @@ class Bench:
 def read(path: Path) -> dict[str, Any]:
     """A saved document of bench or regress. Raises InputError, one line, where it is missing or cannot be used."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = files.read_json(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error}): give a saved result") from error
     except ValueError as error:
         raise InputError(f"{path}: is no JSON document ({error}): it was cut short, or is something else") from error
-    if not isinstance(document, Mapping) or document.get("kind") not in (BENCH, REGRESS):
+    if not isinstance(document, dict) or document.get("kind") not in (BENCH, REGRESS):
         raise InputError(f"{path}: is no result of `mlpdeploy bench` or `mlpdeploy regress`")
     if document.get("schema") != SCHEMA:
         raise InputError(
             f"{path}: has schema {document.get('schema')}, this mlpdeploy reads {SCHEMA}: measure it again"
         )
-    return dict(document)
+    kind = schema.SAVED_BENCH if document["kind"] == BENCH else schema.SAVED_REGRESS
+    if (problem := documents.wrong(document, kind)) is not None:
+        raise InputError(f"{path}: is damaged or of another version ({problem}): measure it again")
+    return document

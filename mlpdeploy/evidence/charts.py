@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlpdeploy.evidence.blocks import TIMES
 from mlpdeploy.evidence.verdicts import engine_of, speedup
+from mlpdeploy.text import plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -178,6 +179,7 @@ def operations(before: Mapping[str, int], after: Mapping[str, int]) -> str:
 def write(ax: Axes, text: str, x: float, y: float, shift: float = 0, **look: Any) -> None:
     """Text at a point, `shift` units to the right of it. It takes no room, and a dollar sign in it is one."""
     options: dict[str, Any] = {"fontsize": TEXT, "color": INK, "va": "center", "parse_math": False} | look
+    text = plain(text)
     shown = text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
     ax.annotate(shown, (x, y), (shift, 0), textcoords="offset points", **options).set_in_layout(False)
 

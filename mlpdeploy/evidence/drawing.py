@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from html import escape
 
 from mlpdeploy.evidence.blocks import INPUT, OUTPUT, Node, Picture
+from mlpdeploy.text import clean
 
 INCH = 72
 CHARACTER, LINE = 6.3, 12.5
@@ -57,7 +58,7 @@ def _svg(placed: str, nodes: dict[str, Node], title: str) -> str:
     boxes = [_box(row, nodes[row[1]], height) for row in rows if row[0] == "node"]
     edges = [_edge(row, height) for row in rows if row[0] == "edge"]
     opening = (
-        f'<svg class="graph" role="img" aria-label="{escape(title)}" style="width:{width + 4:.0f}px" '
+        f'<svg class="graph" role="img" aria-label="{escape(clean(title))}" style="width:{width + 4:.0f}px" '
         f'viewBox="-2 -2 {width + 4:.1f} {height + 4:.1f}">'
     )
     return "\n".join([opening, *edges, *boxes, "</svg>"])
@@ -78,9 +79,9 @@ def _box(row: Sequence[str], node: Node, height: float) -> str:
     x, y, w, h = (float(number) * INCH for number in row[2:6])
     left, top = x - w / 2, height - y - h / 2
     lines = [
-        f'<text class="line{index}" x="{x:.1f}" y="{top + 14 + index * LINE:.1f}">{escape(line)}</text>'
+        f'<text class="line{index}" x="{x:.1f}" y="{top + 14 + index * LINE:.1f}">{escape(clean(line))}</text>'
         for index, line in enumerate(_lines(node))
     ]
     radius = h / 2 if node.kind in (INPUT, OUTPUT) else 4
     box = f'<rect x="{left:.1f}" y="{top:.1f}" width="{w:.1f}" height="{h:.1f}" rx="{radius:.1f}"/>'
-    return f'<g class="node {node.kind}"><title>{escape(node.hint)}</title>{box}{"".join(lines)}</g>'
+    return f'<g class="node {node.kind}"><title>{escape(clean(node.hint))}</title>{box}{"".join(lines)}</g>'

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -68,12 +67,10 @@ def facts_of(artifact: Artifact, batch: int | None = None) -> Facts:
 
     TensorRT's parser needs no GPU, so an engine of another backend has layers as well.
     """
-    import onnx
-
     from mlpdeploy.evidence.memory import peak_bytes
 
     manifest, reasons = artifact.manifest, {}
-    model = onnx.load(artifact.model)
+    model = store.read_model(artifact.model)
     parsed = manifest["facts"].get("parsed") or _parsed(model)
     if isinstance(parsed, str):
         reasons["layers"] = reasons["transposes"] = parsed
@@ -100,13 +97,15 @@ def facts_of(artifact: Artifact, batch: int | None = None) -> Facts:
 
 def accuracy_of(artifact: Artifact) -> Accuracy | str:
     """What the last verification of these very files found, or one line: why there is none."""
-    path = artifact.folder / store.VERIFICATION
-    if not path.exists():
+    document = store.attached(artifact, store.VERIFICATION)
+    if document is None:
         return "not verified"
-    document = json.loads(path.read_text(encoding="utf-8"))
     if document["files"] != {name: facts["sha256"] for name, facts in artifact.manifest["files"].items()}:
         return "verified before it was built again"
-    stage = [one for one in document["stages"] if one["status"] != NOT_EXECUTED][-1]
+    ran = [one for one in document["stages"] if one["status"] != NOT_EXECUTED]
+    if not ran:
+        return "nothing was executed when it was verified"
+    stage = ran[-1]
     images, rows = stage["images"], document["rows"]
     if images is not None and images["accuracy"] is not None:
         return Accuracy("top-1 accuracy", images["accuracy"], stage["name"], document["inputs"], rows)

@@ -15,9 +15,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from mlpdeploy import files
 from mlpdeploy.errors import InputError
 from mlpdeploy.evidence.bench import BENCH
 from mlpdeploy.results import add
+from mlpdeploy.text import plain
 
 SCHEMA = 1
 FILE = "history.jsonl"
@@ -118,7 +120,7 @@ def read(path: Path, name: str) -> History:
     try:
         if path.exists() and not path.is_file():
             raise InputError(f"{path}: is no regular file, so no history")
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = files.read_text(path, errors="replace").splitlines()
     except OSError as error:
         raise InputError(
             f"{path}: there is no history ({error.strerror or error}); `mlpdeploy bench {name}` begins one"
@@ -155,7 +157,7 @@ def svg(history: History) -> str:
     look: Any = {"svg.hashsalt": "mlpdeploy", "font.family": "DejaVu Sans", "font.size": 9, "text.parse_math": False}
     with matplotlib.rc_context(look):
         figure = Figure(figsize=(8, 0.6 + 2.0 * count), layout="constrained")
-        figure.suptitle(f"{history.name}: median latency", fontsize=11)
+        figure.suptitle(f"{plain(history.name)}: median latency", fontsize=11)
         for axes, series in zip(figure.subplots(count, 1, squeeze=False)[:, 0], history.series, strict=True):
             _draw(axes, series)
         buffer = io.StringIO()
@@ -182,11 +184,11 @@ def _draw(axes: Any, series: Series) -> None:
     colors = ["#cc3311" if point.verdict == "regressed" else "#4477aa" for point in points]
     axes.scatter(range(len(points)), [point.median_ms for point in points], color=colors, s=18, zorder=3)
     shown = range(0, len(points), max(1, -(-len(points) // 8)))
-    axes.set_xticks(list(shown), [points[i].revision or points[i].created[:10] for i in shown])
+    axes.set_xticks(list(shown), [plain(points[i].revision or points[i].created[:10]) for i in shown])
     axes.set_xlim(-0.5, max(len(points) - 0.5, 1))
     axes.set_ylim(0, 1.15 * max(point.median_ms for point in points))
     axes.set_ylabel("ms")
-    axes.set_title(series.label, fontsize=9, loc="left")
+    axes.set_title(plain(series.label), fontsize=9, loc="left")
     axes.grid(axis="y", linewidth=0.4, alpha=0.6)
     axes.spines[["top", "right"]].set_visible(False)
 

@@ -8,7 +8,9 @@ from typing import Any
 from xml.etree import ElementTree
 
 from mlpdeploy.evidence.gate import PASSED, REGRESSED, UNDECIDED
+from mlpdeploy.evidence.markdown import items, table, text
 from mlpdeploy.evidence.regress import ACCEPTED, ACCURACY, NOT_MEASURED
+from mlpdeploy.text import plain
 
 MARKS = {PASSED: "✅", REGRESSED: "❌", UNDECIDED: "⚠️", ACCEPTED: "☑️", NOT_MEASURED: "⏭️"}
 
@@ -23,15 +25,16 @@ def junit(document: Mapping[str, Any]) -> str:
         "failures": str(sum(gate["verdict"] in failing for gate in gates)),
         "skipped": str(sum(gate["verdict"] in skipped for gate in gates)),
     }
-    suite = ElementTree.Element("testsuite", name=title(document), timestamp=document["created"], errors="0", **counts)
+    name = plain(title(document))
+    suite = ElementTree.Element("testsuite", name=name, timestamp=document["created"], errors="0", **counts)
     for gate in gates:
-        case = ElementTree.SubElement(suite, "testcase", classname=title(document), name=gate["label"])
+        case = ElementTree.SubElement(suite, "testcase", classname=name, name=plain(gate["label"]))
         if gate["verdict"] in failing:
-            ElementTree.SubElement(case, "failure", message=sentence(gate), type=gate["verdict"])
+            ElementTree.SubElement(case, "failure", message=plain(sentence(gate)), type=gate["verdict"])
         elif gate["verdict"] in skipped:
-            ElementTree.SubElement(case, "skipped", message=sentence(gate))
+            ElementTree.SubElement(case, "skipped", message=plain(sentence(gate)))
     if differs := document["baseline"].get("differs"):
-        ElementTree.SubElement(suite, "system-out").text = "\n".join(f"not alike: {line}" for line in differs)
+        ElementTree.SubElement(suite, "system-out").text = "\n".join(f"not alike: {plain(line)}" for line in differs)
     root = ElementTree.Element("testsuites")
     root.append(suite)
     ElementTree.indent(root)
@@ -41,25 +44,24 @@ def junit(document: Mapping[str, Any]) -> str:
 def markdown(document: Mapping[str, Any]) -> str:
     """A table with one row a gate, the verdict above it, and what it was measured with below."""
     machine, baseline = document["machine"], document["baseline"]
-    differs = baseline.get("differs", ())
-    lines = [
-        f"### {MARKS[document['verdict']]} {title(document)}: {document['verdict']}",
-        "",
-        f"Held against {_cell(described(baseline))}.",
-        "",
-        *(f"- not alike: {_cell(line)}" for line in differs),
-        *([""] if differs else []),
-        "| | gate | baseline | candidate | change | interval | limit |",
-        "| --- | --- | ---: | ---: | ---: | --- | ---: |",
+    differs = [f"not alike: {line}" for line in baseline.get("differs", ())]
+    header = ["", "gate", "baseline:", "candidate:", "change:", "interval", "limit:"]
+    rows = [
+        [MARKS[gate["verdict"]], f"{gate['label']}: {gate['verdict']}", *numbers(gate)] for gate in document["gates"]
     ]
-    for gate in document["gates"]:
-        cells = [MARKS[gate["verdict"]], f"{gate['label']}: {gate['verdict']}", *numbers(gate)]
-        lines.append(f"| {' | '.join(_cell(cell) for cell in cells)} |")
-    reasons = [f"- {gate['label']}: {_cell(gate['reason'])}" for gate in document["gates"] if gate["reason"]]
+    lines = [
+        f"### {MARKS[document['verdict']]} {text(title(document))}: {document['verdict']}",
+        "",
+        f"Held against {text(described(baseline))}.",
+        "",
+        *([items(differs), ""] if differs else []),
+        table(header, rows),
+    ]
+    reasons = [f"{gate['label']}: {gate['reason']}" for gate in document["gates"] if gate["reason"]]
     where = (machine["gpu"] or {}).get("name") if document["network"]["backend"].startswith("tensorrt") else None
     threads = "" if where else f", {document['settings']['threads']} of {machine['cores']} cores"
-    lines += ["", *reasons, *([""] if reasons else [])]
-    lines.append(f"{where or machine['cpu']}{threads}; {document['network']['weights']}; {document['created']}")
+    lines += ["", *([items(reasons), ""] if reasons else [])]
+    lines.append(text(f"{where or machine['cpu']}{threads}; {document['network']['weights']}; {document['created']}"))
     return "\n".join(lines) + "\n"
 
 
@@ -117,8 +119,3 @@ def amount(value: float, unit: str) -> str:
 def _percent(value: float, sign: bool = False) -> str:
     shown = f"{100 * value:{'+' if sign else ''}.2g}" if abs(value) < 0.1 else f"{100 * value:{'+' if sign else ''}.0f}"
     return "0%" if math.isclose(value, 0, abs_tol=5e-6) else f"{shown}%"
-
-
-def _cell(value: object) -> str:
-    """A value that cannot break out of its table or line."""
-    return " ".join(str(value).split()).replace("|", "\\|")

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mlpdeploy.arguments import arguments
+from mlpdeploy.evidence.markdown import Markdown, block, code, items, strong, table, text
 from mlpdeploy.evidence.verdicts import Verdict, command, engine_of, speedup, verdicts
 from mlpdeploy.evidence.words import (
     EXTREME,
@@ -54,7 +55,7 @@ def _built(manifest: Mapping[str, Any]) -> str:
     rows = {
         "network": f"{recipe['name']}{source}",
         "parameters": f"{recipe['parameters'] / 1e6:.1f} M",
-        "weights": f"**{weights['text']}**" if weights["random"] else weights["text"],
+        "weights": strong(weights["text"]) if weights["random"] else weights["text"],
         "precision": manifest["precision"],
         "inputs": _ports(manifest["inputs"]),
         "outputs": _ports(manifest["outputs"]),
@@ -66,48 +67,46 @@ def _built(manifest: Mapping[str, Any]) -> str:
         "built": manifest["created"],
         "notes": "; ".join(manifest.get("notes") or ()),
     }
-    title = f"# {recipe['name']}, {manifest['precision']}, {manifest['backend']}"
-    return title + "\n\n" + _table(["", ""], [[name, value] for name, value in rows.items() if value])
+    title = text(f"{recipe['name']}, {manifest['precision']}, {manifest['backend']}")
+    return f"# {title}\n\n{table(['', ''], [[name, value] for name, value in rows.items() if value])}"
 
 
 def _stages(seconds: Mapping[str, float]) -> str:
     rows = [[name, f"{value:.2f}"] for name, value in seconds.items()]
-    return "## Stages\n\n" + _table(["stage", "seconds:"], [*rows, ["all", f"{sum(seconds.values()):.2f}"]])
+    return "## Stages\n\n" + table(["stage", "seconds:"], [*rows, ["all", f"{sum(seconds.values()):.2f}"]])
 
 
 def _operations(before: Mapping[str, int], after: Mapping[str, int]) -> str:
     names = sorted({*before, *after}, key=lambda name: (-before.get(name, 0), name))
-    rows = [[f"`{name}`", before.get(name, 0), after.get(name, 0)] for name in names]
+    rows = [[code(name), before.get(name, 0), after.get(name, 0)] for name in names]
     rows.append(["all", sum(before.values()), sum(after.values())])
-    return "## Operations\n\n" + _table(["operation", "before:", "after:"], rows)
+    return "## Operations\n\n" + table(["operation", "before:", "after:"], rows)
 
 
 def _rules(rules: Sequence[Mapping[str, Any]]) -> str:
-    table = _table(
+    counts = table(
         ["rule", "fired:", "refused:", "seconds:"],
-        [[f"`{rule['name']}`", rule["fired"], len(rule["refused"]), f"{rule['seconds']:.2f}"] for rule in rules],
+        [[code(rule["name"]), rule["fired"], len(rule["refused"]), f"{rule['seconds']:.2f}"] for rule in rules],
     )
     lines = []
     for rule in rules:
         refused = rule["refused"]
-        lines += [
-            f"- `{rule['name']}` refused at {_where(r['where'])}: {_cell(r['reason'])}" for r in refused[:REFUSALS]
-        ]
-        if len(refused) > REFUSALS:
-            lines.append(f"- `{rule['name']}` refused at {len(refused) - REFUSALS} more places, see manifest.json")
-    return "\n\n".join(["## Rules", table, *(["\n".join(lines)] if lines else [])])
+        places: list[str] = [_kept(one["where"], one["reason"]) for one in refused[:REFUSALS]]
+        places += [f"{len(refused) - REFUSALS} more places, see manifest.json"] if len(refused) > REFUSALS else []
+        lines += [Markdown(f"{code(rule['name'])} refused at {place}") for place in places]
+    return "\n\n".join(["## Rules", counts, *([items(lines)] if lines else [])])
 
 
 def _transposes(left: Sequence[Mapping[str, Any]]) -> str:
     """What is left outside of the custom operations, by reason."""
-    text = "## Transposes that are left"
+    title = "## Transposes that are left"
     if not left:
-        return f"{text}\n\nNone."
-    places: dict[str, list[str]] = {}
+        return f"{title}\n\nNone."
+    places: dict[str, list[Markdown]] = {}
     for one in left:
-        places.setdefault(one["reason"], []).append(f"{_where(one['where'])} ({one['permutation']})")
-    rows = [[len(found), reason, found[0]] for reason, found in places.items()]
-    return f"{text}\n\n" + _table(["count:", "why", "first at"], rows)
+        places.setdefault(one["reason"], []).append(Markdown(f"{_where(one['where'])} ({text(one['permutation'])})"))
+    rows = [[len(found), why, found[0]] for why, found in places.items()]
+    return f"{title}\n\n" + table(["count:", "why", "first at"], rows)
 
 
 def _precision(manifest: Mapping[str, Any]) -> str:
@@ -117,9 +116,8 @@ def _precision(manifest: Mapping[str, Any]) -> str:
     if parsed is not None:
         parts += ["Layers of the network that TensorRT parsed:", _dtypes("layer", parsed["dtypes"])]
     parts += ["Operations of the typed graph:", _dtypes("operation", manifest["dtypes"])]
-    kept = [f"- {_where(one['module'] or one['node'])}: {_cell(one['reason'])}" for one in manifest["kept_fp32"]]
-    if kept:
-        parts += ["Kept in FP32:", "\n".join(kept)]
+    if kept := [_kept(one["module"] or one["node"], one["reason"]) for one in manifest["kept_fp32"]]:
+        parts += ["Kept in FP32:", items(kept)]
     return "\n\n".join(parts)
 
 
@@ -127,7 +125,7 @@ def _int8(int8: Mapping[str, Any] | None) -> str:
     """How INT8 was calibrated, whether it paid off, what stayed out of it, and accuracy against its share."""
     if int8 is None:
         return ""
-    parts = ["## INT8", _table(["", ""], [[name, text] for name, text in int8_facts(int8).items()])]
+    parts = ["## INT8", table(["", ""], [list(fact) for fact in int8_facts(int8).items()])]
     measured = (int8.get("worth") or {}).get("backends", {})
     if measured:
         rows = [
@@ -135,43 +133,36 @@ def _int8(int8: Mapping[str, Any] | None) -> str:
             for name, row in measured.items()
         ]
         parts += [f"Median latency at batch {int8['worth']['batch']}, in milliseconds, taking turns on this machine:"]
-        parts.append(_table(["backend", "INT8:", "FP16:", "FP32:"], rows))
+        parts.append(table(["backend", "INT8:", "FP16:", "FP32:"], rows))
     skipped = (int8.get("worth") or {}).get("not_measured", {})
     if skipped:
-        parts.append("Not measured:\n\n" + "\n".join(f"- {name}: {_cell(why)}" for name, why in skipped.items()))
+        parts.append("Not measured:\n\n" + items(f"{name}: {why}" for name, why in skipped.items()))
     if int8["curve"]:
-        rows = [
-            [point["kept"], f"{point['int8_macs']:.1%}", _decibels(point["sqnr_db"]), _share(point["top1"])]
-            for point in int8["curve"]
-        ]
+        rows = [[point["kept"], f"{point['int8_macs']:.1%}", *_point(point)] for point in int8["curve"]]
         head = ["kept from INT8:", "MACs in INT8:", "output SQNR:", "top-1:"]
-        parts += ["What accuracy costs, each row measured:", _table(head, rows)]
+        parts += ["What accuracy costs, each row measured:", table(head, rows)]
         drawn = any(point["sqnr_db"] is not None for point in int8["curve"])
         parts += ["![accuracy and cost](curve.svg)"] if drawn else []
-    stayed = [f"- {_where(one['module'])}: {_cell(one['reason'])}" for one in (*int8["kept"], *int8["refused"])]
-    if stayed:
-        parts += ["Products that stayed out of INT8:", "\n".join(stayed)]
+    if stayed := [_kept(one["module"], one["reason"]) for one in (*int8["kept"], *int8["refused"])]:
+        parts += ["Products that stayed out of INT8:", items(stayed)]
     return "\n\n".join(parts)
 
 
-def _decibels(value: float | None) -> str:
-    return "no noise" if value is None else f"{value:.1f} dB"
-
-
-def _share(value: float | None) -> str:
-    return "" if value is None else f"{value:.2%}"
+def _point(point: Mapping[str, Any]) -> tuple[str, str]:
+    db, top1 = point["sqnr_db"], point["top1"]
+    return "no noise" if db is None else f"{db:.1f} dB", "" if top1 is None else f"{top1:.2%}"
 
 
 def _dtypes(what: str, dtypes: Mapping[str, Mapping[str, int]]) -> str:
-    rows = [[f"`{kind}`", ", ".join(f"{n} x {dtype}" for dtype, n in count.items())] for kind, count in dtypes.items()]
-    return _table([what, "dtype"], rows)
+    rows = [[code(kind), ", ".join(f"{n} x {dtype}" for dtype, n in count.items())] for kind, count in dtypes.items()]
+    return table([what, "dtype"], rows)
 
 
 def _verified(verification: Mapping[str, Any] | None) -> str:
     if verification is None:
         return "## Verification\n\nNot verified yet: run `mlpdeploy verify` with the same selection."
     stages = verification["stages"]
-    table = _table(
+    rows = table(
         ["stage", "result", "largest error:", "budget:", "extreme rows:", "top-1 kept", "seconds:"],
         [
             [
@@ -192,23 +183,22 @@ def _verified(verification: Mapping[str, Any] | None) -> str:
         f"{sizes}, in order and with the rows permuted, on {verification['rows']} distinct rows "
         f"({_rows_of(verification)})."
     )
-    reasons = [f"- {stage['name']}: {stage['reason']}" for stage in stages if stage["reason"]]
-    notes = [f"- {note}" for note in (*(verification.get("data") or ()), *verification["notes"])]
-    text = ["## Verification", f"**{verification['verdict']}**", table, how]
-    header, rows = extreme_rows(stages)
-    if rows:
-        text += [EXTREME, _table(header, rows)]
-    return "\n\n".join([*text, *(["\n".join(reasons + notes)] if reasons or notes else [])])
+    told = [f"{stage['name']}: {stage['reason']}" for stage in stages if stage["reason"]]
+    told += [*(verification.get("data") or ()), *verification["notes"]]
+    parts = ["## Verification", strong(verification["verdict"]), rows, how]
+    header, extremes = extreme_rows(stages)
+    parts += [EXTREME, table(header, extremes)] if extremes else []
+    return "\n\n".join([*parts, *([items(told)] if told else [])])
 
 
 def _verdicts(found: Iterable[Verdict]) -> str:
-    return "\n".join(f"- **{one.topic}: {_cell(one.line)}.** {_cell(one.because)}." for one in found)
+    return items(Markdown(f"{strong(f'{one.topic}: {one.line}.')} {text(f'{one.because}.')}") for one in found)
 
 
 def _measured(manifest: Mapping[str, Any], bench: Mapping[str, Any] | None) -> str:
     """Latency beside the baselines; the interval is that of the ratio."""
     if bench is None:
-        return f"## Latency\n\nNot measured: run `{command(manifest, 'bench')}`."
+        return f"## Latency\n\nNot measured: run {code(command(manifest, 'bench'))}."
     rows = []
     for measurement in bench["measurements"]:
         ratios = {ratio["baseline"]: ratio for ratio in engine_of(measurement)["ratios"]}
@@ -219,17 +209,17 @@ def _measured(manifest: Mapping[str, Any], bench: Mapping[str, Any] | None) -> s
             numbers = [f"{one[key]:.3g}" for key in ("median_ms", "p90_ms", "p99_ms", "images_per_second")]
             rows.append([measurement["batch"], one["name"], *numbers, beside])
     header = ["batch:", "contender", "median ms:", "p90:", "p99:", "images/s:", "times as long as the engine"]
-    return "\n\n".join(["## Latency", _table(header, rows), *_on_device(bench)])
+    return "\n\n".join(["## Latency", table(header, rows), *_on_device(bench)])
 
 
 def _on_device(bench: Mapping[str, Any]) -> list[str]:
     """What a GPU's clock says of the copies and the computing; nothing of times that the host's clock took."""
-    parts, rows = [f"{note}." for note in clock_notes(bench["measurements"])], device_rows(bench["measurements"])
-    if rows:
+    parts: list[str] = [text(f"{note}.") for note in clock_notes(bench["measurements"])]
+    if rows := device_rows(bench["measurements"]):
         header = ["batch:", "contender", *(f"{name}:" for name in PHASES.values()), "CUDA graph"]
         cells = [[row.batch, row.name, *(f"{value:.3g}" for value in row.milliseconds), row.graph] for row in rows]
         parts += ["The times above are those of the computing. With the copies, on the GPU's clock, in milliseconds:"]
-        parts += [_table(header, cells)]
+        parts += [table(header, cells)]
     return parts
 
 
@@ -251,13 +241,13 @@ def _top1(stage: Mapping[str, Any]) -> str:
 def _files(files: Mapping[str, Mapping[str, Any]]) -> str:
     if not files:
         return ""
-    rows = [[f"`{name}`", f"{facts['bytes'] / 1e6:.1f}", f"`{facts['sha256'][:16]}`"] for name, facts in files.items()]
-    return "## Files\n\n" + _table(["file", "MB:", "SHA-256 begins"], rows)
+    rows = [[code(name), f"{facts['bytes'] / 1e6:.1f}", code(facts["sha256"][:16])] for name, facts in files.items()]
+    return "## Files\n\n" + table(["file", "MB:", "SHA-256 begins"], rows)
 
 
 def _reproduce(manifest: Mapping[str, Any]) -> str:
     language, lines = reproduction(manifest)
-    return "\n".join(["## Reproduce\n", f"```{language}", *lines, "```"])
+    return f"## Reproduce\n\n{block(language, lines)}"
 
 
 def reproduction(manifest: Mapping[str, Any]) -> tuple[str, list[str]]:
@@ -284,21 +274,14 @@ CALIBRATION = ("calibration", "calibrator", "max_drop", "min_sqnr", "mean", "std
 """Options of a selection that say how INT8 is calibrated, and on what."""
 
 
-def _ports(ports: Iterable[Mapping[str, Any]]) -> str:
-    return "; ".join(f"`{port['name']}` {port['dtype']} [{', '.join(map(str, port['shape']))}]" for port in ports)
+def _ports(ports: Iterable[Mapping[str, Any]]) -> Markdown:
+    rows = ((code(port["name"]), text(port["dtype"]), text(", ".join(map(str, port["shape"])))) for port in ports)
+    return Markdown("; ".join(f"{name} {dtype} [{shape}]" for name, dtype, shape in rows))
 
 
-def _where(name: str) -> str:
-    return f"`{name}`" if name else "the network itself"
+def _where(name: str) -> Markdown:
+    return code(name) if name else Markdown("the network itself")
 
 
-def _cell(value: object) -> str:
-    """A value that cannot break out of its table or line."""
-    return " ".join(str(value).split()).replace("|", "\\|")
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A Markdown table; a header that ends in a colon aligns its column to the right."""
-    rule = ["---:" if name.endswith(":") else "---" for name in header]
-    lines = [[name.removesuffix(":") for name in header], rule, *([_cell(value) for value in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def _kept(name: str, reason: str) -> Markdown:
+    return Markdown(f"{_where(name)}: {text(reason)}")

@@ -5,6 +5,7 @@ Every line comes from the documents beside the engine, and says so where one of 
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -51,7 +52,7 @@ def command(manifest: Document, verb: str) -> str:
     name = str(manifest["selection"]["name"])
     if kind(name) == "given":
         return f"engine.{verb}()"
-    return f"mlpdeploy {verb} {name}"
+    return shlex.join(["mlpdeploy", verb, name])
 
 
 def is_contraction(op: str) -> bool:

@@ -5,11 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+PORT: dict[str, Any] = {"name": "input", "shape": [8], "dtype": "float32"}
+FACTS: dict[str, Any] = {
+    "backend": "onnxruntime", "precision": "fp32", "inputs": [PORT], "outputs": [PORT], "batch": [1, 2, 4],
+    "versions": {"onnxruntime": "9"}, "engine_bytes": 1, "engine_sha256": "ab" * 32, "build_seconds": 1.0,
+}  # fmt: skip
 MILLISECONDS = {
     1: {"engine": 1.5, "eager": 3.25, "compile": 1.53, "export": 1.375},
     8: {"engine": 11.75, "eager": 23.5, "compile": 12.875, "export": 12.125},
 }
 PATHS = ("stem", "blocks.0.tokens", "blocks.0.channels", "blocks.1.tokens", "blocks.1.channels", "head")
+
+
+def whole(**changes: Any) -> dict[str, Any]:
+    """A manifest that has all that one must have but files, which the store adds."""
+    port, engine = PORT | {"shape": ["batch", 8]}, {"precision": "fp32", "backend": "onnxruntime"}
+    found = {
+        "key": None, "int8": None, "created": "2030-01-02T03:04:05+00:00", "engine": "engine.onnx", **engine,
+        "selection": {"name": "mixer_s32", "batch": "1:2:4", **engine},
+        "recipe": {"name": "mixer_s32", "family": "mixer", "source": "", "parameters": 1},
+        "weights": {"text": "random weights from seed 0", "random": True}, "batch": {"min": 1, "opt": 2, "max": 4},
+        "inputs": [port], "outputs": [port], "versions": {"mlpdeploy": "9"}, "gpus": [], "facts": FACTS, "rules": [],
+        "transposes": [], "kept_fp32": [], "ops": {"before": {}, "after": {}}, "dtypes": {}, "seconds": {},
+    }  # fmt: skip
+    return found | changes
 
 
 def ratio(value: float, spread: float = 0.03) -> dict[str, Any]:

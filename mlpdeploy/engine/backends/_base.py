@@ -94,6 +94,7 @@ class EngineBackend(ABC):
     name: str
     engine_file: str
     packages: tuple[str, ...]  # distributions that an engine's file depends on
+    code: str | None = "code of its own"  # until a subclass knows that it holds none
     beside_int8: str | None = None
     concurrent = False  # whether several threads may call what `_load` yields; if not, their calls take turns
 

@@ -32,6 +32,7 @@ class Inductor(EngineBackend):
 
     name = "inductor"
     engine_file = "engine.pt2"
+    code = "a compiled library"
     packages = ("torch",)
 
     def available(self) -> str | None:

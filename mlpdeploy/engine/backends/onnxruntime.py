@@ -38,6 +38,7 @@ class OnnxRuntime(EngineBackend):
 
     name = "onnxruntime"
     engine_file = "engine.onnx"
+    code = None
     beside_int8 = "fp32"
     packages = ("onnxruntime",)
     concurrent = True

@@ -41,6 +41,7 @@ class OpenVino(EngineBackend):
 
     name = "openvino"
     engine_file = "engine.blob"
+    code = None
     beside_int8 = "fp32"
     packages = ("openvino",)
     concurrent = True

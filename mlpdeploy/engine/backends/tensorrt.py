@@ -40,6 +40,7 @@ class TensorRT(EngineBackend):
     """One flavour of TensorRT."""
 
     engine_file = "engine.plan"
+    code = "compiled kernels"
     beside_int8 = "fp16"
 
     def __init__(self, flavour: str) -> None:

@@ -33,6 +33,7 @@ class TorchTensorRT(EngineBackend):
 
     name = "torch-tensorrt"
     engine_file = "engine.ep"
+    code = "a PyTorch program and compiled kernels"
 
     def versions(self) -> dict[str, str]:
         """PyTorch's, and that of the flavour that is installed, under its own name."""

@@ -25,6 +25,7 @@ from mlpdeploy.evidence.words import (
     int8_facts,
     launches_text,
 )
+from mlpdeploy.text import clean
 
 Document = Mapping[str, Any]
 
@@ -49,6 +50,7 @@ def page(
         loader=jinja2.FileSystemLoader(FOLDER),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
+        finalize=_cleaned,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -149,11 +151,18 @@ def _markup(text: str) -> Any:
     return Markup(text)
 
 
+def _cleaned(value: Any) -> Any:
+    """A value without characters that turn the direction of writing, or control what shows it otherwise."""
+    from markupsafe import Markup
+
+    return clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
 def _breakable(name: str) -> Any:
     """A name that may go on in the next line behind a dot, an underscore or a colon."""
     from markupsafe import escape
 
-    return _markup(re.sub(r"([._:])(?=\w)", r"\1<wbr>", str(escape(name))))
+    return _markup(re.sub(r"([._:])(?=\w)", r"\1<wbr>", str(escape(clean(name)))))
 
 
 def _error(value: float | None) -> str:

@@ -1,0 +1,21 @@
+"""Text that came from somewhere else, so that it says what it says and does nothing more.
+
+Names, reasons and messages may come from other people's artifacts, networks and repositories. A terminal obeys escape
+sequences that stand in them, and characters that turn the direction of writing make a line read as another.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+
+
+def clean(text: str) -> str:
+    """The text without characters that control what shows it; lines stay lines."""
+    if text.isprintable():
+        return text
+    return "".join(c for c in text if c.isprintable() or c == "\n" or unicodedata.category(c) == "Zs")
+
+
+def plain(value: object) -> str:
+    """A value as clean text in one line."""
+    return clean("".join(" " if character.isspace() else character for character in str(value)))
