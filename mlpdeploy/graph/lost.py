@@ -17,8 +17,9 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
+from mlpdeploy.graph.bounds import lower
 from mlpdeploy.graph.editor import weight
-from mlpdeploy.graph.kinds import COMPARISONS, is_pointwise, is_real, is_view, packet, takes_root
+from mlpdeploy.graph.kinds import COMPARISONS, arguments, is_pointwise, is_real, is_view, packet, takes_root
 from mlpdeploy.graph.ranges import Peaks
 from mlpdeploy.graph.reach import SUMS, Reach, seen
 
@@ -97,7 +98,7 @@ def _constants(node: fx.Node, peaks: Peaks) -> Iterator[Constant]:
 def _kept(constant: Constant, reach: Reach) -> dict[fx.Node, str]:
     """What a constant keeps in FP32, and why; nothing where it is known well enough."""
     node, number, kind = constant.node, constant.number, packet(constant.node)
-    if not math.isfinite(number):
+    if not math.isfinite(number) or _never_decides(constant, reach):
         return {}
     told = constant.told(reach)
     if kind not in GUARDS:
@@ -116,6 +117,16 @@ def _kept(constant: Constant, reach: Reach) -> dict[fx.Node, str]:
         return {}
     guards = [node, *(one for one in behind if packet(one) in GUARDS)]
     return _ahead(guards, reach, told) | {one: f"reads {told}" for one in behind} | {node: f"has {told}"}
+
+
+def _never_decides(constant: Constant, reach: Reach) -> bool:
+    """Whether the other operand is never so small that the constant shows beside it, or as a bound of it."""
+    node, number = constant.node, abs(constant.number)
+    least = min((lower(one) for one in node.all_input_nodes if one.op != "get_attr"), default=-math.inf)
+    if packet(node) in {aten.add, aten.sub} and arguments(node)["alpha"] == 1:
+        return number <= least * reach.limits.eps / 2
+    bound = packet(node) is not aten.clamp or constant.number == arguments(node)["min"]
+    return packet(node) in {aten.clamp, aten.clamp_min, aten.maximum} and bound and constant.number <= least
 
 
 def _ahead(guards: list[fx.Node], reach: Reach, told: str) -> dict[fx.Node, str]:

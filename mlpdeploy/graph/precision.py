@@ -14,6 +14,8 @@ from mlpdeploy.errors import InputError
 from mlpdeploy.graph import ops
 from mlpdeploy.graph.chain import back
 from mlpdeploy.graph.editor import Editor, weight
+from mlpdeploy.graph.forms import formless
+from mlpdeploy.graph.kinds import arguments
 from mlpdeploy.graph.lost import protected
 from mlpdeploy.graph.place import network_of
 from mlpdeploy.graph.quantise import (
@@ -163,7 +165,7 @@ def _reasons(rewritten: Rewritten, samples: Mapping[str, np.ndarray] | None, low
     module, reach = rewritten.module, Reach(low)
     ranges = measure(rewritten, samples, divisors(module).values())
     overflows = _overflows(module.graph, ranges) if low is torch.float16 else {}
-    found = small(module, ranges, reach) | protected(module, ranges.usual, reach)
+    found = small(module, ranges, reach) | protected(module, ranges.usual, reach) | formless(module, low)
     return found | sensitive(module, ranges.usual) | overflows
 
 
@@ -233,6 +235,9 @@ class _Typing:
             for place, arg in enumerate(node.args)
         )
         kwargs = fx.map_arg(dict(node.kwargs), lambda arg: self.cast(arg, dtype))
+        if node.target is torch.ops.aten.rms_norm.default and arguments(node)["eps"] is None:
+            # Without one it has that of its dtype: here that of the network's dtype, whatever it gets.
+            args, kwargs = args[:3], {**kwargs, "eps": torch.finfo(node.meta["val"].dtype).eps}
         copy = self.editor.call(node.target, args, kwargs, origin=node)
         copy.name = node.name
         return copy

@@ -20,6 +20,9 @@ from mlpdeploy.graph.kinds import MOVES, is_pointwise, is_real, is_tensor, is_vi
 aten = torch.ops.aten
 
 SUMS = {aten.add, aten.sub, aten.rsub}
+ROOTS = {aten.sqrt, aten.rsqrt, aten.log, aten.log2, aten.log10}
+"""Operations that have no result for what is negative, and make more of a small number."""
+
 CARRIERS = SUMS | {aten.mul, aten.maximum, aten.minimum, aten.where, aten.masked_fill, aten.clamp, aten.expand_as}
 """Operations of several tensors that hand a small operand on where the others are 0, 1, or not chosen."""
 
@@ -94,7 +97,7 @@ class Reach:
         first, second = (computed(user, node, number) for number in (exact, low))
         if self.same(first, second):
             return frozenset()
-        if self.known(first):
+        if self.known(first) or packet(user) in ROOTS:
             return frozenset({user})
         if abs(first) > self.limits.max:
             return frozenset({user, *(reader for reader in user.users if reader.op == "call_function")})

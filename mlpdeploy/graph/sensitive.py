@@ -46,8 +46,8 @@ STEPS = {
 """Operations whose result jumps: the next integer, what is left of a division."""
 
 SUMS = {aten.sum, aten.mean, aten.cumsum, aten.amax, aten.amin, aten.softmax}
-RANKS = {aten.argmax, aten.argmin, aten.argsort}
-"""Integers that say which value is the largest: the value itself may be off."""
+RANKS = {aten.argmax, aten.argmin, aten.argsort, aten.topk, aten.sort, aten.max, aten.min, aten.median, aten.kthvalue}
+"""Operations that say in integers which value comes first."""
 
 FACTORIES = {
     aten.zeros_like, aten.ones_like, aten.full_like, aten.empty_like,
@@ -80,23 +80,27 @@ def _asked(module: fx.GraphModule, node: fx.Node, peaks: Peaks) -> tuple[str, li
         return (f"an angle of {peak:.3g} radians", operands) if peak > TURN else None
     if kind in SAMPLERS:
         return "places on a grid", operands[1:2]
-    if kind is None or not is_tensor(node) or not any(map(is_real, operands)):
+    if kind is None or not any(map(is_real, operands)):
         return None
-    kept = node.meta["val"].dtype
-    whole = not kept.is_floating_point and kept is not torch.bool and kind not in RANKS | FACTORIES
-    if whole or kind in STEPS or (kind is aten.div and node.kwargs.get("rounding_mode") is not None):
-        return "numbers that become integers", operands
-    if kind in COMPARISONS and any(_counts(module, operand) for operand in operands):
-        return "numbers that are compared with integers", operands
-    return None
+    if kind in COMPARISONS:
+        return None if _of_sign(module, node) else ("numbers that are compared", operands)
+    if kind in RANKS:
+        return ("numbers that are ranked", operands[:1]) if any(map(_is_whole, (node, *node.users))) else None
+    steps = kind in STEPS or (kind is aten.div and node.kwargs.get("rounding_mode") is not None)
+    whole = _is_whole(node) and kind not in FACTORIES
+    return ("numbers that become integers", operands) if steps or whole else None
 
 
-def _counts(module: fx.GraphModule, node: fx.Node) -> bool:
-    """Whether a node's values are integers, or those that a network has as real numbers: 0, 1, 2, ..."""
-    if not is_real(node):
-        return is_tensor(node) and node.meta["val"].dtype is not torch.bool
-    numbers = weight(module, node)
-    return numbers is not None and bool((numbers == numbers.round()).all()) and len(numbers.unique()) > 2
+def _is_whole(node: fx.Node) -> bool:
+    """Whether a node's value is one tensor of integers."""
+    kept = node.meta["val"].dtype if is_tensor(node) else None
+    return kept is not None and not kept.is_floating_point and not kept.is_complex and kept is not torch.bool
+
+
+def _of_sign(module: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether a comparison asks for the sign of one number, which every precision knows."""
+    numbers = [weight(module, other) if isinstance(other, fx.Node) else other for other in node.args[:2]]
+    return any(number is not None and not torch.as_tensor(number).any() for number in numbers)
 
 
 def _sources(value: fx.Node) -> list[fx.Node]:

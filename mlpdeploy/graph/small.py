@@ -14,12 +14,9 @@ from torch import fx
 from mlpdeploy.graph.editor import is_linear_of_constants, weight
 from mlpdeploy.graph.kinds import MOVES, is_pointwise, is_view, packet, takes_root
 from mlpdeploy.graph.ranges import Ranges
-from mlpdeploy.graph.reach import SUMS, Reach, computed
+from mlpdeploy.graph.reach import ROOTS, SUMS, Reach, computed
 
 aten = torch.ops.aten
-
-ROOTS = {aten.sqrt, aten.rsqrt, aten.log, aten.log2, aten.log10}
-"""Operations that have no result for what is negative."""
 
 AT_ONE = {aten.logit, aten.acos, aten.asin, aten.atanh, aten.acosh, aten.log1p}
 """Operations that have no result, or a steep one, beyond an operand of 1 or -1."""
@@ -76,7 +73,7 @@ def _close_to_one(node: fx.Node, ranges: Ranges, reach: Reach) -> Reasons:
     if packet(node) not in AT_ONE:
         return {}
     operand = node.all_input_nodes[0]
-    if ranges.usual.of(operand) < NEAR_ONE or (packet(node) is aten.log1p and not _turned(operand)):
+    if ranges.largest.get(operand.name, 0.0) < NEAR_ONE or (packet(node) is aten.log1p and not _turned(operand)):
         return {}
     ahead = reach.ahead(operand)
     told = f"what {reach.name} rounds to 1"

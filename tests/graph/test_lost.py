@@ -7,7 +7,9 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from low_precision import ALLOWED, Forward, kept, off
+from low_precision import ALLOWED, Forward, kept, off, rows, traced
+
+from mlpdeploy.graph.precision import apply, plan
 
 NEEDED: dict[str, tuple[Forward, set[str]]] = {
     "x / (|x| + 1e-8)": (lambda net, x: x / (x.abs() + 1e-8), {"add", "div"}),
@@ -57,6 +59,8 @@ SPARED: dict[str, Forward] = {
     "a small mask": lambda net, x: x.masked_fill(x < 0, -100.0).softmax(-1),
     "a mask of infinity": lambda net, x: x.masked_fill(x < x.amin(-1, keepdim=True), -math.inf).softmax(-1),
     "a norm's own epsilon": lambda net, x: F.layer_norm(net.first(x), (8,), eps=1e-6),
+    "beside 1 and what is not negative": lambda net, x: x / (1 + x.abs() + 1e-8),
+    "a bound that nothing falls below": lambda net, x: x / (x.exp() + x.square() + 0.5).clamp(min=1e-9),
     "an epsilon of 0": lambda net, x: x / (x.abs() + 0.0 + 1.0),
 }
 
@@ -84,6 +88,14 @@ def test_the_reason_names_the_constant_and_what_fp16_has_instead() -> None:
     assert found["div"] == "reads 1e-08, which is 0 in FP16"
     assert "subnormal in FP16" in kept(lambda net, x: x / (x.abs() + 1e-6))["add"]
     assert "-inf in FP16" in kept(lambda net, x: x.masked_fill(x > 1e6, -1e9).softmax(-1))["softmax"]
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_a_norm_without_an_epsilon_has_that_of_the_networks_dtype(precision: str) -> None:
+    network, rewritten = traced(lambda net, x: F.rms_norm(x, (8,)))
+    made = apply(rewritten, plan(rewritten, precision)).module
+    small = 1e-3 * torch.from_numpy(rows()[:4])
+    assert (made(small)[0] - network(small)).abs().max() <= ALLOWED[precision]
 
 
 def test_bf16_knows_small_constants_and_not_what_is_close_to_1() -> None:
