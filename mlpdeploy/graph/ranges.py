@@ -8,6 +8,7 @@ one hot element, then over one that is a hundred times larger (see `extremes`). 
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -63,7 +64,7 @@ def measure(rewritten: Rewritten, samples: Mapping[str, np.ndarray] | None, watc
     """Run the network over random rows, `samples` (arrays by input name, of which the first few count) and extremes."""
     rng = np.random.default_rng(0)
     given = [{spec.name: spec.draw(ROWS, rng) for spec in rewritten.inputs}]
-    if samples is not None:
+    if samples:
         given.append({name: rows[:ROWS] for name, rows in samples.items()})
     ordinary = {spec.name: np.concatenate([rows[spec.name] for rows in given]) for spec in rewritten.inputs}
     found = extremes(rewritten.inputs, rng)
@@ -120,8 +121,8 @@ class _Run(fx.Interpreter):
         return result
 
     def see(self, node: fx.Node, magnitudes: torch.Tensor) -> None:
-        if self.finite_only:
-            magnitudes = magnitudes.nan_to_num(0.0, 0.0, 0.0)
+        # Infinity is a mask's, or the quotient of 0: every precision has it.
+        magnitudes = magnitudes.nan_to_num(0.0 if self.finite_only else math.nan, 0.0, 0.0)
         peak = float(magnitudes.amax())
         self.peaks[node.name] = _larger(self.peaks.get(node.name, 0.0), peak)
         if (formed := self.formed(node, peak, magnitudes.numel())) is not None:

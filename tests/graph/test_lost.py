@@ -57,10 +57,10 @@ SPARED: dict[str, Forward] = {
     "added to what a projection reads": lambda net, x: net.second(net.first(x) + 1e-8),
     "a bound that FP16 knows": lambda net, x: x / net.first(x).clamp(min=0.01),
     "a small mask": lambda net, x: x.masked_fill(x < 0, -100.0).softmax(-1),
-    "a mask of infinity": lambda net, x: x.masked_fill(x < x.amin(-1, keepdim=True), -math.inf).softmax(-1),
+    "a mask of infinity": lambda net, x: x.masked_fill(x < 0, -math.inf).softmax(-1),
     "a norm's own epsilon": lambda net, x: F.layer_norm(net.first(x), (8,), eps=1e-6),
     "beside 1 and what is not negative": lambda net, x: x / (1 + x.abs() + 1e-8),
-    "a bound that nothing falls below": lambda net, x: x / (x.exp() + x.square() + 0.5).clamp(min=1e-9),
+    "a bound that nothing falls below": lambda net, x: x / (x.sigmoid() + x.abs() + 0.5).clamp(min=1e-9),
     "an epsilon of 0": lambda net, x: x / (x.abs() + 0.0 + 1.0),
 }
 
