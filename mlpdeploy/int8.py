@@ -174,8 +174,8 @@ def paid_off(compiled: Compiled, selection: Selection, stages: Stages) -> dict[s
 
     def make(precision: str, beside: str | None) -> Emitted:
         if beside is None:
-            return emit(apply(plain, plan(plain, precision)))
-        planned = plan(compiled.rewritten, "int8", quantisation=int8.quantisation, beside=beside)
+            return emit(apply(plain, plan(plain, precision, samples=int8.rows)))
+        planned = plan(compiled.rewritten, "int8", samples=int8.rows, quantisation=int8.quantisation, beside=beside)
         return emit(apply(compiled.rewritten, planned))
 
     with stages("worth it?"):

@@ -307,9 +307,8 @@ def compile_network(
 
         quantisation = None if int8 is None else int8.quantisation
         balanced = rewritten if quantisation is None else equalise(rewritten, quantisation.equalised)
-        planned = plan(
-            balanced, selection.precision, selection.io, quantisation=quantisation, beside=beside_int8 or "fp32"
-        )
+        samples, beside = None if int8 is None else int8.rows, beside_int8 or "fp32"
+        planned = plan(balanced, selection.precision, selection.io, samples, quantisation, beside)
         typed = apply(balanced, planned)
     return Compiled(traced, balanced, planned, typed, rewritten, int8)
 

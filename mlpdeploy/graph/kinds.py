@@ -32,6 +32,14 @@ CASTS = {aten.to.dtype, aten.to.dtype_layout, aten._to_copy.default}
 LISTS = SPLITS | {aten.unbind.int}
 """Operations that return a list of tensors."""
 
+PROJECTIONS = {aten.linear.default, aten.matmul.default, aten.mm.default, aten.addmm.default, aten.bmm.default}
+
+MOVES = LISTS | {aten.cat.default, aten.stack.default, aten.index_select.default, operator.getitem}
+"""Operations that hand elements on as they are, but are no views."""
+
+COMPARISONS = {aten.lt, aten.le, aten.gt, aten.ge, aten.eq, aten.ne, aten.isclose}
+"""Operations that hold two numbers against each other (packets of overloads)."""
+
 
 def shape_of(node: fx.Node) -> tuple[Size, ...]:
     """The shape of a node's tensor, symbolic in the batch."""
@@ -41,6 +49,11 @@ def shape_of(node: fx.Node) -> tuple[Size, ...]:
 def is_tensor(node: fx.Node) -> bool:
     """Whether a node's value is one tensor."""
     return isinstance(node.meta.get("val"), torch.Tensor)
+
+
+def is_real(node: fx.Node) -> bool:
+    """Whether a node's value is one tensor of floating-point numbers."""
+    return is_tensor(node) and bool(node.meta["val"].is_floating_point())
 
 
 def is_pointwise(node: fx.Node) -> bool:
@@ -55,6 +68,27 @@ def arguments(node: fx.Node) -> dict[str, Any]:
     schema = node.target._schema.arguments  # type: ignore[union-attr]
     given = dict(zip((argument.name for argument in schema), node.args, strict=False))
     return {argument.name: argument.default_value for argument in schema} | given | dict(node.kwargs)
+
+
+def packet(node: fx.Node) -> Any:
+    """The operation of a node, whatever its overload; None for what is not one of torch."""
+    return getattr(node.target, "overloadpacket", None)
+
+
+def takes_root(node: fx.Node) -> bool:
+    """Whether a node is the root of a sum of squares, which it forms itself."""
+    kind = packet(node)
+    order = node.args[1] if len(node.args) > 1 else node.kwargs.get("ord", node.kwargs.get("p"))
+    return kind is aten.std or (kind in {aten.linalg_vector_norm, aten.linalg_norm, aten.norm} and order in {2, None})
+
+
+def is_view(node: fx.Node) -> bool:
+    """Whether a node shows elements of its first operand in another shape or order."""
+    target = node.target
+    if not isinstance(target, torch._ops.OpOverload) or not is_tensor(node) or not target._schema.arguments:
+        return False
+    alias = target._schema.arguments[0].alias_info
+    return alias is not None and not alias.is_write
 
 
 def dim_of(node: fx.Node) -> int:

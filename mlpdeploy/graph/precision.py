@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,6 +14,9 @@ from mlpdeploy.errors import InputError
 from mlpdeploy.graph import ops
 from mlpdeploy.graph.chain import back
 from mlpdeploy.graph.editor import Editor, weight
+from mlpdeploy.graph.forms import formless
+from mlpdeploy.graph.kinds import arguments
+from mlpdeploy.graph.lost import protected
 from mlpdeploy.graph.place import network_of
 from mlpdeploy.graph.quantise import (
     LARGEST_CODE,
@@ -26,8 +28,11 @@ from mlpdeploy.graph.quantise import (
     sites,
     storable,
 )
+from mlpdeploy.graph.ranges import Peaks, Ranges, measure, single_thread
+from mlpdeploy.graph.reach import Reach
 from mlpdeploy.graph.rewrite import Rewritten
-from mlpdeploy.graph.sensitive import asks_for_more, sensitive
+from mlpdeploy.graph.sensitive import sensitive
+from mlpdeploy.graph.small import divisors, small
 from mlpdeploy.graph.trace import TensorSpec
 
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -36,12 +41,13 @@ DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "
 INT8 = "int8"
 """Projections and convolutions on INT8 codes; what lies between them has another precision (`Plan.beside`)."""
 
+FP16_MAX = torch.finfo(torch.float16).max
+
 HEADROOM = 0.5
-"""A value may reach this share of the largest FP16 number in the range pass; real data may go beyond its samples."""
+"""The share of the largest FP16 number that values may reach in the range pass; real data may go beyond its samples."""
 
-RANGE_BATCH = 2
-
-MEANS = {torch.ops.aten.mean.dim, torch.ops.aten.mean.default, torch.ops.aten.adaptive_avg_pool2d.default}
+LARGE_HEADROOM = 0.9
+"""That which it may reach for a row a hundred times larger, beyond which little lies."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +69,10 @@ class Quantised:
 
 @dataclass(frozen=True)
 class Plan:
-    """The dtype of every floating-point node by name, of inputs and outputs, and what was kept in FP32 and why."""
+    """The dtype of every floating-point node by name, of inputs and outputs, and what was kept in FP32 and why.
+
+    An operation that makes no real numbers of some, a comparison, is in `dtypes` where it must read them in FP32.
+    """
 
     precision: str
     dtypes: Mapping[str, torch.dtype]
@@ -101,9 +110,10 @@ def plan(
 ) -> Plan:
     """Give every node its dtype.
 
-    For FP16 the network runs once in FP32 over `samples` (arrays by input name; without them random ones),
-    and nodes whose values come near the end of FP16's range stay in FP32, as do their consumers. In FP16 and BF16
-    large angles and places on grids stay in FP32 (see `sensitive`).
+    For FP16 and BF16 the network runs in FP32 over a few random rows, the first of `samples` (arrays by input name) and
+    the extreme ones. Nodes whose values come near the end of FP16's range stay in FP32, as do their consumers; large
+    angles, places on grids and indices (see `sensitive`); and what a constant or a value too small for the precision
+    has to be known for (see `lost`, `small`).
 
     INT8 takes a `quantisation` of this graph: its sites take INT8, and all else has the precision `beside`.
     """
@@ -112,8 +122,12 @@ def plan(
             raise InputError(f"precision {name!r} is not one of {', '.join(known)}")
     low = DTYPES[beside if precision == INT8 else precision]
     reasons = {} if low is torch.float32 else _reasons(rewritten, samples, low)
-    nodes = [node for node in rewritten.module.graph.nodes if node.op == "call_function" and _is_float(node)]
-    kept = tuple(Kept(node.name, network_of(node), reasons[node.name]) for node in nodes if node.name in reasons)
+    if precision == INT8 and low is torch.float32:
+        products = sites(rewritten.module).found
+        reasons = {name: why for name, why in sensitive(rewritten.module, Peaks({}, {})).items() if name in products}
+    calls = [node for node in rewritten.module.graph.nodes if node.op == "call_function"]
+    kept = tuple(Kept(node.name, network_of(node), reasons[node.name]) for node in calls if node.name in reasons)
+    nodes = [node for node in calls if _is_float(node) or node.name in reasons]
     dtypes = {node.name: torch.float32 if node.name in reasons else low for node in nodes}
     if precision != INT8:
         return Plan(precision, dtypes, DTYPES[io], kept, beside=precision)
@@ -148,62 +162,30 @@ def _is_float(node: fx.Node) -> bool:
 
 def _reasons(rewritten: Rewritten, samples: Mapping[str, np.ndarray] | None, low: torch.dtype) -> dict[str, str]:
     """Why each node that cannot run in the low precision cannot, by node name."""
-    graph = rewritten.module.graph
-    if low is not torch.float16 and not asks_for_more(graph):
-        return {}
-    ranges = _Ranges(rewritten.module)
-    with single_thread(), torch.no_grad():
-        ranges.run(*_range_inputs(rewritten.inputs, samples))
-    overflows = _overflows(graph, ranges.peaks) if low is torch.float16 else {}
-    return sensitive(graph, ranges.peaks) | overflows
+    module, reach = rewritten.module, Reach(low)
+    ranges = measure(rewritten, samples, divisors(module).values())
+    overflows = _overflows(module.graph, ranges) if low is torch.float16 else {}
+    found = small(module, ranges, reach) | protected(module, ranges.usual, reach) | formless(module, low)
+    return found | sensitive(module, ranges.usual) | overflows
 
 
-def _overflows(graph: fx.Graph, peaks: Mapping[str, float]) -> dict[str, str]:
+def _overflows(graph: fx.Graph, ranges: Ranges) -> dict[str, str]:
     """Why each node that cannot run in FP16 cannot, by node name: what it computes or what it reads is too large."""
-    limit = HEADROOM * torch.finfo(torch.float16).max
     reasons: dict[str, str] = {}
     for node in graph.nodes:
-        peak = peaks.get(node.name, 0.0)
-        if peak <= limit:
-            continue
-        if node.op == "call_function":
-            reasons[node.name] = f"reaches {peak:.3g}, FP16 ends at 6.55e4"
-        for user in node.users:
-            reasons.setdefault(user.name, f"reads {peak:.3g} from {node.name}")
+        value, inside = _beyond(node, ranges), ranges.usual.inside.get(node.name, 0.0)
+        if node.op == "call_function" and (value or not inside <= HEADROOM * FP16_MAX):
+            reasons[node.name] = f"reaches {value or inside:.3g}, FP16 ends at 6.55e4"
+        if value:
+            for user in node.users:
+                reasons.setdefault(user.name, f"reads {value:.3g} from {node.name}")
     return reasons
 
 
-class _Ranges(fx.Interpreter):
-    """Largest magnitude of every node, weights and inputs included; of a mean, that of the sum that FP16 would form."""
-
-    def __init__(self, module: fx.GraphModule) -> None:
-        super().__init__(module)
-        self.peaks: dict[str, float] = {}
-
-    def run_node(self, n: fx.Node) -> Any:
-        result = super().run_node(n)
-        if isinstance(result, torch.Tensor) and result.is_floating_point() and result.numel():
-            terms = self.env[n.all_input_nodes[0]].numel() / result.numel() if n.target in MEANS else 1
-            self.peaks[n.name] = float(result.detach().abs().amax()) * terms
-        return result
-
-
-@contextlib.contextmanager
-def single_thread() -> Iterator[None]:
-    """Run PyTorch on one thread: small operations, whose threads wait for each other where the cores are busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _range_inputs(specs: Sequence[TensorSpec], samples: Mapping[str, np.ndarray] | None) -> list[torch.Tensor]:
-    if samples is not None:
-        return [torch.from_numpy(samples[spec.name][:RANGE_BATCH]).to(spec.dtype) for spec in specs]
-    rng = np.random.default_rng(0)
-    return [torch.from_numpy(spec.draw(RANGE_BATCH, rng)).to(spec.dtype) for spec in specs]
+def _beyond(node: fx.Node, ranges: Ranges) -> float | None:
+    """The largest magnitude of a node where that is beyond its share of FP16, or no number; None elsewhere."""
+    usual, largest = ranges.usual.of(node), ranges.largest.get(node.name, 0.0)
+    return None if usual <= HEADROOM * FP16_MAX and largest <= LARGE_HEADROOM * FP16_MAX else largest
 
 
 def apply(rewritten: Rewritten, plan: Plan) -> Typed:
@@ -246,16 +228,28 @@ class _Typing:
         return fx.GraphModule(self.editor.module, self.editor.graph)
 
     def typed(self, node: fx.Node) -> fx.Node:
-        dtype = self.plan.dtypes.get(node.name)
+        dtype = self.plan.dtypes.get(node.name) or self.common(node)
         coded = self.coded(node, dtype) if dtype is not None else {}
         args = tuple(
             coded[place] if place in coded else fx.map_arg(arg, lambda one: self.cast(one, dtype))
             for place, arg in enumerate(node.args)
         )
         kwargs = fx.map_arg(dict(node.kwargs), lambda arg: self.cast(arg, dtype))
+        if node.target is torch.ops.aten.rms_norm.default and arguments(node)["eps"] is None:
+            # Without one it has that of its dtype: here that of the network's dtype, whatever it gets.
+            args, kwargs = args[:3], {**kwargs, "eps": torch.finfo(node.meta["val"].dtype).eps}
         copy = self.editor.call(node.target, args, kwargs, origin=node)
         copy.name = node.name
         return copy
+
+    def common(self, node: fx.Node) -> torch.dtype | None:
+        """The dtype in which an operation that makes no real numbers reads those of several dtypes; None for others."""
+        found = {
+            value.dtype
+            for one in node.all_input_nodes
+            if _is_float(one) and not isinstance(value := self.copies.get(one, one).meta["val"], list | tuple)
+        }
+        return torch.float32 if len(found) > 1 else None
 
     def coded(self, node: fx.Node, dtype: torch.dtype) -> dict[int, fx.Node]:
         """The operands of a node that the plan quantises, by their places, as their INT8 codes tell them."""

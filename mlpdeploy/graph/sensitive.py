@@ -1,59 +1,106 @@
-"""Where FP16 and BF16 know a value too badly although it is in range: the angle of a sine, a place on a grid.
+"""Where FP16 and BF16 know a value too badly although it is in range: an angle, a place on a grid, an index.
 
 They know a value to a part of it, and most operations hand such a relative error on as it is. But of an angle of 200
-radians that is off by one part in 4000 the sine is another number; and a place on a grid of 64 nodes that is off by
-one part in 4000 lies elsewhere in its cell. Neural fields do both with the coordinates that they are given.
+radians that is off by one part in 4000 the sine is another number; a place on a grid of 64 nodes that is off by one
+part in 4000 lies elsewhere in its cell; and what becomes an integer, or is cut at one, may become the next one. Neural
+fields do the first two with the coordinates that they are given, tables and buckets the third.
 """
 
 from __future__ import annotations
 
 import math
-import operator
-from collections.abc import Mapping
 
 import torch
 from torch import fx
 
-from mlpdeploy.graph.kinds import LISTS, is_pointwise, is_tensor
+from mlpdeploy.graph.editor import weight
+from mlpdeploy.graph.kinds import (
+    COMPARISONS,
+    CONVOLUTIONS,
+    MOVES,
+    PROJECTIONS,
+    is_pointwise,
+    is_real,
+    is_tensor,
+    is_view,
+    packet,
+)
+from mlpdeploy.graph.ranges import Peaks
 
 aten = torch.ops.aten
 
-PERIODIC = {aten.sin.default, aten.cos.default}
-SAMPLERS = {aten.grid_sampler.default, aten.grid_sampler_2d.default, aten.grid_sampler_3d.default}
-PROJECTIONS = {aten.linear.default, aten.matmul.default, aten.mm.default, aten.addmm.default, aten.bmm.default}
-AFFINE = {
-    aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor, aten.neg.default, aten.rsub.Scalar,
-    aten.mul.Scalar, aten.add.Scalar,
+PERIODIC = {aten.sin, aten.cos, aten.tan}
+SAMPLERS = {aten.grid_sampler, aten.grid_sampler_2d, aten.grid_sampler_3d}
+AFFINE = {aten.add, aten.sub, aten.mul, aten.div, aten.neg, aten.rsub}
+STEPS = {
+    aten.floor,
+    aten.ceil,
+    aten.round,
+    aten.trunc,
+    aten.fix,
+    aten.frac,
+    aten.floor_divide,
+    aten.remainder,
+    aten.fmod,
+}
+"""Operations whose result jumps: the next integer, what is left of a division."""
+
+SUMS = {aten.sum, aten.mean, aten.cumsum, aten.amax, aten.amin, aten.softmax}
+RANKS = {aten.argmax, aten.argmin, aten.argsort, aten.topk, aten.sort, aten.max, aten.min, aten.median, aten.kthvalue}
+"""Operations that say in integers which value comes first."""
+
+FACTORIES = {
+    aten.zeros_like, aten.ones_like, aten.full_like, aten.empty_like,
+    aten.new_zeros, aten.new_ones, aten.new_full, aten.new_empty,
 }  # fmt: skip
-MOVES = LISTS | {aten.cat.default, aten.stack.default, aten.index_select.default, operator.getitem}
+"""Operations that take the shape of a tensor, not its values."""
 
 TURN = 2 * math.pi
 """Angles up to this are left in low precision: FP16 knows them to 1/650."""
 
 
-def asks_for_more(graph: fx.Graph) -> bool:
-    """Whether a graph has such operations."""
-    return any(node.target in PERIODIC | SAMPLERS for node in graph.nodes)
-
-
-def sensitive(graph: fx.Graph, peaks: Mapping[str, float]) -> dict[str, str]:
-    """Why each node that must be computed in FP32 must, by node name; `peaks` are the nodes' largest magnitudes."""
+def sensitive(module: fx.GraphModule, peaks: Peaks) -> dict[str, str]:
+    """Why each node that must be computed in FP32 must, by node name; `peaks` are what the nodes reach."""
     reasons: dict[str, str] = {}
-    for node in graph.nodes:
-        if node.target in PERIODIC:
-            angle = node.args[0]
-            peak = peaks.get(angle.name, 0.0)
-            if peak <= TURN:
-                continue
-            what = f"an angle of {peak:.3g} radians"
-        elif node.target in SAMPLERS:
-            angle, what = node.args[1], "places on a grid"
-        else:
+    for node in module.graph.nodes:
+        if (asked := _asked(module, node, peaks)) is None:
             continue
+        what, values = asked
         reasons.setdefault(node.name, f"reads {what}")
-        for source in _sources(angle):
+        for source in (source for value in values for source in _sources(value)):
             reasons.setdefault(source.name, f"computes {what}")
     return reasons
+
+
+def _asked(module: fx.GraphModule, node: fx.Node, peaks: Peaks) -> tuple[str, list[fx.Node]] | None:
+    """What an operation must know better than others, in words, and the operands that are it; None for others."""
+    kind, operands = packet(node), node.all_input_nodes
+    if kind in PERIODIC:
+        peak = peaks.of(operands[0])
+        return (f"an angle of {peak:.3g} radians", operands) if peak > TURN else None
+    if kind in SAMPLERS:
+        return "places on a grid", operands[1:2]
+    if kind is None or not any(map(is_real, operands)):
+        return None
+    if kind in COMPARISONS:
+        return None if _of_sign(module, node) else ("numbers that are compared", operands)
+    if kind in RANKS:
+        return ("numbers that are ranked", operands[:1]) if any(map(_is_whole, (node, *node.users))) else None
+    steps = kind in STEPS or (kind is aten.div and node.kwargs.get("rounding_mode") is not None)
+    whole = _is_whole(node) and kind not in FACTORIES
+    return ("numbers that become integers", operands) if steps or whole else None
+
+
+def _is_whole(node: fx.Node) -> bool:
+    """Whether a node's value is one tensor of integers."""
+    kept = node.meta["val"].dtype if is_tensor(node) else None
+    return kept is not None and not kept.is_floating_point and not kept.is_complex and kept is not torch.bool
+
+
+def _of_sign(module: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether a comparison asks for the sign of one number, which every precision knows."""
+    numbers = [weight(module, other) if isinstance(other, fx.Node) else other for other in node.args[:2]]
+    return any(number is not None and not torch.as_tensor(number).any() for number in numbers)
 
 
 def _sources(value: fx.Node) -> list[fx.Node]:
@@ -62,21 +109,12 @@ def _sources(value: fx.Node) -> list[fx.Node]:
     pending, seen = [(value, False)], set()
     while pending:
         node, projected = pending.pop()
-        if (node, projected) in seen or node.op != "call_function":
+        if (node, projected) in seen or node.op != "call_function" or (is_tensor(node) and not is_real(node)):
             continue
         seen.add((node, projected))
-        projects = node.target in PROJECTIONS and not projected
-        computes = node.target in AFFINE if projected else is_pointwise(node)
-        if projects or computes or node.target in MOVES or _is_view(node):
+        projects = node.target in PROJECTIONS | CONVOLUTIONS and not projected
+        computes = packet(node) in AFFINE if projected else is_pointwise(node) or packet(node) in SUMS
+        if projects or computes or node.target in MOVES or is_view(node):
             found[node] = None
             pending += [(operand, projected or projects) for operand in node.all_input_nodes]
     return list(found)
-
-
-def _is_view(node: fx.Node) -> bool:
-    """Whether a node shows elements of its first operand in another shape or order."""
-    target = node.target
-    if not isinstance(target, torch._ops.OpOverload) or not is_tensor(node) or not target._schema.arguments:
-        return False
-    alias = target._schema.arguments[0].alias_info
-    return alias is not None and not alias.is_write
