@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
 
 from mlpdeploy.evidence.words import int8_facts, launches_text, nearest
+from mlpdeploy.streams import aside
 from mlpdeploy.terminal import escape
 
 SIMPLE: dict[str, Any] = {"box": None, "padding": (0, 2, 0, 0), "header_style": "bold"}
@@ -32,7 +33,11 @@ class Live:
 
     @contextmanager
     def shown(self) -> Iterator[Live]:
-        """Draw while the body runs, where there is a terminal."""
+        """Draw while the body runs, where there is a terminal; what the network's own code prints goes to stderr."""
+        with aside():
+            yield from self._drawn()
+
+    def _drawn(self) -> Iterator[Live]:
         if not self.console.is_terminal:
             yield self
             return

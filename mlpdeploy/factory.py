@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from mlpdeploy.errors import InputError, MachineLacks
-from mlpdeploy.guest import bare, guest, settings_kept
+from mlpdeploy.guest import bare, guest, one_line, settings_kept
 from mlpdeploy.recipe import Recipe, kind
 
 
@@ -93,12 +93,6 @@ def set_gelu(network: nn.Module, approximate: str) -> None:
     for module in network.modules():
         if isinstance(module, nn.GELU):
             module.approximate = approximate
-
-
-def one_line(error: BaseException) -> str:
-    """The type and the first line of an exception's message, for a message of ours."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 @contextmanager

@@ -6,7 +6,6 @@ mapping from the names of these arguments; the first axis of each is the batch.
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,8 +16,7 @@ import torch
 from torch import nn
 
 from mlpdeploy.errors import InputError, NetworkError
-from mlpdeploy.factory import one_line
-from mlpdeploy.guest import bare, guest, require_numbers
+from mlpdeploy.guest import bare, copied, guest, one_line, require_usable
 from mlpdeploy.recipe import GIVEN, IMAGE, Input, given
 from mlpdeploy.sound import in_float32
 from mlpdeploy.source import Source
@@ -104,11 +102,8 @@ def _require_module(network: object) -> None:
 def _copied(network: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
     """A copy in float32, and notes on what that changed. Raises NetworkError where its weights cannot be used."""
     network = bare(network)
-    require_numbers(network)
-    try:
-        ours = copy.deepcopy(network).cpu().eval()
-    except Exception as error:  # a module may hold anything, and refuse to be copied in any way
-        raise InputError(f"{type(network).__name__} cannot be copied: {one_line(error)}") from error
+    require_usable(network)
+    ours = copied(network).cpu().eval()
     notes = in_float32(ours)
     return ours.requires_grad_(False), notes
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from mlpdeploy.errors import InputError, MlpdeployError, NetworkError
 
@@ -21,6 +24,12 @@ def guest(refused: Callable[[BaseException], MlpdeployError]) -> Iterator[None]:
         raise
     except BaseException as error:
         raise refused(error) from error
+
+
+def one_line(error: BaseException) -> str:
+    """The type and the first line of an exception's message, for a message of ours."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 @contextmanager
@@ -51,9 +60,47 @@ _WRAPPED = {"OptimizedModule": "_orig_mod", "DataParallel": "module", "Distribut
 """The attribute in which a wrapper holds what it wraps, by the wrapper's name."""
 
 
-def require_numbers(network: nn.Module) -> None:
-    """Raises InputError where a parameter or buffer lies on the meta device, which holds no numbers."""
-    tensors = (*network.named_parameters(), *network.named_buffers())
-    empty = next((name for name, tensor in tensors if tensor.is_meta), None)
-    if empty is not None:
-        raise InputError(f"{type(network).__name__}: {empty} is on the meta device and holds no numbers; load it first")
+def require_usable(network: nn.Module) -> None:
+    """Raises InputError, in one line, for a network whose modules cannot be walked or whose weights hold no numbers."""
+    name = type(network).__name__
+    if (circle := _circle(network)) is not None:
+        raise InputError(f"{name}: {circle} is a module inside of which it lies; keep such a link out of the modules")
+    try:
+        tensors = [*network.named_parameters(), *network.named_buffers()]
+    except RecursionError:
+        raise InputError(f"{name} nests modules deeper than Python follows ({sys.getrecursionlimit()} calls)") from None
+    for path, tensor in tensors:
+        if is_lazy(tensor):
+            raise InputError(f"{name}: {path} is lazy and has no shape yet; call the network once, or give its size")
+        if tensor.is_meta:
+            raise InputError(f"{name}: {path} is on the meta device and holds no numbers; load it first")
+
+
+def _circle(network: nn.Module) -> str | None:
+    """The path of a module that holds, somewhere in it, itself again."""
+    around: set[int] = set()
+    seen: set[int] = set()
+    left: list[tuple[nn.Module, str, bool]] = [(network, "", True)]
+    while left:
+        module, path, entering = left.pop()
+        if not entering:
+            around.discard(id(module))
+            continue
+        if id(module) in around:
+            return path
+        if id(module) in seen:
+            continue
+        seen.add(id(module))
+        around.add(id(module))
+        left.append((module, path, False))
+        inner = ((one, f"{path}.{name}".lstrip("."), True) for name, one in module._modules.items() if one is not None)
+        left += inner
+    return None
+
+
+def copied(network: nn.Module) -> nn.Module:
+    """A deep copy. Raises InputError where the network refuses to be copied."""
+    try:
+        return copy.deepcopy(network)
+    except Exception as error:  # a module may hold anything, and refuse to be copied in any way
+        raise InputError(f"{type(network).__name__} cannot be copied: {one_line(error)}") from error

@@ -225,7 +225,7 @@ def _network(wish: _Wish, checkpoint: str | Path | None) -> tuple[nn.Module, int
     Raises NetworkError where its weights cannot be used.
     """
     from mlpdeploy import sound, weights
-    from mlpdeploy.guest import require_numbers
+    from mlpdeploy.guest import require_usable
 
     classes = None
     if checkpoint is not None:
@@ -234,7 +234,7 @@ def _network(wish: _Wish, checkpoint: str | Path | None) -> tuple[nn.Module, int
         network = wish.make({})
         if not wish.pretrained and kind(wish.recipe.name) != "user":
             weights.randomise(network, wish.seed)
-    require_numbers(network)
+    require_usable(network)
     notes = sound.in_float32(network)
     return network.eval().requires_grad_(False), classes, notes
 

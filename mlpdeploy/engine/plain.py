@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import copy
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,6 +15,7 @@ from mlpdeploy.engine.emit import Emitted
 from mlpdeploy.engine.functions import OPSET
 from mlpdeploy.graph.precision import Typed
 from mlpdeploy.graph.trace import TensorSpec, quiet, trace
+from mlpdeploy.guest import copied
 
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -30,7 +30,7 @@ def plain(network: nn.Module, specs: Sequence[TensorSpec], precision: str) -> Em
     dtype = DTYPES[precision]
     specs = [replace(spec, dtype=dtype) if spec.dtype.is_floating_point else spec for spec in specs]
     # Tracing moves no weights, so the typed form of the plain graph is the network's own graph in that dtype.
-    network = copy.deepcopy(network)
+    network = copied(network)
     for parameter in (*network.parameters(), *network.buffers()):
         if parameter.is_floating_point():  # complex ones stay as they are, as `half()` leaves them
             parameter.data = parameter.data.to(dtype)

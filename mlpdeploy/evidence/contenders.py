@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -22,6 +21,7 @@ from mlpdeploy.evidence import machine, timing
 from mlpdeploy.evidence.bench import COMPILE, EAGER
 from mlpdeploy.evidence.clocks import Call, Inputs, timed
 from mlpdeploy.graph.trace import TensorSpec
+from mlpdeploy.guest import copied
 
 DISTINCT = 4
 """Random batches that are drawn; more inputs are copies of them elsewhere in memory."""
@@ -162,7 +162,7 @@ def _moved(network: nn.Module, dtype: torch.dtype, device: str) -> nn.Module:
     here = next(iter((*network.parameters(), *network.buffers())), None)
     if here is None or (here.dtype == dtype and here.device.type == device):
         return network
-    return copy.deepcopy(network).to(device, dtype)
+    return copied(network).to(device, dtype)
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -27,10 +27,10 @@ from mlpdeploy.evidence.compare import row_errors, usual
 from mlpdeploy.evidence.edges import edges_of
 from mlpdeploy.evidence.runs import SINGLE, Outputs, float64_run, in_batches, module_run
 from mlpdeploy.evidence.wide import widened
-from mlpdeploy.factory import one_line
 from mlpdeploy.graph.place import apart, blame
 from mlpdeploy.graph.precision import single_thread
 from mlpdeploy.graph.trace import Traced
+from mlpdeploy.guest import one_line
 
 SLOW = 0.5
 """Seconds of a call from which on it takes all threads; those of small operations wait for each other."""

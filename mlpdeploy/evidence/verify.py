@@ -17,7 +17,6 @@ element, a hundred times larger) run in a batch of their own, ordinary ones amon
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -52,6 +51,7 @@ from mlpdeploy.graph.precision import Typed
 from mlpdeploy.graph.quantise import Quantisation
 from mlpdeploy.graph.rewrite import Rewritten, rewrite_as
 from mlpdeploy.graph.trace import Traced, trace
+from mlpdeploy.guest import copied
 from mlpdeploy.recipe import Budget
 
 UNCLIMBED = (
@@ -107,7 +107,7 @@ def verify(
         raise ValueError("without an engine, verify needs the reason why it cannot run")
     names = [spec.name for spec in typed.outputs]
     sizes, real = batch.sizes(), rows if samples is None else samples
-    wide = copy.deepcopy(network).double()
+    wide = copied(network).double()
     traced = traced or trace(network, rewritten.inputs)
     low = computes_low(rewritten.module)
     first = FirstRungs(network, wide, rewritten.inputs, names, real, seed, progress, low=low)
