@@ -96,13 +96,19 @@ def run(folder: Path, verb: str, name: str, *more: str) -> subprocess.CompletedP
     )
 
 
-@pytest.mark.parametrize("name", ["Prints", "ClosesStdout", "ClosesDescriptor", "NoStdout"])
+@pytest.mark.parametrize("name", ["Prints", "ClosesDescriptor", "NoStdout"])
 def test_stdout_holds_one_document_whatever_a_network_does_to_it(name: str, tmp_path: Path) -> None:
     found = run(tmp_path, "build", name, "--json")
     assert found.returncode == 0, found.stderr
     assert json.loads(found.stdout)["manifest"]["selection"]["name"] == f"nets:{name}"
     if name == "Prints":
         assert "hello from the network" in found.stderr and "raw from the network" in found.stderr
+
+
+def test_a_stream_that_a_network_closes_is_not_the_one_of_results(tmp_path: Path) -> None:
+    found = run(tmp_path, "build", "ClosesStdout", "--json")
+    assert found.returncode == 2 and "Traceback" not in found.stderr
+    assert "ClosesStdout: ValueError: I/O operation on closed file" in json.loads(found.stdout)["error"]["message"]
 
 
 def test_a_network_that_refuses_to_be_copied_is_built_and_its_verification_says_why_not(tmp_path: Path) -> None:
