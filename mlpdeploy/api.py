@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from mlpdeploy import pipeline, store, trust
 from mlpdeploy.engine.held import Held
-from mlpdeploy.errors import InputError
+from mlpdeploy.errors import ArtifactError, InputError
 from mlpdeploy.recipe import GIVEN, kind
 from mlpdeploy.selection import BATCH, Selection
 
@@ -48,7 +48,8 @@ class Engine:
 
     Made by `compile` and `load`. It holds the loaded engine from the first call on, until `close` (it is a context
     manager too). Several threads may call it at once. An engine that this machine cannot run can still be verified and
-    saved.
+    saved. Where another engine is built in its folder, one that was loaded goes on as it was, and everything else says
+    so: load it again.
     """
 
     def __init__(self, artifact: Artifact, source: Source | None = None, *, trusted: bool = False) -> None:
@@ -81,7 +82,11 @@ class Engine:
 
         given = inputs[0] if len(inputs) == 1 else inputs
         arrays = named_arrays(given, [port["name"] for port in self.inputs])
-        found = self._held({port["name"]: _cast(arrays[port["name"]], port) for port in self.inputs})
+        try:
+            found = self._held({port["name"]: _cast(arrays[port["name"]], port) for port in self.inputs})
+        except ArtifactError:
+            store.require_same(self._artifact)  # which says better what happened
+            raise
         values: list[Any] = [found[port["name"]] for port in self.manifest["outputs"]]
         first = next(iter(given.values() if isinstance(given, Mapping) else inputs))
         first = first[0] if isinstance(first, tuple | list) else first
@@ -129,7 +134,7 @@ class Engine:
         )  # fmt: skip
         source, samples = self._network(network), self._samples(data, labels)
         return pipeline.verify(
-            selection, source=source, folder=self.folder, data=samples, trusted=self._trusted, progress=progress
+            selection, source=source, artifact=self._artifact, data=samples, trusted=self._trusted, progress=progress
         )
 
     def bench(self, network: nn.Module | None = None, **options: Any) -> Any:
@@ -141,6 +146,7 @@ class Engine:
         from mlpdeploy import benching
 
         selection = Selection.from_json(self.manifest["selection"])
+        store.require_same(self._artifact)
         source = self._network(network)
         return benching.bench(selection, source=source, artifact=self._artifact, trusted=self._trusted, **options)
 
@@ -151,6 +157,7 @@ class Engine:
         """
         from mlpdeploy import reporting
 
+        store.require_same(self._artifact)
         where = {"html": html, "markdown": markdown}
         found = reporting.report(self._artifact, **{key: Path(path) for key, path in where.items() if path is not None})
         return [Path(file) for file in found["files"]]

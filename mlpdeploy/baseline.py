@@ -85,10 +85,8 @@ def _saved(reference: str, path: Path) -> Baseline:
 
 def _kept(reference: str, path: Path, folder: Path) -> Baseline:
     """A copy of the artifact, since building the candidate may replace the very folder."""
-    source = store.open_artifact(path)
-    shutil.copytree(source.folder, folder / "artifact")
-    said = {"kind": "artifact", "created": source.manifest["created"]}
-    artifact = Artifact(folder / "artifact", source.manifest)
+    artifact = store.copied_from(path, folder / "artifact")
+    said = {"kind": "artifact", "created": artifact.manifest["created"]}
     return Baseline(reference, {"reference": reference, **said}, artifact=artifact)
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlpdeploy import pipeline, store, trust
+from mlpdeploy import documents, pipeline, store, trust
 from mlpdeploy.engine.backend import Backend
 from mlpdeploy.engine.backends._base import one_line
 from mlpdeploy.errors import MachineLacks
@@ -102,12 +102,12 @@ class Session:
 
         from mlpdeploy.evidence.bench import Layers
 
-        after = self._profile(self.engine, store.read_model(self.artifact.model), size)
+        after = self._profile(self.engine, documents.read_model(self.artifact.model), size)
         if isinstance(after, str):
             return Layers(None, None, after)
         if self.export is None:
             return Layers(None, after, "the plain export was not among the contenders")
-        before = self._profile(self.export, store.read_model(self.export.engine.parent / store.MODEL), size)
+        before = self._profile(self.export, documents.read_model(self.export.engine.parent / store.MODEL), size)
         return Layers(None, after, before) if isinstance(before, str) else Layers(before, after)
 
     def without_rules(self) -> dict[str, Rival]:

@@ -16,10 +16,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlpdeploy import files
 from mlpdeploy.errors import ArtifactError
+
+if TYPE_CHECKING:
+    import onnx
 
 Kind = Any
 
@@ -60,6 +63,22 @@ def read(path: Path, kind: Kind, remedy: str = "make it again") -> dict[str, Any
     if (problem := wrong(document, kind)) is not None:
         raise ArtifactError(f"{path} is damaged or of another version ({problem}): {remedy}")
     return document
+
+
+def read_model(path: Path) -> onnx.ModelProto:
+    """The ONNX file at a path. Raises ArtifactError where it is none, or wants to read numbers from other files."""
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        with files.opened(path) as file:
+            model = onnx.load_model_from_string(file.read())
+        onnx.external_data_helper.convert_model_from_external_data(model)
+    except (OSError, DecodeError) as error:
+        raise ArtifactError(f"{path} cannot be read as ONNX ({error}): build it again with --force") from error
+    except ValueError as error:  # numbers that are not in it
+        raise ArtifactError(f"{path} keeps numbers in other files, which no build of mlpdeploy does") from error
+    return model
 
 
 def wrong(value: Any, kind: Kind, where: str = "") -> str | None:

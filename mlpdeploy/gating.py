@@ -137,7 +137,7 @@ def _verified(
     known = accuracy_of(artifact)
     if isinstance(known, str) or (data is not None and known.inputs != "images"):
         # Whether it may run was decided before.
-        pipeline.verify(selection, folder=artifact.folder, data=data, trusted=True, progress=stages.listener)
+        pipeline.verify(selection, artifact=artifact, data=data, trusted=True, progress=stages.listener)
         for name in (VERIFICATION, REPORT):
             attach_to(original, name, (artifact.folder / name).read_text(encoding="utf-8"), stages)
     return facts_of(artifact, batch)

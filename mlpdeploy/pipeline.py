@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlpdeploy import store, trust
+from mlpdeploy import documents, store, trust
 from mlpdeploy.engine.backend import Batch, BuildRequest, pick
 from mlpdeploy.errors import InputError
 from mlpdeploy.int8 import Int8, calibration, measure_sites, paid_off
@@ -78,16 +78,20 @@ def build(
     backend = pick(selection.backend, selection.precision, selection.gpus, selection.plugin)
     selection = selection.with_backend(backend.name)
     folder = store.folder_of(selection, backend.name)
-    with store.locked(folder, stages.say):
+    with store.locked(folder, stages.say, optional=True) as refused:
         key = key_of(selection, backend)
         if (found := cached(folder, key, force, stages)) is not None:
             return found
+        if refused is not None and (force or key is not None):
+            raise refused
         source = (source or load(selection, stages)).with_images(selection)
         traced = trace_network(source, stages, selection.profile)
         source = source.with_outputs(traced.outputs)
         key = key or key_of(selection, backend, source, traced)
         if (found := cached(folder, key, force, stages)) is not None:
             return found
+        if refused is not None:
+            raise refused
         notes = check(source, traced, selection, stages)
         calibrated = partial(calibration, source=source, selection=selection, stages=stages) if int8 else None
         compiled = compile_network(traced, selection, stages, calibrated, backend.beside_int8)
@@ -118,7 +122,7 @@ def verify(
     selection: Selection,
     *,
     source: Source | None = None,
-    folder: Path | None = None,
+    artifact: Artifact | None = None,
     data: str | Samples | None = None,
     trusted: bool = False,
     progress: Listener | None = None,
@@ -126,16 +130,18 @@ def verify(
     """Prove that the built engine of a selection computes what its network computes (`Verification.passed`).
 
     Climbs the ladder of `evidence.verify`, on random inputs or on `data` (what `--data` names, or arrays), and writes
-    verification.json beside the engine. `source` is the network itself where it is in hand; `folder` is where the
-    artifact lies, if not where the selection says. `trusted` says that its engine may run although somebody else built
-    it (see `trust`). Raises ArtifactError where nothing of that selection is built.
+    verification.json beside the engine. `source` is the network itself where it is in hand; `artifact` is the engine
+    where it was opened before: then this very one is meant. `trusted` says that its engine may run although somebody
+    else built it (see `trust`). Raises ArtifactError where nothing of that selection is built.
     """
     stages = Stages(progress)
     backend = pick(selection.backend, selection.precision, selection.gpus)
     selection = selection.with_backend(backend.name)
-    folder = folder or store.folder_of(selection, backend.name)
-    with store.locked(folder, stages.say), ExitStack() as stack:
+    folder = store.folder_of(selection, backend.name) if artifact is None else artifact.folder
+    with store.locked(folder, stages.say, optional=True), ExitStack() as stack:
         with stages("open"):
+            if artifact is not None:
+                store.require_same(artifact)
             artifact = store.open_artifact(folder)
             check_same(artifact, selection, source)
             if backend.executable() is None:
@@ -167,7 +173,7 @@ def verify(
                 source.network,
                 compiled.rewritten,
                 compiled.typed,
-                store.read_model(artifact.model),
+                documents.read_model(artifact.model),
                 engine,
                 reason,
                 selection.profile,
@@ -184,8 +190,11 @@ def verify(
             )
             verification = replace(verification, data=() if data is None else tuple(data.used()))
         document = manifest.verified(artifact.manifest, verification)
-        store.attach(artifact, store.VERIFICATION, json.dumps(document, indent=2, allow_nan=False) + "\n")
-        store.attach(artifact, store.REPORT, reporting.in_markdown(artifact))
+        try:
+            store.attach(artifact, store.VERIFICATION, json.dumps(document, indent=2, allow_nan=False) + "\n")
+            store.attach(artifact, store.REPORT, reporting.in_markdown(artifact))
+        except InputError as error:
+            stages.warn(f"what was found is not kept beside the engine: {error}")
         return verification
 
 

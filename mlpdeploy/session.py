@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,10 +15,7 @@ from mlpdeploy.engine.backend import Backend, backends
 from mlpdeploy.errors import ArtifactError, InputError, MachineLacks
 from mlpdeploy.progress import Listener, Stages
 from mlpdeploy.selection import Selection
-from mlpdeploy.store import Artifact
-
-TRIES = 3
-"""Times that an artifact is copied, where another process builds it again while it is read."""
+from mlpdeploy.store import TRIES, Artifact
 
 
 def require_executable(backend: Backend, precision: str) -> None:
@@ -87,10 +83,9 @@ def built_copy(
 def copy_of(artifact: Artifact, folder: Path) -> Artifact | None:
     """The artifact and what was attached to it, in a folder of this run; None where it was replaced meanwhile."""
     try:
-        copied = store.open_artifact(store.copy(artifact, folder).folder)
-    except (ArtifactError, shutil.Error):
+        return store.copy(artifact, folder)
+    except ArtifactError:
         return None
-    return copied if copied.manifest == artifact.manifest else None
 
 
 def attach_to(artifact: Artifact, name: str, text: str, stages: Stages) -> None:

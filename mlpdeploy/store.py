@@ -20,19 +20,16 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mlpdeploy import documents, schema, trust
 from mlpdeploy.errors import ArtifactError, InputError
 from mlpdeploy.files import FULL, opened, sha256, sync, write
 from mlpdeploy.leftovers import clear
 from mlpdeploy.selection import Selection
-
-if TYPE_CHECKING:
-    import onnx
 
 SCHEMA = 2
 MODEL, GRAPH, MANIFEST = "model.onnx", "graph.json", "manifest.json"
@@ -46,6 +43,12 @@ DOCUMENTS: dict[str, Any] = {
     BENCH: {"kind": object, "schema": object},
 }
 """The documents beside a manifest, and of which kind each is; what is in bench.json its version says."""
+
+ATTACHED = (VERIFICATION, BENCH, REPORT, PAGE)
+"""What is added to an artifact after it was built."""
+
+TRIES = 3
+"""Times that an artifact is copied, where another process builds it again while it is read."""
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
@@ -102,24 +105,51 @@ def folder_of(selection: Selection, backend: str) -> Path:
 
 
 @contextmanager
-def locked(folder: Path, say: Callable[[str], None] = lambda line: None) -> Iterator[None]:
-    """Hold an artifact's lock; says so where another process holds it, and waits. Clears what dead writers left."""
-    from filelock import FileLock, Timeout
+def locked(
+    folder: Path, say: Callable[[str], None] = lambda line: None, *, optional: bool = False
+) -> Iterator[InputError | None]:
+    """Hold an artifact's lock; says so where another process holds it, and waits. Clears what dead writers left.
 
-    lock = FileLock(folder.parent / f".{folder.name}.lock")
-    with _writing(folder, everything=True):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            say(f"waiting: another process is working on {folder}")
-            lock.acquire()
+    Raises InputError where this user cannot have it. With `optional` it goes on without, since nobody needs it to read,
+    and gives that error, for who then has to write.
+    """
+    try:
+        lock = _acquired(folder, say)
+    except InputError as error:
+        if not optional:
+            raise
+        yield error
+        return
     try:
         with _writing(folder, everything=True):
             _recover(folder)
-        yield
+        yield None
     finally:
         lock.release()
+
+
+def _acquired(folder: Path, say: Callable[[str], None] | None) -> Any:
+    """An artifact's lock, in a file that every user who may write into its folder can open; it is waited for.
+
+    None where another process has it, without `say`. Raises InputError where this user cannot have it.
+    """
+    from filelock import FileLock, Timeout
+
+    with _writing(folder, everything=True):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(_lock(folder), mode=0o600 | folder.parent.stat().st_mode & 0o666)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            if say is None:
+                return None
+            say(f"waiting: another process is working on {folder}")
+            lock.acquire()
+    return lock
+
+
+def _lock(folder: Path) -> Path:
+    return folder.parent / f".{folder.name}.lock"
 
 
 @contextmanager
@@ -138,21 +168,80 @@ def draft(folder: Path) -> Iterator[Draft]:
 
 
 def copy(artifact: Artifact, folder: Path) -> Artifact:
-    """The whole artifact, and what was attached to it, at another folder, in one step; an artifact there is replaced.
+    """This very artifact, and what was attached to it, at another folder, in one step; one that is there is replaced.
 
-    Raises InputError where something that is no artifact lies there, or where it cannot be written.
+    Raises InputError where something that is no artifact lies there, or where it cannot be written, and ArtifactError
+    where another engine was built in the artifact's place since it was opened.
     """
-    if folder.resolve() == artifact.folder.resolve():
+    if os.path.realpath(folder) == os.path.realpath(artifact.folder):
+        require_same(artifact)
         return artifact
     with locked(folder):
-        if folder.exists() and not (folder / MANIFEST).is_file():
+        if os.path.lexists(folder) and not (folder / MANIFEST).is_file():
             raise InputError(f"{folder} exists and is no artifact of mlpdeploy: give another folder")
         with draft(folder) as copied:
-            shutil.copytree(artifact.folder, copied.folder, dirs_exist_ok=True)
+            _copy_files(artifact, copied.folder)
             for path in (*copied.folder.rglob("*"), copied.folder):
                 sync(path)
             _replace_folder(copied.folder, folder)
     return Artifact(folder, artifact.manifest)
+
+
+def copied_from(path: Path, folder: Path) -> Artifact:
+    """The artifact at a path, as it is now, copied to a folder. Raises what `open_artifact` and `copy` raise."""
+    for _ in range(TRIES):
+        artifact = open_artifact(path)
+        try:
+            return copy(artifact, folder)
+        except ArtifactError:  # built again meanwhile
+            continue
+    return copy(open_artifact(path), folder)
+
+
+def require_same(artifact: Artifact) -> None:
+    """Raises ArtifactError where another artifact lies in the folder than when it was opened."""
+    if read_manifest(artifact.folder) != artifact.manifest:
+        raise ArtifactError(
+            f"{artifact.folder} was replaced since it was loaded: load it again, and it is the engine that is there now"
+        )
+
+
+def _copy_files(artifact: Artifact, folder: Path) -> None:
+    """This very artifact, and what was attached to it, into a folder of one's own, held against its manifest.
+
+    Nothing else that lies beside it comes along, and no link is followed out of it. Where nobody works on the artifact,
+    nobody can begin to meanwhile; a build that has begun is not waited for. Raises ArtifactError as `copy` does.
+    """
+    with ExitStack() as stack:
+        with suppress(InputError):  # who may not write there may read
+            if os.path.lexists(_lock(artifact.folder)) and (lock := _acquired(artifact.folder, None)) is not None:
+                stack.callback(lock.release)
+        for name, facts in artifact.manifest["files"].items():
+            if _copied(artifact, name, folder) != facts["sha256"]:
+                require_same(artifact)
+                raise ArtifactError(f"{artifact.folder / name} was altered after it was built: build it again")
+        for name in ATTACHED:
+            if os.path.lexists(artifact.folder / name):
+                _copied(artifact, name, folder)
+        require_same(artifact)
+    (folder / MANIFEST).write_text(_dump(artifact.manifest), encoding="utf-8")
+
+
+def _copied(artifact: Artifact, name: str, folder: Path) -> str:
+    """Copy one file; its hash. Raises ArtifactError where it is none, or not there any more."""
+    source, target = artifact.folder / name, folder / name
+    _require_inside(source, artifact.folder)
+    try:
+        with opened(source) as file:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with target.open("wb") as written:
+                shutil.copyfileobj(file, written, 1 << 20)
+    except OSError as error:
+        if error.filename is None or Path(error.filename) != source:
+            raise
+        require_same(artifact)
+        raise ArtifactError(f"{source} cannot be read ({error.strerror or error}): build it again") from error
+    return sha256(target)
 
 
 def attached(artifact: Artifact, name: str) -> dict[str, Any] | None:
@@ -206,22 +295,6 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if (problem := documents.wrong(manifest, schema.MANIFEST)) is not None:
         raise ArtifactError(f"{path} is damaged or of another version ({problem}): {again}")
     return manifest
-
-
-def read_model(path: Path) -> onnx.ModelProto:
-    """The ONNX file at a path. Raises ArtifactError where it is none, or wants to read numbers from other files."""
-    import onnx
-    from google.protobuf.message import DecodeError
-
-    try:
-        with opened(path) as file:
-            model = onnx.load_model_from_string(file.read())
-        onnx.external_data_helper.convert_model_from_external_data(model)
-    except (OSError, DecodeError) as error:
-        raise ArtifactError(f"{path} cannot be read as ONNX ({error}): build it again with --force") from error
-    except ValueError as error:  # numbers that are not in it
-        raise ArtifactError(f"{path} keeps numbers in other files, which no build of mlpdeploy does") from error
-    return model
 
 
 def _problem(folder: Path, manifest: dict[str, Any]) -> str | None:

@@ -204,7 +204,7 @@ def test_an_artifact_that_is_replaced_while_it_is_copied_is_read_again(
     original, copied = session.built_copy(selection, tmp_path / "copy", None)
     assert copied.manifest == original.manifest == store.read_manifest(copied.folder)
     assert copied.manifest["selection"]["seed"] == 0
-    again[:] = [True] * session.TRIES
+    again[:] = [True] * store.TRIES
     with pytest.raises(ArtifactError, match="was built again by another process each time it was read: try again"):
         session.built_copy(selection, tmp_path / "copy", None)
 

@@ -286,3 +286,87 @@ def test_attached_files_do_not_make_an_artifact_altered(folder: Path) -> None:
     store.attach(artifact, store.VERIFICATION, "{}")
     assert store.open_artifact(folder) == artifact
     assert names(folder) == {"model.onnx", "engine.bin", "report.md", "manifest.json", "verification.json"}
+
+
+def test_copies_made_while_it_is_built_again_and_again_are_whole_or_say_so(folder: Path, tmp_path: Path) -> None:
+    write(folder)
+    writer = subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(folder), "exchange", "1"],
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        while "generation" not in store.read_manifest(folder):
+            time.sleep(0.01)
+        whole, replaced = set(), 0
+        for number in range(300):
+            target = tmp_path / "copies" / f"{number % 2}"
+            try:
+                found = store.copy(store.open_artifact(folder), target)
+            except ArtifactError as error:
+                assert "was replaced since it was loaded" in str(error)
+                replaced += 1
+                continue
+            generation = found.manifest["generation"]
+            assert store.open_artifact(target).manifest == found.manifest
+            for name in ("model.onnx", "engine.bin", "more.bin"):
+                assert (target / name).read_bytes() == str(generation).encode() * 20000
+            whole.add(generation)
+        assert len(whole) > 1 and replaced < 300
+    finally:
+        writer.kill()
+        writer.wait()
+    assert store.copied_from(folder, tmp_path / "last").manifest == store.open_artifact(folder).manifest
+
+
+def test_a_copy_takes_what_belongs_to_the_artifact_and_follows_no_link(folder: Path, tmp_path: Path) -> None:
+    artifact = write(folder)
+    store.attach(artifact, store.VERIFICATION, "{}")
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets" / "key").write_text("secret")
+    (folder / "sub").symlink_to(tmp_path / "secrets")
+    os.mkfifo(folder / "pipe")
+    copied = store.copy(artifact, tmp_path / "copy")
+    assert names(copied.folder) == {"model.onnx", "engine.bin", "report.md", "manifest.json", "verification.json"}
+    (folder / store.BENCH).symlink_to(tmp_path / "secrets" / "key")
+    with pytest.raises(ArtifactError, match="a link that leads out of the artifact"):
+        store.copy(artifact, tmp_path / "copy")
+    assert store.open_artifact(tmp_path / "copy") == copied
+
+
+def test_a_copy_of_what_was_replaced_or_altered_says_so(folder: Path, tmp_path: Path) -> None:
+    before = write(folder)
+    change(folder / "engine.bin")
+    with pytest.raises(ArtifactError, match=r"engine\.bin was altered"):
+        store.copy(before, tmp_path / "copy")
+    write(folder, b"two")
+    for target in (tmp_path / "copy", folder):
+        with pytest.raises(ArtifactError, match="was replaced since it was loaded: load it again"):
+            store.copy(before, target)
+    assert not (tmp_path / "copy").exists()
+
+
+def test_what_cannot_be_locked_can_be_read(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    artifact = write(folder)
+
+    def refused(*_: Any, **__: Any) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("filelock.FileLock.acquire", refused)
+        assert store.open_artifact(folder) == artifact
+        with store.locked(folder, optional=True) as why:
+            assert isinstance(why, InputError) and "cannot be written" in str(why)
+        with pytest.raises(InputError, match="cannot be written"), store.locked(folder):
+            raise AssertionError
+    with store.locked(folder, optional=True) as why:
+        assert why is None
+
+
+@pytest.mark.skipif(os.name != "posix", reason="other systems have no modes")
+@pytest.mark.parametrize(("shared", "lock"), [(0o755, 0o644), (0o2775, 0o664), (0o777, 0o666)])
+def test_the_lock_serves_all_who_may_write_into_the_folder(folder: Path, shared: int, lock: int) -> None:
+    folder.parent.mkdir(parents=True)
+    folder.parent.chmod(shared)
+    write(folder)
+    assert (folder.parent / ".backend.lock").stat().st_mode & 0o777 == lock

@@ -13,7 +13,7 @@ import torch
 import mlpdeploy
 from mlpdeploy import baseline, files, pipeline, reporting, store, trust
 from mlpdeploy.engine.backend import backends
-from mlpdeploy.errors import ArtifactError, MlpdeployError
+from mlpdeploy.errors import ArtifactError
 from mlpdeploy.evidence.facts import facts_of
 from mlpdeploy.selection import Selection
 from tests.conftest import Cli
@@ -50,6 +50,7 @@ def forged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ops = {"before": {"aten::linear": 2}, "after": {"aten::linear": 1}}
         recipe = {"name": "evil_code:factory", "family": "user", "source": "", "parameters": 1}
         facts = FACTS | engine | {"engine_sha256": files.sha256(draft.folder / "engine.pt2")}
+        facts["versions"] = backends()["inductor"].versions()
         draft.commit(
             whole(engine="engine.pt2", selection=selection, recipe=recipe, facts=facts, ops=ops, **engine), str
         )
@@ -112,13 +113,9 @@ def unsealed_again(folder: Path, seal: str) -> None:
 
 def test_it_runs_where_that_is_asked_for(forged: Path, ran: list[str]) -> None:
     engine = mlpdeploy.load(forged, trusted=True)
-    facts = engine._artifact.manifest["facts"]
-    facts["versions"] = backends()["inductor"].versions()
     engine._held._load().__enter__()
     assert ran == [str(forged / "engine.pt2")]
-    with pytest.raises(MlpdeployError):  # it is not what it says, but the name was imported to see that
-        engine.verify()
-    assert imported(forged)
+    assert not engine.verify().passed and imported(forged)  # the file computes something else, which it took to see
 
 
 def test_a_baseline_of_others_is_not_run(forged: Path, ran: list[str], capsys: pytest.CaptureFixture[str]) -> None:

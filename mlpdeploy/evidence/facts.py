@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from mlpdeploy import store
+from mlpdeploy import documents, store
 from mlpdeploy.errors import BuildError
 from mlpdeploy.evidence.ladder import NOT_EXECUTED
 from mlpdeploy.store import Artifact
@@ -70,7 +70,7 @@ def facts_of(artifact: Artifact, batch: int | None = None) -> Facts:
     from mlpdeploy.evidence.memory import peak_bytes
 
     manifest, reasons = artifact.manifest, {}
-    model = store.read_model(artifact.model)
+    model = documents.read_model(artifact.model)
     parsed = manifest["facts"].get("parsed") or _parsed(model)
     if isinstance(parsed, str):
         reasons["layers"] = reasons["transposes"] = parsed
