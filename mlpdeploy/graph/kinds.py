@@ -32,8 +32,6 @@ CASTS = {aten.to.dtype, aten.to.dtype_layout, aten._to_copy.default}
 LISTS = SPLITS | {aten.unbind.int}
 """Operations that return a list of tensors."""
 
-PROJECTIONS = {aten.linear.default, aten.matmul.default, aten.mm.default, aten.addmm.default, aten.bmm.default}
-
 MOVES = LISTS | {aten.cat.default, aten.stack.default, aten.index_select.default, operator.getitem}
 """Operations that hand elements on as they are, but are no views."""
 

@@ -13,12 +13,12 @@ import math
 import torch
 from torch import fx
 
+from mlpdeploy.graph import ops
 from mlpdeploy.graph.editor import weight
 from mlpdeploy.graph.kinds import (
     COMPARISONS,
-    CONVOLUTIONS,
     MOVES,
-    PROJECTIONS,
+    arguments,
     is_pointwise,
     is_real,
     is_tensor,
@@ -26,26 +26,22 @@ from mlpdeploy.graph.kinds import (
     packet,
 )
 from mlpdeploy.graph.ranges import Peaks
+from mlpdeploy.graph.reach import SUMS
 
 aten = torch.ops.aten
 
 PERIODIC = {aten.sin, aten.cos, aten.tan}
 SAMPLERS = {aten.grid_sampler, aten.grid_sampler_2d, aten.grid_sampler_3d}
 AFFINE = {aten.add, aten.sub, aten.mul, aten.div, aten.neg, aten.rsub}
-STEPS = {
-    aten.floor,
-    aten.ceil,
-    aten.round,
-    aten.trunc,
-    aten.fix,
-    aten.frac,
-    aten.floor_divide,
-    aten.remainder,
-    aten.fmod,
-}
+STEPS = {aten.floor, aten.ceil, aten.round, aten.trunc, aten.frac, aten.floor_divide, aten.remainder, aten.fmod}
 """Operations whose result jumps: the next integer, what is left of a division."""
 
-SUMS = {aten.sum, aten.mean, aten.cumsum, aten.amax, aten.amin, aten.softmax}
+PRODUCTS = {
+    aten.linear, aten.matmul, aten.mm, aten.addmm, aten.bmm, aten.baddbmm, aten.mv, aten.einsum, aten.bilinear,
+    aten.conv1d, aten.conv2d, aten.conv3d, aten.conv_transpose1d, aten.conv_transpose2d, aten.conv_transpose3d,
+    aten.scaled_dot_product_attention, ops.SEGMENT_GROUPED_PROJECTION.overloadpacket, ops.WITH_EPILOGUE.overloadpacket,
+}  # fmt: skip
+
 RANKS = {aten.argmax, aten.argmin, aten.argsort, aten.topk, aten.sort, aten.max, aten.min, aten.median, aten.kthvalue}
 """Operations that say in integers which value comes first."""
 
@@ -69,6 +65,8 @@ def sensitive(module: fx.GraphModule, peaks: Peaks) -> dict[str, str]:
         reasons.setdefault(node.name, f"reads {what}")
         for source in (source for value in values for source in _sources(value)):
             reasons.setdefault(source.name, f"computes {what}")
+        for rest in _rests(node, values) if packet(node) in STEPS or _is_whole(node) else ():
+            reasons.setdefault(rest.name, f"reads {what}")
     return reasons
 
 
@@ -109,12 +107,33 @@ def _sources(value: fx.Node) -> list[fx.Node]:
     pending, seen = [(value, False)], set()
     while pending:
         node, projected = pending.pop()
-        if (node, projected) in seen or node.op != "call_function" or (is_tensor(node) and not is_real(node)):
+        numbers = is_real(node) or isinstance(node.meta.get("val"), list | tuple)
+        if (node, projected) in seen or node.op != "call_function" or not numbers or _is_short(node):
             continue
         seen.add((node, projected))
-        projects = node.target in PROJECTIONS | CONVOLUTIONS and not projected
-        computes = packet(node) in AFFINE if projected else is_pointwise(node) or packet(node) in SUMS
-        if projects or computes or node.target in MOVES or is_view(node):
+        if not projected or packet(node) in AFFINE or node.target in MOVES or is_view(node):
             found[node] = None
-            pending += [(operand, projected or projects) for operand in node.all_input_nodes]
+            pending += [(operand, projected or packet(node) in PRODUCTS) for operand in node.all_input_nodes]
     return list(found)
+
+
+def _is_short(node: fx.Node) -> bool:
+    """Whether a node is filled with one number that every precision knows."""
+    if packet(node) not in FACTORIES:
+        return False
+    number = arguments(node).get("fill_value", 0)
+    return isinstance(number, float | int) and float(torch.tensor(number, dtype=torch.bfloat16)) == number
+
+
+def _rests(step: fx.Node, values: list[fx.Node]) -> list[fx.Node]:
+    """The sums of a step and the number that it was made of: x - floor(x)."""
+    made = {*values, *(source for value in values for source in _sources(value))}
+    found, pending, seen = [], [step], {step}
+    while pending:
+        for user in pending.pop().users:
+            if packet(user) in SUMS and not made.isdisjoint(user.all_input_nodes):
+                found.append(user)
+            elif user not in seen and (is_view(user) or (is_pointwise(user) and len(user.all_input_nodes) == 1)):
+                seen.add(user)
+                pending.append(user)
+    return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from low_precision import Forward, Net, kept, off, traced
 from torch import Tensor
 
@@ -33,6 +34,18 @@ EXACT: dict[str, tuple[Forward, set[str]]] = {
     "above the mean": (
         lambda net, x: torch.where(net.first(x) > net.first(x).mean(-1, keepdim=True), x, -x),
         {"linear", "mean", "gt"},
+    ),
+    "above the third": (
+        lambda net, x: (lambda y: y.masked_fill(y < y.topk(3)[0][:, -1:], -1e4).softmax(-1))(net.first(x)),
+        {"linear", "topk", "lt"},
+    ),
+    "behind a norm": (
+        lambda net, x: shown(net, (F.layer_norm(net.first(x), (8,)).sigmoid() * 999).long()),
+        {"linear", "layer_norm", "sigmoid", "mul", "to"},
+    ),
+    "between two rows": (
+        lambda net, x: (lambda u: shown(net, u.floor().long()) * (u - u.floor()))(x.sigmoid() * 900),
+        {"sigmoid", "mul", "floor", "sub", "to"},
     ),
     "the first n": (
         lambda net, x: (torch.arange(8)[None] < 8 * x.mean(-1, keepdim=True).sigmoid()).float() * x,
@@ -76,7 +89,7 @@ def test_only_one_projection_back() -> None:
     assert [name in {found.node for found in planned.kept} for name in linears] == [False, True]
 
 
-@pytest.mark.parametrize("name", ["floor", "what is left", "the largest"])
+@pytest.mark.parametrize("name", ["floor", "what is left", "the largest", "above the third", "between two rows"])
 def test_the_file_finds_the_same_rows(name: str) -> None:
     ordinary = traced(EXACT[name][0])
     typed = apply(ordinary[1], plan(ordinary[1], "fp16")).module

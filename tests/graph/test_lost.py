@@ -106,3 +106,8 @@ def test_bf16_knows_small_constants_and_not_what_is_close_to_1() -> None:
 
     assert {"clamp", "sub", "rsub", "log"} & set(kept(entropy, "bf16"))
     assert off(entropy, "bf16") <= ALLOWED["bf16"]
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_a_logit_of_what_rounds_to_1_is_finite(precision: str) -> None:
+    assert math.isfinite(off(lambda net, x: torch.logit(x.sigmoid(), eps=1e-7), precision))
