@@ -20,6 +20,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import weakref
@@ -31,6 +32,7 @@ from typing import TYPE_CHECKING, Any, Self
 from mlpdeploy import pipeline, store, trust
 from mlpdeploy.engine.held import Held
 from mlpdeploy.errors import ArtifactError, InputError
+from mlpdeploy.leftovers import for_a_while
 from mlpdeploy.recipe import GIVEN, kind
 from mlpdeploy.selection import BATCH, Selection
 
@@ -50,6 +52,9 @@ class Engine:
     manager too). Several threads may call it at once. An engine that this machine cannot run can still be verified and
     saved. Where another engine is built in its folder, one that was loaded goes on as it was, and everything else says
     so: load it again.
+
+    It may be pickled, as multiprocessing does: what arrives is loaded anew from the folder, without the network. Of a
+    process that is forked, engines that were called before the fork are not part.
     """
 
     def __init__(self, artifact: Artifact, source: Source | None = None, *, trusted: bool = False) -> None:
@@ -61,6 +66,9 @@ class Engine:
             artifact.manifest["backend"], artifact.engine, artifact.manifest["facts"],
             lambda backend: trust.require(artifact, backend, trusted),
         )  # fmt: skip
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _again, (str(self.folder.absolute()), self.manifest, self._trusted)
 
     def __repr__(self) -> str:
         m = self.manifest
@@ -250,7 +258,8 @@ def compile(
     from mlpdeploy.given import source_of_network
 
     called = name or type(network).__name__
-    folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="mlpdeploy-"))
+    with for_a_while():
+        folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="mlpdeploy-"))
     try:
         source = source_of_network(network, example_input, called, value_range)
         selection = Selection(
@@ -266,8 +275,14 @@ def compile(
             shutil.rmtree(folder, ignore_errors=True)
         raise
     if out is None:
-        weakref.finalize(engine, shutil.rmtree, folder, ignore_errors=True)
+        weakref.finalize(engine, _remove, folder, os.getpid())
     return engine
+
+
+def _remove(folder: Path, process: int) -> None:
+    """The temporary folder of an engine goes with it, in the process that made it."""
+    if os.getpid() == process:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def load(path: str | Path, *, trusted: bool = False) -> Engine:
@@ -281,6 +296,13 @@ def load(path: str | Path, *, trusted: bool = False) -> Engine:
     Raises ArtifactError where there is none, where a file is missing or altered, or where another version wrote it.
     """
     return Engine(store.open_artifact(Path(path)), trusted=trusted)
+
+
+def _again(folder: str, manifest: dict[str, Any], trusted: bool) -> Engine:
+    """An engine that was pickled. Raises ArtifactError where its folder is gone, or holds another one by now."""
+    artifact = store.Artifact(Path(folder), manifest)
+    store.require_same(artifact)
+    return Engine(artifact, trusted=trusted)
 
 
 def _calibration(data: Any, labels: Any, source: Source, folder: Path) -> str | None:
@@ -324,4 +346,4 @@ def _cast(array: Any, port: dict[str, Any]) -> Any:
     wanted = np.dtype(ml_dtypes.bfloat16 if port["dtype"] == "bfloat16" else port["dtype"])
     if array.dtype != wanted and np.issubdtype(wanted, np.integer) and not np.issubdtype(array.dtype, np.integer):
         raise InputError(f"input {port['name']!r} takes {port['dtype']}, it was given {array.dtype}")
-    return np.ascontiguousarray(array, dtype=wanted)
+    return np.require(array, wanted, ("C", "W"))  # a library may refuse numbers that it could not overwrite

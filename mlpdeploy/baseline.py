@@ -67,13 +67,13 @@ def opened(reference: str, selection: Selection, verify: Sequence[str] | None, s
 
 
 def _is_artifact(path: Path) -> bool:
-    return path.is_dir() or (path.name == store.MANIFEST and path.exists())
+    return os.path.isdir(path) or (path.name == store.MANIFEST and os.path.lexists(path))
 
 
 def _saved(reference: str, path: Path) -> Baseline:
     from mlpdeploy.evidence.bench import read
 
-    if not path.exists():
+    if not os.path.lexists(path):
         raise InputError(
             f"--baseline {reference}: there is no such file or folder; give a saved result, an artifact's folder, or "
             "git:REVISION"

@@ -19,7 +19,7 @@ from mlpdeploy import pipeline
 from mlpdeploy.cli_measure import bench, history, regress, sensitivity
 from mlpdeploy.console import Live, print_artifact, print_build, print_doctor, print_verification
 from mlpdeploy.errors import MlpdeployError
-from mlpdeploy.files import FULL
+from mlpdeploy.leftovers import FULL
 from mlpdeploy.listing import print_catalogue
 from mlpdeploy.options import (
     BackendName,

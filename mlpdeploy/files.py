@@ -19,9 +19,6 @@ from typing import Any
 
 from mlpdeploy.leftovers import temporary
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""What a system says where a disk takes no more."""
-
 LARGEST_DOCUMENT = 256 << 20
 DEEPEST = 64
 LARGEST_NUMBER = 2**63

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlpdeploy import baseline as baselines
@@ -15,7 +13,7 @@ from mlpdeploy.baseline import Baseline
 from mlpdeploy.engine.backend import Batch, pick
 from mlpdeploy.errors import InputError, MachineLacks
 from mlpdeploy.gating_latency import Terms, latency
-from mlpdeploy.leftovers import workplace
+from mlpdeploy.leftovers import temporary_folder, workplace
 from mlpdeploy.lookup import backend_of
 from mlpdeploy.progress import Listener, Stages
 from mlpdeploy.selection import Selection, parse_batch
@@ -169,7 +167,7 @@ def _built_again(selection: Selection, facts: Facts, theirs: Facts, limits: Limi
         longest = None if theirs.build_seconds is None else theirs.build_seconds * (1 + limits.build)
         if longest is None or facts.build_seconds is None or facts.build_seconds <= longest:
             break
-        with tempfile.TemporaryDirectory() as folder:
-            again = pipeline.build(replace(selection, out=Path(folder)), force=True, progress=progress)
+        with temporary_folder() as folder:
+            again = pipeline.build(replace(selection, out=folder), force=True, progress=progress)
             facts = replace(facts, build_seconds=min(facts.build_seconds, again.manifest["facts"]["build_seconds"]))
     return facts

@@ -80,10 +80,24 @@ def named_arrays(values: Any, names: Sequence[str]) -> dict[str, np.ndarray]:
     return arrays
 
 
-def to_array(tensor: torch.Tensor) -> np.ndarray:
-    """The numbers of a tensor, wherever it lies; NumPy knows bfloat16 through ml_dtypes."""
-    tensor = tensor.detach().cpu()
-    return tensor.float().numpy().astype(ml_dtypes.bfloat16) if tensor.dtype == torch.bfloat16 else tensor.numpy()
+def to_array(name: str, tensor: torch.Tensor) -> np.ndarray:
+    """The numbers of a tensor called `name`, wherever and however they lie; NumPy knows bfloat16 through ml_dtypes.
+
+    Raises InputError where it does not hold its numbers one by one, or none at all.
+    """
+    for is_so, what, remedy in (
+        (tensor.is_meta, "has a shape and no numbers", "give one with numbers"),
+        (tensor.is_nested, "is nested", "give rows of one shape"),
+        (tensor.is_quantized, "is quantised", "give tensor.dequantize()"),
+        (tensor.layout != torch.strided, f"is {str(tensor.layout).removeprefix('torch.')}", "give tensor.to_dense()"),
+    ):
+        if is_so:
+            raise InputError(f"{name!r} {what}: {remedy}")
+    try:
+        plain = tensor.detach().cpu().resolve_conj().resolve_neg()
+        return plain.float().numpy().astype(ml_dtypes.bfloat16) if plain.dtype == torch.bfloat16 else plain.numpy()
+    except (RuntimeError, TypeError) as error:  # NumPy has no such numbers, or the tensor only stands for some
+        raise InputError(f"{name!r} ({tensor.dtype}) has no numbers for NumPy: {one_line(error)}") from error
 
 
 def to_tensor(array: np.ndarray, device: torch.device) -> torch.Tensor:
@@ -114,9 +128,11 @@ def _count(example: Any) -> int:
 
 def _array(name: str, value: Any) -> np.ndarray:
     if isinstance(value, torch.Tensor):
-        value = to_array(value)
+        value = to_array(name, value)
     if not isinstance(value, np.ndarray):
         raise InputError(f"{name!r} is a {type(value).__name__}: give a torch tensor or a NumPy array, batch first")
+    if isinstance(value, np.ma.MaskedArray):
+        raise InputError(f"{name!r} is a masked array: fill in what is masked (array.filled)")
     if value.ndim == 0 or value.size == 0:
         raise InputError(f"{name!r} has shape {value.shape}: its first axis must be a batch of one row or more")
     _kind(str(value.dtype))
@@ -146,7 +162,7 @@ def _input(name: str, array: np.ndarray, value_range: tuple[float, float] | None
 
 def _try(network: nn.Module, arrays: Mapping[str, np.ndarray]) -> None:
     """Raises NetworkError where the network does not take its own example."""
-    rows = [np.asarray(array[:TRIED_ROWS], dtype=_kind(str(array.dtype))) for array in arrays.values()]
+    rows = [np.array(array[:TRIED_ROWS], dtype=_kind(str(array.dtype))) for array in arrays.values()]
     shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in arrays.items())
     what = f"{type(network).__name__} does not take the example ({shapes})"
     with guest(lambda error: NetworkError(f"{what}: {one_line(error)}")), torch.inference_mode():

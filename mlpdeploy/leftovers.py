@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -13,11 +14,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from mlpdeploy.errors import InputError
+
 try:
     import fcntl
 except ImportError:  # Windows, where nothing that is open can be removed
     fcntl = None  # type: ignore[assignment]
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What a system says where a disk takes no more."""
 PREFIX = "mlpdeploy-baseline-"
 _LOCK = ".held"
 _LONG = 3600.0
@@ -29,11 +34,49 @@ def workplace() -> Iterator[Path]:
     """A temporary folder that goes away behind the body; first those go that runs left which were killed."""
     from filelock import FileLock
 
-    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
-        if is_dead(folder):
-            shutil.rmtree(folder, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True) as made, FileLock(Path(made) / _LOCK):
-        yield Path(made)
+    with for_a_while():
+        for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+            if is_dead(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+    with temporary_folder(PREFIX) as made, FileLock(made / _LOCK):
+        yield made
+
+
+@contextmanager
+def temporary_folder(prefix: str = "mlpdeploy-") -> Iterator[Path]:
+    """A folder that goes away with the body. Raises InputError where it cannot be made, or its disk gets full."""
+    with for_a_while():
+        made = tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True)
+    with made as folder:
+        try:
+            yield Path(folder)
+        except OSError as error:
+            if error.errno not in FULL or not str(error.filename or folder).startswith(folder):
+                raise
+            raise _no_room(error) from error
+
+
+@contextmanager
+def for_a_while() -> Iterator[None]:
+    """Turn the errors of making a temporary file or folder into one line."""
+    try:
+        yield
+    except OSError as error:
+        raise _no_room(error) from error
+
+
+def _no_room(error: OSError) -> InputError:
+    reason = error.strerror or str(error)
+    try:
+        where = tempfile.gettempdir()
+    except OSError:
+        where = "any of the usual folders"
+    if error.errno in FULL:
+        return InputError(
+            f"no space is left for temporary files in {where} ({reason}): free some, or set TMPDIR to a folder that "
+            "has room"
+        )
+    return InputError(f"{where} takes no temporary files ({reason}): set TMPDIR to a folder that can be written")
 
 
 def is_dead(folder: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,7 +34,7 @@ def key_of(
 
 def cached(folder: Path, key: str | None, force: bool, stages: Stages) -> Artifact | None:
     """The artifact at `folder` where it is whole and has this key."""
-    if force or key is None or not (folder / store.MANIFEST).exists():
+    if force or key is None or not os.path.exists(folder / store.MANIFEST):
         return None
     try:
         artifact = store.open_artifact(folder)
@@ -95,7 +96,7 @@ def calibrated_before(selection: Selection, folder: Path) -> Artifact:
 
     Raises InputError where there is none, ArtifactError where it was built from another selection.
     """
-    if not (folder / store.MANIFEST).exists():
+    if not os.path.exists(folder / store.MANIFEST):
         raise InputError(f"{NEEDS_CALIBRATION}; or build the engine first, and it is found")
     artifact = store.open_artifact(folder)
     check_same(artifact, replace(selection, batch=artifact.manifest["selection"]["batch"]), None)
@@ -114,12 +115,12 @@ def find_artifact(
 def _is_path(target: str) -> bool:
     """Whether a target is a file or folder, rather than the name of a network."""
     path = Path(target)
-    if path.is_file() or (path / store.MANIFEST).exists() or len(path.parts) > 1:
+    if os.path.isfile(path) or os.path.lexists(path / store.MANIFEST) or len(path.parts) > 1:
         return True
     try:
         canonical(target)
     except InputError:
-        return path.exists()
+        return os.path.lexists(path)
     return False
 
 

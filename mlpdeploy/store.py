@@ -27,8 +27,8 @@ from typing import Any
 
 from mlpdeploy import documents, schema, trust
 from mlpdeploy.errors import ArtifactError, InputError
-from mlpdeploy.files import FULL, opened, sha256, sync, write
-from mlpdeploy.leftovers import clear
+from mlpdeploy.files import opened, sha256, sync, write
+from mlpdeploy.leftovers import FULL, clear
 from mlpdeploy.selection import Selection
 
 SCHEMA = 2
@@ -269,15 +269,18 @@ def open_artifact(path: Path) -> Artifact:
 
     Raises ArtifactError, naming the file, where one is missing or altered, or where the manifest cannot be used.
     """
-    folder = path.parent if path.is_file() else path
-    if not folder.exists() and _previous(folder).exists():
+    folder = path.parent if os.path.isfile(path) else path
+    if not os.path.exists(folder) and os.path.exists(_previous(folder)):
         with locked(folder):  # recovers it
             pass
     manifest = read_manifest(folder)
-    problem = _problem(folder, manifest)
-    # A build may have replaced the artifact since its manifest was read: then the new one counts.
-    while problem is not None and (again := read_manifest(folder)) != manifest:
-        manifest, problem = again, _problem(folder, again)
+    try:
+        problem = _problem(folder, manifest)
+        # A build may have replaced the artifact since its manifest was read: then the new one counts.
+        while problem is not None and (again := read_manifest(folder)) != manifest:
+            manifest, problem = again, _problem(folder, again)
+    except OSError as error:
+        raise ArtifactError(f"{error.filename or folder} cannot be read ({error.strerror or error})") from error
     if problem is not None:
         raise ArtifactError(f"{problem}: build it again with --force")
     return Artifact(folder, manifest)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import weakref
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mlpdeploy.engine import forks
 from mlpdeploy.engine.backend import backends
 from mlpdeploy.errors import MachineLacks
 
@@ -27,6 +30,11 @@ class _Loaded:
     calls: int = 0
 
 
+_HELD: weakref.WeakSet[Held] = weakref.WeakSet()
+_BEHIND: list[_Loaded | None] = []
+"""Engines of the process that this one was forked from: to let go of one waits for threads that are not here."""
+
+
 class Held:
     """The engine of a backend: loaded once, by whichever thread calls first, and anew by a call after `close`."""
 
@@ -36,10 +44,12 @@ class Held:
         """`check` is called before the engine is loaded, and raises where it must not be."""
         self._backend, self._engine, self._facts, self._check = backend, engine, facts, check
         self._changed = threading.Condition()
+        _HELD.add(self)
         self._loaded: _Loaded | None = None
 
     def __call__(self, inputs: Arrays) -> dict[str, np.ndarray]:
         """See `Runner`. Raises MachineLacks where this machine cannot run it, and what `Backend.load` raises."""
+        forks.require()
         with self._changed:
             if self._loaded is None:
                 end = ExitStack()
@@ -75,3 +85,13 @@ class Held:
         if self._check is not None:
             self._check(backend)
         return backend.load(self._engine, self._facts)
+
+
+def _forked() -> None:
+    for one in _HELD:
+        _BEHIND.append(one._loaded)
+        one._loaded, one._changed = None, threading.Condition()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +14,7 @@ from mlpdeploy.engine.emit import Emitted
 from mlpdeploy.errors import MlpdeployError
 from mlpdeploy.evidence.clocks import Inputs, timed
 from mlpdeploy.evidence.timing import FASTER, SLOWER
+from mlpdeploy.leftovers import temporary_folder
 
 INT8 = "int8"
 RIVALS = ("fp16", "fp32")
@@ -65,7 +64,7 @@ def _measured(
     with ExitStack() as stack:
         runners = {}
         for precision in (INT8, *RIVALS):
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            folder = stack.enter_context(temporary_folder())
             file = emitted(precision, backend.beside_int8 if precision == INT8 else None)
             built = backend.build(file, BuildRequest(precision, Batch(batch, batch, batch)), folder, progress)
             runners[precision] = stack.enter_context(backend.load(built.engine, built.facts))

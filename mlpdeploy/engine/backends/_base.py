@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mlpdeploy.engine import forks
 from mlpdeploy.errors import ArtifactError, InputError, MachineLacks
 
 if TYPE_CHECKING:
@@ -150,6 +151,7 @@ class EngineBackend(ABC):
         from mlpdeploy.engine.backend import Built
 
         self._check_request(request)
+        forks.use()
         engine, started = folder / self.engine_file, time.perf_counter()
         own = self._build(emitted, request, engine, progress)
         batch = request.batch
@@ -185,6 +187,7 @@ class EngineBackend(ABC):
         reason = self.executable()
         if reason is not None:
             raise MachineLacks(f"the {self.name} engine {engine} cannot run on this machine: {reason}")
+        forks.use()
         turn: AbstractContextManager[object] = nullcontext() if self.concurrent else threading.Lock()
         with self._load(engine, signature, facts) as runner:
 

@@ -13,7 +13,6 @@ operation's result rounded to the low precision.
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlpdeploy.engine.backends._base import EngineBackend, Signature, missing, one_line
 from mlpdeploy.errors import ArtifactError, BuildError
+from mlpdeploy.leftovers import temporary_folder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -103,7 +103,7 @@ class OnnxRuntime(EngineBackend):
 
         from mlpdeploy.engine.backend import LayerTime
 
-        with tempfile.TemporaryDirectory() as folder:
+        with temporary_folder() as folder:
             session = open_session(engine.read_bytes(), facts.get("threads"), profile=f"{folder}/profile")
             wide = {port.name for port in session.get_inputs() if port.type == "tensor(float)"}
             for arrays in inputs:
