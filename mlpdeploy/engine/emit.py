@@ -14,7 +14,7 @@ import torch
 from onnxscript import opset20
 from torch import fx, nn
 
-from mlpdeploy.engine import norms
+from mlpdeploy.engine import elementary, norms
 from mlpdeploy.engine.backends._base import one_line
 from mlpdeploy.engine.coded import transpose_codes
 from mlpdeploy.engine.functions import FORMS, OPSET, Form, functions
@@ -176,5 +176,6 @@ _TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     ops.WITH_EPILOGUE: _segment_grouped_projection,
     ops.QUANTISE: _quantise,
     ops.DEQUANTISE: _dequantise,
+    **elementary.TRANSLATIONS,
     **norms.TRANSLATIONS,
 }
