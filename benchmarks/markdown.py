@@ -27,11 +27,16 @@ def rule_name(label: str) -> str:
 
 
 def source(document: Document, packages: list[str]) -> list[str]:
-    """What the numbers were taken on."""
+    """What the numbers were taken on; rows that name a machine of their own, with it."""
     machine, threads = document["machine"], document["settings"].get("threads")
     versions = ", ".join(f"{name} {machine['versions'][name]}" for name in packages if name in machine["versions"])
     cores = f"{threads} of {machine['cores']} cores" if threads else f"{machine['cores']} cores"
-    return [f"{machine['cpu']}, {cores}, Python {machine['python']}, {versions}; {document['date']}."]
+    said = f"{machine['cpu']}, {cores}, Python {machine['python']}, {versions}; {document['date']}."
+    others: dict[str, list[str]] = {}
+    for name, row in document["results"].items():
+        if isinstance(row, dict) and "machine" in row:
+            others.setdefault(f"{row['machine']['cpu']}, {row['machine']['cores']} cores", []).append(f"`{name}`")
+    return [" ".join([said, *(f"Of {', '.join(names)}: {cpu}." for cpu, names in others.items())])]
 
 
 def by_part(document: Document) -> dict[str, dict[str, Any]]:
