@@ -211,7 +211,7 @@ def test_a_full_disk_loses_nothing(artifact: Path, home: Path) -> None:
 def test_killed_in_the_middle_of_writing(artifact: Path, home: Path) -> None:
     hang = (
         "import time\nfrom mlpdeploy import store\n"
-        "store._sync = lambda path: (print('writing', flush=True), time.sleep(600))"
+        "store.sync = lambda path: (print('writing', flush=True), time.sleep(600))"
     )
     process = start(home, command("build", *OWN, "--force", "--seed", "5", before=hang))
     assert process.stdout is not None and process.stdout.readline() == "writing\n"
@@ -227,7 +227,7 @@ def test_an_interruption_loses_nothing(artifact: Path, fails: Any, monkeypatch: 
     def interrupted(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(store, "_sync", interrupted)
+    monkeypatch.setattr(store, "sync", interrupted)
     assert "the last good artifact is untouched" in fails("build", *OWN, "--force", code=130)
 
 

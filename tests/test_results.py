@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from mlpdeploy import gating, pipeline, results, store
+from mlpdeploy import files, gating, pipeline, results
 from mlpdeploy.errors import InputError
 from mlpdeploy.evidence import gate, history
 from mlpdeploy.evidence.regress import latency_gate
@@ -105,7 +105,7 @@ def test_a_file_that_was_there_stays_as_it_was_where_the_disk_is_full(
 ) -> None:
     path, write = tmp_path / "a.json", os.write
     path.write_text("before")
-    monkeypatch.setattr(store, "_sync", no_space)
+    monkeypatch.setattr(files, "sync", no_space)
     monkeypatch.setattr(results.os, "write", lambda descriptor, data: write(descriptor, data[:3]))
     with pytest.raises(InputError, match=r"a.json: cannot be written \(No space left on device\)"):
         results.write(path, "after", append)
