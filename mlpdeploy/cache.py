@@ -33,12 +33,12 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlpdeploy import kernels, recipe, store
 from mlpdeploy.engine.backends import _nvidia
+from mlpdeploy.engine.backends._base import installed_version
 from mlpdeploy.errors import CheckpointError, InputError
 from mlpdeploy.files import sha256
 from mlpdeploy.recipe import Recipe
@@ -112,15 +112,8 @@ def versions() -> dict[str, str]:
     """The versions of mlpdeploy and of the libraries that decide what it emits; only those that are installed."""
     from mlpdeploy import __version__
 
-    here = {library: _version(library) for library in LIBRARIES}
+    here = {library: installed_version(library) for library in LIBRARIES}
     return {"mlpdeploy": __version__} | {library: version for library, version in here.items() if version is not None}
-
-
-def _version(library: str) -> str | None:
-    try:
-        return metadata.version(library)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 @cache
@@ -147,10 +140,10 @@ def checkpoint_sha256(path: Path) -> str:
 def calibration_sha256(given: str) -> str:
     """The hash of what `--calibration` names, and of what reads it. Raises InputError where it cannot be read."""
     if given == "digits":
-        return f"{given} of scikit-learn {_version('scikit-learn')}"
+        return f"{given} of scikit-learn {installed_version('scikit-learn')}"
     if given == "random":
         return given
-    path, digest = Path(given), hashlib.sha256(f"pillow {_version('pillow')}".encode())
+    path, digest = Path(given), hashlib.sha256(f"pillow {installed_version('pillow')}".encode())
     for file in sorted(one for one in path.rglob("*") if one.is_file()) if path.is_dir() else [path]:
         try:
             digest.update(f"{file.relative_to(path)}\0{sha256(file)}\0".encode())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mlpdeploy import cache, store
 from mlpdeploy.engine.backend import Backend, backends
@@ -24,12 +24,12 @@ def key_of(
     selection: Selection, backend: Backend, source: Source | None = None, traced: Traced | None = None
 ) -> str | None:
     """The cache key; None where it needs the traced network and there is none yet."""
-    versions, host = backend.versions(), backend.host()
-    if kind(selection.name) not in ("user", "given"):
-        return cache.key(selection, versions, host=host)
-    if source is None or traced is None:
-        return None
-    return cache.key(selection, versions, cache.fingerprint(traced), known=source.recipe, host=host)
+    own: dict[str, Any] = {}
+    if kind(selection.name) in ("user", "given"):
+        if source is None or traced is None:
+            return None
+        own = {"fingerprint": cache.fingerprint(traced), "known": source.recipe}
+    return cache.key(selection, backend.versions(), host=backend.host(), **own)
 
 
 def cached(folder: Path, key: str | None, force: bool, stages: Stages) -> Artifact | None:

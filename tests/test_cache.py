@@ -102,7 +102,7 @@ def test_the_key_depends_on_what_reads_calibration_data(
     (tmp_path / "a.png").write_bytes(b"1")
     given = str(tmp_path) if calibration == "photos" else calibration
     first = cache.calibration_sha256(given)
-    monkeypatch.setattr(cache, "_version", lambda library: "0")
+    monkeypatch.setattr(cache, "installed_version", lambda library: "0")
     assert cache.calibration_sha256(given) != first
 
 

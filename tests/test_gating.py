@@ -15,19 +15,12 @@ from mlpdeploy.baseline import Baseline
 from mlpdeploy.errors import ArtifactError, InputError
 from mlpdeploy.evidence import facts, regress
 from mlpdeploy.evidence.gate import PASSED
-from mlpdeploy.progress import Silent, Stages
+from mlpdeploy.progress import Stages
 from mlpdeploy.selection import Selection
 from mlpdeploy.store import Artifact
+from tests.listening import Listener
 
 Timed = Callable[[Baseline, Artifact], None]
-
-
-class Listener(Silent):
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, line: str) -> None:
-        self.lines.append(line)
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,8 @@ from mlpdeploy.evidence import contenders, gate, outcome, pairs, timing
 from mlpdeploy.evidence.budget import Cost
 from mlpdeploy.evidence.regress import LATENCY
 from mlpdeploy.gating_latency import Terms, against_saved, interleaved
-from mlpdeploy.progress import Silent, Stages
+from mlpdeploy.progress import Stages
+from tests.listening import Listener
 
 COST = Cost(loading=0.2, timing={1: 0.25})
 """What a load of mixer_s32 costs on two quiet cores, about."""
@@ -24,14 +25,6 @@ NOISE = 0.011
 """Standard deviation of a load's log ratio, as it was recorded."""
 
 Draw = Callable[[int, int], float]
-
-
-class Listener(Silent):
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, line: str) -> None:
-        self.lines.append(line)
 
 
 class Machine:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +11,7 @@ from torch import nn
 
 from mlpdeploy.errors import InputError
 from mlpdeploy.guest import copied, require_usable
-from tests.conftest import REPOSITORY
+from tests.conftest import Cli
 
 NETWORKS = """
 import os, sys
@@ -87,32 +84,27 @@ def test_a_copy_that_is_refused_is_one_line() -> None:
     assert torch.equal(copied(network).weight, network.weight) and copied(network) is not network
 
 
-def run(folder: Path, verb: str, name: str, *more: str) -> subprocess.CompletedProcess[str]:
-    (folder / "nets.py").write_text(NETWORKS)
-    command = [sys.executable, "-m", "mlpdeploy", verb, f"nets:{name}", *OPTIONS, "--out", "out", *more]
-    paths = os.pathsep.join((str(REPOSITORY), str(folder)))
-    return subprocess.run(
-        command, cwd=folder, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True, timeout=600
-    )
+@pytest.fixture
+def run(cli: Cli, tmp_path: Path) -> Cli:
+    """`mlpdeploy VERB nets:NAME`, those networks lying where it runs."""
+    (tmp_path / "nets.py").write_text(NETWORKS)
+    return lambda verb, name, *more, code=0: cli(verb, f"nets:{name}", *OPTIONS, "--out", "out", *more, code=code)
 
 
 @pytest.mark.parametrize("name", ["Prints", "ClosesDescriptor", "NoStdout"])
-def test_stdout_holds_one_document_whatever_a_network_does_to_it(name: str, tmp_path: Path) -> None:
-    found = run(tmp_path, "build", name, "--json")
-    assert found.returncode == 0, found.stderr
+def test_stdout_holds_one_document_whatever_a_network_does_to_it(name: str, run: Cli) -> None:
+    found = run("build", name, "--json")
     assert json.loads(found.stdout)["manifest"]["selection"]["name"] == f"nets:{name}"
     if name == "Prints":
         assert "hello from the network" in found.stderr and "raw from the network" in found.stderr
 
 
-def test_a_stream_that_a_network_closes_is_not_the_one_of_results(tmp_path: Path) -> None:
-    found = run(tmp_path, "build", "ClosesStdout", "--json")
-    assert found.returncode == 2 and "Traceback" not in found.stderr
+def test_a_stream_that_a_network_closes_is_not_the_one_of_results(run: Cli) -> None:
+    found = run("build", "ClosesStdout", "--json", code=2)
     assert "ClosesStdout: ValueError: I/O operation on closed file" in json.loads(found.stdout)["error"]["message"]
 
 
-def test_a_network_that_refuses_to_be_copied_is_built_and_its_verification_says_why_not(tmp_path: Path) -> None:
-    assert run(tmp_path, "build", "NoCopy").returncode == 0
-    found = run(tmp_path, "verify", "NoCopy")
-    assert found.returncode == 2 and "Traceback" not in found.stderr
+def test_a_network_that_refuses_to_be_copied_is_built_and_its_verification_says_why_not(run: Cli) -> None:
+    run("build", "NoCopy")
+    found = run("verify", "NoCopy", code=2)
     assert "error: NoCopy cannot be copied: RuntimeError: no copies" in found.stderr

@@ -38,18 +38,13 @@ def _expm1(x: Any) -> Any:
 
 
 def _log_sigmoid(x: Any) -> Any:
-    """-softplus(-x)."""
-    return op.Neg(_softplus(op.Neg(x)))
+    """-log(1 + exp(-x))."""
+    return op.Neg(_logaddexp(op.Neg(x), _number(0.0, x)))
 
 
 def _logaddexp(x: Any, y: Any) -> Any:
     """max + log(1 + exp(-|x - y|))."""
     return op.Add(op.Max(x, y), _log1p(op.Exp(op.Neg(op.Abs(op.Sub(x, y))))))
-
-
-def _softplus(x: Any) -> Any:
-    """max(x, 0) + log(1 + exp(-|x|))."""
-    return op.Add(op.Max(x, _number(0.0, x)), _log1p(op.Exp(op.Neg(op.Abs(x)))))
 
 
 TRANSLATIONS: Mapping[Callable[..., Any], Callable[..., Any]] = {

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mlpdeploy.engine.backends import _nvidia
+from mlpdeploy.engine.backends._host import cpu_model, cpuinfo
 
 PACKAGES = ("numpy", "onnx", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx", "timm", "torch")
 
@@ -71,25 +72,11 @@ def cache_bytes() -> int:
     return max((int(s[:-1]) * units[s[-1]] for s in sizes if s[:-1].isdigit() and s[-1] in units), default=32 << 20)
 
 
-def cpu_model(info: Path = Path("/proc/cpuinfo")) -> str:
-    """The processor's own name, or what Python knows of it."""
-    return _cpuinfo("model name", info) or platform.processor() or platform.machine()
-
-
-def _cpuinfo(wanted: str, info: Path = Path("/proc/cpuinfo")) -> str | None:
-    if info.is_file():
-        for line in info.read_text(encoding="utf-8").splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() == wanted:
-                return value.strip()
-    return None
-
-
 def _clock() -> float | None:
     khz = _text(_CPU / "cpufreq/scaling_cur_freq")
     if khz is not None and khz.isdigit():
         return int(khz) / 1e3
-    mhz = _cpuinfo("cpu MHz")
+    mhz = cpuinfo("cpu MHz")
     return None if mhz is None else float(mhz)
 
 

@@ -14,6 +14,7 @@ import torch
 
 from benchmarks import build, common, cpu, graph, rules, zoo
 from benchmarks.train_digits import augment
+from mlpdeploy.engine.backends._host import cpu_model
 from mlpdeploy.engine.parsed import Counts, FunctionBody, ParsedNetwork
 from mlpdeploy.evidence import machine
 from mlpdeploy.evidence.timing import Timings
@@ -57,8 +58,8 @@ def test_rows_that_stand_alone_stay_beside_those_of_another_machine(
 def test_the_processor_is_named_where_the_system_tells(tmp_path: Path) -> None:
     info = tmp_path / "cpuinfo"
     info.write_text("processor : 0\nmodel name\t: A Fine CPU @ 3 GHz\n")
-    assert machine.cpu_model(info) == "A Fine CPU @ 3 GHz"
-    assert machine.cpu_model(tmp_path / "missing")
+    assert cpu_model(info) == "A Fine CPU @ 3 GHz"
+    assert cpu_model(tmp_path / "missing")
 
 
 def test_a_command_is_measured_by_itself_and_its_failure_is_raised() -> None:

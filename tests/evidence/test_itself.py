@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from mlpdeploy.errors import NetworkError
 from mlpdeploy.evidence.itself import check
 from mlpdeploy.graph.trace import TensorSpec, trace
+from tests.graph.proof import Wrapped
 
 X = TensorSpec("x", (8,), torch.float32)
 
@@ -32,17 +33,6 @@ class Net(nn.Module):
 
     def between(self, x: Tensor) -> Tensor:
         return x
-
-
-class Wrapped(nn.Module):
-    """A network as a part of another: messages must name the part."""
-
-    def __init__(self, part: nn.Module) -> None:
-        super().__init__()
-        self.body = nn.Sequential(nn.Identity(), part)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.body(x)
 
 
 class HardDropout(Net):

@@ -6,12 +6,11 @@ import copy
 from collections.abc import Callable
 
 import numpy as np
-import onnxruntime
 import torch
 from torch import Tensor, nn
 
-from mlpdeploy.engine.backends.onnxruntime import judge_model
 from mlpdeploy.engine.emit import emit
+from mlpdeploy.evidence.runs import onnx_run
 from mlpdeploy.graph.extremes import extremes
 from mlpdeploy.graph.precision import apply, plan
 from mlpdeploy.graph.rewrite import Rewritten, rewrite
@@ -67,10 +66,9 @@ def off(forward: Forward, precision: str = "fp16", everything: bool = False) -> 
     if everything:
         low = torch.float16 if precision == "fp16" else torch.bfloat16
         planned = type(planned)(precision, dict.fromkeys(planned.dtypes, low), torch.float32, ())
-    model = judge_model(emit(apply(rewritten, planned)).model)
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     x = rows()
-    found = session.run(None, {"x": x})[0].astype(np.float64)
+    (outputs,) = onnx_run(emit(apply(rewritten, planned)).model, 1)({"x": x}).values()
+    found = outputs.astype(np.float64)
     with torch.no_grad():
         wanted = copy.deepcopy(network).double()(torch.from_numpy(x).double()).numpy()
     there = np.isfinite(wanted)

@@ -19,6 +19,17 @@ TOLERANCE = 1e-9
 MOVES = {aten.permute.default, aten.transpose.int, aten.movedim.int, aten.t.default, aten.einsum.default}
 
 
+class Wrapped(nn.Module):
+    """A network as a part of another: messages must name the part."""
+
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Identity(), part)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x)
+
+
 def randomised(network: nn.Module, seed: int = 0) -> nn.Module:
     """`network` in float64 and eval mode, every parameter and running statistic random: nothing is 0 or 1 by luck."""
     generator = torch.Generator().manual_seed(seed)

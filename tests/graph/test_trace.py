@@ -7,7 +7,7 @@ import warnings
 
 import pytest
 import torch
-from proof import assert_same, prove, randomised, specs, targets
+from proof import Wrapped, assert_same, prove, randomised, specs, targets
 from torch import Tensor, nn
 
 from mlpdeploy.errors import NetworkError
@@ -16,17 +16,6 @@ from mlpdeploy.graph.rewrite import rewrite
 from mlpdeploy.graph.trace import TensorSpec, trace
 
 SHAPE = (4, 6)
-
-
-class Wrapped(nn.Module):
-    """The network of each test as a part of another: messages must name the part."""
-
-    def __init__(self, part: nn.Module) -> None:
-        super().__init__()
-        self.body = nn.Sequential(nn.Identity(), part)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.body(x)
 
 
 class Branch(nn.Module):

@@ -8,16 +8,28 @@ import shutil
 import subprocess
 from pathlib import Path
 
+CPUINFO = Path("/proc/cpuinfo")
+
 
 def cpu() -> str:
     """The processor's name and what it can do: code is compiled, and operations are chosen, for these."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    facts = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-    flags = facts.get("flags") or facts.get("Features") or ""
-    return f"{facts.get('model name') or platform.machine()}: {' '.join(sorted(flags.split()))}"
+    flags = cpuinfo("flags") or cpuinfo("Features") or ""
+    return f"{cpu_model()}: {' '.join(sorted(flags.split()))}"
+
+
+def cpu_model(info: Path = CPUINFO) -> str:
+    """The processor's own name, or what Python knows of it."""
+    return cpuinfo("model name", info) or platform.processor() or platform.machine()
+
+
+def cpuinfo(wanted: str, info: Path = CPUINFO) -> str | None:
+    """What the system tells of its first processor under a name."""
+    if info.is_file():
+        for line in info.read_text(encoding="utf-8").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == wanted:
+                return value.strip()
+    return None
 
 
 def environment(*prefixes: str) -> dict[str, str]:

@@ -25,6 +25,8 @@ AVERAGES: dict[Any, int] = {aten.avg_pool1d.default: 1, aten.avg_pool2d.default:
 MAXIMA: dict[Any, int] = {aten.max_pool1d.default: 1, aten.max_pool2d.default: 2, aten.max_pool3d.default: 3}
 """Pooling by the number of axes that it pools, which are the last ones."""
 
+Windows = tuple[list[int], list[int], list[int], list[int]]
+
 
 def rewrite(editor: Editor, log: Log) -> None:
     """Replace each; values and shapes stay."""
@@ -38,8 +40,8 @@ def _average(editor: Editor, node: fx.Node) -> fx.Node | str | None:
     sizes = _sizes(node, rank)
     if sizes is None:
         return "the size of what it pools is not fixed"
-    kernel, stride, padding, _ = _windows(given, rank)
-    ends = _ends(node, sizes, given, rank)
+    kernel, stride, padding, _ = windows = _windows(given, rank)
+    ends = _ends(node, sizes, windows)
     pads = [side for start, end in zip(reversed(padding), reversed(ends), strict=True) for side in (start, end)]
     x = given["self"]
     padded = editor.call(aten.constant_pad_nd.default, (x, pads, 0.0), origin=node) if any(pads) else x
@@ -62,8 +64,7 @@ def _maximum(editor: Editor, node: fx.Node) -> fx.Node | str | None:
     if sizes is None:
         return "the size of what it pools is not fixed"
     windows = _windows(given, rank)
-    padding = windows[2]
-    beyond = [max(0, end - start) for start, end in zip(padding, _ends(node, sizes, given, rank), strict=True)]
+    beyond = [max(0, end - start) for start, end in zip(windows[2], _ends(node, sizes, windows), strict=True)]
     x = given["self"]
     if any(beyond):
         # As low as can be: a window of a dilated kernel need not reach the last element, which could stand in for it.
@@ -77,7 +78,7 @@ def _sizes(node: fx.Node, rank: int) -> list[int] | None:
     return found if len(found) == rank else None
 
 
-def _windows(given: dict[str, Any], rank: int) -> tuple[list[int], list[int], list[int], list[int]]:
+def _windows(given: dict[str, Any], rank: int) -> Windows:
     """Kernel, stride, padding and dilation, a number for each axis."""
 
     def each(value: Any) -> list[int]:
@@ -88,12 +89,12 @@ def _windows(given: dict[str, Any], rank: int) -> tuple[list[int], list[int], li
     return kernel, each(given["stride"] or kernel), each(given["padding"]), each(given.get("dilation", 1))
 
 
-def _ends(node: fx.Node, sizes: Sequence[int], given: dict[str, Any], rank: int) -> list[int]:
+def _ends(node: fx.Node, sizes: Sequence[int], windows: Windows) -> list[int]:
     """How many elements the last window reaches beyond each axis, 0 where it ends inside."""
-    windows = zip(sizes, shape_of(node)[-rank:], *_windows(given, rank), strict=True)
+    axes = zip(sizes, shape_of(node)[-len(sizes) :], *windows, strict=True)
     return [
         max(0, (int(count) - 1) * stride + dilation * (kernel - 1) + 1 - padding - size)
-        for size, count, kernel, stride, padding, dilation in windows
+        for size, count, kernel, stride, padding, dilation in axes
     ]
 
 

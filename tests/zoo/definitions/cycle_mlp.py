@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tests.zoo.definitions.tensors import Keys, gelu, shares
+from tests.zoo.definitions.tensors import Keys, mlp, shares
 
 
 def outputs(name: str, keys: Keys, image: Tensor) -> Tensor:
@@ -17,19 +17,15 @@ def outputs(name: str, keys: Keys, image: Tensor) -> Tensor:
             continue
         for block in stage.each():
             x = x + _cycled(block / "attn", (block / "norm1").layer_norm(x, 1e-5))
-            x = x + _mlp(block / "mlp", (block / "norm2").layer_norm(x, 1e-5))
+            x = x + mlp(block / "mlp", (block / "norm2").layer_norm(x, 1e-5))
     return (keys / "head").linear((keys / "norm").layer_norm(x, 1e-5).mean((1, 2)))
-
-
-def _mlp(at: Keys, x: Tensor) -> Tensor:
-    return (at / "fc2").linear(gelu((at / "fc1").linear(x)))
 
 
 def _cycled(at: Keys, x: Tensor) -> Tensor:
     along_w = (at / "sfc_h").linear(_read(x))
     along_h = (at / "sfc_w").linear(_read(x.transpose(1, 2)).transpose(1, 2))
     branches = [along_w, along_h, (at / "mlp_c").linear(x)]
-    weights = shares(_mlp(at / "reweight", sum(branches).mean((1, 2))))
+    weights = shares(mlp(at / "reweight", sum(branches).mean((1, 2))))
     return (at / "proj").linear(sum(one[:, None, None] * y for one, y in zip(weights, branches, strict=True)))
 
 

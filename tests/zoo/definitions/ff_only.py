@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tests.zoo.definitions.tensors import Keys, gelu, patches
+from tests.zoo.definitions.tensors import Keys, mlp, patches
 
 
 def outputs(name: str, keys: Keys, image: Tensor) -> Tensor:
@@ -20,10 +20,6 @@ def outputs(name: str, keys: Keys, image: Tensor) -> Tensor:
     first = (keys["cls_token"] + places["cls_pos_embed"]).expand(x.shape[0], -1, -1)
     x = torch.cat([first, x], 1)
     for block in (keys / "blocks").each():
-        x = x + _mlp(block / "mlp1", (block / "norm1").layer_norm(x, 1e-6))
-        x = (x.mT + _mlp(block / "mlp2", (block / "norm2").layer_norm(x.mT, 1e-6))).mT
+        x = x + mlp(block / "mlp1", (block / "norm1").layer_norm(x, 1e-6))
+        x = (x.mT + mlp(block / "mlp2", (block / "norm2").layer_norm(x.mT, 1e-6))).mT
     return (keys / "head").linear((keys / "norm").layer_norm(x, 1e-6)[:, 0])
-
-
-def _mlp(at: Keys, x: Tensor) -> Tensor:
-    return (at / "fc2").linear(gelu((at / "fc1").linear(x)))

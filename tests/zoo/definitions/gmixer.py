@@ -8,16 +8,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tests.zoo.definitions.tensors import Keys, patches
+from tests.zoo.definitions.mixer import mixed
+from tests.zoo.definitions.tensors import Keys
 
 
 def outputs(name: str, keys: Keys, image: Tensor) -> Tensor:
     """Images (b, 3, h, w) to logits (b, classes)."""
-    x = patches(keys / "stem" / "proj", image)
-    for block in (keys / "blocks").each():
-        x = x + _gated(block / "mlp_tokens", (block / "norm1").layer_norm(x, 1e-6).mT).mT
-        x = x + _gated(block / "mlp_channels", (block / "norm2").layer_norm(x, 1e-6))
-    return (keys / "head").linear((keys / "norm").layer_norm(x, 1e-6).mean(1))
+    return mixed(keys, image, _gated)
 
 
 def _gated(at: Keys, x: Tensor) -> Tensor:

@@ -78,6 +78,11 @@ def gelu(x: Tensor) -> Tensor:
     return x * 0.5 * (1 + torch.erf(x / math.sqrt(2)))
 
 
+def mlp(at: Keys, x: Tensor) -> Tensor:
+    """Two linear layers over the last axis, a GELU between them."""
+    return (at / "fc2").linear(gelu((at / "fc1").linear(x)))
+
+
 def gelu_tanh(x: Tensor) -> Tensor:
     """The approximation that JAX uses."""
     return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))

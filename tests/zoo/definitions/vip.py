@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tests.zoo.definitions.tensors import Keys, gelu, shares
+from tests.zoo.definitions.tensors import Keys, mlp, shares
 
 
 def outputs(name: str, keys: Keys, image: Tensor) -> Tensor:
@@ -18,12 +18,8 @@ def outputs(name: str, keys: Keys, image: Tensor) -> Tensor:
             continue
         for block in stage.each():
             x = x + _permuted(block / "attn", (block / "norm1").layer_norm(x, 1e-5))
-            x = x + _mlp(block / "mlp", (block / "norm2").layer_norm(x, 1e-5))
+            x = x + mlp(block / "mlp", (block / "norm2").layer_norm(x, 1e-5))
     return (keys / "head").linear((keys / "norm").layer_norm(x, 1e-5).mean((1, 2)))
-
-
-def _mlp(at: Keys, x: Tensor) -> Tensor:
-    return (at / "fc2").linear(gelu((at / "fc1").linear(x)))
 
 
 def _permuted(at: Keys, x: Tensor) -> Tensor:
@@ -34,5 +30,5 @@ def _permuted(at: Keys, x: Tensor) -> Tensor:
     y_h = torch.einsum("bhwns,kuhs->bkwnu", parts, matrices[0]).reshape(x.shape)
     y_w = torch.einsum("bhwns,kuws->bhknu", parts, matrices[1]).reshape(x.shape)
     branches = [y_h, y_w, (at / "mlp_c").linear(x)]
-    weights = shares(_mlp(at / "reweight", sum(branches).mean((1, 2))))
+    weights = shares(mlp(at / "reweight", sum(branches).mean((1, 2))))
     return (at / "proj").linear(sum(one[:, None, None] * y for one, y in zip(weights, branches, strict=True)))
