@@ -235,7 +235,9 @@ def test_the_nodes_that_the_plan_keeps_in_fp32_are_named_and_are_fp32() -> None:
     graph = onnx.shape_inference.infer_shapes(made.model).graph
     kinds = {value.name: value.type.tensor_type.elem_type for value in (*graph.value_info, *graph.output)}
     nodes = {node.name: node for node in graph.node}
-    assert all(kinds[nodes[name].output[0]] == onnx.TensorProto.FLOAT for name in made.fp32_nodes)
+    results = {kinds[nodes[name].output[0]] for name in made.fp32_nodes}
+    # Comparisons answer in booleans, which no engine holds in FP16.
+    assert onnx.TensorProto.FLOAT in results and results <= {onnx.TensorProto.FLOAT, onnx.TensorProto.BOOL}
     assert any(name.startswith("wild/") for name in made.fp32_nodes)
     assert not any(name.startswith("calm/") for name in made.fp32_nodes)
     assert not vip("fp16").fp32_nodes
