@@ -194,3 +194,29 @@ def test_the_exit_code_is_that_of_the_signal(
     printed = capsys.readouterr()
     assert printed.err == "error: terminated; the last good artifact is untouched\n"
     assert '"exit_code": 143' in printed.out
+
+
+SIGNALLED = """
+import os, signal, sys
+import torch
+import mlpdeploy
+
+seen = []
+signal.signal(signal.SIGUSR1, lambda *_: seen.append(1))
+nets = [torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)]
+engines = [mlpdeploy.compile(net, torch.ones(1, 4), precision="fp32", backend=sys.argv[1], batch="1:2:4") for net in nets]
+for engine in engines:
+    engine(torch.ones(1, 4))
+while engines:
+    os.kill(os.getpid(), signal.SIGUSR1)
+    engines.pop(0).close()
+os.kill(os.getpid(), signal.SIGUSR1)
+assert seen == [1, 1, 1], seen
+"""
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_signals_reach_python_while_engines_are_loaded_and_behind_them(backend: str) -> None:
+    command = [sys.executable, "-c", SIGNALLED, backend]
+    found = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300, check=False)
+    assert found.returncode == 0, (found.returncode, found.stderr)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -66,7 +67,7 @@ class OpenVino(EngineBackend):
         from mlpdeploy.engine.backends._norms_spread import spread_norms
         from mlpdeploy.engine.backends._segments import by_columns
 
-        core = openvino.Core()
+        core = _core()
         try:
             given = keep_axes(emitted.model) if request.precision == "int8" else emitted.model
             given = by_columns(flatten_grids(spread_norms(given)), _SHORT_RUN)
@@ -146,6 +147,19 @@ BACKEND = OpenVino()
 _SHORT_RUN = 8  # numbers in a run, below which columns are faster: see _segments
 
 
+@cache
+def _core() -> Any:
+    """OpenVINO's core, one for the life of the process.
+
+    Each core gives the thread that first compiles with it a stack for signal handlers, and takes it away when it ends.
+    Of two that live at once, the second to end gives the thread back the stack that the first one freed, and the next
+    signal (Ctrl-C too) ends the process by a segmentation fault.
+    """
+    import openvino
+
+    return openvino.Core()
+
+
 def _config(openvino: Any, core: Any, precision: str, threads: int | None) -> dict[str, Any]:
     halves = precision == "fp16" and "FP16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     config = {"INFERENCE_PRECISION_HINT": openvino.Type.f16 if halves else openvino.Type.f32}
@@ -154,7 +168,7 @@ def _config(openvino: Any, core: Any, precision: str, threads: int | None) -> di
 
 def _imported(openvino: Any, engine: Path, facts: Mapping[str, Any], **more: Any) -> Any:
     """The engine's file, compiled for a CPU of this kind."""
-    core = openvino.Core()
+    core = _core()
     here = core.get_property("CPU", "FULL_DEVICE_NAME")
     if facts.get("cpu") != here:
         raise ArtifactError(
