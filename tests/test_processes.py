@@ -204,7 +204,8 @@ import mlpdeploy
 seen = []
 signal.signal(signal.SIGUSR1, lambda *_: seen.append(1))
 nets = [torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)]
-engines = [mlpdeploy.compile(net, torch.ones(1, 4), precision="fp32", backend=sys.argv[1], batch="1:2:4") for net in nets]
+built = {"precision": "fp32", "backend": sys.argv[1], "batch": "1:2:4"}
+engines = [mlpdeploy.compile(net, torch.ones(1, 4), **built) for net in nets]
 for engine in engines:
     engine(torch.ones(1, 4))
 while engines:

@@ -70,6 +70,21 @@ def test_openvino_builds_and_runs_it(name: str, precision: str, tmp_path: Path) 
             assert abs(found - wanted).max() < (1e-5 if precision == "fp32" else 1e-2) * abs(wanted).max()
 
 
+@pytest.mark.parametrize("name", list(NORMS))
+def test_a_flat_image_is_normalised_by_an_epsilon_that_fp16_does_not_have(name: str, tmp_path: Path) -> None:
+    norm = NORMS[name]
+    norm.eps = 1e-9
+    made, backend = (
+        nn.Sequential(nn.Conv2d(3, 8, 1, bias=False), norm, nn.Conv2d(8, 4, 1)).eval(),
+        backends()["openvino"],
+    )
+    built = backend.build(emitted(made, "fp16"), BuildRequest("fp16", Batch(1, 2, 5), threads=1), tmp_path, Silent())
+    with backend.load(built.engine, built.facts) as run:
+        (found,) = run({"x": np.zeros((2, 3, 6, 7), np.float32)}).values()
+    wanted = made(torch.zeros(2, 3, 6, 7)).detach().numpy()
+    assert abs(found - wanted).max() < 1e-2 * abs(wanted).max()
+
+
 def test_a_norm_over_the_last_axis_stays_as_it_is() -> None:
     made = nn.Sequential(nn.LayerNorm(7), nn.Linear(7, 7)).eval()
     model = emitted(made).model

@@ -1,9 +1,10 @@
 """Norms over the channels and the grid, for OpenVINO.
 
 before: LayerNormalization over several axes, whose scale and shift broadcast along some of them: (1, c, 1, 1)
-after:  the operations that it stands for, which OpenVINO fuses, then Mul by the scale and Add of the shift
+after:  the operations that it stands for in FP32, which OpenVINO fuses, then Mul by the scale and Add of the shift
 
-ONNX lets the scale broadcast; OpenVINO 2026.4 reshapes it to the shape of what is normalised, which fails.
+ONNX lets the scale broadcast; OpenVINO 2026.4 reshapes it to the shape of what is normalised, which fails. An epsilon
+in FP16 would be 0, or a subnormal number.
 """
 
 from __future__ import annotations
@@ -48,10 +49,11 @@ def _spread(node: onnx.NodeProto, over: list[int]) -> list[onnx.NodeProto]:
     epsilon = add(
         "Constant", value=numpy_helper.from_array(np.array(_attributes(node).get("epsilon", 1e-5), np.float32))
     )
-    centred = add("Sub", x, add("ReduceMean", x, axes))
+    wide = add("Cast", x, to=onnx.TensorProto.FLOAT)
+    centred = add("Sub", wide, add("ReduceMean", wide, axes))
     variance = add("ReduceMean", add("Mul", centred, centred), axes)
-    deviation = add("Sqrt", add("Add", variance, add("CastLike", epsilon, x)))
-    scaled = add("Mul", add("Div", centred, deviation), scale, output="" if shift else node.output[0])
+    normalised = add("Div", centred, add("Sqrt", add("Add", variance, epsilon)))
+    scaled = add("Mul", add("CastLike", normalised, x), scale, output="" if shift else node.output[0])
     if shift:
         add("Add", scaled, shift[0], output=node.output[0])
     return made
