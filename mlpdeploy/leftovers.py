@@ -53,7 +53,7 @@ def temporary_folder(prefix: str = "mlpdeploy-") -> Iterator[Path]:
         except OSError as error:
             if error.errno not in FULL or not str(error.filename or folder).startswith(folder):
                 raise
-            raise _no_room(error) from error
+            raise no_room(error) from error
 
 
 @contextmanager
@@ -62,10 +62,17 @@ def for_a_while() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise _no_room(error) from error
+        raise no_room(error) from error
 
 
-def _no_room(error: OSError) -> InputError:
+def lies_in_temporary(path: Path) -> bool:
+    """Whether a path lies in a folder that `temporary_folder` made."""
+    made = Path(tempfile.gettempdir())
+    return any(one.parent == made and one.name.startswith("mlpdeploy-") for one in path.parents)
+
+
+def no_room(error: OSError) -> InputError:
+    """What to say where temporary files cannot be written."""
     reason = error.strerror or str(error)
     try:
         where = tempfile.gettempdir()

@@ -28,7 +28,7 @@ from typing import Any
 from mlpdeploy import documents, schema, trust
 from mlpdeploy.errors import ArtifactError, InputError
 from mlpdeploy.files import opened, sha256, sync, write
-from mlpdeploy.leftovers import FULL, clear
+from mlpdeploy.leftovers import FULL, clear, lies_in_temporary, no_room
 from mlpdeploy.selection import Selection
 
 SCHEMA = 2
@@ -378,6 +378,8 @@ def _writing(folder: Path, *, everything: bool = False) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
+        if error.errno in FULL and lies_in_temporary(folder):
+            raise no_room(error) from error
         if error.errno in FULL:
             raise InputError(f"no space is left for {folder} ({reason}): free some or pass --out DIR") from error
         ours = error.filename is not None and str(folder.parent) in str(error.filename)

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from mlpdeploy import files, store
+from mlpdeploy import files, leftovers, store
 from mlpdeploy.errors import ArtifactError, InputError
 from tests.conftest import REPOSITORY
 from tests.evidence.documents import whole
@@ -251,6 +251,14 @@ def test_a_full_disk_is_one_line_and_loses_nothing(folder: Path, code: int) -> N
             raise OSError(code, os.strerror(code))
     assert "\n" not in str(caught.value)
     assert store.open_artifact(folder) == before
+
+
+def test_a_full_disk_of_temporary_files_says_tmpdir(tmp_path: Path) -> None:
+    source = write(tmp_path / "artifact")
+    with leftovers.workplace() as folder, pytest.raises(InputError, match=r"no space is left .* set TMPDIR"):
+        with store.locked(folder / "copy"), store.draft(folder / "copy"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert store.open_artifact(tmp_path / "artifact") == source
 
 
 @pytest.mark.parametrize("out", ["a file", "/proc/none"])
