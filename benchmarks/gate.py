@@ -99,7 +99,7 @@ def commands(name: str, backend: str, runs: int, slower: int, budget: float, see
         }
     return {
         "budget": budget,
-        "threads": thread_count(None),
+        "threads": thread_count(None, gating.LEFT),
         "load_average": {"before": before["load"], "after": machine.conditions()["load"]},
         "counts": {what: _verdicts(one) for what, one in taken.items()},
         "runs": taken,

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from mlpdeploy.evidence.regress import Limits, Regress
 
 SECONDS = 300.0
+LEFT = 1
+"""Cores that timing leaves to others."""
 BUILDS = 3
 """Builds of a candidate before its time counts as too long."""
 
@@ -45,21 +47,25 @@ def regress(
 ) -> Regress:
     """Hold the engine of a selection against a baseline (see `baseline`); `Regress.passed` says how it ended.
 
-    `sizes` are the batch sizes to time (none: the smallest), `seconds` the time that may be spent on them together; as
+    `sizes` are the batch sizes to time (none: the smallest), `threads` those of a CPU engine (none: as many as a saved
+    result had, or one for each core but one), `seconds` the time that may be spent on them together; as
     many pairs as a verdict needs are taken in any case. `accepted` names gates that may get worse this time. The
     candidate and what is built at a revision are verified where they are not, on the images of `data` or on random
     inputs. `trusted` says that engines may run although somebody else built them (see `trust`). What is timed are
     copies of both sides, which another build does not touch. Raises InputError where something cannot be used, and
     MachineLacks where a saved result is of another machine.
     """
-    from mlpdeploy.evidence import machine, regress
+    from mlpdeploy.evidence import machine, regress, samples
 
     stages, limits = Stages(progress), limits or regress.Limits()
     regress.accept((), accepted)
     if undecided not in ("pass", "fail"):
         raise InputError(f"--undecided {undecided}: give pass or fail")
+    if data is not None:
+        samples.require(data, "--data")
     backend = pick(selection.backend, selection.precision, selection.gpus)
-    threads, seconds = thread_count(threads), positive("--time", seconds)
+    thread_count(threads)
+    seconds = positive("--time", seconds)
     selection = covering(selection.with_backend(backend.name), sizes)
     sizes = list(dict.fromkeys(sizes)) or [selection.profile.min]
     before = machine.conditions()
@@ -71,6 +77,7 @@ def regress(
             trust.require(other.artifact, backend_of(other.artifact), trusted)
         original, artifact = built_copy(selection, folder / "candidate", progress)
         trust.require(original, backend, trusted)
+        threads = _threads(threads, other)
         differ = unlike.differences(other, artifact, threads)
         for line in differ:
             stages.say(f"not alike: {line}")
@@ -96,6 +103,17 @@ def regress(
         measurements=measurements,
         undecided=undecided,
     )
+
+
+def _threads(asked: int | None, other: Baseline) -> int:
+    """As asked, or as a saved result was measured; else a core is left to all that is not being timed.
+
+    Without one, whatever else runs takes turns with the engine's own threads, and two loads differ by several times as
+    much.
+    """
+    if asked is None and other.document is not None:
+        asked = other.document["settings"]["threads"]
+    return thread_count(asked, LEFT)
 
 
 def _require_same_machine(other: Baseline) -> None:

@@ -105,12 +105,15 @@ def positive(option: str, seconds: float) -> float:
     return seconds
 
 
-def thread_count(asked: int | None) -> int:
-    """How many threads: as asked, or all that this process may use. Raises InputError for more than there are."""
+def thread_count(asked: int | None, leave: int = 0) -> int:
+    """How many threads: as asked, or all that this process may use but those to `leave`, and one at least.
+
+    Raises InputError for more than there are.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if asked is not None and not 1 <= asked <= cores:
         raise InputError(f"--threads {asked}: this process may use 1 to {cores}")
-    return asked or cores
+    return asked or max(1, cores - leave)
 
 
 @contextmanager
