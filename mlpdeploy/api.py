@@ -76,7 +76,7 @@ class Engine:
         return f"<mlpdeploy.Engine {m['recipe']['name']} {m['precision']} {m['backend']}, batch {batch}>"
 
     def __call__(self, *inputs: Any) -> Any:
-        """The network's outputs for a batch of inputs: one tensor, or a tuple of them where it has several.
+        """The network's outputs for a batch of inputs: one tensor, a tuple of several, or a dict where it returns one.
 
         Inputs are torch tensors or NumPy arrays, batch first, in the order of the network's arguments (or one sequence,
         or one mapping by name); outputs are of the same kind, tensors on the device of the first input. The engine's
@@ -100,6 +100,8 @@ class Engine:
         first = first[0] if isinstance(first, tuple | list) else first
         if isinstance(first, torch.Tensor):
             values = [to_tensor(value, first.device) for value in values]
+        if self.manifest.get("mapping"):
+            return dict(zip((port["name"] for port in self.manifest["outputs"]), values, strict=True))
         return values[0] if len(values) == 1 else tuple(values)
 
     @property
@@ -200,7 +202,8 @@ class Engine:
 
         if kind(name) not in ("given", "user"):
             raise InputError(f"this engine was built from {name}, which is found by its name: leave the network out")
-        return source_like(network, self.inputs, name)
+        built = Selection.from_json(self.manifest["selection"])
+        return source_like(network, self.inputs, name).called((), built.output_names)
 
     def _samples(self, data: Any, labels: Any) -> Any:
         if data is None or isinstance(data, str | Path):
@@ -221,6 +224,8 @@ def compile(
     batch: str | int = BATCH,
     name: str | None = None,
     value_range: tuple[float, float] | None = None,
+    input_names: Sequence[str] = (),
+    output_names: Sequence[str] = (),
     gpus: Sequence[str] = (),
     io: str = "fp32",
     level: int | None = None,
@@ -250,7 +255,9 @@ def compile(
 
     The engine lies in a temporary folder that goes with the Engine object, unless `out` names a folder: there it stays,
     as `mlpdeploy build` leaves it, and the same build again is found. `name` (default: the class's) is what reports
-    call the network. Images of a folder need `mean` and `std`. The other options are those of `mlpdeploy build`.
+    call the network; `input_names` and `output_names` are what the engine calls what it takes and gives, in their order
+    (default: the names that the network gives them). Images of a folder need `mean` and `std`. The other options are
+    those of `mlpdeploy build`.
 
     Raises InputError or NetworkError where the network, the example or an option cannot be used, BuildError where the
     backend refuses the network, MachineLacks where this machine cannot build with it.
@@ -261,13 +268,13 @@ def compile(
     with for_a_while():
         folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="mlpdeploy-"))
     try:
-        source = source_of_network(network, example_input, called, value_range)
+        source = source_of_network(network, example_input, called, value_range).called(input_names, output_names)
         selection = Selection(
             GIVEN + called, precision, backend, str(batch), gpus=tuple(gpus), out=folder, seed=seed, io=io, level=level,
             disabled_rules=tuple(sorted(disabled_rules)), enabled_rules=tuple(sorted(enabled_rules)), plugin=plugin,
             calibration=_calibration(calibration, labels, source, folder), calibrator=calibrator,
             max_drop=max_drop, min_sqnr=min_sqnr, mean=_floats(mean), std=_floats(std), crop=crop, resize=resize,
-            limit=limit,
+            limit=limit, input_names=tuple(input_names), output_names=tuple(output_names),
         )  # fmt: skip
         engine = Engine(pipeline.build(selection, source=source, progress=progress), source)
     except BaseException:

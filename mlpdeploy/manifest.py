@@ -54,6 +54,7 @@ def describe(
         "batch": asdict(selection.profile),
         "inputs": [_spec(spec) for spec in compiled.typed.inputs],
         "outputs": [_spec(spec) for spec in compiled.typed.outputs],
+        "mapping": compiled.traced.mapping,
         "backend": backend.name,
         "engine": built.engine.name,
         "versions": cache.versions() | backend.versions() | {"python": platform.python_version()},

@@ -67,7 +67,7 @@ MANIFEST = {
     "recipe": {"name": str, "family": str, "source": str, "parameters": COUNT},
     "weights": {"text": str, "random": bool, "sha256?": str},
     "precision": str, "batch": {"min": SIZE, "opt": SIZE, "max": SIZE}, "inputs": [PORT, ...], "outputs": [PORT, ...],
-    "backend": str, "engine": str, "versions": {str: str}, "gpus": [str], "facts": FACTS,
+    "mapping?": bool, "backend": str, "engine": str, "versions": {str: str}, "gpus": [str], "facts": FACTS,
     "rules": [{"name": str, "fired": COUNT, "refused": PLACES, "seconds": AMOUNT}],
     "transposes": [{"where": str, "reason": str, "permutation": str}], "kept_fp32": KEPT, "int8": (INT8, None),
     "ops": {"before": {str: COUNT}, "after": {str: COUNT}}, "dtypes": DTYPES, "seconds": {str: AMOUNT},

@@ -6,7 +6,7 @@ import difflib
 import math
 import pkgutil
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 from mlpdeploy.engine.backend import Batch
 from mlpdeploy.errors import InputError
 from mlpdeploy.graph import rules
-from mlpdeploy.recipe import canonical, kind
+from mlpdeploy.recipe import Input, canonical, kind
 
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8")
 IO = ("fp32", "fp16", "bf16")
@@ -28,6 +28,8 @@ CALIBRATORS = ("auto", "max", "percentile", "entropy", "mse")
 NEEDS_CALIBRATION = (
     "INT8 needs --calibration: a folder of images, an .npz file, digits (scikit-learn's) or random (noise)"
 )
+LONGEST_NAME = 200
+"""Bytes of a name that a folder, and the files beside it that begin with it, can have on every file system."""
 LAYOUT = "propagate_layout"
 """The layout pass, which can be disabled by name like a rule."""
 
@@ -36,6 +38,8 @@ LAYOUT = "propagate_layout"
 class Selection:
     """A network, its weights, and the engine to build from it.
 
+    `inputs` say what a network of one's own takes, where that is not one image of `input_shape` (see `parse_input`);
+    `input_names` and `output_names` are what the engine calls them, in the order of the network.
     `batch` is MIN:OPT:MAX or one number for all three. `gpus` are compute capabilities such as sm86, or `current` for
     this machine's (none: what the backend builds for by itself). `io` is the dtype of inputs and outputs. `level` is
     TensorRT's builder optimisation level, 0 to 5. `plugin` says whether a TensorRT engine carries our plugins; `auto`
@@ -55,6 +59,9 @@ class Selection:
     image_size: int | None = None
     num_classes: int | None = None
     input_shape: tuple[int, ...] | None = None
+    inputs: tuple[str, ...] = ()
+    input_names: tuple[str, ...] = ()
+    output_names: tuple[str, ...] = ()
     gpus: tuple[str, ...] = ()
     out: Path = OUT
     seed: int = 0
@@ -76,6 +83,8 @@ class Selection:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", canonical(self.name))
+        if len(self.folder_name.encode()) > LONGEST_NAME:
+            raise InputError(f"a name of {len(self.name)} characters: no folder can be called so")
         _one_of("precision", self.precision, PRECISIONS)
         _one_of("io", self.io, IO)
         _one_of("plugin", self.plugin, PLUGIN)
@@ -84,7 +93,7 @@ class Selection:
         _check_images(self)
         _at_least("image size", self.image_size, 1)
         _at_least("number of classes", self.num_classes, 1)
-        _at_least("seed", self.seed, 0)
+        _check_seed(self.seed)
         parse_batch(self.batch)
         if self.level is not None and not 0 <= self.level <= 5:
             raise InputError(f"builder level {self.level}: TensorRT's levels are 0 to 5")
@@ -94,12 +103,13 @@ class Selection:
             raise InputError("--input-shape and --image-size exclude each other: give one of the two")
         if self.input_shape is not None and kind(self.name) == "recipe":
             raise InputError(f"{self.name} fixes its input's shape: --image-size N changes its height and width")
+        _check_ports(self)
         if self.pretrained and self.checkpoint is not None:
             raise InputError("--checkpoint and --pretrained exclude each other: give one of the two")
         for rule in (*self.disabled_rules, *self.enabled_rules):
             _known_rule(rule)
         for gpu in self.gpus:
-            if not re.fullmatch(r"sm\d{2,3}|current", gpu):
+            if not re.fullmatch(r"sm[0-9]{2,3}|current", gpu):
                 raise InputError(f"GPU {gpu!r}: give compute capabilities such as sm86,sm89, or current")
 
     @property
@@ -152,7 +162,7 @@ class Selection:
 def parse_batch(text: str) -> Batch:
     """MIN:OPT:MAX, or one number for all three. Raises InputError where these are not 1 <= MIN <= OPT <= MAX."""
     parts = text.split(":")
-    if len(parts) not in (1, 3) or not all(re.fullmatch(r"\d{1,6}", part) for part in parts):
+    if len(parts) not in (1, 3) or not all(re.fullmatch(r"[0-9]{1,6}", part) for part in parts):
         raise InputError(f"batch {text!r}: give MIN:OPT:MAX such as 1:8:32, or one number")
     low, opt, high = (int(part) for part in (parts * 3 if len(parts) == 1 else parts))
     if low < 1:
@@ -165,7 +175,7 @@ def parse_batch(text: str) -> Batch:
 def parse_sizes(text: str | None) -> tuple[int, ...]:
     """1,8,64 as numbers, none of None. Raises InputError where they are not whole numbers from 1."""
     parts = [] if text is None else text.split(",")
-    if not all(re.fullmatch(r"\s*[1-9]\d{0,5}\s*", part) for part in parts):
+    if not all(re.fullmatch(r"\s*[1-9][0-9]{0,5}\s*", part) for part in parts):
         raise InputError(f"batch {text!r}: give the sizes to time, such as 1,8,64")
     return tuple(int(part) for part in parts)
 
@@ -173,9 +183,29 @@ def parse_sizes(text: str | None) -> tuple[int, ...]:
 def parse_shape(text: str) -> tuple[int, ...]:
     """C,H,W as numbers. Raises InputError where they are not positive whole numbers."""
     parts = re.split(r"[,x]", text.strip())
-    if not all(re.fullmatch(r"[1-9]\d{0,6}", part) for part in parts):
+    if not all(re.fullmatch(r"[1-9][0-9]{0,6}", part) for part in parts):
         raise InputError(f"input shape {text!r}: give positive sizes without the batch, such as 3,224,224")
     return tuple(int(part) for part in parts)
+
+
+def parse_input(text: str) -> Input:
+    """NAME:SHAPE[:float32[:LOW..HIGH]] or NAME:SHAPE:int64:LOW..HIGH, a shape without the batch (none: a number a row).
+
+    Raises InputError where it is neither.
+    """
+    found = re.fullmatch(r"(\w+):([0-9,x]*)(?::(float32|int64))?(?::(-?[0-9]{1,18})\.\.(-?[0-9]{1,18}))?", text.strip())
+    if found is None:
+        raise InputError(
+            f"input {text!r}: give NAME:SHAPE[:DTYPE[:LOW..HIGH]], such as x:3,224,224 or ids:16:int64:0..999"
+        )
+    name, shape, dtype, low, high = found.groups()
+    if dtype == "int64" and low is None:
+        raise InputError(f"input {text!r}: say which whole numbers it may hold, such as {name}:{shape}:int64:0..999")
+    # Of whole numbers the highest is one that there may be; an Input says the first that there may not.
+    bounds = () if low is None else (int(low), int(high) + (dtype == "int64"))
+    if bounds and bounds[0] >= bounds[1]:
+        raise InputError(f"input {text!r}: {low}..{high} holds nothing")
+    return Input(name, parse_shape(shape) if shape else (), "int64" if dtype == "int64" else "float32", *bounds)
 
 
 def parse_channels(option: str, text: str) -> tuple[float, ...]:
@@ -184,6 +214,29 @@ def parse_channels(option: str, text: str) -> tuple[float, ...]:
         return tuple(float(part) for part in text.split(","))
     except ValueError as error:
         raise InputError(f"{option} {text!r}: give one number a channel, such as 0.485,0.456,0.406") from error
+
+
+def _check_ports(selection: Selection) -> None:
+    """What an engine takes and gives can be told apart."""
+    if selection.inputs:
+        parsed = [parse_input(text).name for text in selection.inputs]
+        _distinct("--input", parsed)
+        if selection.input_shape is not None or selection.image_size is not None:
+            raise InputError("--input says all of what the network takes: drop --input-shape and --image-size")
+        if kind(selection.name) == "recipe":
+            raise InputError(f"{selection.name} fixes its inputs: --input-names renames them")
+    for option, names in (("--input-names", selection.input_names), ("--output-names", selection.output_names)):
+        _distinct(option, names)
+    if both := set(selection.input_names) & set(selection.output_names):
+        raise InputError(f"an input and an output are called {min(both)!r}: give each a name of its own")
+
+
+def _distinct(option: str, names: Sequence[str]) -> None:
+    for name in names:
+        if not re.fullmatch(r"[\w.-]{1,100}", name):
+            raise InputError(f"{option} {name!r}: give letters, digits, and . _ -")
+        if list(names).count(name) > 1:
+            raise InputError(f"{option}: {name!r} stands there twice")
 
 
 def _check_calibration(selection: Selection) -> None:
@@ -220,6 +273,12 @@ def _check_images(selection: Selection) -> None:
     if selection.resize is not None:
         _one_of("resize", selection.resize, RESIZES)
     _at_least("limit", selection.limit, 1)
+
+
+def _check_seed(seed: int) -> None:
+    """Every generator takes 63 bits."""
+    if not 0 <= seed < 2**63:
+        raise InputError(f"seed {str(seed)[:32]}: give a whole number from 0 to {2**63 - 1}")
 
 
 def _one_of(what: str, value: str, known: tuple[str, ...]) -> None:

@@ -37,6 +37,8 @@ class Source:
     recipe: Recipe
     network: nn.Module
     notes: tuple[str, ...] = ()
+    output_names: tuple[str, ...] = ()
+    """What the outputs are called, where that was asked for."""
 
     def specs(self) -> list[TensorSpec]:
         """What the network takes."""
@@ -55,6 +57,18 @@ class Source:
         given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
         prepared = self.recipe.prepared or asked.mean is not None
         return replace(self, recipe=replace(self.recipe, **given, prepared=prepared))
+
+    def called(self, names: Sequence[str], outputs: Sequence[str]) -> Source:
+        """The same with its inputs called by these names (none: as they are), and outputs to be called by those.
+
+        Raises InputError for another number of names than inputs.
+        """
+        inputs = self.recipe.inputs
+        if names and len(names) != len(inputs):
+            raise InputError(f"--input-names: {len(names)} names, and {self.recipe.name} takes {len(inputs)} inputs")
+        if names:
+            inputs = tuple(replace(one, name=name) for one, name in zip(inputs, names, strict=True))
+        return replace(self, recipe=replace(self.recipe, inputs=inputs), output_names=tuple(outputs))
 
     def with_outputs(self, outputs: Sequence[TensorSpec]) -> Source:
         """The same, and of a network of one's own how many classes it has: as many as its first row of numbers."""
@@ -134,6 +148,7 @@ def source_of(
     num_classes: int | None = None,
     pretrained: bool = False,
     input_shape: tuple[int, ...] | None = None,
+    inputs: tuple[Input, ...] = (),
 ) -> Source:
     """What `reference` gives, with its recipe completed. Raises what `reference` raises, and InputError where nothing
     says what shape the network takes.
@@ -148,7 +163,12 @@ def source_of(
     if classes is not None:
         notes = (f"{classes} classes, as in the checkpoint", *notes)
     known = complete(
-        recipe, network, image_size=image_size, input_shape=input_shape, num_classes=num_classes or classes
+        recipe,
+        network,
+        inputs=inputs,
+        image_size=image_size,
+        input_shape=input_shape,
+        num_classes=num_classes or classes,
     )
     return Source(known, network, tuple(notes))
 
@@ -160,10 +180,12 @@ def complete(
     image_size: int | None = None,
     input_shape: tuple[int, ...] | None = None,
     num_classes: int | None = None,
+    inputs: tuple[Input, ...] = (),
 ) -> Recipe:
     """The recipe with what the built network knows: its inputs and, for timm's networks, the preprocessing.
 
-    A network whose inputs are not one image may say what they are: an attribute `inputs`, a tuple of `Input`.
+    A network whose inputs are not one image may say what they are, where `inputs` does not: in an attribute of that
+    name, a tuple of `Input`.
 
     Raises InputError where nothing says what shape the network takes.
     """
@@ -174,7 +196,9 @@ def complete(
         recipe = replace(recipe, **facts, prepared=recipe.prepared or {"mean", "std"} <= facts.keys())
     recipe = replace(recipe, num_classes=num_classes or recipe.num_classes)
     told = getattr(network, "inputs", None)
-    if isinstance(told, tuple) and told and all(isinstance(one, Input) for one in told):
+    if inputs:
+        recipe = replace(recipe, inputs=inputs)
+    elif isinstance(told, tuple) and told and all(isinstance(one, Input) for one in told):
         recipe = replace(recipe, inputs=told)
     if recipe.inputs:
         if image_size is None:

@@ -97,7 +97,7 @@ def test_real_rows_gate_the_classes_that_they_are_given() -> None:
         engine.verify(data=rows[:200], labels=labels[:9])
     with pytest.raises(InputError, match="labels need the rows"):
         engine.verify(labels=labels)
-    with pytest.raises(InputError, match="--data photos: give a folder of images"):
+    with pytest.raises(InputError, match="--data photos: there is no such file; give a folder"):
         engine.verify(data="photos")
 
 
@@ -119,7 +119,7 @@ def test_int8_is_calibrated_on_rows_in_hand(tmp_path: Path) -> None:
     ("calibration", "labels", "message"),
     [
         (None, None, "INT8 needs --calibration"),
-        ("photos", None, "photos cannot be read"),
+        ("photos", None, "--calibration photos: there is no such file"),
         (images(4), np.zeros(3), "labels do not fit 4 rows"),
         ([images(4), images(4)], None, "1 inputs are taken"),
     ],
@@ -179,6 +179,30 @@ def test_several_inputs_and_outputs() -> None:
         engine(example[0])
     with pytest.raises(InputError, match="the inputs are called scale, ids"):
         engine({"scale": example[0], "id": example[1]})
+
+
+class Heads(nn.Module):
+    """A dict of two outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logits, self.features = nn.Linear(4, 3), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"logits": self.logits(x), "features": self.features(x)}
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_a_network_that_returns_a_dict_becomes_an_engine_that_does(backend: str, tmp_path: Path) -> None:
+    network, x = Heads(), torch.randn(2, 4)
+    engine = mlpdeploy.compile(network, x, precision="fp32", backend=backend, batch="1:2:4")
+    expected = network(x)
+    for one in (engine, mlpdeploy.load(engine.save(tmp_path / "kept"))):
+        found = one(x)
+        assert list(found) == ["logits", "features"]
+        assert all(torch.allclose(found[name], expected[name], atol=1e-5) for name in found)
+    assert [port["name"] for port in engine.manifest["outputs"]] == ["logits", "features"]
+    assert engine.verify().passed
 
 
 def test_the_network_stays_as_it_is_and_may_change_later() -> None:

@@ -79,6 +79,7 @@ class _Trial:
     def __init__(self, network: nn.Module, traced: Traced, seed: int) -> None:
         self.network, self.traced, self.seed = network, traced, seed
         self.name, self.inputs = type(network).__name__, traced.inputs
+        self.names = [spec.name for spec in traced.outputs]
         rng = np.random.default_rng(seed)
         self.rows = {spec.name: spec.draw(ROWS, rng) for spec in self.inputs}
         self.copy = apart(network)
@@ -88,7 +89,7 @@ class _Trial:
         """The network in float32."""
         network = self.copy if network is None else network
         try:
-            return module_run(network, self.inputs, None, torch.float32)(rows)
+            return module_run(network, self.inputs, self.names, torch.float32)(rows)
         except (Exception, SystemExit) as error:  # whatever the user's code raises
             more = f"; {culprit.STATISTICS}" if "more than 1 value per channel" in str(error) else ""
             raise NetworkError(f"{self.name} fails{where}: {one_line(error)}{blame(network, error)}{more}") from error
@@ -119,7 +120,7 @@ class _Trial:
         """Its trace computes what it computes, no random numbers decide that, and it is finite."""
         if drawn() and (why := culprit.drawn(self.network, self.traced, self.rows)):
             raise NetworkError(repeats(self.name, why))
-        found = module_run(self.traced.module, self.inputs, None)(self.rows)
+        found = module_run(self.traced.module, self.inputs, self.names)(self.rows)
         if self.differs(_off(found, self.first), self.trace_off):
             raise NetworkError(strays(self.name, culprit.strayed(self.network, self.traced, self.rows)))
         for name, values in self.first.items():
@@ -128,7 +129,7 @@ class _Trial:
                 raise NetworkError(_said(what, culprit.unbounded(self.network, self.traced, self.rows), culprit.GUARD))
 
     def notes(self) -> tuple[str, ...]:
-        run = module_run(self.copy, self.inputs, None, torch.float32)
+        run = module_run(self.copy, self.inputs, self.names, torch.float32)
         return (*constants(self.first), *edges_of(run, self.inputs, self.seed).notes())
 
     def differs(self, error: float, exactly: Callable[[nn.Module], float]) -> bool:
@@ -144,13 +145,13 @@ class _Trial:
 
     def rows_off(self, wide: nn.Module) -> float:
         """How far the rows of a batch are off from the same rows alone, by the network in float64."""
-        alone = in_batches(float64_run(apart(wide), self.inputs, None), self.rows, SINGLE)
-        return _off(float64_run(wide, self.inputs, None)(self.rows), alone)
+        alone = in_batches(float64_run(apart(wide), self.inputs, self.names), self.rows, SINGLE)
+        return _off(float64_run(wide, self.inputs, self.names)(self.rows), alone)
 
     def trace_off(self, wide: nn.Module) -> float:
         """How far the trace is off from the network in float64."""
-        found = float64_run(widened(self.traced).module, self.inputs, None)(self.rows)
-        return _off(found, float64_run(wide, self.inputs, None)(self.rows))
+        found = float64_run(widened(self.traced).module, self.inputs, self.names)(self.rows)
+        return _off(found, float64_run(wide, self.inputs, self.names)(self.rows))
 
 
 def repeats(name: str, why: str) -> str:

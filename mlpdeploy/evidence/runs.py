@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mlpdeploy.engine.backend import Arrays, Batch
 from mlpdeploy.engine.backends.onnxruntime import judge_model, open_session
-from mlpdeploy.graph.trace import TensorSpec, output_names
+from mlpdeploy.graph.trace import TensorSpec
 
 Outputs = dict[str, np.ndarray]
 Run = Callable[[Arrays], Outputs]
@@ -36,13 +36,10 @@ def in_batches(run: Run, arrays: Arrays, batch: Batch) -> Outputs:
 def module_run(
     module: Callable[..., object],
     inputs: Sequence[TensorSpec],
-    outputs: Sequence[str] | None,
+    outputs: Sequence[str],
     dtype: torch.dtype | None = None,
 ) -> Run:
-    """A torch module, its inputs positional. Floating-point inputs take `dtype`, or their own where it is None.
-
-    Outputs without names get those of a trace.
-    """
+    """A torch module, its inputs positional. Floating-point inputs take `dtype`, or their own where it is None."""
 
     def run(arrays: Arrays) -> Outputs:
         tensors = []
@@ -54,8 +51,7 @@ def module_run(
             leaves = pytree.tree_leaves(module(*tensors))
         # NumPy has no bfloat16, and float32 holds every one of its values.
         found = [leaf.float() if leaf.dtype == torch.bfloat16 else leaf for leaf in leaves]
-        names = output_names(len(found)) if outputs is None else outputs
-        return dict(zip(names, (leaf.numpy() for leaf in found), strict=True))
+        return dict(zip(outputs, (leaf.numpy() for leaf in found), strict=True))
 
     return run
 
@@ -82,7 +78,7 @@ def _widened(value: Any) -> Any:
     return torch.float64 if value is torch.float32 else value
 
 
-def float64_run(module: Callable[..., object], inputs: Sequence[TensorSpec], outputs: Sequence[str] | None) -> Run:
+def float64_run(module: Callable[..., object], inputs: Sequence[TensorSpec], outputs: Sequence[str]) -> Run:
     """A torch module whose weights are float64, run in float64 even where its code says otherwise."""
     run = module_run(module, inputs, outputs, torch.float64)
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import fx, nn
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
+from torch.utils import _pytree as pytree
 
 from mlpdeploy.errors import InputError, NetworkError
 from mlpdeploy.graph.guards import require_symbolic_batch
@@ -63,17 +66,22 @@ class Traced:
 
     `module` is a GraphModule: placeholders for inputs, get_attr for weights, ATen overloads for the rest; every
     node carries `meta["val"]` (a FakeTensor with a symbolic batch) and the user's module path and source line.
-    Its forward returns a tuple, one tensor for each of `outputs`.
+    Its forward returns a tuple, one tensor for each of `outputs`; `mapping` says that the network's own returns a dict.
     """
 
     module: fx.GraphModule
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    mapping: bool = False
 
 
-def trace(network: nn.Module, inputs: Sequence[TensorSpec], batches: Iterable[int] = ()) -> Traced:
+def trace(
+    network: nn.Module, inputs: Sequence[TensorSpec], batches: Iterable[int] = (), outputs: Sequence[str] = ()
+) -> Traced:
     """Trace `network` (put in eval mode) with every input's first axis as one batch of any size, `batches` among them.
 
+    `outputs` are what its outputs are called; none: what the network calls them. Raises InputError for other numbers of
+    names than outputs.
     Raises NetworkError, naming the module and line of the user's network, where control flow depends on data, where
     an operation cannot be traced, or where the code fixes or restricts the batch.
     """
@@ -102,7 +110,11 @@ def trace(network: nn.Module, inputs: Sequence[TensorSpec], batches: Iterable[in
     _freeze(module)
     module.graph.eliminate_dead_code()
     module.recompile()
-    return Traced(module, tuple(inputs), _outputs(module))
+    paths = _paths(exported)
+    mapping = all(path and isinstance(path[0], pytree.MappingKey) for path in paths)
+    if outputs and len(outputs) != len(paths):
+        raise InputError(f"{len(outputs)} names of outputs, and the network returns {len(paths)} tensors")
+    return Traced(module, tuple(inputs), _outputs(module, outputs or output_names(paths)), mapping)
 
 
 def _rename_inputs(module: fx.GraphModule, inputs: Sequence[TensorSpec]) -> None:
@@ -117,14 +129,14 @@ def _freeze(module: fx.GraphModule) -> None:
         setattr(module.get_submodule(owner), leaf, nn.Parameter(parameter.detach(), requires_grad=False))
 
 
-def _outputs(module: fx.GraphModule) -> tuple[TensorSpec, ...]:
+def _outputs(module: fx.GraphModule, names: Sequence[str]) -> tuple[TensorSpec, ...]:
     output = next(node for node in reversed(module.graph.nodes) if node.op == "output")
     nodes = [node for node in output.args[0] if isinstance(node, fx.Node)]
     values = [value for node in nodes if isinstance(value := node.meta.get("val"), torch.Tensor)]
     if not values or len(values) != len(output.args[0]):
         raise NetworkError("the network must return tensors only (a tensor, or a tuple, list or dict of tensors)")
     taken = {node.name for node in placeholders(module)}
-    names = [f"{name}_of_network" if name in taken else name for name in output_names(len(nodes))]
+    names = [f"{name}_of_network" if name in taken else name for name in names]
     for name, value in zip(names, values, strict=True):
         shape = f"{name} of the network has shape {tuple(value.shape)}"
         if value.dim() == 0 or isinstance(value.shape[0], int):
@@ -136,9 +148,27 @@ def _outputs(module: fx.GraphModule) -> tuple[TensorSpec, ...]:
     return tuple(TensorSpec(n, tuple(int(s) for s in v.shape[1:]), v.dtype) for n, v in zip(names, values, strict=True))
 
 
-def output_names(count: int) -> list[str]:
-    """What the outputs of a network are called."""
-    return ["output"] if count == 1 else [f"output_{index}" for index in range(count)]
+def _paths(exported: torch.export.ExportedProgram) -> list[pytree.KeyPath]:
+    """Where each tensor stands in what the network returns."""
+    spec = exported.call_spec.out_spec
+    assert spec is not None
+    tree = pytree.tree_unflatten(range(spec.num_leaves), spec)
+    return [path for path, _ in pytree.tree_flatten_with_path(tree)[0]]
+
+
+def output_names(paths: Sequence[pytree.KeyPath]) -> list[str]:
+    """What the outputs of a network are called: by the keys and fields it returns them under, else by their place."""
+    named = any(isinstance(key, pytree.MappingKey | pytree.GetAttrKey) for path in paths for key in path)
+    if named:
+        names = [re.sub(r"[^\w.-]+", "_", ".".join(map(_key, path))) for path in paths]
+        if len(set(names)) == len(names) and all(names):
+            return names
+    return ["output"] if len(paths) == 1 else [f"output_{index}" for index in range(len(paths))]
+
+
+def _key(key: Any) -> str:
+    """One step of a path: the key of a dict, the field of a named tuple, the place in a sequence."""
+    return str(next(getattr(key, name) for name in ("key", "name", "idx") if hasattr(key, name)))
 
 
 def _functional(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:

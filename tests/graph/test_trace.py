@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -278,12 +280,46 @@ def test_several_inputs_and_nested_outputs() -> None:
     result = prove(Many(), (3, 4), (4,))
     assert [spec.shape for spec in result.inputs] == [(3, 4), (4,)]
     assert [(spec.name, spec.shape) for spec in result.outputs] == [
-        ("output_0", (3, 4)),
-        ("output_1", (4,)),
-        ("output_2", ()),
+        ("sum", (3, 4)),
+        ("parts.0", (4,)),
+        ("parts.1", ()),
     ]
     placeholders = [node.name for node in result.module.graph.nodes if node.op == "placeholder"]
     assert placeholders == ["input_0", "input_1"]
+
+
+class Named(NamedTuple):
+    logits: Tensor
+    features: Tensor
+
+
+class Returns(nn.Module):
+    def __init__(self, what: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.what = what
+
+    def forward(self, x: Tensor) -> Any:
+        return self.what(x.exp())
+
+
+@pytest.mark.parametrize(
+    ("what", "names", "mapping"),
+    [
+        (lambda x: x, ["output"], False),
+        (lambda x: (x, x + 1), ["output_0", "output_1"], False),
+        (lambda x: [x, (x + 1, x + 2)], ["output_0", "output_1", "output_2"], False),
+        (lambda x: {"logits": x}, ["logits"], True),
+        (lambda x: {"z": x, "a": x + 1}, ["z", "a"], True),
+        (lambda x: Named(x, x + 1), ["logits", "features"], False),
+        (lambda x: (x, {"aux": x + 1}), ["0", "1.aux"], False),
+        (lambda x: {"aux loss": x, 3: x + 1}, ["aux_loss", "3"], True),
+        (lambda x: {"a b": x, "a/b": x + 1}, ["output_0", "output_1"], True),  # names that would be the same
+        (lambda x: {"x": x}, ["x_of_network"], True),  # the input's name
+    ],
+)
+def test_outputs_are_called_as_the_network_calls_them(what: Any, names: list[str], mapping: bool) -> None:
+    found = trace(Returns(what), [TensorSpec("x", (4,), torch.float32)])
+    assert [spec.name for spec in found.outputs] == names and found.mapping == mapping
 
 
 def test_batch_stays_symbolic_everywhere() -> None:
