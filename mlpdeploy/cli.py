@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from mlpdeploy import pipeline
+from mlpdeploy import __version__, pipeline
 from mlpdeploy.cli_measure import bench, history, regress, sensitivity
 from mlpdeploy.console import Live, print_artifact, print_build, print_doctor, print_verification
 from mlpdeploy.errors import MlpdeployError
@@ -33,6 +33,8 @@ from mlpdeploy.options import (
     EnableRule,
     Gpu,
     ImageSize,
+    InputNames,
+    Inputs,
     InputShape,
     Io,
     Json,
@@ -42,8 +44,10 @@ from mlpdeploy.options import (
     Mean,
     MinSqnr,
     Name,
+    NameOrPath,
     NumClasses,
     Out,
+    OutputNames,
     Plugin,
     Precision,
     Pretrained,
@@ -51,6 +55,7 @@ from mlpdeploy.options import (
     Seed,
     Std,
     Trust,
+    opened,
     print_json,
     printing,
     selected,
@@ -60,23 +65,29 @@ from mlpdeploy.selection import BATCH, OUT
 from mlpdeploy.terminal import Terminal
 
 UNEXPECTED, INTERRUPTED = 70, 130
+COMPLETION, COMPLETING = "_MLPDEPLOY_COMPLETE", {"--install-completion", "--show-completion"}
+"""How a shell asks for what may follow, and how its user asks for that."""
 
 app = typer.Typer(
     name="mlpdeploy",
     help="Compile MLP-style vision networks into inference engines, and prove that they compute the same.",
-    no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 Pattern = Annotated[str | None, typer.Argument(help="Only names and families with this in them; shows more of each.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an unexpected error.")]
+Version = Annotated[bool, typer.Option("--version", help="Show the version and exit.")]
 
 
-@app.callback(help=str(app.info.help))
-def _root(debug: Debug = False) -> None:
-    """`--debug` is read by `main`, wherever it stands."""
+@app.callback(help=str(app.info.help), invoke_without_command=True)
+def _root(context: typer.Context, debug: Debug = False, version: Version = False) -> None:
+    """`--debug` is read by `main`, wherever it stands; without a command there is help."""
+    if version:
+        typer.echo(f"mlpdeploy {__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 @app.command("list")
@@ -100,6 +111,9 @@ def build(
     image_size: ImageSize = None,
     num_classes: NumClasses = None,
     input_shape: InputShape = None,
+    input: Inputs = None,
+    input_names: InputNames = None,
+    output_names: OutputNames = None,
     gpu: Gpu = None,
     out: Out = OUT,
     seed: Seed = 0,
@@ -132,7 +146,7 @@ def build(
 
 @app.command()
 def verify(
-    name: Name,
+    name: NameOrPath,
     precision: Precision = "fp16",
     backend: BackendName = "auto",
     batch: BatchSizes = BATCH,
@@ -141,6 +155,9 @@ def verify(
     image_size: ImageSize = None,
     num_classes: NumClasses = None,
     input_shape: InputShape = None,
+    input: Inputs = None,
+    input_names: InputNames = None,
+    output_names: OutputNames = None,
     gpu: Gpu = None,
     out: Out = OUT,
     seed: Seed = 0,
@@ -158,14 +175,14 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Prove that a built engine computes what the network computes; give the options that it was built with."""
-    selection = selected(locals())
+    selection, artifact = opened(locals(), trust)
     with Live(Terminal(stderr=True)).shown() as live:
-        verification = pipeline.verify(selection, data=data, trusted=trust, progress=live)
+        verification = pipeline.verify(selection, artifact=artifact, data=data, trusted=trust, progress=live)
     document = verification.to_json() | {"name": selection.name, "weights": selection.weights()}
     if as_json:
         print_json(document)
     else:
-        print_verification(Terminal(), f"{selection.name} {precision}", selection.weights(), document)
+        print_verification(Terminal(), f"{selection.name} {selection.precision}", selection.weights(), document)
     if not verification.passed:
         raise typer.Exit(1)
 
@@ -227,6 +244,8 @@ def doctor(as_json: Json = False) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and leave with its exit code; expected errors never show a traceback."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if COMPLETION in os.environ or COMPLETING & set(arguments):
+        app(args=arguments, prog_name="mlpdeploy")
     debug = "--debug" in arguments or os.environ.get("MLPDEPLOY_DEBUG") == "1"
     sys.exit(_run([argument for argument in arguments if argument != "--debug"], debug))
 
@@ -253,8 +272,7 @@ def _run(arguments: list[str], debug: bool) -> int:
             return _fail(error, f"no space is left{where} ({error.strerror}): free some", 2, arguments)
         usage = getattr(error, "format_message", None)  # what typer raises where it was called wrongly
         if usage is not None:
-            # Without any argument the help was shown, and there is nothing to add.
-            return _fail(error, f"{usage().rstrip('.')}; see `mlpdeploy --help`", 2, arguments) if arguments else 2
+            return _fail(error, f"{usage().rstrip('.')}; see `mlpdeploy --help`", 2, arguments)
         if debug:
             raise
         text = f"unexpected {type(error).__name__}: {error} (this is a defect of mlpdeploy; --debug shows where)"

@@ -20,6 +20,8 @@ from mlpdeploy.options import (
     EnableRule,
     Gpu,
     ImageSize,
+    InputNames,
+    Inputs,
     InputShape,
     Io,
     Json,
@@ -29,8 +31,10 @@ from mlpdeploy.options import (
     Mean,
     MinSqnr,
     Name,
+    NameOrPath,
     NumClasses,
     Out,
+    OutputNames,
     Plugin,
     Precision,
     Pretrained,
@@ -41,6 +45,7 @@ from mlpdeploy.options import (
     TimedSizes,
     Trust,
     keep,
+    opened,
     print_json,
     printing,
     selected,
@@ -52,7 +57,7 @@ from mlpdeploy.terminal import Terminal
 
 
 def bench(
-    name: Name,
+    name: NameOrPath,
     precision: Precision = "fp16",
     backend: BackendName = "auto",
     against: Annotated[
@@ -67,6 +72,9 @@ def bench(
     image_size: ImageSize = None,
     num_classes: NumClasses = None,
     input_shape: InputShape = None,
+    input: Inputs = None,
+    input_names: InputNames = None,
+    output_names: OutputNames = None,
     gpu: Gpu = None,
     out: Out = OUT,
     seed: Seed = 0,
@@ -92,13 +100,13 @@ def bench(
     from mlpdeploy.scoreboard import print_bench
 
     sizes = parse_sizes(batch)
-    selection = selected(locals() | {"batch": BATCH})
+    selection, artifact = opened(locals() | {"batch": BATCH}, trust)
     require_room(save)
     rivals = None if against is None else [part.strip() for part in against.split(",") if part.strip()]
     with Live(Terminal(stderr=True)).shown() as live:
         found = pipeline.bench(
-            selection, against=rivals, sizes=sizes, threads=threads, seconds=time, credit=credit, trusted=trust,
-            progress=live,
+            selection, artifact=artifact, against=rivals, sizes=sizes, threads=threads, seconds=time, credit=credit,
+            trusted=trust, progress=live,
         )  # fmt: skip
     document = found.to_json()
     keep(save, document)
@@ -121,7 +129,13 @@ def regress(
     max_size_growth: Annotated[str, typer.Option(metavar="P%", help="How much the engine's file may grow.")] = "1%",
     max_memory_growth: Annotated[str, typer.Option(metavar="P%", help="How much memory may grow.")] = "1%",
     max_build_growth: Annotated[str, typer.Option(metavar="P%", help="How much longer it may build.")] = "100%",
-    accept: Annotated[list[str] | None, typer.Option(metavar="GATE", help="Let a gate get worse; repeatable.")] = None,
+    accept: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="GATE",
+            help="Let one of them get worse: latency, engine-size, build-time, layers, transposes, memory or accuracy.",
+        ),
+    ] = None,
     undecided: Annotated[str, typer.Option(metavar="pass|fail", help="How an undecided run ends.")] = "fail",
     batch: TimedSizes = None,
     threads: Threads = None,
@@ -134,6 +148,9 @@ def regress(
     image_size: ImageSize = None,
     num_classes: NumClasses = None,
     input_shape: InputShape = None,
+    input: Inputs = None,
+    input_names: InputNames = None,
+    output_names: OutputNames = None,
     gpu: Gpu = None,
     out: Out = OUT,
     seed: Seed = 0,
@@ -225,6 +242,9 @@ def sensitivity(
     image_size: ImageSize = None,
     num_classes: NumClasses = None,
     input_shape: InputShape = None,
+    input: Inputs = None,
+    input_names: InputNames = None,
+    output_names: OutputNames = None,
     out: Out = OUT,
     seed: Seed = 0,
     disable_rule: DisableRule = None,

@@ -16,6 +16,7 @@ from rich.table import Table
 from mlpdeploy.evidence.words import int8_facts, launches_text, nearest
 from mlpdeploy.streams import aside
 from mlpdeploy.terminal import escape
+from mlpdeploy.text import megabytes
 
 SIMPLE: dict[str, Any] = {"box": None, "padding": (0, 2, 0, 0), "header_style": "bold"}
 PASSED, FAILED = "[green]passed[/]", "[red]failed[/]"
@@ -80,7 +81,7 @@ def print_build(console: Console, folder: str, manifest: Mapping[str, Any], cach
     for name, justify in (("  file", "left"), ("MB", "right")):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     for name, facts in manifest["files"].items():
-        table.add_row(f"  {escape(name)}", f"{facts['bytes'] / 1e6:.1f}")
+        table.add_row(f"  {escape(name)}", megabytes(facts["bytes"]))
     console.print(table)
     console.print(f"  in {escape(folder)}", highlight=False, soft_wrap=True)
 

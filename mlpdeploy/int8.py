@@ -185,12 +185,20 @@ def paid_off(compiled: Compiled, selection: Selection, stages: Stages) -> dict[s
     return found
 
 
-def _samples(source: Source, selection: Selection, stages: Stages) -> Samples:
-    from mlpdeploy.evidence.samples import read_samples
+def calibrated_on(selection: Selection) -> str:
+    """What the calibration of a selection reads. Raises InputError where that is nothing, or nothing that is there."""
+    from mlpdeploy.evidence.samples import require
 
     if selection.calibration is None:
         raise InputError(NEEDS_CALIBRATION)
-    given = selection.calibration
+    require(selection.calibration, "--calibration")
+    return selection.calibration
+
+
+def _samples(source: Source, selection: Selection, stages: Stages) -> Samples:
+    from mlpdeploy.evidence.samples import read_samples
+
+    given = calibrated_on(selection)
     samples = read_samples(given, "--calibration", source, selection.seed, selection.limit, stages)
     if (warning := samples.warning()) is not None:
         stages.say(f"warning: {warning}")

@@ -46,7 +46,7 @@ def cached(folder: Path, key: str | None, force: bool, stages: Stages) -> Artifa
 
 def check_same(artifact: Artifact, selection: Selection, source: Source | None) -> None:
     """Raises ArtifactError where the artifact was built from another selection or network, naming what differs."""
-    built, asked = artifact.manifest["selection"], selection.to_json()
+    built, asked = Selection.from_json(artifact.manifest["selection"]).to_json(), selection.to_json()
     # The same weights may lie elsewhere now; GPUs, builder level and plugins do not change what is computed.
     # What an INT8 engine was calibrated on is in the artifact.
     calibrated = {"calibration", "calibrator", "max_drop", "min_sqnr", "limit"}
@@ -91,6 +91,25 @@ def backend_of(artifact: Artifact) -> Backend:
     return found
 
 
+def built(selection: Selection, folder: Path) -> Artifact:
+    """The artifact of a selection at its folder. Raises ArtifactError where there is none, naming those that are."""
+    if not os.path.lexists(folder / store.MANIFEST) and (others := _artifacts(selection)):
+        listed = ", ".join(str(path) for path in others)
+        raise ArtifactError(f"there is no artifact at {folder}: run `mlpdeploy build` first; built are {listed}")
+    return store.open_artifact(folder)
+
+
+def replaced(selection: Selection, folder: Path) -> str | None:
+    """What a build is about to put another engine in the place of, in words; None where its selection is the same."""
+    try:
+        before = store.read_manifest(folder)["selection"]
+    except ArtifactError:
+        return None
+    asked = selection.to_json()
+    differ = [f"{name} {before.get(name)}" for name in sorted(asked) if asked[name] != before.get(name)]
+    return f"this replaces the engine at {folder}, built with {', '.join(differ)}" if differ else None
+
+
 def calibrated_before(selection: Selection, folder: Path) -> Artifact:
     """The INT8 artifact of a selection that says nothing of calibration: the one that is built.
 
@@ -107,12 +126,12 @@ def find_artifact(
     target: str, *, precision: str | None = None, backend: str | None = None, out: Path = OUT
 ) -> Artifact:
     """The artifact at a path, or the one of a network's name; where several fit, InputError lists them."""
-    if _is_path(target):
+    if is_path(target):
         return store.open_artifact(Path(target))
     return store.open_artifact(_only_artifact(Selection(target, out=out), precision, backend))
 
 
-def _is_path(target: str) -> bool:
+def is_path(target: str) -> bool:
     """Whether a target is a file or folder, rather than the name of a network."""
     path = Path(target)
     if os.path.isfile(path) or os.path.lexists(path / store.MANIFEST) or len(path.parts) > 1:
@@ -126,10 +145,19 @@ def _is_path(target: str) -> bool:
 
 def _only_artifact(selection: Selection, precision: str | None, backend: str | None) -> Path:
     """The one artifact of a network that fits. Raises ArtifactError where there is none, InputError where several."""
-    root = selection.out / selection.folder_name
-    found = sorted(path.parent for path in root.glob(f"{precision or '*'}/{backend or '*'}/{store.MANIFEST}"))
+    if precision is not None:
+        selection = replace(selection, precision=precision)
+    if backend is not None and backend not in backends():
+        raise InputError(f"backend {backend!r} is not known: choose one of {', '.join(backends())}")
+    found = _artifacts(selection, precision or "*", backend or "*")
     if not found:
+        root = selection.out / selection.folder_name
         raise ArtifactError(f"nothing of {selection.name} is built below {root}: run `mlpdeploy build` first")
     if len(found) > 1:
         raise InputError(f"{selection.name} has {len(found)} artifacts, give one: {', '.join(map(str, found))}")
     return found[0]
+
+
+def _artifacts(selection: Selection, precision: str = "*", backend: str = "*") -> list[Path]:
+    root = selection.out / selection.folder_name
+    return sorted(path.parent for path in root.glob(f"{precision}/{backend}/{store.MANIFEST}"))

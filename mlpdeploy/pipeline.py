@@ -23,12 +23,12 @@ from typing import TYPE_CHECKING, Any
 from mlpdeploy import documents, store, trust
 from mlpdeploy.engine.backend import Batch, BuildRequest, pick
 from mlpdeploy.errors import InputError
-from mlpdeploy.int8 import Int8, calibration, measure_sites, paid_off
-from mlpdeploy.lookup import cached, check_same, check_traced, find_artifact, key_of
+from mlpdeploy.int8 import Int8, calibrated_on, calibration, measure_sites, paid_off
+from mlpdeploy.lookup import built, cached, check_same, check_traced, find_artifact, key_of, replaced
 from mlpdeploy.progress import Listener, Stages
 from mlpdeploy.recipe import recipes
 from mlpdeploy.results import require_room
-from mlpdeploy.selection import NEEDS_CALIBRATION, OUT, Selection
+from mlpdeploy.selection import OUT, Selection, parse_input
 from mlpdeploy.source import Source, source_of
 from mlpdeploy.store import Artifact
 
@@ -73,8 +73,8 @@ def build(
 
     stages = Stages(progress)
     int8 = selection.precision == "int8"
-    if int8 and selection.calibration is None:
-        raise InputError(NEEDS_CALIBRATION)
+    if int8:
+        calibrated_on(selection)
     backend = pick(selection.backend, selection.precision, selection.gpus, selection.plugin)
     selection = selection.with_backend(backend.name)
     folder = store.folder_of(selection, backend.name)
@@ -92,6 +92,8 @@ def build(
             return found
         if refused is not None:
             raise refused
+        if (line := replaced(selection, folder)) is not None:
+            stages.say(line)
         notes = check(source, traced, selection, stages)
         calibrated = partial(calibration, source=source, selection=selection, stages=stages) if int8 else None
         compiled = compile_network(traced, selection, stages, calibrated, backend.beside_int8)
@@ -134,6 +136,10 @@ def verify(
     where it was opened before: then this very one is meant. `trusted` says that its engine may run although somebody
     else built it (see `trust`). Raises ArtifactError where nothing of that selection is built.
     """
+    if isinstance(data, str):
+        from mlpdeploy.evidence.samples import read_samples, require
+
+        require(data, "--data")
     stages = Stages(progress)
     backend = pick(selection.backend, selection.precision, selection.gpus)
     selection = selection.with_backend(backend.name)
@@ -142,19 +148,17 @@ def verify(
         with stages("open"):
             if artifact is not None:
                 store.require_same(artifact)
-            artifact = store.open_artifact(folder)
+            artifact = built(selection, folder)
             check_same(artifact, selection, source)
             if backend.executable() is None:
                 trust.require(artifact, backend, trusted)
         stages.say(f"{folder}, built {artifact.manifest['created']}")
         # The engine was built for images that are prepared as they were then; the rows may be said to be so now.
-        built = Selection.from_json(artifact.manifest["selection"])
-        source = (source or load(selection, stages)).with_images(built)
+        before = Selection.from_json(artifact.manifest["selection"])
+        source = (source or load(selection, stages)).with_images(before)
         traced = trace_network(source, stages)
         check_traced(artifact, traced)
         if isinstance(data, str):
-            from mlpdeploy.evidence.samples import read_samples
-
             shown = source.with_images(selection).with_outputs(traced.outputs)
             data = read_samples(data, "--data", shown, selection.seed, selection.limit, stages)
         int8 = Int8.load(artifact.folder) if selection.precision == "int8" else None
@@ -206,8 +210,7 @@ def sensitivity(selection: Selection, *, progress: Listener | None = None) -> tu
     from mlpdeploy.evidence.charts import standalone
     from mlpdeploy.evidence.charts_int8 import noise
 
-    if selection.calibration is None:
-        raise InputError(NEEDS_CALIBRATION)
+    calibrated_on(selection)
     stages = Stages(progress)
     selection = selection.with_backend(pick(selection.backend, selection.precision).name)
     source = load(selection, stages).with_images(selection)
@@ -268,7 +271,8 @@ def load(selection: Selection, stages: Stages) -> Source:
             num_classes=selection.num_classes,
             pretrained=selection.pretrained,
             input_shape=selection.input_shape,
-        )
+            inputs=tuple(map(parse_input, selection.inputs)),
+        ).called(selection.input_names, selection.output_names)
     for note in found.notes:
         stages.say(note)
     return found
@@ -294,7 +298,7 @@ def trace_network(source: Source, stages: Stages, batch: Batch | None = None) ->
         from mlpdeploy.graph.trace import trace
 
         sizes = () if batch is None else (*range(batch.min, min(batch.max, MOST_SIZES)), *batch.sizes())
-        return trace(source.network, source.specs(), sizes)
+        return trace(source.network, source.specs(), sizes, source.output_names)
 
 
 def compile_network(

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mlpdeploy import documents, files, schema, store
+from mlpdeploy import documents, results, schema, store
 from mlpdeploy.errors import ArtifactError, InputError
 from mlpdeploy.store import Artifact
 
@@ -35,10 +35,9 @@ def report(artifact: Artifact, *, html: Path | None = None, markdown: Path | Non
         lines = [asdict(verdict) for verdict in verdicts(artifact.manifest, *_evidence(artifact))]
     for path, text in texts.items():
         try:
-            files.write(path, text)
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise InputError(f"{path} cannot be written ({reason}): pass --html FILE or --markdown FILE") from error
+            results.write(path, text)
+        except InputError as error:
+            raise InputError(f"{error}: pass --html FILE or --markdown FILE") from error
     return {"folder": str(artifact.folder), "files": [str(path) for path in texts], "verdicts": lines}
 
 

@@ -19,3 +19,9 @@ def clean(text: str) -> str:
 def plain(value: object) -> str:
     """A value as clean text in one line."""
     return clean("".join(" " if character.isspace() else character for character in str(value)))
+
+
+def megabytes(size: float) -> str:
+    """Bytes as megabytes: one digit behind the point, or what shows two digits of less than 0.1."""
+    behind = 1 if size >= 100_000 or size == 0 else min(6, 8 - len(str(round(size))))
+    return f"{size / 1e6:.{behind}f}"

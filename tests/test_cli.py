@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,11 +11,13 @@ from typing import Any
 
 import pytest
 
+import mlpdeploy
 from mlpdeploy import cli as command_line
 from mlpdeploy import pipeline
 from mlpdeploy.errors import ArtifactError, BuildError, GateFailed, InputError, MachineLacks, MlpdeployError
 from mlpdeploy.recipe import recipes
 from mlpdeploy.selection import Selection, parse_batch, parse_shape
+from mlpdeploy.text import megabytes
 from tests.conftest import REPOSITORY, Cli
 
 NETS = """
@@ -109,7 +112,22 @@ BAD: dict[str, tuple[list[str], str]] = {
     "negative batch": (["build", "vip_s", "--batch=-1"], "MIN:OPT:MAX"),
     "image size 0": (["build", "vip_s", "--image-size", "0"], "at least 1"),
     "classes 0": (["build", "vip_s", "--num-classes", "0"], "at least 1"),
-    "negative seed": (["build", "vip_s", "--seed=-1"], "at least 0"),
+    "negative seed": (["build", "vip_s", "--seed=-1"], "seed -1: give a whole number from 0 to"),
+    "seed beyond 63 bits": (["build", "vip_s", "--seed", "9" * 40], "give a whole number from 0 to"),
+    "digits of another script": (["build", "vip_s", "--batch", "\uff19"], "MIN:OPT:MAX"),
+    "shape in digits of another script": (["build", "a:b", "--input-shape", "3,1\u0666"], "such as 3,224,224"),
+    "a name that no folder can have": (["build", f"{'a' * 300}:b"], "no folder can be called so"),
+    "calibration that is not there": (
+        ["build", "vip_s", "--precision", "int8", "--backend", "openvino", "--calibration", "none"],
+        "--calibration none: there is no such file; give a folder of images",
+    ),
+    "data that is not there": (["verify", "vip_s", "--data", "none.npz"], "--data none.npz: there is no such file"),
+    "data to regress on": (["regress", "vip_s", "--baseline", "x", "--data", "none"], "there is no such file"),
+    "no time": (["regress", "vip_s", "--baseline", "x", "--time", "nan"], "give seconds above 0"),
+    "endless time": (
+        ["bench", "vip_s", "--precision", "fp32", "--backend", "openvino", "--time", "inf"],
+        "give seconds above 0",
+    ),
     "seed of words": (["build", "vip_s", "--seed", "x"], "'--seed'"),
     "GPU": (["build", "vip_s", "--gpu", "sm86,rtx"], "'rtx'"),
     "level": (["build", "vip_s", "--level", "9"], "0 to 5"),
@@ -119,7 +137,18 @@ BAD: dict[str, tuple[list[str], str]] = {
     "both weights": (["build", "mixer_b16", "--checkpoint", "x", "--pretrained"], "exclude each other"),
     "nothing built": (["verify", "vip_s"], "mlpdeploy build"),
     "nothing to inspect": (["inspect", "vip_s"], "mlpdeploy build"),
+    "input of no shape": (["build", "a:b", "--input", "ids"], "give NAME:SHAPE[:DTYPE[:LOW..HIGH]]"),
+    "input of another dtype": (["build", "a:b", "--input", "x:3:float8"], "give NAME:SHAPE[:DTYPE[:LOW..HIGH]]"),
+    "ids without a range": (["build", "a:b", "--input", "ids:16:int64"], "say which whole numbers it may hold"),
+    "a range of nothing": (["build", "a:b", "--input", "ids:16:int64:3..1"], "3..1 holds nothing"),
+    "two inputs of one name": (["build", "a:b", "--input", "x:3", "--input", "x:4"], "'x' stands there twice"),
+    "inputs of a recipe": (["build", "vip_s", "--input", "x:3,8,8"], "--input-names renames them"),
+    "inputs and a shape": (["build", "a:b", "--input", "x:3", "--input-shape", "3"], "drop --input-shape"),
+    "one name for both": (["build", "a:b", "--input-names", "x", "--output-names", "x"], "a name of its own"),
+    "a name with a slash": (["build", "a:b", "--output-names", "a/b"], "give letters, digits, and . _ -"),
     "inspect unknown": (["inspect", "vip_t"], "did you mean"),
+    "inspect a path as precision": (["inspect", "vip_s", "--precision", "/etc"], "choose one of fp32, tf32"),
+    "inspect a path as backend": (["inspect", "vip_s", "--backend", "../.."], "choose one of tensorrt"),
 }
 
 
@@ -174,10 +203,29 @@ def test_debug_shows_where(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
         command_line.main(["doctor", "--debug"] if way == "option" else ["doctor"])
 
 
-def test_no_arguments_show_the_help(capsys: pytest.CaptureFixture[str]) -> None:
-    assert in_process() == 2
+@pytest.mark.parametrize(("arguments", "said"), [([], "Usage: mlpdeploy"), (["--version"], mlpdeploy.__version__)])
+def test_help_and_version(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert in_process(*arguments) == 0
     printed = capsys.readouterr()
-    assert "Usage: mlpdeploy" in printed.out + printed.err and "error" not in printed.err
+    assert said in printed.out and printed.err == ""
+
+
+def test_a_shell_completes_commands_recipes_and_precisions() -> None:
+    typed = {"mlpdeploy ver": "verify", "mlpdeploy build vip_": "vip_s14", "mlpdeploy build x --precision f": "fp16"}
+    for words, offered in typed.items():
+        asked = {"_MLPDEPLOY_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+        command = [sys.executable, "-m", "mlpdeploy"]
+        path = os.environ | {"PYTHONPATH": str(REPOSITORY)} | asked
+        found = subprocess.run(command, env=path, capture_output=True, text=True, timeout=60, check=False)
+        assert (found.returncode, found.stderr) == (0, "") and offered in found.stdout.split()
+
+
+@pytest.mark.parametrize(
+    ("size", "shown"),
+    [(0, "0.0"), (5, "0.000005"), (1_000, "0.0010"), (6_936, "0.0069"), (99_999, "0.100"), (123_456, "0.1")],
+)
+def test_small_files_show_two_digits(size: int, shown: str) -> None:
+    assert megabytes(size) == shown
 
 
 @pytest.mark.parametrize(("text", "sizes"), [("8", (8,)), ("1:8:32", (1, 8, 32)), ("2:2:4", (2, 4))])

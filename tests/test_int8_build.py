@@ -137,7 +137,7 @@ def test_what_is_no_data_at_all(tmp_path: Path) -> None:
     [
         (["build", NAME, "--precision", "int8"], "INT8 needs --calibration"),
         (["build", NAME, "--precision", "fp16", "--calibration", "digits"], "--calibration is for --precision int8"),
-        (["build", NAME, "--precision", "int8", "--calibration", "nowhere/"], "cannot be read"),
+        (["build", NAME, "--precision", "int8", "--calibration", "nowhere/"], "there is no such file"),
         (["build", NAME, "--precision", "int8", "--calibration", "random", "--calibrator", "median"], "calibrator"),
         (["build", NAME, "--precision", "int8", "--calibration", "random", "--max-drop", "-1"], "from 0 to 100"),
         (["build", NAME, "--precision", "int8", "--calibration", "random", "--max-drop", "1", "--min-sqnr", "9"],

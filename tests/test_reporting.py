@@ -126,8 +126,17 @@ def test_no_artifact_is_one_line(folder: Path, capsys: pytest.CaptureFixture[str
     }.items():
         assert in_process("report", target) == 2
         assert message in capsys.readouterr().err
-    assert in_process("report", str(folder), "--html", "no/such/folder/page.html") == 2
-    assert "no/such/folder/page.html cannot be written" in capsys.readouterr().err
+    for path, message in {
+        "": ".: cannot be written",
+        "/proc/none/page.html": "/proc/none/page.html: cannot be",
+    }.items():
+        assert in_process("report", str(folder), "--html", path) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_a_report_may_go_into_a_folder_that_is_not_there_yet(folder: Path, tmp_path: Path) -> None:
+    assert in_process("report", str(folder), "--markdown", str(tmp_path / "deep" / "er" / "page.md")) == 0
+    assert (tmp_path / "deep" / "er" / "page.md").read_text().startswith("# ")
 
 
 def speed(*ratios: tuple[int, str, float]) -> tuple[str, str]:

@@ -147,7 +147,7 @@ def read_image(file: Path, preprocess: Preprocess) -> np.ndarray:
             with Image.open(file) as image:
                 pixels = image.convert("RGB" if len(preprocess.mean) == 3 else "L")
     # Pillow's decoders report damage as any of these.
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, EOFError, MemoryError, Image.DecompressionBombError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{file} is not a readable image: {reason}") from error
     return transform(pixels, preprocess)

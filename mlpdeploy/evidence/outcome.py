@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 from mlpdeploy.evidence.gate import PASSED, REGRESSED, UNDECIDED
 from mlpdeploy.evidence.markdown import items, table, text
 from mlpdeploy.evidence.regress import ACCEPTED, ACCURACY, NOT_MEASURED
-from mlpdeploy.text import plain
+from mlpdeploy.text import megabytes, plain
 
 MARKS = {PASSED: "✅", REGRESSED: "❌", UNDECIDED: "⚠️", ACCEPTED: "☑️", NOT_MEASURED: "⏭️"}
 
@@ -106,7 +106,7 @@ def numbers(gate: Mapping[str, Any]) -> tuple[str, str, str, str, str]:
 def amount(value: float, unit: str) -> str:
     """A number as people write it: 12.3 ms, 66.4 MB, 205."""
     if unit == "bytes":
-        return f"{value / 1e6:.1f} MB"
+        return f"{megabytes(value)} MB"
     if unit == "ms":
         return f"{value:.3g} ms" if value < 100 else f"{value:.0f} ms"
     if unit == "s":

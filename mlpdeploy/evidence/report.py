@@ -21,6 +21,7 @@ from mlpdeploy.evidence.words import (
     nearest,
 )
 from mlpdeploy.recipe import GIVEN, kind
+from mlpdeploy.text import megabytes
 
 REFUSALS = 10
 """Refusals that are listed for each rule; the manifest has all."""
@@ -241,7 +242,7 @@ def _top1(stage: Mapping[str, Any]) -> str:
 def _files(files: Mapping[str, Mapping[str, Any]]) -> str:
     if not files:
         return ""
-    rows = [[code(name), f"{facts['bytes'] / 1e6:.1f}", code(facts["sha256"][:16])] for name, facts in files.items()]
+    rows = [[code(name), megabytes(facts["bytes"]), code(facts["sha256"][:16])] for name, facts in files.items()]
     return "## Files\n\n" + table(["file", "MB:", "SHA-256 begins"], rows)
 
 

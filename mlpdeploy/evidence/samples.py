@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
+import os
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -93,6 +95,17 @@ def read_samples(given: str, option: str, source: Source, seed: int, limit: int 
     return samples
 
 
+def require(given: str, option: str) -> None:
+    """Raise InputError, or MachineLacks, where `load_samples` could not even begin: before a network is loaded."""
+    path = Path(given)
+    if given == DIGITS and importlib.util.find_spec("sklearn") is None:
+        raise MachineLacks(f"{option} digits needs scikit-learn: pip install scikit-learn")
+    if given in (DIGITS, RANDOM) or path.is_dir() or (path.suffix == ".npz" and path.is_file()):
+        return
+    what = "give a folder of images, an .npz file, digits (scikit-learn's) or random"
+    raise InputError(f"{option} {given}: {'' if os.path.lexists(path) else 'there is no such file; '}{what}")
+
+
 def load_samples(
     given: str, option: str, recipe: Recipe, specs: Sequence[TensorSpec], seed: int, limit: int | None = None
 ) -> Samples:
@@ -101,13 +114,14 @@ def load_samples(
     `limit` of them, spread evenly, where there are more (None: LIMIT). Raises InputError, one line, where nothing there
     can be used, and MachineLacks without scikit-learn for its digits.
     """
+    require(given, option)
     path, most = Path(given), limit or LIMIT
     if given == RANDOM:
         rng = np.random.default_rng(seed)
         drawn = {spec.name: spec.draw(limit or FEW, rng) for spec in specs}
         return Samples(drawn, None, f"random noise from seed {seed}", random=True, unlabelled="noise has none")
     if given == DIGITS:
-        return _digits(option, recipe, specs, most)
+        return _digits(recipe, specs, most)
     if path.is_dir():
         preprocess = Preprocess.of(recipe)
         images = load_folder(path, preprocess, limit=most, num_classes=recipe.num_classes)
@@ -117,16 +131,12 @@ def load_samples(
             {specs[0].name: images.arrays}, images.labels, text, skipped=images.skipped, unlabelled=images.unlabelled,
             prepared=str(preprocess), found=images.found,
         )  # fmt: skip
-    if path.suffix == ".npz":
-        return _npz(path, specs, most)
-    raise InputError(f"{option} {given}: give a folder of images, an .npz file, {DIGITS} (scikit-learn's) or {RANDOM}")
+    return _npz(path, specs, most)
 
 
-def _digits(option: str, recipe: Recipe, specs: Sequence[TensorSpec], limit: int) -> Samples:
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise MachineLacks(f"{option} digits needs scikit-learn: pip install scikit-learn") from error
+def _digits(recipe: Recipe, specs: Sequence[TensorSpec], limit: int) -> Samples:
+    from sklearn.datasets import load_digits
+
     if len(specs) != 1 or len(specs[0].shape) != 3 or specs[0].shape[0] not in (1, 3):
         raise InputError(f"{recipe.name} takes no grey or RGB images, so no digits: give an .npz file")
     data = load_digits()

@@ -92,6 +92,24 @@ def test_broken_images_are_named_and_skipped(tmp_path: Path) -> None:
     assert found.found == 5
 
 
+def test_an_image_that_no_memory_holds_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture(20, 20).save(tmp_path / "good.png")
+    picture(20, 30).save(tmp_path / "huge.png")
+    convert = Image.Image.convert
+
+    def fail(image: Image.Image, mode: str) -> Image.Image:
+        if 30 in image.size:
+            raise MemoryError
+        return convert(image, mode)
+
+    monkeypatch.setattr(Image.Image, "convert", fail)
+    found = load_folder(tmp_path, SMALL)
+    assert [file.name for file in found.files] == ["good.png"]
+    assert [(skip.file.name, skip.reason) for skip in found.skipped] == [
+        ("huge.png", "is not a readable image: MemoryError")
+    ]
+
+
 def test_a_decompression_bomb_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     picture(100, 100).save(tmp_path / "bomb.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)

@@ -25,7 +25,7 @@ from mlpdeploy.evidence.words import (
     int8_facts,
     launches_text,
 )
-from mlpdeploy.text import clean
+from mlpdeploy.text import clean, megabytes
 
 Document = Mapping[str, Any]
 
@@ -55,7 +55,7 @@ def page(
         lstrip_blocks=True,
     )
     environment.filters |= {"error": _error, "ms": _ms, "count": _count, "when": _when, "breakable": _breakable}
-    environment.filters["launches"] = launches_text
+    environment.filters |= {"launches": launches_text, "megabytes": megabytes}
     seen = block(outlines) if outlines else None
     values: dict[str, Any] = dict(
         m=manifest,
