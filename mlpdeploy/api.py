@@ -61,6 +61,7 @@ class Engine:
         self.folder = artifact.folder
         self.manifest: dict[str, Any] = artifact.manifest
         self.cached = artifact.cached
+        self._temporary = False
         self._artifact, self._source, self._trusted = artifact, source, trusted
         self._held = Held(
             artifact.manifest["backend"], artifact.engine, artifact.manifest["facts"],
@@ -125,6 +126,7 @@ class Engine:
         crop: float | None = None,
         resize: str | None = None,
         limit: int | None = None,
+        quick: bool = False,
         progress: Listener | None = None,
     ) -> Verification:
         """Climb the ladder of `mlpdeploy verify`; the findings are kept beside the engine too.
@@ -132,8 +134,9 @@ class Engine:
         `data` are real inputs (arrays or tensors like the example, an .npz file, or a folder of images), on which the
         agreement of the top-1 class is gated; `labels` (n,) give accuracies as well. How the images of a folder are
         prepared is known of a recipe's network and where `compile` was told; else `mean` and `std` say it, and `crop`
-        and `resize`, as `mlpdeploy verify` has them. `limit` rows of it are used. An engine that was compiled from a
-        network in Python and then loaded needs that `network` again: an artifact does not hold it.
+        and `resize`, as `mlpdeploy verify` has them. `limit` rows of it are used. `quick` leaves out the largest batch.
+        An engine that was compiled from a network in Python and then loaded needs that `network` again: an artifact
+        does not hold it.
 
         Raises InputError where the network is missing, or `data` does not fit it, and ArtifactError where the engine
         was built from a network with other weights.
@@ -144,8 +147,9 @@ class Engine:
         )  # fmt: skip
         source, samples = self._network(network), self._samples(data, labels)
         return pipeline.verify(
-            selection, source=source, artifact=self._artifact, data=samples, trusted=self._trusted, progress=progress
-        )
+            selection, source=source, artifact=self._artifact, data=samples, quick=quick, trusted=self._trusted,
+            progress=progress,
+        )  # fmt: skip
 
     def bench(self, network: nn.Module | None = None, **options: Any) -> Any:
         """Time it beside its baselines, as `mlpdeploy bench` does; the result is kept beside the engine too.
@@ -164,9 +168,12 @@ class Engine:
         """Write the page and the Markdown that `mlpdeploy report` writes; the files that were written.
 
         `html` and `markdown` say where, each on its own; without both, report.html and report.md lie in `folder`.
+        Raises InputError without both where that is a temporary folder.
         """
         from mlpdeploy import reporting
 
+        if self._temporary and html is None and markdown is None:
+            raise InputError("this engine's folder goes with it: say html='report.html', or save the engine first")
         store.require_same(self._artifact)
         where = {"html": html, "markdown": markdown}
         found = reporting.report(self._artifact, **{key: Path(path) for key, path in where.items() if path is not None})
@@ -282,6 +289,7 @@ def compile(
             shutil.rmtree(folder, ignore_errors=True)
         raise
     if out is None:
+        engine._temporary = True
         weakref.finalize(engine, _remove, folder, os.getpid())
     return engine
 

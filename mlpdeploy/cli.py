@@ -132,12 +132,15 @@ def build(
     resize: Resize = None,
     limit: Limit = None,
     force: Annotated[bool, typer.Option("--force", help="Build even if it is built already.")] = False,
+    worth: Annotated[
+        bool, typer.Option(help="INT8: time it beside FP16 and FP32 on the engines that run here.")
+    ] = True,
     as_json: Json = False,
 ) -> None:
     """Build an engine, with its ONNX file, manifest and report; the same build again is found, not built."""
     selection = selected(locals())
     with Live(Terminal(stderr=True)).shown() as live:
-        artifact = pipeline.build(selection, force=force, progress=live)
+        artifact = pipeline.build(selection, force=force, worth=worth, progress=live)
     if as_json:
         print_json({"cached": artifact.cached, "folder": str(artifact.folder), "manifest": artifact.manifest})
     else:
@@ -171,13 +174,16 @@ def verify(
     crop: Crop = None,
     resize: Resize = None,
     limit: Limit = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Leave out the largest batch.")] = False,
     trust: Trust = False,
     as_json: Json = False,
 ) -> None:
     """Prove that a built engine computes what the network computes; give the options that it was built with."""
     selection, artifact = opened(locals(), trust)
     with Live(Terminal(stderr=True)).shown() as live:
-        verification = pipeline.verify(selection, artifact=artifact, data=data, trusted=trust, progress=live)
+        verification = pipeline.verify(
+            selection, artifact=artifact, data=data, quick=quick, trusted=trust, progress=live
+        )
     document = verification.to_json() | {"name": selection.name, "weights": selection.weights()}
     if as_json:
         print_json(document)

@@ -61,10 +61,17 @@ class Compiled:
 
 
 def build(
-    selection: Selection, *, source: Source | None = None, force: bool = False, progress: Listener | None = None
+    selection: Selection,
+    *,
+    source: Source | None = None,
+    force: bool = False,
+    worth: bool = True,
+    progress: Listener | None = None,
 ) -> Artifact:
     """Build the engine of a selection, or find that it is built already (`Artifact.cached`); `force` builds anyway.
 
+    With `worth`, an INT8 build ends with how fast the same network is in INT8, FP16 and FP32 on the engines that run
+    here.
     `source` is the network itself where it is in hand; without it the selection's name finds it. Raises InputError (and
     its kinds), BuildError or MachineLacks; an artifact that was there before is then untouched.
     """
@@ -115,7 +122,7 @@ def build(
                 built = backend.build(emitted, request, draft.folder, stages)
                 if compiled.int8 is not None:
                     compiled.int8.save(draft.folder, selection.name)
-            paid = None if compiled.int8 is None else paid_off(compiled, selection, stages)
+            paid = None if compiled.int8 is None or not worth else paid_off(compiled, selection, stages)
             facts = manifest.describe(selection, backend, source, compiled, built, key, stages.seconds, notes, paid)
             return draft.commit(facts, report)
 
@@ -126,15 +133,17 @@ def verify(
     source: Source | None = None,
     artifact: Artifact | None = None,
     data: str | Samples | None = None,
+    quick: bool = False,
     trusted: bool = False,
     progress: Listener | None = None,
 ) -> Verification:
     """Prove that the built engine of a selection computes what its network computes (`Verification.passed`).
 
     Climbs the ladder of `evidence.verify`, on random inputs or on `data` (what `--data` names, or arrays), and writes
-    verification.json beside the engine. `source` is the network itself where it is in hand; `artifact` is the engine
-    where it was opened before: then this very one is meant. `trusted` says that its engine may run although somebody
-    else built it (see `trust`). Raises ArtifactError where nothing of that selection is built.
+    verification.json beside the engine; with `quick` not at the largest batch. `source` is the network itself where it
+    is in hand; `artifact` is the engine where it was opened before: then this very one is meant. `trusted` says that
+    its engine may run although somebody else built it (see `trust`). Raises ArtifactError where nothing of that
+    selection is built.
     """
     if isinstance(data, str):
         from mlpdeploy.evidence.samples import read_samples, require
@@ -180,7 +189,7 @@ def verify(
                 documents.read_model(artifact.model),
                 engine,
                 reason,
-                selection.profile,
+                replace(selection.profile, max=selection.profile.opt) if quick else selection.profile,
                 budgets[selection.precision],
                 None if data is None else data.arrays,
                 selection.seed,
@@ -193,6 +202,9 @@ def verify(
                 traced=compiled.traced,
             )
             verification = replace(verification, data=() if data is None else tuple(data.used()))
+            if (largest := selection.profile.max) not in verification.sizes:
+                untried = f"batch {largest} was not tried: without --quick it is"
+                verification = replace(verification, notes=(*verification.notes, untried))
         document = manifest.verified(artifact.manifest, verification)
         try:
             store.attach(artifact, store.VERIFICATION, json.dumps(document, indent=2, allow_nan=False) + "\n")

@@ -132,6 +132,21 @@ def test_int8_without_usable_rows(calibration: Any, labels: Any, message: str, t
         )  # fmt: skip
 
 
+def test_a_report_of_an_engine_in_a_temporary_folder_needs_a_place(tmp_path: Path) -> None:
+    engine = mlpdeploy.compile(Net(), images(1), precision="fp32", backend="onnxruntime", batch=1)
+    with pytest.raises(InputError, match="this engine's folder goes with it"):
+        engine.report()
+    (page,) = engine.report(markdown=tmp_path / "page.md")
+    assert page.exists()
+    assert len(mlpdeploy.load(engine.save(tmp_path / "kept")).report()) == 2
+
+
+def test_what_is_found_prints_as_one_line(engine: Engine) -> None:
+    found = engine.bench(against=["eager"], sizes=[1], seconds=0.1, threads=1)
+    assert re.fullmatch(r"<Bench of .*, batch 1: .* ms, eager .* ms>", repr(found)) and len(repr(found)) < 200
+    assert re.fullmatch(r"<Verification in \w+ at batch [\d, ]+: passed.*>", repr(engine.verify()))
+
+
 def test_saved_and_loaded_elsewhere(engine: Engine, tmp_path: Path) -> None:
     folder = engine.save(tmp_path / "mine")
     loaded = mlpdeploy.load(folder)

@@ -51,6 +51,13 @@ def test_verify_takes_a_path_and_needs_no_option_of_the_build(home: Path, said: 
     assert "seed 7" in document["weights"]
 
 
+def test_a_quick_verification_leaves_out_the_largest_batch_and_says_so(home: Path, said: Said) -> None:
+    document = json.loads(said("verify", home, "--quick", "--json")[0])
+    assert document["passed"] and document["sizes"] == [1, 2]
+    assert "batch 3 was not tried: without --quick it is" in document["notes"]
+    assert not any("not tried" in note for note in json.loads(said("verify", home, "--json")[0])["notes"])
+
+
 def test_bench_takes_a_path(home: Path, said: Said) -> None:
     document = json.loads(said("bench", home, "--against", "eager", "--time", "0.1", "--threads", "1", "--json")[0])
     assert document["network"]["name"] == "path_nets:Net" and [one["batch"] for one in document["measurements"]] == [
@@ -96,3 +103,11 @@ def test_a_build_says_what_it_replaces(home: Path, said: Said) -> None:
     assert "built with batch 4:4:4" in progress
     _, progress = said("build", *BUILT, "--batch", "1:2:3", "--seed", "7", "--force")
     assert "this replaces" not in progress
+
+
+@pytest.mark.parametrize("worth", [True, False])
+def test_what_int8_is_worth_is_measured_unless_nobody_asks(home: Path, said: Said, worth: bool) -> None:
+    options = ("--calibration", "random", "--batch", "2", "--force", "--worth" if worth else "--no-worth")
+    out, progress = said("build", *BUILT[:-1], "int8", *options, "--json")
+    assert (json.loads(out)["manifest"]["int8"]["worth"] is not None) == worth
+    assert ("worth it?" in progress) == worth

@@ -209,6 +209,13 @@ class Bench:
     credit: tuple[Credit, ...] | None
     left_out: dict[str, str]
 
+    def __repr__(self) -> str:
+        sizes = (
+            f"batch {one.batch}: " + ", ".join(f"{each.name} {each.median_ms:.3g} ms" for each in one.contenders)
+            for one in self.measurements
+        )
+        return f"<Bench of {self.network['name']}, {'; '.join(sizes)}>"
+
     def to_json(self) -> dict[str, Any]:
         """The whole document as JSON values, its kind and schema first."""
         return {

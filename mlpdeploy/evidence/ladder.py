@@ -163,6 +163,10 @@ class Verification:
     notes: tuple[str, ...]
     data: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        sizes = ", ".join(map(str, self.sizes))
+        return f"<Verification in {self.precision} at batch {sizes}: {self.verdict()}>"
+
     @property
     def passed(self) -> bool:
         """Whether no stage failed; a stage that was not executed is not a failure."""

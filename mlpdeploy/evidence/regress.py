@@ -95,6 +95,10 @@ class Regress:
     measurements: tuple[Latency, ...]
     undecided: str
 
+    def __repr__(self) -> str:
+        gates = ", ".join(f"{gate.label} {gate.verdict}" for gate in self.gates)
+        return f"<Regress of {self.network['name']}, {self.verdict}: {gates}>"
+
     @property
     def verdict(self) -> str:
         """The worst of its gates: regressed, undecided or passed."""
