@@ -32,7 +32,7 @@ import torch
 
 from benchmarks import common
 from mlpdeploy import gating, pipeline
-from mlpdeploy.engine.backend import Batch, backends
+from mlpdeploy.engine.backend import Batch, BuildRequest, backends
 from mlpdeploy.evidence import contenders, gate, machine, pairs, timing
 from mlpdeploy.graph.trace import trace
 from mlpdeploy.selection import Selection
@@ -154,7 +154,8 @@ def measure(name: str, backend: str, count: int, seconds: float, seed: int) -> d
     emitted, _ = common.ours(trace(network, specs), "fp32")
     with tempfile.TemporaryDirectory() as folder:
         silent = common.Silent()
-        built = contenders.build(backends()[backend], emitted, "fp32", Batch(1, 1, 4), Path(folder) / "x", silent).on(1)
+        request = BuildRequest("fp32", Batch(1, 1, 4))
+        built = contenders.build(backends()[backend], emitted, request, Path(folder) / "x", silent).on(1)
         sides = [contenders.engine(side, "engine", "", built, specs) for side in ("baseline", "candidate")]
         before = machine.conditions()
         same = record(sides[0], sides[1], count, seconds, seed)

@@ -173,7 +173,8 @@ class Session:
 
         emitted = replace(emitted, model=self.backend.prepare(emitted.model))
         folder = self.folder / name
-        built = contenders.build(self.backend, emitted, self.precision, self.selection.profile, folder, self.stages)
+        request = replace(self.selection.request, precision=self.precision)
+        built = contenders.build(self.backend, emitted, request, folder, self.stages)
         onnx.save(emitted.model, folder / store.MODEL)
         return built.on(self.threads)
 

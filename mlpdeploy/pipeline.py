@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlpdeploy import documents, store, trust
-from mlpdeploy.engine.backend import Batch, BuildRequest, pick
+from mlpdeploy.engine.backend import Batch, pick
 from mlpdeploy.errors import InputError
 from mlpdeploy.int8 import Int8, calibrated_on, calibration, measure_sites, paid_off
 from mlpdeploy.lookup import built, cached, check_same, check_traced, find_artifact, key_of, replaced
@@ -116,10 +116,7 @@ def build(
                 onnx.save(emitted.model, draft.folder / store.MODEL)
                 outlines = manifest.outlines(compiled)
                 (draft.folder / store.GRAPH).write_text(json.dumps(outlines), encoding="utf-8")
-                request = BuildRequest(
-                    selection.precision, selection.profile, selection.gpus, selection.level, plugin=selection.plugin
-                )
-                built = backend.build(emitted, request, draft.folder, stages)
+                built = backend.build(emitted, selection.request, draft.folder, stages)
                 if compiled.int8 is not None:
                     compiled.int8.save(draft.folder, selection.name)
             paid = None if compiled.int8 is None or not worth else paid_off(compiled, selection, stages)

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mlpdeploy.engine.backend import Batch
+from mlpdeploy.engine.backend import Batch, BuildRequest
 from mlpdeploy.errors import InputError
 from mlpdeploy.graph import rules
 from mlpdeploy.recipe import Input, canonical, kind
@@ -116,6 +116,11 @@ class Selection:
     def profile(self) -> Batch:
         """The batch sizes as numbers."""
         return parse_batch(self.batch)
+
+    @property
+    def request(self) -> BuildRequest:
+        """What a backend is asked to build."""
+        return BuildRequest(self.precision, self.profile, self.gpus, self.level, plugin=self.plugin)
 
     @property
     def folder_name(self) -> str:

@@ -6,11 +6,14 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mlpdeploy import cli as command_line
 from mlpdeploy import trust
+from mlpdeploy.engine.backend import BuildRequest
+from mlpdeploy.evidence import contenders
 from tests.test_cli import NETS
 
 BUILT = ("path_nets:Net", "--input-shape", "3,16,16", "--backend", "onnxruntime", "--precision", "fp32")
@@ -65,6 +68,21 @@ def test_bench_takes_a_path(home: Path, said: Said) -> None:
         2,
     ]
     assert (home / "bench.json").exists()
+
+
+def test_rivals_are_built_with_what_the_engine_was_built_with(
+    home: Path, said: Said, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    requests, build = [], contenders.build
+
+    def recorded(backend: Any, emitted: Any, request: BuildRequest, *arguments: Any) -> Any:
+        requests.append(request)
+        return build(backend, emitted, request, *arguments)
+
+    monkeypatch.setattr(contenders, "build", recorded)
+    options = ("--batch", "1", "--level", "3", "--plugin", "off", "--out", tmp_path)
+    said("bench", *BUILT, "--against", "export", "--time", "0.1", "--threads", "1", *options)
+    assert [(one.precision, one.level, one.plugin) for one in requests] == [("fp32", 3, "off")]
 
 
 @pytest.mark.parametrize("option", [("--precision", "bf16"), ("--batch", "4"), ("--seed", "3"), ("--io", "fp16")])

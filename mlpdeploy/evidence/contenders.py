@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from mlpdeploy.engine.backend import Arrays, Backend, Batch, BuildRequest, OnDevice, Progress
+from mlpdeploy.engine.backend import Arrays, Backend, BuildRequest, OnDevice, Progress
 from mlpdeploy.engine.backends import _programs
 from mlpdeploy.engine.emit import Emitted
 from mlpdeploy.evidence import machine, timing
@@ -69,12 +69,10 @@ def engine(name: str, kind: str, what: str, loadable: Loadable, inputs: Sequence
     return Contender(name, kind, what, tuple(inputs), prepare, load)
 
 
-def build(
-    backend: Backend, emitted: Emitted, precision: str, batch: Batch, folder: Path, progress: Progress
-) -> Loadable:
+def build(backend: Backend, emitted: Emitted, request: BuildRequest, folder: Path, progress: Progress) -> Loadable:
     """Build a graph with a backend in `folder`, which is made for it."""
     folder.mkdir(parents=True)
-    built = backend.build(emitted, BuildRequest(precision, batch), folder, progress)
+    built = backend.build(emitted, request, folder, progress)
     return Loadable(backend, built.engine, built.facts)
 
 

@@ -22,7 +22,7 @@ from onnx import TensorProto, helper
 from rich.console import Console
 from torch import nn
 
-from mlpdeploy.engine.backend import Batch, LayerTime, backends
+from mlpdeploy.engine.backend import Batch, BuildRequest, LayerTime, backends
 from mlpdeploy.engine.backends import onnxruntime
 from mlpdeploy.engine.backends import openvino as openvino_backend
 from mlpdeploy.evidence import contenders, layers, machine, memory, pairs, roofline, timing
@@ -126,7 +126,7 @@ def test_layers_belong_to_the_module_they_name_or_to_the_one_before() -> None:
 @pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
 def test_engines_tell_the_time_of_layers_by_our_names(name: str, tmp_path: Path) -> None:
     backend, emitted = backends()[name], small_networks.emitted("fp32")
-    built = contenders.build(backend, emitted, "fp32", Batch(1, 2, 4), tmp_path / "x", Silent()).on(1)
+    built = contenders.build(backend, emitted, BuildRequest("fp32", Batch(1, 2, 4)), tmp_path / "x", Silent()).on(1)
     inputs = [{"image": small_networks.images(2, seed).numpy()} for seed in range(3)]
     found = backend.profile(built.engine, built.facts, inputs)
     assert not isinstance(found, str) and len(found) > 3 and all(one.seconds >= 0 for one in found)
