@@ -11,9 +11,10 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from mlpdeploy import __version__, pipeline
 from mlpdeploy.cli_measure import bench, history, regress, sensitivity
@@ -68,8 +69,30 @@ UNEXPECTED, INTERRUPTED = 70, 130
 COMPLETION, COMPLETING = "_MLPDEPLOY_COMPLETE", {"--install-completion", "--show-completion"}
 """How a shell asks for what may follow, and how its user asks for that."""
 
+
+class _Group(TyperGroup):
+    """Commands whose help shows no value of options that take none."""
+
+    def get_params(self, ctx: Any) -> Any:
+        return _shown(super().get_params(ctx))
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        found = super().get_command(ctx, cmd_name)
+        if found is not None:
+            _shown(found.get_params(ctx))
+        return found
+
+
+def _shown(parameters: list[Any]) -> list[Any]:
+    for one in parameters:
+        if getattr(one, "is_flag", False):
+            one.metavar = ""
+    return parameters
+
+
 app = typer.Typer(
     name="mlpdeploy",
+    cls=_Group,
     help="Compile MLP-style vision networks into inference engines, and prove that they compute the same.",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -267,6 +290,8 @@ def _run(arguments: list[str], debug: bool) -> int:
     except MlpdeployError as error:
         return _fail(error, str(error), error.exit_code, arguments)
     except SystemExit as error:
+        if isinstance(error.__context__, OSError):  # who reads stdout has left
+            return 1
         return _fail(error, f"code that was called ended the process: sys.exit({error.code!r})", 2, arguments)
     except (KeyboardInterrupt, typer.Abort) as error:
         return _fail(error, "interrupted; the last good artifact is untouched", INTERRUPTED, arguments)

@@ -220,6 +220,21 @@ def test_a_shell_completes_commands_recipes_and_precisions() -> None:
         assert (found.returncode, found.stderr) == (0, "") and offered in found.stdout.split()
 
 
+@pytest.mark.parametrize("command", ["build", "verify", "bench", "regress", "inspect", "list", "doctor", ""])
+def test_the_help_shows_values_of_options_that_take_one_only(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert in_process(*filter(None, [command]), "--help") == 0
+    printed = capsys.readouterr().out
+    assert "--help" in printed and "bool" not in printed
+
+
+@pytest.mark.parametrize("command", [["build", "--help"], ["list"], ["list", "--json"]])
+def test_who_reads_stdout_may_leave(command: list[str]) -> None:
+    program = f"{sys.executable} -m mlpdeploy {' '.join(command)} | true"
+    path = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    found = subprocess.run(program, shell=True, env=path, capture_output=True, text=True, timeout=60, check=False)
+    assert "Traceback" not in found.stderr and "ended the process" not in found.stderr, found.stderr
+
+
 @pytest.mark.parametrize(
     ("size", "shown"),
     [(0, "0.0"), (5, "0.000005"), (1_000, "0.0010"), (6_936, "0.0069"), (99_999, "0.100"), (123_456, "0.1")],
