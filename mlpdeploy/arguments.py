@@ -29,6 +29,8 @@ def arguments(command: str, selection: Mapping[str, Any]) -> list[str]:
         value, usual = given.get(parameter.name), parameter.default
         if parameter.param_type_name == "argument":
             words.append(str(value))
+        elif value is False and parameter.secondary_opts and usual is None:
+            words.append(parameter.secondary_opts[0])
         elif value is None or value is False or value == []:
             continue
         elif value is True:

@@ -43,6 +43,7 @@ from mlpdeploy.errors import CheckpointError, InputError
 from mlpdeploy.files import sha256
 from mlpdeploy.recipe import Recipe
 from mlpdeploy.selection import Selection
+from mlpdeploy.weight_files import files_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -129,12 +130,15 @@ def sources() -> str:
 
 
 def checkpoint_sha256(path: Path) -> str:
-    """The hash of a checkpoint. Raises CheckpointError where it cannot be read."""
+    """The hash of a checkpoint, of all files that it lies in. Raises CheckpointError where it cannot be read."""
     try:
-        return sha256(path)
+        hashes = {file.name: sha256(file) for file in files_of(path)}
     except OSError as error:
         reason = error.strerror or str(error)
         raise CheckpointError(f"{path}: cannot be read ({reason}): give the path of a checkpoint file") from error
+    if len(hashes) == 1:
+        return next(iter(hashes.values()))
+    return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
 
 
 def calibration_sha256(given: str) -> str:

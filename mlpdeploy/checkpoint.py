@@ -1,35 +1,39 @@
-"""Weights from a file: safetensors, NumPy's .npz, or torch's own format read without running anything that it holds.
+"""Weights from a checkpoint: what training programs put around a state dict is recognised, and all of it must fit.
 
-A checkpoint loads strictly: every key and every shape fits, and every number is finite. The wrappers that training
-programs put around a state dict are recognised, averaged weights (EMA) first, as timm does.
+Every key and every shape fits, after the network's own load hooks, and every number is finite. Averaged weights (EMA)
+come first, as timm has it.
 """
 
 from __future__ import annotations
 
-import argparse
+import copy
 import importlib
-import pickle
-import re
-import warnings
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from mlpdeploy import weight_files
 from mlpdeploy.errors import CheckpointError
+from mlpdeploy.text import plain as one_line
 
-WRAPPERS = ("state_dict_ema", "model_ema", "ema", "state_dict", "model")
-PREFIXES = ("module.", "_orig_mod.")
-COMMAND_LINES = (argparse.Namespace, (OrderedDict, "yacs.config.CfgNode"))
-"""What training programs keep beside the weights, and runs nothing: timm's and DeiT's arguments, and Swin's
-configuration, which is read as the mapping that it is."""
+AVERAGED = ("state_dict_ema", "model_ema", "ema", "params_ema")
+PLAIN = ("state_dict", "model_state_dict", "model", "params", "student")
+"""What training programs call the state dict, its moving average first."""
+INSERTED = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+"""What torch.compile, FSDP and activation checkpointing put into the keys, wherever they wrap a module."""
+PARALLEL, COUNTED = "module.", "n_averaged"
+"""What DataParallel puts in front of all keys, and torch's AveragedModel beside that."""
 LISTED = 10
+
+
+class Weights(NamedTuple):
+    """A state dict in the authors' keys, and what to tell the reader of it."""
+
+    state: dict[str, Tensor]
+    notes: tuple[str, ...] = ()
 
 
 Read = tuple[dict[str, Tensor], dict[str, Any]]
@@ -37,9 +41,12 @@ Read = tuple[dict[str, Tensor], dict[str, Any]]
 Reader = Callable[[dict[str, Tensor]], Read]
 
 
-def read(path: Path) -> dict[str, Tensor]:
-    """The state dict in `path`, in the authors' keys. Raises CheckpointError."""
-    return _unwrapped(_read(path), path)
+def read(path: Path, ema: bool | None = None) -> Weights:
+    """The state dict in `path`: the averaged weights with `ema`, those that were trained without, where there are both.
+
+    None takes the averaged ones, and tells so. Raises CheckpointError, also where there are none of those asked for.
+    """
+    return _unwrapped(weight_files.content(path), path, ema)
 
 
 def translate(state: dict[str, Tensor], reader: str | None) -> Read:
@@ -58,11 +65,32 @@ def translate(state: dict[str, Tensor], reader: str | None) -> Read:
 def load(network: nn.Module, state: Mapping[str, Tensor], path: str) -> None:
     """Load `state`, read from `path`, in place. Raises CheckpointError, and then leaves the network as it was."""
     ours = network.state_dict()
+    state = _hooked(network, state)
     _check_fits(ours, state, path)
     for key, tensor in state.items():
         if (reason := _changed(tensor, ours[key])) is not None:
             raise CheckpointError(f"{path}: {key} holds {reason}")
     network.load_state_dict(state, strict=True)
+
+
+def _hooked(network: nn.Module, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The state dict as the network's own load hooks complete it; as it is where that does not make it fit.
+
+    They know older names (`weight_g` of a parametrised weight) and what older versions did not count. A weight that two
+    modules share is there when one of its names is.
+    """
+    if fits(network.state_dict(), state):
+        return state
+    try:
+        twin = copy.deepcopy(network)
+        found = twin.load_state_dict(dict(state), strict=False)
+    except Exception:  # whatever a copy or a hook of the network's raises: it does not fit
+        return state
+    after = twin.state_dict()
+    there = {after[key].data_ptr() for key in after if key not in found.missing_keys}
+    if found.unexpected_keys or any(after[key].data_ptr() not in there for key in found.missing_keys):
+        return state
+    return {key: state.get(key, value) for key, value in after.items()}
 
 
 def _changed(tensor: Tensor, ours: Tensor) -> str | None:
@@ -86,52 +114,66 @@ def _changed(tensor: Tensor, ours: Tensor) -> str | None:
     return "NaN or infinite values: this checkpoint cannot be used"
 
 
-def _read(path: Path) -> Any:
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
-        raise CheckpointError(f"{path}: {what}: give the path of a checkpoint file")
-    if path.stat().st_size == 0:
-        raise CheckpointError(f"{path}: is empty: download it again")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        if path.suffix == ".npz":
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-                return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
-        with torch.serialization.safe_globals([*COMMAND_LINES]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(f"{path}: refused, nothing of it was run: {_blocked(error)}") from error
-    except OSError as error:
-        reason = error.strerror or error  # "Invalid argument" is what torch gets from a file that was cut short
-        raise CheckpointError(f"{path}: cannot be read ({reason}); if it is truncated, download it again") from error
-    except (Exception, SafetensorError) as error:  # a broken file can break its reader anywhere
-        lines = str(error).splitlines() or [type(error).__name__]
-        raise CheckpointError(f"{path}: broken or not a checkpoint ({lines[0][:120]}): download it again") from error
+def _unwrapped(content: Any, path: Path, ema: bool | None) -> Weights:
+    held = content if isinstance(content, Mapping) else {}
+    averaged = next((name for name in AVERAGED if isinstance(held.get(name), Mapping)), None)
+    plain = next((name for name in PLAIN if isinstance(held.get(name), Mapping)), None)
+    if ema and averaged is None:
+        raise CheckpointError(f"{path}: holds no averaged weights: drop --ema")
+    if ema is False and plain is None and averaged is not None:
+        raise CheckpointError(f"{path}: holds averaged weights alone, as {averaged!r}: drop --no-ema")
+    taken = averaged if averaged is not None and ema is not False else plain
+    notes = []
+    if averaged is not None and plain is not None:
+        other = f"{plain!r}: --no-ema takes those" if taken == averaged else f"{averaged!r}: --ema takes those"
+        notes.append(f"weights of {taken!r} in {path.name}, not of {other}")
+    while taken is not None:
+        content = content[taken]
+        inside = (w for w in (*AVERAGED, *PLAIN, "module") if isinstance(content.get(w), Mapping))
+        taken = None if any(isinstance(value, Tensor) for value in content.values()) else next(inside, None)
+    return Weights(_plain(_state(content, path)), tuple(notes))
 
 
-def _blocked(error: pickle.UnpicklingError) -> str:
-    wanted = re.search(r"GLOBAL (\S+)", str(error))
-    if wanted is None:
-        return "it is no checkpoint of torch or safetensors, or it is truncated: download it again"
-    return f"it wants to run {wanted[1]}; save the state dict alone, as safetensors"
-
-
-def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
-    for wrapper in WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-            break
+def _state(content: Any, path: Path) -> dict[str, Tensor]:
+    """The tensors that lie there, each as numbers one by one."""
     if not isinstance(content, Mapping) or not content:
         raise CheckpointError(f"{path}: holds no state dict but a {type(content).__name__}: save model.state_dict()")
     others = [str(key) for key, value in content.items() if not (isinstance(key, str) and isinstance(value, Tensor))]
     if others:
         raise CheckpointError(f"{path}: holds more than weights: {_some(others)}; save model.state_dict() alone")
-    state = dict(content)
-    while prefix := next((p for p in PREFIXES if all(key.startswith(p) for key in state)), None):
-        state = {key.removeprefix(prefix): value for key, value in state.items()}
+    try:
+        return {key: _dense(value) for key, value in content.items()}
+    except RuntimeError as error:
+        raise CheckpointError(f"{path}: {str(error).splitlines()[0]}") from error
+
+
+def _dense(tensor: Tensor) -> Tensor:
+    """The same numbers in a format that all of PyTorch computes with. Raises RuntimeError where there are none."""
+    if tensor.is_meta:
+        raise RuntimeError("holds tensors of the meta device, which are no numbers: save the weights themselves")
+    if tensor.is_quantized:
+        return tensor.dequantize()
+    if tensor.layout != torch.strided:
+        return tensor.to_dense()
+    return tensor.float() if tensor.is_floating_point() and tensor.dtype.itemsize == 1 else tensor
+
+
+def _plain(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Without what wrappers of modules put into the keys."""
+    state = {".".join(part for part in key.split(".") if part not in INSERTED): one for key, one in state.items()}
+    if COUNTED in state and all(key.startswith(PARALLEL) for key in state if key != COUNTED):
+        del state[COUNTED]
+    while state and all(key.startswith(PARALLEL) for key in state):
+        state = {key.removeprefix(PARALLEL): value for key, value in state.items()}
     return state
+
+
+def unprefixed(state: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    """The state dict, and what it is without the names that all of its keys begin with: one less each time."""
+    yield state
+    while all("." in key for key in state) and len({key.partition(".")[0] for key in state}) == 1:
+        state = {key.partition(".")[2]: value for key, value in state.items()}
+        yield state
 
 
 def fits(ours: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> bool:
@@ -168,7 +210,7 @@ def _check_fits(ours: Mapping[str, Tensor], state: Mapping[str, Tensor], path: s
 
 
 def _some(names: Iterable[str]) -> str:
-    names = list(names)
+    names = [one_line(name)[:200] for name in names]
     more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
     return ", ".join(names[:LISTED]) + more
 

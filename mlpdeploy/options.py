@@ -54,6 +54,10 @@ BackendName = Annotated[
 BatchSizes = Annotated[str, typer.Option("--batch", metavar="MIN:OPT:MAX", help="Batch sizes, or one number.")]
 Checkpoint = Annotated[Path | None, typer.Option(metavar="FILE", help="Weights: safetensors, torch's format or .npz.")]
 Pretrained = Annotated[bool, typer.Option("--pretrained", help="Fetch timm's pretrained weights.")]
+Ema = Annotated[
+    bool | None,
+    typer.Option("--ema/--no-ema", help="Whether averaged weights of the checkpoint are taken; default: if any."),
+]
 ImageSize = Annotated[int | None, typer.Option(metavar="N", help="Height and width of the images.")]
 NumClasses = Annotated[int | None, typer.Option(metavar="N", help="Classes, where the recipe's do not fit.")]
 Inputs = Annotated[

@@ -279,6 +279,7 @@ def load(selection: Selection, stages: Stages) -> Source:
             image_size=selection.image_size,
             num_classes=selection.num_classes,
             pretrained=selection.pretrained,
+            ema=selection.ema,
             input_shape=selection.input_shape,
             inputs=tuple(map(parse_input, selection.inputs)),
         ).called(selection.input_names, selection.output_names)

@@ -40,6 +40,7 @@ class Selection:
 
     `inputs` say what a network of one's own takes, where that is not one image of `input_shape` (see `parse_input`);
     `input_names` and `output_names` are what the engine calls them, in the order of the network.
+    `ema` says whether averaged weights of the checkpoint are taken (None: where there are some).
     `batch` is MIN:OPT:MAX or one number for all three. `gpus` are compute capabilities such as sm86, or `current` for
     this machine's (none: what the backend builds for by itself). `io` is the dtype of inputs and outputs. `level` is
     TensorRT's builder optimisation level, 0 to 5. `plugin` says whether a TensorRT engine carries our plugins; `auto`
@@ -68,6 +69,7 @@ class Selection:
     disabled_rules: tuple[str, ...] = ()
     enabled_rules: tuple[str, ...] = ()
     pretrained: bool = False
+    ema: bool | None = None
     io: str = "fp32"
     level: int | None = None
     plugin: str = "auto"
@@ -104,6 +106,8 @@ class Selection:
         if self.input_shape is not None and kind(self.name) == "recipe":
             raise InputError(f"{self.name} fixes its input's shape: --image-size N changes its height and width")
         _check_ports(self)
+        if self.ema is not None and self.checkpoint is None:
+            raise InputError("--ema and --no-ema choose among the weights of a checkpoint: pass --checkpoint")
         if self.pretrained and self.checkpoint is not None:
             raise InputError("--checkpoint and --pretrained exclude each other: give one of the two")
         for rule in (*self.disabled_rules, *self.enabled_rules):

@@ -97,6 +97,7 @@ class _Wish:
     image_size: int | None
     num_classes: int | None
     pretrained: bool
+    ema: bool | None = None
 
     def make(self, options: Mapping[str, Any]) -> nn.Module:
         """The network, untrained unless pretrained."""
@@ -120,6 +121,7 @@ def reference(
     image_size: int | None = None,
     num_classes: int | None = None,
     pretrained: bool = False,
+    ema: bool | None = None,
     input_shape: tuple[int, ...] | None = None,
 ) -> nn.Module:
     """The network of a name, in eval mode, in float32, on the CPU; most take images (b, c, h, w) to logits.
@@ -135,7 +137,7 @@ def reference(
     """
     recipe = find(name)
     _check(recipe, checkpoint, image_size, num_classes, pretrained, input_shape)
-    wish = _wish(recipe, seed, image_size, num_classes, pretrained)
+    wish = _wish(recipe, seed, image_size, num_classes, pretrained, ema)
     return _network(wish, checkpoint)[0]
 
 
@@ -147,6 +149,7 @@ def source_of(
     image_size: int | None = None,
     num_classes: int | None = None,
     pretrained: bool = False,
+    ema: bool | None = None,
     input_shape: tuple[int, ...] | None = None,
     inputs: tuple[Input, ...] = (),
 ) -> Source:
@@ -155,7 +158,7 @@ def source_of(
     """
     recipe = find(name)
     _check(recipe, checkpoint, image_size, num_classes, pretrained, input_shape)
-    network, classes, notes = _network(_wish(recipe, seed, image_size, num_classes, pretrained), checkpoint)
+    network, classes, notes = _network(_wish(recipe, seed, image_size, num_classes, pretrained, ema), checkpoint)
     if checkpoint is not None and recipe.alike:
         others = " and ".join(recipe.alike)
         told = f"checkpoints of {others} have the same keys and shapes: nothing tells that this is {recipe.name}"
@@ -234,13 +237,15 @@ def _check(
         raise InputError(f"{recipe.name} takes no images: drop --image-size")
 
 
-def _wish(recipe: Recipe, seed: int, image_size: int | None, num_classes: int | None, pretrained: bool) -> _Wish:
+def _wish(
+    recipe: Recipe, seed: int, image_size: int | None, num_classes: int | None, pretrained: bool, ema: bool | None
+) -> _Wish:
     """Without the values that the recipe's network has anyway."""
     if image_size is not None and recipe.input_shape and image_size == recipe.input_shape[1]:
         image_size = None
     if num_classes is not None and num_classes == recipe.num_classes and kind(recipe.name) == "recipe":
         num_classes = None
-    return _Wish(recipe, seed, image_size, num_classes, pretrained)
+    return _Wish(recipe, seed, image_size, num_classes, pretrained, ema)
 
 
 def _network(wish: _Wish, checkpoint: str | Path | None) -> tuple[nn.Module, int | None, tuple[str, ...]]:
@@ -251,22 +256,36 @@ def _network(wish: _Wish, checkpoint: str | Path | None) -> tuple[nn.Module, int
     from mlpdeploy import sound, weights
     from mlpdeploy.guest import require_usable
 
-    classes = None
+    classes: int | None = None
+    told: tuple[str, ...] = ()
     if checkpoint is not None:
-        network, classes = _from_checkpoint(wish, Path(checkpoint))
+        network, classes, told = _from_checkpoint(wish, Path(checkpoint))
     else:
         network = wish.make({})
         if not wish.pretrained and kind(wish.recipe.name) != "user":
             weights.randomise(network, wish.seed)
     require_usable(network)
-    notes = sound.in_float32(network)
+    notes = (*told, *sound.in_float32(network))
     return network.eval().requires_grad_(False), classes, notes
 
 
-def _from_checkpoint(wish: _Wish, path: Path) -> tuple[nn.Module, int | None]:
+def _from_checkpoint(wish: _Wish, path: Path) -> tuple[nn.Module, int | None, tuple[str, ...]]:
+    """The network with the checkpoint's weights, its number of classes where that alone decided it, and notes."""
     from mlpdeploy import checkpoint as checkpoints
 
-    theirs = checkpoints.read(path)
+    theirs, refusal = checkpoints.read(path, wish.ema), None
+    for state in checkpoints.unprefixed(theirs.state):
+        try:
+            return *_with(wish, state, path), theirs.notes
+        except CheckpointError as error:
+            refusal = refusal or error
+    assert refusal is not None
+    raise refusal
+
+
+def _with(wish: _Wish, theirs: dict[str, Tensor], path: Path) -> tuple[nn.Module, int | None]:
+    from mlpdeploy import checkpoint as checkpoints
+
     state, options = checkpoints.translate(theirs, wish.recipe.checkpoint)
     network = wish.make(options)
     classes = options.get("num_classes")

@@ -23,6 +23,7 @@ OTHERS: dict[str, Any] = {
     "pretrained": True, "io": "bf16", "level": 0, "plugin": "off", "calibration": "a b.npz", "calibrator": "mse",
     "max_drop": 0.0, "min_sqnr": 30.5, "mean": (0.5, 0.25, 0.125), "std": (0.5, 1.0, 2.0), "crop": 0.9, "resize": "box",
     "limit": 64, "inputs": ("x:3,8,8", "ids:5:int64:0..9"), "input_names": ("a", "b"), "output_names": ("c",),
+    "ema": False,
 }  # fmt: skip
 """For each field a value that is not the usual one."""
 
@@ -30,7 +31,7 @@ OTHERS: dict[str, Any] = {
 def changed(field: str) -> Selection:
     """A selection that differs in one field, and in what that one asks for."""
     with_it: dict[str, Any] = {
-        "precision": {"calibration": None}, "inputs": {"name": "nets:Net"},
+        "ema": {"checkpoint": Path("None")}, "precision": {"calibration": None}, "inputs": {"name": "nets:Net"},
         "input_shape": {"name": "nets:Net"}, "pretrained": {"name": "mixer_b16"},
         "mean": {"std": (1.0, 1.0, 1.0)}, "std": {"mean": (0.0, 0.0, 0.0)},
     }.get(field, {})  # fmt: skip

@@ -39,7 +39,7 @@ def state(classes: int = 5) -> dict[str, Tensor]:
 
 
 def load(network: nn.Module, path: Path) -> None:
-    weights = checkpoint.read(path)
+    weights = checkpoint.read(path).state
     checkpoint.load(network, weights, str(path))
 
 
@@ -127,11 +127,39 @@ WRAPPED = {
 }
 
 
+WRAPPED |= {
+    name: lambda weights, name=name: {name: weights, "step": 7} for name in ("model_state_dict", "params", "student")
+}
+WRAPPED |= {
+    prefix: lambda weights, prefix=prefix: {"state_dict": {f"{prefix}{key}": value for key, value in weights.items()}}
+    for prefix in ("model.", "net.", "backbone.", "encoder.model.", "module.student.")
+}
+WRAPPED |= {
+    f"{part} in the middle": lambda weights, part=part: {
+        key.replace("body.", f"body.{part}."): value for key, value in weights.items()
+    }
+    for part in ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+}
+WRAPPED |= {
+    "averaged by torch": lambda weights: {
+        "n_averaged": torch.tensor(3),
+        **{f"module.{key}": value for key, value in weights.items()},
+    },
+    "params_ema": lambda weights: {"params": {k: v * 0 for k, v in weights.items()}, "params_ema": weights},
+    "an average with its decay": lambda weights: {"ema": {"module": weights, "decay": 0.99}},
+    "without what BatchNorm counts": lambda weights: {k: v for k, v in weights.items() if "tracked" not in k},
+}
+
+
 @pytest.mark.parametrize("wrapper", WRAPPED)
-def test_wrappers_of_training_programs(tmp_path: Path, wrapper: str) -> None:
+def test_wrappers_of_training_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrapper: str) -> None:
+    module = ModuleType("wrapped_example")
+    monkeypatch.setattr(module, "Net", Net, raising=False)
+    monkeypatch.setitem(sys.modules, "wrapped_example", module)
     torch.save(WRAPPED[wrapper](state()), tmp_path / "net.pth")
-    found = loaded(tmp_path / "net.pth")
-    assert all(torch.equal(found[key], value) for key, value in state().items())
+    source = source_of("wrapped_example:Net", tmp_path / "net.pth", input_shape=(4,))
+    found, known = source.network.state_dict(), state()
+    assert all(torch.equal(found[key], known[key]) for key in found if "tracked" not in key)
 
 
 class CfgNode(dict[str, Any]):
