@@ -204,7 +204,7 @@ def verify(
     trust: Trust = False,
     as_json: Json = False,
 ) -> None:
-    """Prove that a built engine computes what the network computes; give the options that it was built with."""
+    """Prove that a built engine computes what the network computes; give the options of its build, or its folder."""
     selection, artifact = opened(locals(), trust)
     with Live(Terminal(stderr=True)).shown() as live:
         verification = pipeline.verify(
