@@ -157,9 +157,7 @@ def test_two_inputs_and_two_outputs_at_any_batch() -> None:
     made = emitted(network, *specs)
     graph = made.model.graph
     assert [port.name for port in graph.input] == ["grid", "condition"]
-    assert (
-        [port.name for port in graph.output] == [spec.name for spec in made.typed.outputs] == ["output_0", "output_1"]
-    )
+    assert [port.name for port in graph.output] == [spec.name for spec in made.typed.outputs] == ["tokens", "pooled"]
     for batch in (1, 2, 7):
         x, c = torch.randn(batch, 6, 4), torch.randn(batch, 3)
         found = infer(made.model, grid=x.numpy(), condition=c.numpy())
