@@ -108,8 +108,7 @@ def regress(
 def _threads(asked: int | None, other: Baseline) -> int:
     """As asked, or as a saved result was measured; else a core is left to all that is not being timed.
 
-    Without one, whatever else runs takes turns with the engine's own threads, and two loads differ by several times as
-    much.
+    Without one, whatever else runs takes turns with the engine's own threads, and two loads differ more.
     """
     if asked is None and other.document is not None:
         asked = other.document["settings"]["threads"]

@@ -91,7 +91,7 @@ def backend_of(artifact: Artifact) -> Backend:
     return found
 
 
-def built(selection: Selection, folder: Path) -> Artifact:
+def open_built(selection: Selection, folder: Path) -> Artifact:
     """The artifact of a selection at its folder. Raises ArtifactError where there is none, naming those that are."""
     if not os.path.lexists(folder / store.MANIFEST) and (others := _artifacts(selection)):
         listed = ", ".join(str(path) for path in others)

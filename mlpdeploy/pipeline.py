@@ -24,7 +24,7 @@ from mlpdeploy import documents, store, trust
 from mlpdeploy.engine.backend import Batch, pick
 from mlpdeploy.errors import InputError
 from mlpdeploy.int8 import Int8, calibrated_on, calibration, measure_sites, paid_off
-from mlpdeploy.lookup import built, cached, check_same, check_traced, find_artifact, key_of, replaced
+from mlpdeploy.lookup import cached, check_same, check_traced, find_artifact, key_of, open_built, replaced
 from mlpdeploy.progress import Listener, Stages
 from mlpdeploy.recipe import recipes
 from mlpdeploy.results import require_room
@@ -154,7 +154,7 @@ def verify(
         with stages("open"):
             if artifact is not None:
                 store.require_same(artifact)
-            artifact = built(selection, folder)
+            artifact = open_built(selection, folder)
             check_same(artifact, selection, source)
             if backend.executable() is None:
                 trust.require(artifact, backend, trusted)
