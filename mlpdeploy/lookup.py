@@ -102,8 +102,8 @@ def open_built(selection: Selection, folder: Path) -> Artifact:
 def replaced(selection: Selection, folder: Path) -> str | None:
     """What a build is about to put another engine in the place of, in words; None where its selection is the same."""
     try:
-        before = store.read_manifest(folder)["selection"]
-    except ArtifactError:
+        before = Selection.from_json(store.read_manifest(folder)["selection"]).to_json()
+    except (ArtifactError, InputError):
         return None
     asked = selection.to_json()
     differ = [f"{name} {before.get(name)}" for name in sorted(asked) if asked[name] != before.get(name)]
