@@ -75,6 +75,7 @@ def command(selection: Selection, folder: Path, budget: float, factor: float = 1
         began = time.monotonic()
         found = gating.regress(selection, str(folder), seconds=budget)
     gate_of, (measured,) = found.gates[0], found.measurements
+    print(f"  x{factor:g}: {gate_of.verdict}, {measured.seconds:.1f} s", flush=True)
     return {
         "verdict": gate_of.verdict,
         "pairs": len(measured.medians_ms) // 2,
