@@ -135,7 +135,8 @@ def regress(
         list[str] | None,
         typer.Option(
             metavar="GATE",
-            help="Let one of them get worse: latency, engine-size, build-time, layers, transposes, memory or accuracy.",
+            help="Let one of them get worse: latency, engine-size, build-time, layers, transposes, memory, accuracy or "
+            "verification.",
         ),
     ] = None,
     undecided: Annotated[str, typer.Option(metavar="pass|fail", help="How an undecided run ends.")] = "fail",

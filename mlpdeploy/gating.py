@@ -147,10 +147,10 @@ def _verified(
 
     What the verification finds stays beside the original too.
     """
-    from mlpdeploy.evidence.facts import accuracy_of, facts_of
+    from mlpdeploy.evidence.facts import facts_of, verification_of
 
-    known = accuracy_of(artifact)
-    if isinstance(known, str) or (data is not None and known.inputs != "images"):
+    known = verification_of(artifact)
+    if isinstance(known, str) or (data is not None and known["inputs"] != "images"):
         # Whether it may run was decided before.
         pipeline.verify(selection, artifact=artifact, data=data, trusted=True, progress=stages.listener)
         for name in (VERIFICATION, REPORT):

@@ -177,8 +177,34 @@ def test_what_the_verification_found_stays_beside_the_artifact(plain: Selection,
     selection = replace(plain, out=tmp_path)
     found, _ = held(selection, folder(plain))
     artifact = store.open_artifact(folder(selection))
-    assert facts.accuracy_of(artifact) == found.facts.accuracy is not None
+    assert facts.facts_of(artifact).accuracy == found.facts.accuracy is not None
     assert "Not verified yet" not in (artifact.folder / store.REPORT).read_text()
+
+
+def test_a_verification_without_the_largest_batch_does_not_count(plain: Selection, held: Any, tmp_path: Path) -> None:
+    selection = replace(plain, out=tmp_path)
+    pipeline.build(selection)
+    pipeline.verify(selection, quick=True)
+    artifact = store.open_artifact(folder(selection))
+    assert facts.verification_of(artifact) == "not verified at batch 4"
+    found, _ = held(selection, folder(selection))
+    assert gate_of(found, regress.VERIFICATION).verdict == PASSED and found.facts.failed_stages == 0
+    verified = facts.verification_of(store.open_artifact(folder(selection)))
+    assert isinstance(verified, dict) and verified["sizes"] == [1, 2, 4]
+
+
+def test_an_engine_that_fails_its_verification_fails_the_gate(plain: Selection, held: Any, tmp_path: Path) -> None:
+    selection = replace(plain, out=tmp_path)
+    pipeline.build(selection)
+    pipeline.verify(selection)
+    path = folder(selection) / store.VERIFICATION
+    document = json.loads(path.read_text())
+    document["stages"][-1] |= {"status": "failed", "max_relative": None}
+    document |= {"passed": False, "verdict": "engine: holds NaN"}
+    path.write_text(json.dumps(document))
+    found, _ = held(selection, folder(selection))
+    assert not found.passed
+    assert gate_of(found, regress.VERIFICATION).reason == "engine: holds NaN"
 
 
 def test_an_artifact_that_is_replaced_while_it_is_copied_is_read_again(

@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from mlpdeploy import documents, store
+from mlpdeploy.engine.backend import Batch
 from mlpdeploy.errors import BuildError
-from mlpdeploy.evidence.ladder import NOT_EXECUTED
+from mlpdeploy.evidence.ladder import FAILED, NOT_EXECUTED
 from mlpdeploy.store import Artifact
 
 _PARSER = "tensorrt-rtx"
@@ -39,7 +40,8 @@ class Facts:
     """Bytes of the engine's file, seconds that its build took, and what TensorRT's parser makes of its network.
 
     `memory_bytes` is what the graph holds at batch `memory_batch`: weights, and the most activations alive at once.
-    What could not be had is None, and `reasons` says why.
+    `failed_stages` is how many stages of the last verification failed. What could not be had is None, and `reasons`
+    says why, and what failed.
     """
 
     engine_bytes: int
@@ -50,6 +52,7 @@ class Facts:
     accuracy: Accuracy | None
     reasons: dict[str, str]
     memory_batch: int | None = None
+    failed_stages: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Its fields as JSON values."""
@@ -78,7 +81,15 @@ def facts_of(artifact: Artifact, batch: int | None = None) -> Facts:
     memory = peak_bytes(model, batch)
     if isinstance(memory, str):
         reasons["memory"] = memory
-    accuracy = accuracy_of(artifact)
+    document = verification_of(artifact)
+    if isinstance(document, str):
+        reasons["accuracy"] = reasons["verification"] = document
+        accuracy, failed = None, None
+    else:
+        accuracy = _accuracy(document)
+        failed = sum(one["status"] == FAILED for one in document["stages"])
+        if failed:
+            reasons["verification"] = document["verdict"]
     if isinstance(accuracy, str):
         reasons["accuracy"] = accuracy
     return Facts(
@@ -92,16 +103,24 @@ def facts_of(artifact: Artifact, batch: int | None = None) -> Facts:
         accuracy=None if isinstance(accuracy, str) else accuracy,
         reasons=reasons,
         memory_batch=batch,
+        failed_stages=failed,
     )
 
 
-def accuracy_of(artifact: Artifact) -> Accuracy | str:
-    """What the last verification of these very files found, or one line: why there is none."""
+def verification_of(artifact: Artifact) -> dict[str, Any] | str:
+    """The last verification of these very files at all their batch sizes, or one line: why there is none."""
     document = store.attached(artifact, store.VERIFICATION)
     if document is None:
         return "not verified"
     if document["files"] != {name: facts["sha256"] for name, facts in artifact.manifest["files"].items()}:
         return "verified before it was built again"
+    if missing := set(Batch(**artifact.manifest["batch"]).sizes()) - set(document["sizes"]):
+        return f"not verified at batch {max(missing)}"
+    return document
+
+
+def _accuracy(document: Mapping[str, Any]) -> Accuracy | str:
+    """How good the last stage was that was executed, or one line: why that is not known."""
     ran = [one for one in document["stages"] if one["status"] != NOT_EXECUTED]
     if not ran:
         return "nothing was executed when it was verified"

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 from mlpdeploy.evidence.gate import PASSED, REGRESSED, UNDECIDED
 from mlpdeploy.evidence.markdown import items, table, text
-from mlpdeploy.evidence.regress import ACCEPTED, ACCURACY, NOT_MEASURED
+from mlpdeploy.evidence.regress import ACCEPTED, ACCURACY, FAILED_STAGES, NOT_MEASURED, VERIFICATION
 from mlpdeploy.text import megabytes, plain
 
 MARKS = {PASSED: "✅", REGRESSED: "❌", UNDECIDED: "⚠️", ACCEPTED: "☑️", NOT_MEASURED: "⏭️"}
@@ -81,6 +81,8 @@ def sentence(gate: Mapping[str, Any]) -> str:
     """One gate in words."""
     if gate["verdict"] == NOT_MEASURED:
         return f"{gate['label']}: not measured: {gate['reason']}"
+    if gate["name"] == VERIFICATION:
+        return f"{gate['label']}: {gate['verdict']}{gate['reason'] and ': '}{gate['reason']}"
     before, after, change, interval, limit = numbers(gate)
     found = f"{change} {interval}".strip() or "no interval yet"
     return f"{gate['label']}: {gate['verdict']}: {before} -> {after}, {found}, limit {limit}"
@@ -100,7 +102,10 @@ def numbers(gate: Mapping[str, Any]) -> tuple[str, str, str, str, str]:
         change = ""
     if gate["name"] == ACCURACY:
         change = f"{_percent(gate['change'])} lost" if gate["change"] > 0 else "nothing lost"
-    return amount(gate["baseline"], unit), amount(gate["candidate"], unit), change, interval, _percent(gate["limit"])
+    if gate["name"] == VERIFICATION:
+        change = ""
+    before = "" if gate["baseline"] is None else amount(gate["baseline"], unit)
+    return before, amount(gate["candidate"], unit), change, interval, _percent(gate["limit"])
 
 
 def amount(value: float, unit: str) -> str:
@@ -111,6 +116,8 @@ def amount(value: float, unit: str) -> str:
         return f"{value:.3g} ms" if value < 100 else f"{value:.0f} ms"
     if unit == "s":
         return f"{value:.1f} s"
+    if unit == FAILED_STAGES:
+        return f"{value} {unit}"
     if unit.startswith("top-1"):
         return f"{value:.2%} {unit}"
     return f"{value:.1e} {unit}" if unit else f"{value:.0f}"

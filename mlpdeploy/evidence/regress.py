@@ -15,7 +15,7 @@ from mlpdeploy.evidence.gate import PASSED, REGRESSED, UNDECIDED, Slowdown
 
 ACCEPTED, NOT_MEASURED = "accepted", "not measured"
 
-LATENCY, SIZE, BUILD, LAYERS, TRANSPOSES, MEMORY, ACCURACY = (
+LATENCY, SIZE, BUILD, LAYERS, TRANSPOSES, MEMORY, ACCURACY, VERIFICATION = (
     "latency",
     "engine-size",
     "build-time",
@@ -23,9 +23,13 @@ LATENCY, SIZE, BUILD, LAYERS, TRANSPOSES, MEMORY, ACCURACY = (
     "transposes",
     "memory",
     "accuracy",
+    "verification",
 )
-GATES = (LATENCY, SIZE, BUILD, LAYERS, TRANSPOSES, MEMORY, ACCURACY)
+GATES = (LATENCY, SIZE, BUILD, LAYERS, TRANSPOSES, MEMORY, ACCURACY, VERIFICATION)
 """What can be accepted by name."""
+
+FAILED_STAGES = "failed"
+"""The unit of the verification: stages that failed."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +168,7 @@ def fact_gates(baseline: Facts, candidate: Facts, limits: Limits) -> tuple[Gate,
         reason = f"at batch {candidate.memory_batch}" if name == MEMORY and candidate.memory_batch else ""
         known = change if math.isfinite(change) else None
         gates.append(Gate(name, verdict, unit, before, after, known, limit, reason=reason))
-    return (*gates, _accuracy_gate(baseline, candidate, limits.accuracy))
+    return (*gates, _accuracy_gate(baseline, candidate, limits.accuracy), _verification_gate(baseline, candidate))
 
 
 def accept(gates: Sequence[Gate], names: Collection[str]) -> tuple[Gate, ...]:
@@ -183,6 +187,17 @@ def percentage(option: str, text: str) -> float:
     if match is None:
         raise InputError(f"{option} {text!r}: is no percentage; give one such as 3%")
     return float(match[1]) / 100
+
+
+def _verification_gate(baseline: Facts, candidate: Facts) -> Gate:
+    """A candidate that computes something else than its network does not pass, whatever the baseline did."""
+    before, after = baseline.failed_stages, candidate.failed_stages
+    reason = candidate.reasons.get(VERIFICATION, "")
+    if after is None:
+        return not_measured(VERIFICATION, FAILED_STAGES, 0.0, f"the candidate is {reason or 'not verified'}")
+    change = 0.0 if before == after else None
+    verdict = REGRESSED if after else PASSED
+    return Gate(VERIFICATION, verdict, FAILED_STAGES, before, after, change, 0.0, reason=reason)
 
 
 def _accuracy_gate(baseline: Facts, candidate: Facts, limit: float) -> Gate:

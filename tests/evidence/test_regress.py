@@ -23,7 +23,8 @@ from mlpdeploy.evidence.regress import Limits, Regress, accept, fact_gates, late
 from mlpdeploy.scoreboard import print_regress
 from mlpdeploy.selection import Selection
 
-FACTS = Facts(1_000_000, 5.0, 200, 3, 4_000_000, Accuracy("relative error", 1e-3, "engine", "random", 8), {})
+ACCURACY = Accuracy("relative error", 1e-3, "engine", "random", 8)
+FACTS = Facts(1_000_000, 5.0, 200, 3, 4_000_000, ACCURACY, {}, failed_stages=0)
 
 
 def verdicts(candidate: Facts, baseline: Facts = FACTS) -> dict[str, str]:
@@ -62,6 +63,7 @@ def test_the_same_facts_pass() -> None:
         ({"transposes": 4}, regress.TRANSPOSES),
         ({"memory_bytes": 4_100_000, "memory_batch": 8}, regress.MEMORY),
         ({"accuracy": Accuracy("relative error", 7e-3, "engine", "random", 8)}, regress.ACCURACY),
+        ({"failed_stages": 1}, regress.VERIFICATION),
     ],
 )
 def test_each_gate_fails_alone_and_can_be_accepted(change: dict[str, Any], name: str) -> None:
@@ -94,7 +96,7 @@ def test_builds_of_another_session_are_not_compared_and_one_in_a_busy_time_is_re
 
 
 def test_what_gets_better_or_stays_within_its_limit_passes() -> None:
-    better = Facts(900_000, 1.0, 150, 0, 3_000_000, Accuracy("relative error", 1e-4, "engine", "random", 8), {})
+    better = Facts(900_000, 1.0, 150, 0, 3_000_000, replace(ACCURACY, value=1e-4), {}, None, 0)
     assert set(verdicts(better).values()) == {gate.PASSED}
     assert verdicts(replace(FACTS, engine_bytes=1_009_000))[regress.SIZE] == gate.PASSED
     assert verdicts(replace(FACTS, transposes=1), replace(FACTS, transposes=0))[regress.TRANSPOSES] == gate.REGRESSED
@@ -109,6 +111,20 @@ def test_accuracy_on_images_is_lost_in_points_and_other_measures_are_not_compare
     unverified = replace(FACTS, accuracy=None, reasons={"accuracy": "not verified"})
     (found,) = (one for one in fact_gates(FACTS, unverified, Limits()) if one.name == regress.ACCURACY)
     assert found.reason == "the candidate is not verified"
+
+
+def test_a_candidate_that_failed_its_verification_does_not_pass_even_against_one_that_failed_too() -> None:
+    broken = replace(FACTS, accuracy=None, failed_stages=2, reasons={regress.VERIFICATION: "engine: holds NaN"})
+    for baseline in (FACTS, broken, replace(FACTS, failed_stages=None)):
+        gates = fact_gates(baseline, broken, Limits())
+        assert [one.name for one in gates if one.verdict == gate.REGRESSED] == [regress.VERIFICATION]
+        shown = document(*gates)
+        assert outcome.sentence(shown["gates"][-1]) == "verification: regressed: engine: holds NaN"
+        assert "2 failed" in outcome.markdown(shown) and "holds NaN" in outcome.junit(shown)
+    fixed = fact_gates(broken, FACTS, Limits())[-1]
+    assert (fixed.verdict, outcome.sentence(document(fixed)["gates"][0])) == (gate.PASSED, "verification: passed")
+    unknown = fact_gates(FACTS, replace(FACTS, failed_stages=None), Limits())[-1]
+    assert (unknown.verdict, unknown.reason) == (regress.NOT_MEASURED, "the candidate is not verified")
 
 
 def test_the_worst_gate_decides_and_an_undecided_one_as_was_asked() -> None:
