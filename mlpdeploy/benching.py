@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlpdeploy import pipeline, store, trust
-from mlpdeploy.benching_session import AGAINST, SITTINGS, Session
+from mlpdeploy.benching_session import AGAINST, Session
 from mlpdeploy.engine.backend import pick
 from mlpdeploy.errors import ArtifactError, InputError
 from mlpdeploy.leftovers import workplace
@@ -59,8 +59,9 @@ def bench(
     kept beside it. `trusted` says that engines may run although somebody else built them (see `trust`).
 
     `sizes` are the batch sizes (none: the smallest and the one that the engine is tuned for), `seconds` the budget of
-    each. `against` None means AGAINST without what this machine cannot run. The engine is built where it is not built
-    yet. Raises InputError where a size or baseline cannot be used, MachineLacks where nothing can be timed here.
+    each, loading and warming up included. `against` None means AGAINST without what this machine cannot run. The engine
+    is built where it is not built yet. Raises InputError where a size or baseline cannot be used, MachineLacks where
+    nothing can be timed here.
     """
     from mlpdeploy.evidence import machine
     from mlpdeploy.evidence.bench import Bench
@@ -100,6 +101,7 @@ def bench(
         before = machine.conditions()
         with stages("measure"):
             taken = session.measure(rivals, sizes, seconds)
+        held = len(taken[sizes[0]].sittings)
         measurements = tuple(_measurement(size, timings, rivals) for size, timings in taken.items())
         with stages("roofline"):
             # PyTorch has no rate of INT8 products to be held against.
@@ -114,7 +116,7 @@ def bench(
         selection=artifact.manifest["selection"],
         machine=machine.fingerprint(),
         conditions={"before": before, "after": after},
-        settings={"threads": threads, "seconds": seconds, "sittings": SITTINGS, "seed": selection.seed},
+        settings={"threads": threads, "seconds": seconds, "sittings": held, "seed": selection.seed},
         facts=facts,
         measurements=measurements,
         roofline=roofline,

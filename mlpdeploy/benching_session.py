@@ -81,9 +81,12 @@ class Session:
 
     def measure(self, rivals: Sequence[Rival], sizes: Sequence[int], seconds: float) -> dict[int, timing.Timings]:
         """All contenders at each size, interleaved, in several sittings."""
-        from mlpdeploy.evidence.contenders import sittings
+        from mlpdeploy.evidence.sittings import sittings
 
-        return sittings(rivals, sizes, SITTINGS, seconds, self.selection.seed, self.stages)
+        taken = sittings(rivals, sizes, SITTINGS, seconds, self.selection.seed, self.stages)
+        if (held := len(taken[sizes[0]].sittings)) < SITTINGS:
+            self.stages.say(f"{held} sittings, not {SITTINGS}: --time {seconds:g} has no room for more")
+        return taken
 
     def roofline(self, taken: Mapping[int, timing.Timings]) -> Any:
         """The machine's rates and what they mean for this network."""
@@ -127,10 +130,11 @@ class Session:
         """What each rule is worth: the engine without it against the engine, with a budget of their own."""
         from mlpdeploy.evidence import contenders
         from mlpdeploy.evidence.bench import ENGINE, Credit
+        from mlpdeploy.evidence.sittings import sittings
 
         rivals = [contenders.engine(ENGINE, ENGINE, "every rule", self.engine, self.specs), *without.values()]
         with self.stages("credit"):
-            taken = contenders.sittings(rivals, [size], SITTINGS, seconds, self.selection.seed, self.stages)[size]
+            taken = sittings(rivals, [size], SITTINGS, seconds, self.selection.seed, self.stages)[size]
         fired = {rule["name"]: rule["fired"] for rule in self.artifact.manifest["rules"]}
         return tuple(Credit(rule, fired[rule], size, taken.ratio(rule, ENGINE)) for rule in without)
 

@@ -117,7 +117,8 @@ def against_saved(other: Baseline, candidate: Contender, terms: Terms, stages: S
 
     Two sessions of one machine differ by more than a session does within itself: a saved result is the lesser baseline.
     """
-    from mlpdeploy.evidence import contenders, gate
+    from mlpdeploy.evidence import gate
+    from mlpdeploy.evidence.sittings import sittings
 
     saved, sizes = _saved_medians(other), terms.sizes
     if missing := [size for size in sizes if size not in saved]:
@@ -126,7 +127,7 @@ def against_saved(other: Baseline, candidate: Contender, terms: Terms, stages: S
     began, seconds = time.monotonic(), min(terms.seconds / len(sizes), count * _sitting(other))
     with stages("time the engine"):
         stages.say(f"about {max(1, round(seconds * len(sizes)))} s for {count} sittings, as many as were saved")
-        taken = contenders.sittings([candidate], sizes, count, seconds, terms.seed, stages)
+        taken = sittings([candidate], sizes, count, seconds, terms.seed, stages, fewest=count)
     sides, judged = {}, {}
     for size in sizes:
         after = taken[size].medians(candidate.name)[: len(saved[size])]

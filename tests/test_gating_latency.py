@@ -12,7 +12,7 @@ import pytest
 
 from mlpdeploy.baseline import Baseline
 from mlpdeploy.errors import InputError
-from mlpdeploy.evidence import contenders, gate, outcome, pairs, timing
+from mlpdeploy.evidence import contenders, gate, outcome, pairs, sittings, timing
 from mlpdeploy.evidence.budget import Cost
 from mlpdeploy.evidence.regress import LATENCY
 from mlpdeploy.gating_latency import Terms, against_saved, interleaved
@@ -125,12 +125,12 @@ def held_against(saved: dict[str, Any], monkeypatch: pytest.MonkeyPatch, ratio: 
     """The gate, and the seconds that the sittings had at each size."""
     had: dict[str, Any] = {}
 
-    def sittings(rivals: Any, sizes: Any, count: int, seconds: float, *_: Any) -> dict[int, timing.Timings]:
+    def held(rivals: Any, sizes: Any, count: int, seconds: float, *_: Any, **__: Any) -> dict[int, timing.Timings]:
         had.update(count=count, seconds=seconds)
         samples = {"candidate": np.full(5 * count, 0.01 * ratio)}
         return {size: timing.Timings(samples, {"candidate": 1}, 0, (5,) * count) for size in sizes}
 
-    monkeypatch.setattr(contenders, "sittings", sittings)
+    monkeypatch.setattr(sittings, "sittings", held)
     candidate = contenders.Contender("candidate", "engine", "", (), lambda arrays: arrays, lambda: None)  # type: ignore[arg-type, return-value]
     (found,), _ = against_saved(
         Baseline("run.json", {}, document=saved), candidate, Terms((1,), 1, 300.0, 0.03, 0), Stages()

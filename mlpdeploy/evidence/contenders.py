@@ -1,10 +1,10 @@
-"""What an engine is timed against: each contender loaded anew for each sitting, and fed with inputs made beforehand."""
+"""What an engine is timed against: each contender loaded anew as often as is asked, and fed with inputs made before."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,16 +17,15 @@ from torch.utils import _pytree as pytree
 from mlpdeploy.engine.backend import Arrays, Backend, BuildRequest, OnDevice, Progress
 from mlpdeploy.engine.backends import _programs
 from mlpdeploy.engine.emit import Emitted
-from mlpdeploy.evidence import machine, timing
+from mlpdeploy.evidence import machine
 from mlpdeploy.evidence.bench import COMPILE, EAGER
-from mlpdeploy.evidence.clocks import Call, Inputs, timed
+from mlpdeploy.evidence.clocks import Call
 from mlpdeploy.graph.trace import TensorSpec
 from mlpdeploy.guest import copied
 
 DISTINCT = 4
 """Random batches that are drawn; more inputs are copies of them elsewhere in memory."""
 
-MOST_ROUNDS = 10_000
 MOST_INPUTS, MOST_BYTES = 1000, 1 << 29
 """Of small images a thousand will do, however large the cache is."""
 
@@ -86,34 +85,6 @@ def compiled(network: nn.Module, inputs: Sequence[TensorSpec], dtype: torch.dtyp
     """torch.compile, a graph for each batch size, compiled once for all sittings."""
     program = torch.compile(_moved(network, dtype, device), dynamic=False)
     return _torch(COMPILE, f"torch.compile, {_name(dtype)}", program, inputs, dtype, device)
-
-
-def sittings(
-    contenders: Sequence[Contender],
-    sizes: Sequence[int],
-    count: int,
-    seconds: float,
-    seed: int,
-    progress: Progress,
-) -> dict[int, timing.Timings]:
-    """Time all contenders at each batch size in `count` sittings that share `seconds` for each size.
-
-    Every sitting loads every contender anew, in an order that alternates.
-    """
-    inputs = {size: Inputs(prepared(contenders, size, seed)) for size in sizes}
-    taken: dict[int, list[timing.Timings]] = {size: [] for size in sizes}
-    with timing.settled():
-        for sitting in range(count):
-            with ExitStack() as stack:
-                order = contenders if sitting % 2 == 0 else list(reversed(contenders))
-                calls = {one.name: stack.enter_context(one.load()) for one in order}
-                for done, size in enumerate(sizes):
-                    where = f"sitting {sitting + 1} of {count}, batch {size}"
-                    progress.step(where, sitting * len(sizes) + done, count * len(sizes))
-                    in_turn = {one.name: calls[one.name] for one in contenders}
-                    limits = {"rounds": MOST_ROUNDS, "seconds": seconds / count, "seed": seed + sitting}
-                    taken[size].append(timed(in_turn, inputs[size], **limits))
-    return {size: timing.Timings.joined(one) for size, one in taken.items()}
 
 
 def prepared(contenders: Sequence[Contender], size: int, seed: int) -> dict[str, list[Any]]:

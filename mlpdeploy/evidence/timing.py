@@ -45,6 +45,9 @@ class Phased(Protocol):
 Run = Callable[[Any], object] | Phased
 
 
+PAIRED = 6
+"""Sittings from which on two in opposite orders count as one: fewer pairs would tell less than what they cancel."""
+
 MOST_WARMUP = 10
 """Calls after which a contender that is not stable is measured all the same: the machine is not quiet."""
 
@@ -125,7 +128,7 @@ class Timings:
         """The ratio of medians within a sitting, geometric mean over the sittings.
 
         Rounds are resampled within each sitting, together for both contenders, so that what both suffered cancels; then
-        the sittings are. Neighbouring sittings, which load in opposite orders, count as one where their number is even.
+        the sittings are. Neighbouring sittings, which load in opposite orders, count as one from PAIRED on.
         """
         rng = np.random.default_rng(self.seed)
         values, drawn = [], []
@@ -134,7 +137,7 @@ class Timings:
             drawn.append(np.log(np.median(mine[rows], axis=1) / np.median(other[rows], axis=1)))
             values.append(math.log(np.median(mine) / np.median(other)))
         middle, logs = sum(values) / len(values), np.stack(drawn, axis=1)
-        if len(values) % 2 == 0:
+        if len(values) >= PAIRED and len(values) % 2 == 0:
             logs = (logs[:, ::2] + logs[:, 1::2]) / 2
         count = logs.shape[1]
         means = np.take_along_axis(logs, rng.integers(0, count, (resamples, count)), axis=1).mean(axis=1)
@@ -251,8 +254,12 @@ def _widening(sittings: int) -> float:
         return 1.0
     z, degrees = NormalDist().inv_cdf(0.975), sittings - 1
     t = z + (z**3 + z) / (4 * degrees) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2)
+    t = _STUDENT.get(degrees, t)
     return math.sqrt(sittings / degrees) * t / z
 
+
+_STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}
+"""The 97.5 % quantile of Student's t by degrees of freedom, where the expansion is too short."""
 
 _COMPUTE = 1  # the place of `compute` in Phases
 

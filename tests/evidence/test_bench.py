@@ -25,7 +25,7 @@ from torch import nn
 from mlpdeploy.engine.backend import Batch, BuildRequest, LayerTime, backends
 from mlpdeploy.engine.backends import onnxruntime
 from mlpdeploy.engine.backends import openvino as openvino_backend
-from mlpdeploy.evidence import contenders, layers, machine, memory, pairs, roofline, timing
+from mlpdeploy.evidence import contenders, layers, machine, memory, pairs, roofline, sittings, timing
 from mlpdeploy.evidence.bench import read
 from mlpdeploy.graph.trace import TensorSpec
 from mlpdeploy.progress import Silent
@@ -48,10 +48,53 @@ def sleeper(name: str, seconds: float, loads: list[str]) -> contenders.Contender
 def test_every_sitting_loads_everything_anew_in_an_order_that_alternates() -> None:
     loads: list[str] = []
     both = [sleeper("a", 1e-3, loads), sleeper("b", 1e-2, loads)]
-    taken = contenders.sittings(both, [1, 2], 4, 0.0, 0, Silent())
+    taken = sittings.sittings(both, [1, 2], 4, 0.0, 0, Silent(), fewest=4)
     assert loads == ["a", "b", "b", "a", "a", "b", "b", "a"]
     assert set(taken) == {1, 2} and taken[1].sittings == (5, 5, 5, 5) and len(taken[1].medians("a")) == 4
     assert taken[2].ratio("b", "a").value > 1.5
+
+
+class Clock:
+    """A clock that only what is timed moves: `first` seconds more for whatever is loaded in the first sitting."""
+
+    def __init__(self, loading: float, least: float, first: float = 0.0) -> None:
+        self.now, self.loading, self.least, self.first, self.asked = 0.0, loading, least, first, list[float]()
+
+    def held(self, monkeypatch: pytest.MonkeyPatch, seconds: float, count: int = 10, **options: Any) -> int:
+        @contextlib.contextmanager
+        def load() -> Iterator[Callable[[Any], object]]:
+            self.now, self.first = self.now + self.loading + self.first, 0.0
+            yield lambda value: None
+
+        def timed(calls: Any, inputs: Any, *, seconds: float, **_: Any) -> timing.Timings:
+            self.asked.append(seconds)
+            self.now += max(seconds, self.least)
+            return timing.Timings({name: np.ones(5) for name in calls}, dict.fromkeys(calls, 1), 0)
+
+        monkeypatch.setattr(sittings, "timed", timed)
+        one = contenders.Contender("a", "engine", "a", (SPEC,), lambda arrays: arrays, load)
+        taken = sittings.sittings([one], [1, 2], count, seconds, 0, Silent(), clock=lambda: self.now, **options)
+        return len(taken[1].sittings)
+
+
+def test_the_seconds_cover_loading_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    quick = Clock(loading=0.0, least=0.1)
+    assert quick.held(monkeypatch, 20.0) == 10 and quick.now == pytest.approx(40)
+    slow = Clock(loading=1.0, least=0.1)
+    assert slow.held(monkeypatch, 20.0) == 10 and slow.now == pytest.approx(40)
+    # What is compiled in the first sitting is not measuring.
+    compiled = Clock(loading=1.0, least=0.1, first=300.0)
+    assert compiled.held(monkeypatch, 20.0) == 10 and compiled.now == pytest.approx(340)
+
+
+def test_where_a_sitting_takes_too_long_there_are_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = Clock(loading=2.0, least=4.0)
+    assert slow.held(monkeypatch, 4.0) == sittings.FEWEST and slow.now == pytest.approx(30)
+    some = Clock(loading=2.0, least=4.0)
+    assert some.held(monkeypatch, 26.0) == 5 and some.now == pytest.approx(52, abs=5)
+    every = Clock(loading=2.0, least=4.0)
+    assert every.held(monkeypatch, 4.0, fewest=10) == 10
+    assert Clock(loading=2.0, least=4.0).held(monkeypatch, 4.0, count=1) == 1
 
 
 def test_a_pair_loads_both_sides_once_in_either_order() -> None:
@@ -89,12 +132,13 @@ def test_inputs_are_different_arrays_that_are_alike_for_all() -> None:
     assert all(np.array_equal(a["image"], b["image"]) for a, b in zip(made["a"], made["b"], strict=True))
 
 
-def test_few_sittings_widen_the_interval_and_cover_the_truth() -> None:
+@pytest.mark.parametrize("sittings", [3, 4, 5, 10])
+def test_few_sittings_widen_the_interval_and_cover_the_truth(sittings: int) -> None:
     rng = np.random.default_rng(0)
     held = 0
     for seed in range(200):  # loads of one engine differ by 3 %, rounds within a load by 1 %
         taken = []
-        for _ in range(10):
+        for _ in range(sittings):
             sides = {name: rng.normal(1, 0.01, 6) * rng.normal(1, 0.03) for name in "ab"}
             taken.append(timing.Timings(sides, {"a": 1, "b": 1}, seed))
         ratio = timing.Timings.joined(taken).ratio("a", "b", resamples=400)

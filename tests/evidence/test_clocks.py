@@ -19,7 +19,7 @@ from mlpdeploy import benching
 from mlpdeploy.engine.backend import Launch, OnDevice
 from mlpdeploy.engine.backends import _programs
 from mlpdeploy.errors import ArtifactError
-from mlpdeploy.evidence import clocks, contenders, pairs, timing
+from mlpdeploy.evidence import clocks, contenders, pairs, sittings, timing
 from mlpdeploy.evidence.bench import DevicePhases
 from mlpdeploy.graph.trace import TensorSpec
 from mlpdeploy.progress import Silent
@@ -188,7 +188,7 @@ def contender(name: str, one: Doubler) -> contenders.Contender:
 
 def test_sittings_and_pairs_are_timed_there_too(gpu: Gpu) -> None:
     both = [contender(name, Doubler(gpu)) for name in ("baseline", "candidate")]
-    taken = contenders.sittings(both, [2], 3, 0.0, 0, Silent())[2]
+    taken = sittings.sittings(both, [2], 3, 0.0, 0, Silent())[2]
     assert taken.sittings == (5, 5, 5) and taken.phases["baseline"].shape == (15, 3)
     assert taken.ratio("candidate", "baseline").value == pytest.approx(1.0)
     found = DevicePhases.of(taken, "candidate")
