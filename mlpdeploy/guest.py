@@ -99,8 +99,14 @@ def _circle(network: nn.Module) -> str | None:
 
 
 def copied(network: nn.Module) -> nn.Module:
-    """A deep copy. Raises InputError where the network refuses to be copied."""
+    """A deep copy, in which tensors that were computed and kept as attributes hold their numbers alone.
+
+    Old parametrisations (`nn.utils.weight_norm`) keep the weight that they computed last. Raises InputError where the
+    network refuses to be copied.
+    """
+    attributes = [value for module in network.modules() for value in vars(module).values()]
+    computed = [value for value in attributes if isinstance(value, torch.Tensor) and not value.is_leaf]
     try:
-        return copy.deepcopy(network)
+        return copy.deepcopy(network, {id(value): value.detach().clone() for value in computed})
     except Exception as error:  # a module may hold anything, and refuse to be copied in any way
         raise InputError(f"{type(network).__name__} cannot be copied: {one_line(error)}") from error

@@ -34,6 +34,9 @@ class Prints(Net):
     def __init__(self): super().__init__(); print("hello from the network"); os.write(1, b"raw from the network\\n")
     def forward(self, x): print("forward of the network"); return super().forward(x)
 
+class WithNone(Net):
+    def forward(self, x): return {"loss": None, "logits": super().forward(x)}
+
 class NoCopy(Net):
     def __deepcopy__(self, memo): raise RuntimeError("no copies")
 """
@@ -84,6 +87,16 @@ def test_a_copy_that_is_refused_is_one_line() -> None:
     assert torch.equal(copied(network).weight, network.weight) and copied(network) is not network
 
 
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+def test_a_weight_that_was_computed_is_copied_with_its_numbers() -> None:
+    network = nn.Sequential(nn.utils.weight_norm(nn.Linear(3, 2)))
+    x = torch.ones(1, 3)
+    expected = network(x)  # keeps the weight that it computed, with its history
+    other = copied(network)
+    assert torch.equal(other(x), expected) and other[0].weight is not network[0].weight
+    assert torch.allclose(other.double()(x.double()), expected.double())
+
+
 @pytest.fixture
 def run(cli: Cli, tmp_path: Path) -> Cli:
     """`mlpdeploy VERB nets:NAME`, those networks lying where it runs."""
@@ -102,6 +115,13 @@ def test_stdout_holds_one_document_whatever_a_network_does_to_it(name: str, run:
 def test_a_stream_that_a_network_closes_is_not_the_one_of_results(run: Cli) -> None:
     found = run("build", "ClosesStdout", "--json", code=2)
     assert "ClosesStdout: ValueError: I/O operation on closed file" in json.loads(found.stdout)["error"]["message"]
+
+
+def test_outputs_that_are_none_are_left_out(run: Cli) -> None:
+    run("build", "WithNone")
+    run("verify", "WithNone")
+    found = json.loads(run("bench", "WithNone", "--against", "eager", "--time", "0.1", "--json").stdout)
+    assert [one["name"] for one in found["measurements"][0]["contenders"]] == ["engine", "eager"]
 
 
 def test_a_network_that_refuses_to_be_copied_is_built_and_its_verification_says_why_not(run: Cli) -> None:

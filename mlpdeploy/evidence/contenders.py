@@ -119,7 +119,7 @@ def _torch(
         def call(tensors: dict[str, torch.Tensor]) -> Any:
             with torch.inference_mode():
                 moved = (tensor.to(device) for tensor in tensors.values())
-                return pytree.tree_map(lambda tensor: tensor.cpu(), run(*moved))
+                return pytree.tree_map_only(torch.Tensor, torch.Tensor.cpu, run(*moved))
 
         yield call if device == "cpu" else OnDevice(call, _programs.binder(run, [spec.name for spec in specs]))
 

@@ -48,7 +48,7 @@ def module_run(
             # A copy: a network may write into its input.
             tensors.append(torch.tensor(arrays[spec.name], dtype=wanted))
         with torch.inference_mode():
-            leaves = pytree.tree_leaves(module(*tensors))
+            leaves = [leaf for leaf in pytree.tree_leaves(module(*tensors)) if leaf is not None]
         # NumPy has no bfloat16, and float32 holds every one of its values.
         found = [leaf.float() if leaf.dtype == torch.bfloat16 else leaf for leaf in leaves]
         return dict(zip(outputs, (leaf.numpy() for leaf in found), strict=True))

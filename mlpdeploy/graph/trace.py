@@ -66,7 +66,8 @@ class Traced:
 
     `module` is a GraphModule: placeholders for inputs, get_attr for weights, ATen overloads for the rest; every
     node carries `meta["val"]` (a FakeTensor with a symbolic batch) and the user's module path and source line.
-    Its forward returns a tuple, one tensor for each of `outputs`; `mapping` says that the network's own returns a dict.
+    Its forward returns a tuple, one tensor for each of `outputs`, without what is None in that of the network itself;
+    `mapping` says that this returns a dict.
     """
 
     module: fx.GraphModule
@@ -110,7 +111,7 @@ def trace(
     _freeze(module)
     module.graph.eliminate_dead_code()
     module.recompile()
-    paths = _paths(exported)
+    paths = _without_none(module, _paths(exported))
     mapping = all(path and isinstance(path[0], pytree.MappingKey) for path in paths)
     if outputs and len(outputs) != len(paths):
         raise InputError(f"{len(outputs)} names of outputs, and the network returns {len(paths)} tensors")
@@ -134,7 +135,8 @@ def _outputs(module: fx.GraphModule, names: Sequence[str]) -> tuple[TensorSpec, 
     nodes = [node for node in output.args[0] if isinstance(node, fx.Node)]
     values = [value for node in nodes if isinstance(value := node.meta.get("val"), torch.Tensor)]
     if not values or len(values) != len(output.args[0]):
-        raise NetworkError("the network must return tensors only (a tensor, or a tuple, list or dict of tensors)")
+        other = next((f", not {value!r}" for value in output.args[0] if not isinstance(value, fx.Node)), "")
+        raise NetworkError(f"the network must return tensors (a tensor, or a tuple, list or dict of tensors){other}")
     taken = {node.name for node in placeholders(module)}
     names = [f"{name}_of_network" if name in taken else name for name in names]
     for name, value in zip(names, values, strict=True):
@@ -146,6 +148,15 @@ def _outputs(module: fx.GraphModule, names: Sequence[str]) -> tuple[TensorSpec, 
         if value.is_complex():
             raise NetworkError(f"{name} of the network is complex, which no engine gives: return its view_as_real")
     return tuple(TensorSpec(n, tuple(int(s) for s in v.shape[1:]), v.dtype) for n, v in zip(names, values, strict=True))
+
+
+def _without_none(module: fx.GraphModule, paths: Sequence[pytree.KeyPath]) -> list[pytree.KeyPath]:
+    """Take what is None out of what the graph returns; the paths of the rest."""
+    output = next(node for node in reversed(module.graph.nodes) if node.op == "output")
+    kept = [(value, path) for value, path in zip(output.args[0], paths, strict=True) if value is not None]
+    output.args = (tuple(value for value, _ in kept),)
+    module.recompile()
+    return [path for _, path in kept]
 
 
 def _paths(exported: torch.export.ExportedProgram) -> list[pytree.KeyPath]:

@@ -231,9 +231,9 @@ UNFIT: list[tuple[type[nn.Module], str]] = [
     (Total, "first axis is not the batch"),
     (OfTwo, "first axis is not the batch"),
     (Weight, "output_1 of the network has shape (1, 3): its first axis is not the batch"),
-    (WithNumber, "must return tensors only"),
-    (WithBatch, "must return tensors only"),
-    (Nothing, "must return tensors only"),
+    (WithNumber, "the network must return tensors (a tensor, or a tuple, list or dict of tensors), not 3"),
+    (WithBatch, "the network must return tensors (a tensor, or a tuple, list or dict of tensors)"),
+    (Nothing, "the network must return tensors (a tensor, or a tuple, list or dict of tensors)"),
     (TwoInputs, "cannot trace TwoInputs: TypeError: missing a required argument: 'y'"),
 ]
 
@@ -315,6 +315,8 @@ class Returns(nn.Module):
         (lambda x: {"aux loss": x, 3: x + 1}, ["aux_loss", "3"], True),
         (lambda x: {"a b": x, "a/b": x + 1}, ["output_0", "output_1"], True),  # names that would be the same
         (lambda x: {"x": x}, ["x_of_network"], True),  # the input's name
+        (lambda x: (x, None), ["output"], False),
+        (lambda x: {"loss": None, "logits": x, "more": [None, x + 1]}, ["logits", "more.1"], True),
     ],
 )
 def test_outputs_are_called_as_the_network_calls_them(what: Any, names: list[str], mapping: bool) -> None:
