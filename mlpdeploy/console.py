@@ -204,6 +204,8 @@ def print_report(console: Console, found: Mapping[str, Any]) -> None:
     console.print(table)
     for path in found["files"]:
         console.print(f"  wrote {escape(path)}", highlight=False, soft_wrap=True)
+    for line in found["lacks"]:
+        console.print(f"  {escape(line)}", style="yellow", highlight=False, soft_wrap=True)
 
 
 def print_doctor(console: Console, found: Mapping[str, Any]) -> None:

@@ -14,22 +14,24 @@ from mlpdeploy.store import Artifact
 
 
 def report(artifact: Artifact, *, html: Path | None = None, markdown: Path | None = None) -> dict[str, Any]:
-    """Write the report about an artifact; gives the files that were written, and the verdicts in words.
+    """Write the report about an artifact; gives the files that were written, what they lack, and verdicts in words.
 
     `html` and `markdown` are where to write it, each on its own; without both, report.html and report.md are written
     beside the engine. Raises ArtifactError where a document cannot be used, InputError where a file cannot be written,
     MachineLacks where a library that draws is missing.
     """
+    from mlpdeploy.evidence.drawing import lacking
     from mlpdeploy.evidence.page import page
     from mlpdeploy.evidence.verdicts import verdicts
 
     if html is None and markdown is None:
         html, markdown = artifact.folder / store.PAGE, artifact.folder / store.REPORT
-    texts: dict[Path, str] = {}
+    texts, lacks = dict[Path, str](), list[str]()
     with _usable(artifact):
         if html is not None:
             outlines = store.attached(artifact, store.GRAPH)
             texts[html] = page(artifact.manifest, *_evidence(artifact), outlines)
+            lacks += [reason] if outlines is not None and (reason := lacking()) is not None else []
         if markdown is not None:
             texts[markdown] = in_markdown(artifact)
         lines = [asdict(verdict) for verdict in verdicts(artifact.manifest, *_evidence(artifact))]
@@ -38,7 +40,8 @@ def report(artifact: Artifact, *, html: Path | None = None, markdown: Path | Non
             results.write(path, text)
         except InputError as error:
             raise InputError(f"{error}: pass --html FILE or --markdown FILE") from error
-    return {"folder": str(artifact.folder), "files": [str(path) for path in texts], "verdicts": lines}
+    files = [str(path) for path in texts]
+    return {"folder": str(artifact.folder), "files": files, "lacks": lacks, "verdicts": lines}
 
 
 def in_markdown(artifact: Artifact) -> str:

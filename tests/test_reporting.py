@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 import mlpdeploy
 from mlpdeploy import Engine
+from mlpdeploy.evidence import drawing
 from mlpdeploy.evidence.verdicts import verdicts
 from tests.evidence.documents import bench, ratio
 from tests.test_api import Net, images
@@ -45,6 +47,21 @@ def test_the_page_and_the_markdown_lie_beside_the_engine(folder: Path, capsys: p
     assert "The engine computes what the network computes" in (folder / "report.md").read_text()
     assert in_process("report", str(folder / "model.onnx")) == 0
     assert "The engine computes what the network computes" in capsys.readouterr().out
+
+
+def test_without_graphviz_the_page_lacks_its_drawing_alone_and_says_so(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "pygraphviz", None)
+        reason = drawing.lacking()
+    assert drawing.lacking() is None and reason is not None
+    assert reason.startswith("no drawing of a block: ") and reason.endswith("apt-get install libglib2.0-0")
+    monkeypatch.setattr(drawing, "lacking", lambda: reason)
+    assert in_process("report", str(folder)) == 0
+    assert "wrote" in (printed := capsys.readouterr().out) and reason in printed
+    page = (folder / "report.html").read_text()
+    assert f"<p>{reason}</p>" in page and "Before: as it was traced" not in page and "Every operation" in page
 
 
 def test_files_of_one_s_own_leave_the_artifact_alone(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

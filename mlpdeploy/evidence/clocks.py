@@ -7,7 +7,6 @@ it can be captured, so that what is compared is the GPU's work and not how fast 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,17 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mlpdeploy.engine.backend import Bind, Launch, OnDevice
+from mlpdeploy.engine.backend import Bind, OnDevice
 from mlpdeploy.engine.backends import _programs
-from mlpdeploy.engine.backends._base import one_line
-from mlpdeploy.errors import MlpdeployError
+from mlpdeploy.engine.backends._graphs import WARMUP, captured, leads
 from mlpdeploy.evidence.timing import Phases, Timings, measure
-
-WARMUP = 3
-"""Launches before a graph is captured: TensorRT settles on a shape in its first, PyTorch asks for three."""
-
-LEAD, MOST_LEADS = 2e-4, 64
-"""Seconds of computing in front of what is timed, for the host to enqueue that meanwhile, and launches at the most."""
 
 Call = Callable[[Any], object]
 Host = Mapping[str, Tensor]
@@ -95,15 +87,13 @@ class DeviceCall:
             self._inputs = {name: torch.empty_like(value, device="cuda") for name, value in sample.items()}
             self._fill(sample)
             launch = bind(self._inputs)
-            for _ in range(WARMUP):
-                outputs = launch.run()
-            self._stream.synchronize()
-            self._run, self.uncaptured = _captured(launch, self._stream)
+            outputs = launch.run()
+            self._run, self.uncaptured = captured(launch, self._stream)
         self._outputs = [torch.empty_like(one, device="cpu", pin_memory=True) for one in outputs]
         self._events = [torch.cuda.Event(enable_timing=True) for _ in range(4)]
         self._leads = 0
         compute = min(self.phases(0).compute for _ in range(WARMUP))
-        self._leads = min(MOST_LEADS, math.ceil(LEAD / max(compute, 1e-6)))
+        self._leads = leads(compute)
 
     def phases(self, value: int) -> Phases:
         """See `Phased`; `value` is the place of an input. All is enqueued on one stream, behind untimed computing."""
@@ -130,27 +120,3 @@ class DeviceCall:
 
 def _fed(call: Call, values: Sequence[Any]) -> Callable[[int], object]:
     return lambda index: call(values[index])
-
-
-def _captured(launch: Launch, stream: torch.cuda.Stream) -> tuple[Callable[[], Sequence[Tensor]], str | None]:
-    """The work as a replay of one CUDA graph; or as it is, and why it cannot be captured.
-
-    `stream` must be the current one: PyTorch leaves the stream of a capture that fails to whoever entered it first.
-    """
-    if launch.uncapturable is not None:
-        return launch.run, launch.uncapturable
-    graph = torch.cuda.CUDAGraph()
-    try:
-        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-            outputs = launch.run()
-    except (RuntimeError, MlpdeployError) as error:
-        first: BaseException = error
-        while first.__context__ is not None:  # ending a broken capture fails as well
-            first = first.__context__
-        return launch.run, one_line(first)
-
-    def replay() -> Sequence[Tensor]:
-        graph.replay()
-        return outputs
-
-    return replay, None

@@ -19,6 +19,16 @@ LONGEST = 30
 """Characters of the longest line that is not cut."""
 
 
+def lacking() -> str | None:
+    """None where Graphviz can be used, else one line: what this system lacks."""
+    try:
+        import pygraphviz  # noqa: F401
+    except (ImportError, OSError) as error:  # its wheel holds Graphviz, but not the libraries below that
+        lines = str(error).splitlines() or [type(error).__name__]
+        return f"no drawing of a block: {lines[0]}; Debian, Ubuntu: apt-get install libglib2.0-0"
+    return None
+
+
 def draw(picture: Picture, title: str) -> str:
     """An `<svg>` element with a `<g class="node KIND">` for each box and a `<path class="edge">` for each edge.
 

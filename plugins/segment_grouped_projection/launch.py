@@ -56,12 +56,16 @@ def describe(
     gelu: bool = False,
     tf32: bool | None = None,
 ) -> Problem:
-    """The problem that these tensors are; see `project`. Raises ValueError where they do not fit each other."""
-    _, p, q, s, *trailing = x.shape
+    """The problem that these tensors are; see `project`. Raises ValueError where they do not fit each other.
+
+    All sizes but the batch are constants of the kernel: where a compiler has symbols for them, they become numbers.
+    """
+    p, q, s, *trailing = map(int, x.shape[1:])
     o = trailing[0] if trailing else 1
-    if weight.shape[1] != p * s or weight.shape[0] % segments:
+    rows, columns = map(int, weight.shape)
+    if columns != p * s or rows % segments:
         raise ValueError(f"a weight {list(weight.shape)} does not contract x {list(x.shape)} into {segments} segments")
-    t = weight.shape[0] // segments
+    t = rows // segments
     if tf32 is None:
         tf32 = torch.get_float32_matmul_precision() != "highest"
     precision = PRECISIONS[x.dtype]
@@ -71,7 +75,7 @@ def describe(
         bias=bias is not None,
         gelu=gelu,
         accumulate=accumulate is not None,
-        channels=0 if scale is None else scale.shape[1],
+        channels=0 if scale is None else int(scale.shape[1]),
         share=1 if scale is None else _share(x, scale),
     )  # fmt: skip
     return problem.for_batch(_largest(x.shape[0]))

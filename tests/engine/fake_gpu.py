@@ -104,10 +104,12 @@ class Gpu(TorchFunctionMode):
         return tensor
 
     def _copy(self, target: torch.Tensor, source: torch.Tensor, non_blocking: bool = False) -> torch.Tensor:
-        assert non_blocking
         to_gpu = self._holds(self.allocated, target)
-        assert self._holds(self.pinned, source if to_gpu else target), "the host's side must be pinned"
         self.enqueue("copy in" if to_gpu else "copy out", lambda: _move(target, source))
+        if non_blocking:
+            assert self._holds(self.pinned, source if to_gpu else target), "the host's side must be pinned"
+        else:
+            self.current.synchronize()
         return target
 
     @staticmethod

@@ -16,7 +16,7 @@ from mlpdeploy.engine.backend import Batch, BuildRequest, OnDevice, backends
 from mlpdeploy.engine.backends import _contexts, _nvidia, _polygraphy
 from mlpdeploy.engine.backends._base import Port, Signature
 from mlpdeploy.engine.parsed import origins
-from mlpdeploy.errors import ArtifactError
+from mlpdeploy.errors import ArtifactError, MachineLacks
 from mlpdeploy.evidence import clocks, layers
 from tests.engine.fake_gpu import SECONDS, Gpu, gpu
 
@@ -66,6 +66,8 @@ class Context:
             with torch._C.DisableTorchFunction():
                 y.copy_(2 * x)
                 half.copy_(x)
+            for place, layer in enumerate(self.engine.layers if self.profiler is not None else ()):
+                self.profiler.report_layer_time(layer["Name"], place + 1.0)
 
         self.engine.gpu.enqueue("compute", work, stream_handle)
         return True
@@ -141,6 +143,43 @@ def test_an_engine_is_bound_to_buffers_and_captured(gpu: Gpu, flavour: str, capt
         (torch.float32, [[4.0] * 4] * 2), (torch.float16, [[2.0] * 4] * 2),
     ]  # fmt: skip
     assert not {"allocate", "pin", "compute"} & {what for what, _ in gpu.log}
+
+
+@pytest.mark.parametrize("flavour", ["tensorrt", "tensorrt_rtx"])
+def test_an_engine_is_called_through_pytorch_where_that_can_use_the_gpu(gpu: Gpu, flavour: str) -> None:
+    context = _contexts.context(tensorrt(flavour), Engine(gpu), [])
+    with _contexts.calls(context, OUTPUTS, []) as run:
+        found = [run({"x": np.full((rows, 4), float(rows), np.float32)}) for rows in (1, 3, 1)]
+    for rows, outputs in zip((1, 3, 1), found, strict=True):
+        assert outputs["y"].tolist() == [[2.0 * rows] * 4] * rows and outputs["y"].dtype == np.float32
+        assert outputs["half"].tolist() == [[float(rows)] * 4] * rows and outputs["half"].dtype == np.float16
+
+
+def test_what_tensorrt_refuses_in_a_call_is_told_in_its_own_words(gpu: Gpu) -> None:
+    engine, errors = Engine(gpu), ["an error of TensorRT"]
+    with _contexts.calls(_contexts.context(tensorrt("tensorrt"), engine, errors), OUTPUTS, errors) as run:
+        with pytest.raises(ArtifactError, match=r"TensorRT cannot take x of shape \[9, 4\]: an error of TensorRT"):
+            run({"x": np.zeros((9, 4), np.float32)})
+        assert run({"x": np.ones((2, 4), np.float32)})["y"].tolist() == [[2.0] * 4] * 2
+
+
+def test_without_pytorchs_cuda_and_cudas_runtime_the_machine_lacks_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
+    _polygraphy.bind("tensorrt-rtx")
+
+    class NoLibrary(Runner):
+        def __enter__(self) -> Runner:
+            raise OSError("libcudart.so: cannot open shared object file\nmore of it")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("polygraphy.backend.trt.TrtRunner", NoLibrary)
+    context = _contexts.context(tensorrt("tensorrt"), Engine(None), [])
+    with pytest.raises(MachineLacks) as raised, _contexts.calls(context, OUTPUTS, []):
+        pass
+    assert str(raised.value) == (
+        "Polygraphy finds no CUDA runtime library (libcudart.so: cannot open shared object file); install a PyTorch "
+        "that can use the GPU"
+    )
 
 
 def test_every_size_has_a_context_of_its_own(gpu: Gpu) -> None:
@@ -219,7 +258,7 @@ def runner(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_profiler_tells_layers_by_our_names(runner: None) -> None:
     inputs = [{"x": np.zeros((2, 4), np.float32)}] * 3
-    found = _contexts.layer_times(tensorrt("tensorrt_rtx"), Engine(None), [], inputs)
+    found = _contexts.layer_times(tensorrt("tensorrt_rtx"), Engine(None), [], [], inputs)
     assert [(one.type, one.seconds) for one in found] == [  # of runs 2, 3 and 4
         ("gemm", pytest.approx(0.75e-3)), ("kgen", pytest.approx(1.75e-3)), ("Reformat", pytest.approx(2.75e-3)),
     ]  # fmt: skip
@@ -230,10 +269,16 @@ def test_the_profiler_tells_layers_by_our_names(runner: None) -> None:
     ]  # fmt: skip
 
 
+def test_the_profiler_needs_no_polygraphy_where_pytorch_can_use_the_gpu(gpu: Gpu) -> None:
+    inputs = [{"x": np.zeros((2, 4), np.float32)}] * 3
+    found = _contexts.layer_times(tensorrt("tensorrt"), Engine(gpu), OUTPUTS, [], inputs)
+    assert [one.seconds for one in found] == [pytest.approx(1e-3 * milliseconds) for milliseconds in (1, 2, 3)]
+
+
 def test_without_details_layers_keep_tensorrts_names(runner: None) -> None:
     engine = Engine(None)
     engine.layers = ["stem/Conv + stem/Relu"]
-    (one,) = _contexts.layer_times(tensorrt("tensorrt"), engine, [], [{"x": np.zeros((2, 4), np.float32)}])
+    (one,) = _contexts.layer_times(tensorrt("tensorrt"), engine, [], [], [{"x": np.zeros((2, 4), np.float32)}])
     assert one.type == "layer" and one.names == ("stem/Conv + stem/Relu",)
 
 
@@ -241,7 +286,7 @@ def test_a_full_gpu_cannot_be_profiled_on(runner: None) -> None:
     engine = Engine(None)
     engine.full = True
     with pytest.raises(ArtifactError, match="TensorRT cannot make room to run the engine: it gave no reason"):
-        _contexts.layer_times(tensorrt("tensorrt"), engine, [], [{"x": np.zeros((2, 4), np.float32)}])
+        _contexts.layer_times(tensorrt("tensorrt"), engine, [], [], [{"x": np.zeros((2, 4), np.float32)}])
 
 
 @pytest.mark.parametrize("name", ["tensorrt", "tensorrt-rtx"])

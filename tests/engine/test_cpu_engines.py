@@ -163,7 +163,7 @@ def test_inductor_builds_for_the_gpu_that_is_here_or_says_that_there_is_none(mon
     assert "no INT8" in (backend.supports("int8", ("current",)) or "")
 
 
-@pytest.mark.parametrize(("gpus", "moved"), [((), None), (("current",), "cuda")])
+@pytest.mark.parametrize(("gpus", "moved"), [((), None), (("current",), "cuda:0")])
 def test_inductor_moves_the_graph_to_the_gpu_that_was_asked_for(
     gpus: tuple[str, ...], moved: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -183,7 +183,7 @@ def test_inductor_moves_the_graph_to_the_gpu_that_was_asked_for(
     given = low_ends(torch.float16)
     built = backends()["inductor"].build(given, BuildRequest("fp16", Batch(1, 2, 4), gpus), tmp_path, Silent())
     assert seen == ([] if moved is None else ["tuned for 2", moved])
-    assert built.facts["device"] == (moved or "cpu")
+    assert built.facts["device"] == ("cuda" if moved else "cpu")
 
 
 def test_inductor_compiles_our_own_operation(tmp_path: Path) -> None:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from mlpdeploy import kernels
-from mlpdeploy.engine.backend import Batch, BuildRequest, backends, pick
-from mlpdeploy.engine.backends import _nvidia, _plugin, _polygraphy
+from mlpdeploy.engine.backend import Batch, BuildRequest, Launch, backends, pick
+from mlpdeploy.engine.backends import _nvidia, _parser, _plugin, _polygraphy
 from mlpdeploy.engine.backends.tensorrt import compute_capabilities, parse
 from mlpdeploy.engine.emit import Emitted
 from mlpdeploy.engine.functions import FORMS, OPSET, SEGMENTS, Form
@@ -21,6 +23,9 @@ from mlpdeploy.errors import BuildError, InputError
 from mlpdeploy.graph import ops
 from mlpdeploy.graph.precision import Typed
 from mlpdeploy.graph.trace import TensorSpec
+from tests.engine.fake_gpu import SECONDS, Gpu, gpu
+
+__all__ = ["gpu"]
 
 RTX = backends()["tensorrt-rtx"].available()
 needs_rtx = pytest.mark.skipif(RTX is not None, reason=str(RTX))
@@ -120,7 +125,11 @@ def trial(monkeypatch: pytest.MonkeyPatch) -> Any:
     failing: list[str] = []
     monkeypatch.setattr(_plugin, "refusal", lambda trt, model: None)
     monkeypatch.setattr(_plugin, "register", lambda: None)
-    monkeypatch.setattr(_plugin, "milliseconds", lambda plans, inputs: {way: times[way] for way in plans})
+
+    def milliseconds(trt: Any, plans: Any, typed: Any, batch: Batch) -> Any:
+        return times if isinstance(times, str) else {size: {way: times[way] for way in plans} for size in (1, 4)}
+
+    monkeypatch.setattr(_plugin, "milliseconds", milliseconds)
 
     def make(given: onnx.ModelProto) -> tuple[bytes, Any]:
         way = "plugin" if _plugin.is_called(given) else "body"
@@ -140,10 +149,86 @@ def trial(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_auto_builds_both_ways_and_keeps_the_faster(trial: Any) -> None:
     plan, facts = trial.run("auto")
     assert plan == b"plugin" and sorted(trial.made) == ["body", "plugin"]
-    assert facts == {"used": True, "reason": None, "milliseconds": {"plugin": 1.0, "body": 2.0}}
+    times = {"plugin at batch 1": 1.0, "body at batch 1": 2.0, "plugin at batch 4": 1.0, "body at batch 4": 2.0}
+    assert facts == {"used": True, "reason": None, "milliseconds": times}
     trial.times["plugin"] = 3.0
     plan, facts = trial.run("auto")
-    assert plan == b"body" and not facts["used"] and facts["milliseconds"] == {"plugin": 3.0, "body": 2.0}
+    assert plan == b"body" and not facts["used"] and facts["milliseconds"]["plugin at batch 4"] == 3.0
+
+
+def test_the_way_that_is_faster_over_all_batch_sizes_is_kept() -> None:
+    small, large = {"plugin": 1.0, "body": 1.2}, {"plugin": 9.0, "body": 3.0}
+    assert _plugin.fastest({1: small}) == "plugin" and _plugin.fastest({1: small, 8: large}) == "body"
+    assert _plugin.fastest({1: small, 8: small, 32: {"plugin": 3.0, "body": 2.5}}) == "plugin"
+
+
+def test_where_nothing_can_tell_the_body_is_kept_and_the_reason_is_said(
+    trial: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_plugin, "milliseconds", lambda *_: "PyTorch cannot use the GPU")
+    assert trial.run("auto") == (b"body", {"used": False, "reason": "PyTorch cannot use the GPU", "milliseconds": {}})
+    assert trial.run("on")[1]["used"]
+
+
+def test_both_ways_are_timed_on_the_gpus_clock_at_every_batch_size(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
+    _polygraphy.bind("tensorrt-rtx")
+    costs, sizes = {b"slow": 3, b"fast": 1}, list[int]()
+
+    def bind(trt: Any, engine: bytes, outputs: Any, errors: Any, inputs: Any) -> Launch:
+        sizes.append(len(inputs["x"]))
+        assert [port.name for port in outputs] == ["x"]
+        return Launch(lambda: [gpu.enqueue("compute", lambda: None) for _ in range(costs[engine])])
+
+    monkeypatch.setattr(_plugin._contexts, "bind", bind)
+    monkeypatch.setattr(_polygraphy, "collected_errors", lambda trt: contextlib.nullcontext([]))
+    monkeypatch.setattr("polygraphy.backend.trt.engine_from_bytes", lambda plan: plan)
+    monkeypatch.setattr(torch.Tensor, "cuda", lambda self: self)
+    found = _plugin.milliseconds(None, {"plugin": b"slow", "body": b"fast"}, emitted().typed, Batch(1, 2, 4))
+    once = 1e3 * SECONDS["compute"]
+    expected = {"plugin": pytest.approx(3 * once), "body": pytest.approx(once)}
+    assert found == dict.fromkeys((1, 2, 4), expected) and sizes == [1, 1, 2, 2, 4, 4]
+
+
+def test_without_pytorchs_cuda_nothing_can_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "cannot use the GPU" in str(_plugin.milliseconds(None, {}, emitted().typed, Batch(1, 2, 4)))
+
+
+@pytest.mark.parametrize("error", [TypeError("unsupported callable"), ValueError("no schema"), ImportError("triton")])
+def test_a_plugin_that_cannot_be_registered_costs_auto_nothing(
+    trial: Any, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def register() -> None:
+        raise error
+
+    monkeypatch.setattr(_plugin, "register", register)
+    plan, facts = trial.run("auto")
+    told = f"the plugin cannot be registered: {type(error).__name__}: {error}"
+    assert plan == b"body" and facts["reason"] == told
+    with pytest.raises(BuildError, match="the engine cannot carry the plugin: the plugin cannot be registered"):
+        trial.run("on")
+
+
+def test_projections_of_int8_codes_are_left_to_tensorrt() -> None:
+    coded = model()
+    scale, zero = numpy_helper.from_array(np.float32(0.1), "s"), numpy_helper.from_array(np.int8(0), "z")
+    coded.graph.initializer.extend([scale, zero])
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"]),
+    ]
+    projection = coded.graph.node.pop()
+    projection.input[0] = "d"
+    second = helper.make_node(SEGMENTS, ["x", "w"], ["plain"], "two", domain=ops.DOMAIN, split=[0, 0, 4, 4])
+    coded.graph.node.extend([*nodes, projection, second])
+    after = _plugin.with_plugin(coded, False)
+    asks = [any(one.name == "plugin_namespace" for one in node.attribute) for node in after.graph.node]
+    assert asks == [False, False, False, True] and [one.name for one in after.functions] == [f"{SEGMENTS}_body"]
+    assert [node.op_type for node in after.graph.node if node.domain] == [f"{SEGMENTS}_body", SEGMENTS]
+    onnx.checker.check_model(coded)
+    coded.graph.node.pop()
+    assert _plugin.refusal(tensorrt(), coded) == "what has a plugin is in INT8"
 
 
 def test_on_and_off_build_one_way(trial: Any) -> None:
@@ -181,11 +266,11 @@ def test_why_the_plugin_cannot_be_used_is_one_line(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(_plugin.importlib, "import_module", lambda name: modules.get(name) or real(name))
     assert "compiled ahead of time" in str(_plugin.refusal(tensorrt(), model()))
     modules["tensorrt.plugin"].aot_impl = None
-    for gpu, reason in (
+    for found_gpu, reason in (
         ("no GPU here", "no GPU here"),
         (_nvidia.Gpu("Old", "sm75", "12.8"), "needs compute capability 8.0"),
     ):
-        monkeypatch.setattr(_nvidia, "probe", lambda gpu=gpu: gpu)
+        monkeypatch.setattr(_nvidia, "probe", lambda found_gpu=found_gpu: found_gpu)
         assert reason in str(_plugin.refusal(tensorrt(), model()))
     monkeypatch.setattr(_nvidia, "probe", lambda: _nvidia.Gpu("New", "sm90", "12.8"))
     assert _plugin.refusal(tensorrt(), model()) is None
@@ -194,21 +279,18 @@ def test_why_the_plugin_cannot_be_used_is_one_line(monkeypatch: pytest.MonkeyPat
 @needs_rtx
 def test_the_network_that_calls_plugins_wants_them_compiled_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
     _polygraphy.bind("tensorrt-rtx")
-    util = "polygraphy.backend.trt.util"
     asked: list[int] = []
     flags = SimpleNamespace(STRONGLY_TYPED=1, PREFER_AOT_PYTHON_PLUGINS=3)
     builder = SimpleNamespace(create_network=lambda flags: asked.append(flags) or "network")
-    parser = SimpleNamespace(parse=lambda data: data == b"model")
+    parser = SimpleNamespace(parse=lambda data: data == b"model", num_errors=0)
     trt = tensorrt(
-        NetworkDefinitionCreationFlag=flags, Builder=lambda logger: builder, OnnxParser=lambda network, logger: parser
-    )
-    monkeypatch.setattr(
-        f"{util}.check_onnx_parser_errors", lambda parser, success: success or pytest.fail("not parsed")
-    )
-    monkeypatch.setattr(f"{util}.get_trt_logger", lambda: None)
-    for typed in (True, False):
-        assert _plugin.network(trt, b"model", typed) == (builder, "network", parser)
-    assert asked == [0b1010, 0b1000]
+        NetworkDefinitionCreationFlag=flags, Builder=lambda logger: builder, OnnxParser=lambda network, logger: parser,
+        init_libnvinfer_plugins=lambda logger, namespace: True,
+    )  # fmt: skip
+    monkeypatch.setattr("polygraphy.backend.trt.util.get_trt_logger", lambda: None)
+    for typed, ahead in ((True, True), (False, True), (True, False)):
+        assert _parser.network(trt, b"model", [], typed=typed, ahead=ahead) == (builder, "network", parser)
+    assert asked == [0b1010, 0b1000, 0b0010]
 
 
 @needs_rtx

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ from onnx import TensorProto, helper
 from small_networks import emitted, graph_model, projections
 
 from mlpdeploy.engine.backend import Batch, BuildRequest, backends
-from mlpdeploy.engine.backends import _nvidia
+from mlpdeploy.engine.backends import _nvidia, _parser, _polygraphy
 from mlpdeploy.engine.backends.tensorrt import TensorRT, parse
 from mlpdeploy.engine.emit import Emitted
 from mlpdeploy.errors import ArtifactError, BuildError, InputError, MachineLacks
@@ -133,9 +135,71 @@ def test_what_the_parser_refuses_is_one_line_with_the_node_then_detail(
     with pytest.raises(BuildError) as raised:
         rtx.build(refused_by_the_parser(), BuildRequest("fp32", BATCH), tmp_path, Silent())
     first, *detail = str(raised.value).splitlines()
-    assert first.startswith("TensorRT cannot parse the ONNX file at node mismatch: ") and "must match" in first
+    assert first.startswith("TensorRT cannot parse the ONNX file at node mismatch (MatMul): ") and "must match" in first
     assert "driver" not in first and detail
     assert capfd.readouterr() == ("", "")
+
+
+def test_what_the_parser_does_not_know_is_named_too(rtx: TensorRT) -> None:
+    ports = {"x": (TensorProto.FLOAT, ["n", 3, 3])}, {"y": (TensorProto.FLOAT, ["n"])}
+    with pytest.raises(BuildError, match=r"at node determinant \(Det\): unsupported node \(checkDet\)"):
+        parse(graph_model([helper.make_node("Det", ["x"], ["y"], name="determinant")], *ports))
+
+
+class Refusal:
+    """A ParserError of a version that logs nothing of what it refuses."""
+
+    def __init__(self, desc: str) -> None:
+        self.desc = lambda: desc
+        self.node_name, self.node_operator, self.func = lambda: "blocks.0/Call", lambda: "Foo", lambda: "importFoo"
+        self.code = lambda: SimpleNamespace(name="UNSUPPORTED_NODE")
+
+
+@pytest.mark.parametrize(
+    ("desc", "reason"),
+    [
+        ("Invalid Node - blocks.0/Call\nAPI Usage Error (two axes)", "API Usage Error (two axes)"),
+        ("Assertion failed: creator: no plugin", "Assertion failed: creator: no plugin"),
+        ("false", "unsupported node (importFoo)"),
+        ("", "unsupported node (importFoo)"),
+    ],
+)
+def test_the_parsers_own_reason_is_told_whatever_is_logged(desc: str, reason: str) -> None:
+    told = _parser._refusal([Refusal(desc)], [])
+    assert told.splitlines()[0] == f"TensorRT cannot parse the ONNX file at node blocks.0/Call (Foo): {reason}"
+    assert _parser._refusal([], ["[6] it is no ONNX file"]).startswith("TensorRT cannot parse the ONNX file: it is no")
+
+
+def test_there_is_one_logger_and_every_open_list_has_its_errors(rtx: TensorRT) -> None:
+    trt = _polygraphy.bind("tensorrt-rtx")
+    with _polygraphy.collected_errors(trt) as first:
+        util = importlib.import_module("polygraphy.backend.trt.util")
+        logger = util.TRT_LOGGER
+        with _polygraphy.collected_errors(trt) as second:
+            assert util.TRT_LOGGER is logger
+            logger.log(trt.Logger.ERROR, "both\nlines")
+            logger.log(trt.Logger.INFO, "no error")
+        logger.log(trt.Logger.INTERNAL_ERROR, "one")
+    logger.log(trt.Logger.ERROR, "none")
+    assert (first, second) == (["both", "lines", "one"], ["both", "lines"])
+
+
+@pytest.mark.parametrize(("capability", "served"), [("sm86", True), ("sm120", True), ("sm90", False)])
+def test_a_gpu_that_tensorrt_rtx_does_not_serve_runs_nothing(
+    rtx: TensorRT, capability: str, served: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_nvidia, "probe", lambda: _nvidia.Gpu("Stand-in", capability, "13.0"))
+    reason = rtx.executable()
+    assert (reason is None) == served and rtx.available() is None
+    assert served or str(reason).endswith(f"and this machine's Stand-in is {capability}")
+
+
+@pytest.mark.parametrize("flavour", ["tensorrt", "tensorrt-rtx"])
+def test_a_library_that_is_not_installed_runs_nothing(flavour: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_nvidia, "probe", lambda: GPU)
+    monkeypatch.setattr("mlpdeploy.engine.backends.tensorrt.missing", lambda module, install: f"{module} is missing")
+    module = flavour.replace("-", "_")
+    assert backends()[flavour].executable() == backends()[flavour].available() == f"{module} is missing"
 
 
 def test_what_the_builder_refuses_is_told_in_its_own_words(rtx: TensorRT, tmp_path: Path) -> None:

@@ -199,6 +199,8 @@ def test_threads_share_tensorrts_one_context_in_turns(
     monkeypatch.setattr("polygraphy.backend.trt.TrtRunner", Fragile)
     monkeypatch.setattr(_nvidia, "probe", lambda: _nvidia.Gpu("Stand-in", "sm89", "13.0"))
     monkeypatch.setattr(type(backend), "versions", lambda self: {})
+    monkeypatch.setattr(type(backend), "executable", lambda self: None)
+    monkeypatch.setattr(_contexts, "context", lambda *_: None)
     loaded = contextlib.nullcontext((None, None, []))
     monkeypatch.setattr(_contexts, "deserialised", lambda flavour, engine, facts: loaded)
     binds = Fragile()

@@ -58,7 +58,9 @@ def library(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(torch_tensorrt, "missing", lambda module, install: None)
     monkeypatch.setattr(torch_tensorrt, "installed_version", {"torch": "2", "torch-tensorrt-rtx": "2.14.0"}.get)
     monkeypatch.setattr(_nvidia, "probe", lambda: _nvidia.Gpu("Stand-in", "sm90", "13.0"))
-    monkeypatch.setattr("torch.export.passes.move_to_device_pass", lambda program, device: program)
+    monkeypatch.setattr(
+        "torch.export.passes.move_to_device_pass", lambda program, device: device == "cuda:0" and program
+    )
     monkeypatch.setattr(torch.Tensor, "cuda", lambda self: self)
     return asked
 

@@ -17,7 +17,7 @@ from torch import nn
 
 from mlpdeploy import benching
 from mlpdeploy.engine.backend import Launch, OnDevice
-from mlpdeploy.engine.backends import _programs
+from mlpdeploy.engine.backends import _graphs, _programs
 from mlpdeploy.errors import ArtifactError
 from mlpdeploy.evidence import clocks, contenders, pairs, sittings, timing
 from mlpdeploy.evidence.bench import DevicePhases
@@ -71,7 +71,7 @@ def test_a_call_copies_in_computes_and_copies_out_between_events_on_one_stream(g
     call = bound(Doubler(gpu))
     gpu.log.clear()
     found = call.phases(1)
-    leads = clocks.LEAD / SECONDS["compute"]
+    leads = _graphs.LEAD / SECONDS["compute"]
     assert [what for what, _ in gpu.log] == [
         *["replay"] * math.ceil(leads), "event", "copy in", "event", "replay", "event", "copy out", "event",
     ]  # fmt: skip
@@ -142,7 +142,7 @@ def test_a_very_short_computing_is_led_by_a_bounded_number_of_launches(
     call = bound(Doubler(gpu))
     gpu.log.clear()
     call.phases(0)
-    assert [what for what, _ in gpu.log].count("replay") == clocks.MOST_LEADS + 1
+    assert [what for what, _ in gpu.log].count("replay") == _graphs.MOST_LEADS + 1
 
 
 def test_a_cpu_is_timed_on_the_hosts_clock() -> None:

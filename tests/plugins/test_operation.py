@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
 from mlpdeploy import kernels
 from mlpdeploy.engine.backends import _programs
@@ -62,8 +64,12 @@ def compiled_graph(
     shape: tuple[int, ...] = (16, 16, 24),
     largest: int | None = 64,
     network: torch.nn.Module | None = None,
+    symbolic: bool = False,
 ) -> torch.fx.Graph:
-    """What AOTAutograd, which torch.compile and AOTInductor share, makes of the operation on a GPU."""
+    """What AOTAutograd, which torch.compile and AOTInductor share, makes of the operation on a GPU.
+
+    `symbolic`: with a symbol for every size of x, which is what torch.compile makes of a second shape.
+    """
     from torch._functorch.aot_autograd import aot_export_module
 
     with FakeTensorMode(), torch.no_grad():
@@ -80,6 +86,22 @@ def compiled_graph(
 
 def kernel_calls(graph: torch.fx.Graph) -> list[torch.fx.Node]:
     return [node for node in graph.nodes if "triton_kernel_wrapper" in str(node.target)]
+
+
+def test_sizes_that_a_compiler_has_symbols_for_become_numbers_of_the_problem() -> None:
+    environment = ShapeEnv()
+    mode = FakeTensorMode(shape_env=environment)
+    x, weight = (
+        mode.from_tensor(one, symbolic_context=StatelessSymbolicContext([DimDynamic.DYNAMIC] * one.dim()))
+        for one in (torch.empty(4, 16, 8, 24), torch.empty(384, 384))
+    )
+    assert all(isinstance(size, torch.SymInt) for size in (*x.shape, *weight.shape))
+    found = launch.describe(x, weight, 16, bias=weight[0], scale=x[:2, 0, 0])
+    sizes = [value for value in dataclasses.asdict(found).values() if not isinstance(value, str)]
+    assert all(type(value) in (int, bool) for value in sizes), found
+    assert (found.p, found.q, found.s, found.k, found.t, found.share) == (16, 8, 24, 16, 24, 2)
+    assert isinstance(x.shape[0], torch.SymInt) and x.shape[0].node.hint == 4
+    assert x.shape[0].node.expr not in environment.replacements  # the batch stays free
 
 
 @pytest.mark.parametrize("trailing", [(), (3,)])

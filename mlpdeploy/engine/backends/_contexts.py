@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from mlpdeploy.engine.backends import _nvidia, _polygraphy
+from mlpdeploy.engine.backends import _nvidia, _polygraphy, _programs
+from mlpdeploy.engine.backends._base import one_line
 from mlpdeploy.engine.parsed import origins
-from mlpdeploy.errors import ArtifactError
+from mlpdeploy.errors import ArtifactError, MachineLacks
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
-    from mlpdeploy.engine.backend import Arrays, Launch, LayerTime
+    from mlpdeploy.engine.backend import Arrays, Launch, LayerTime, Runner
     from mlpdeploy.engine.backends._base import Port
 
 
@@ -54,36 +56,110 @@ def bind(trt: Any, engine: Any, outputs: Sequence[Port], errors: list[str], inpu
 
     from mlpdeploy.engine.backend import Launch
 
-    def told(success: bool, what: str) -> None:
-        if not success:
-            raise _refused(what, errors)
-
-    context = _context(trt, engine, errors)
+    placed = context(trt, engine, errors)
     # Polygraphy builds with detailed names, which cost time at every launch unless the context leaves them out.
-    context.nvtx_verbosity = trt.ProfilingVerbosity.NONE
-    for name, tensor in inputs.items():
-        told(context.set_input_shape(name, tuple(tensor.shape)), f"take {name} of shape {list(tensor.shape)}")
-        told(context.set_tensor_address(name, tensor.data_ptr()), f"read {name} where it is")
-    made = []
-    for port in outputs:
-        shape, dtype = tuple(context.get_tensor_shape(port.name)), getattr(torch, port.dtype)
-        made.append(torch.empty(shape, dtype=dtype, device="cuda"))
-        told(context.set_tensor_address(port.name, made[-1].data_ptr()), f"write {port.name} where it is")
+    placed.nvtx_verbosity = trt.ProfilingVerbosity.NONE
+    made = _place(placed, inputs, outputs, errors)
 
     def run() -> Sequence[Tensor]:
-        told(context.execute_async_v3(torch.cuda.current_stream().cuda_stream), "run the engine")
+        _execute(placed, errors)
         return made
 
-    return Launch(run, _uncapturable(context, torch.cuda.current_stream().cuda_stream))
+    return Launch(run, _uncapturable(placed, torch.cuda.current_stream().cuda_stream))
 
 
-def layer_times(trt: Any, engine: Any, errors: list[str], inputs: Sequence[Arrays]) -> tuple[LayerTime, ...]:
+@contextmanager
+def calls(of: Any, outputs: Sequence[Port], errors: list[str]) -> Iterator[Runner]:
+    """Calls through one context, one at a time, from arrays on the host to arrays on the host.
+
+    PyTorch holds the memory; where it cannot use the GPU, Polygraphy does, which needs CUDA's runtime library.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        with _by_polygraphy(of, outputs, errors) as run:
+            yield run
+        return
+    stream = torch.cuda.Stream()
+
+    def by_torch(inputs: Arrays) -> dict[str, np.ndarray]:
+        with torch.cuda.stream(stream):
+            given = {name: _on_gpu(_programs.tensor(array)) for name, array in inputs.items()}
+            made = _place(of, given, outputs, errors)
+            _execute(of, errors)
+            stream.synchronize()
+            return {port.name: _programs.array(one) for port, one in zip(outputs, made, strict=True)}
+
+    yield by_torch
+
+
+@contextmanager
+def _by_polygraphy(of: Any, outputs: Sequence[Port], errors: list[str]) -> Iterator[Runner]:
+    from polygraphy.backend.trt import TrtRunner
+
+    @contextmanager
+    def told() -> Iterator[None]:
+        try:
+            with _polygraphy.refusals(ArtifactError, "TensorRT cannot run the engine", errors):
+                yield
+        except OSError as error:  # the library is looked for when it is first used
+            lacking = f"Polygraphy finds no CUDA runtime library ({one_line(error)})"
+            raise MachineLacks(f"{lacking}; install a PyTorch that can use the GPU") from error
+
+    with ExitStack() as stack:
+        with told():
+            runner = stack.enter_context(TrtRunner(of))
+
+        def run(inputs: Arrays) -> dict[str, np.ndarray]:
+            with told():
+                found = runner.infer(dict(inputs), check_inputs=False)
+            return {port.name: found[port.name].copy() for port in outputs}  # Polygraphy reuses them
+
+        yield run
+
+
+def _on_gpu(tensor: Tensor) -> Tensor:
+    import torch
+
+    made = torch.empty_like(tensor, device="cuda")
+    made.copy_(tensor)
+    return made
+
+
+def _place(of: Any, inputs: Mapping[str, Tensor], outputs: Sequence[Port], errors: list[str]) -> list[Tensor]:
+    """Let a context read `inputs` from now on; what it writes into, allocated here, one for each of `outputs`."""
+    import torch
+
+    for name, tensor in inputs.items():
+        shape = tuple(tensor.shape)
+        _told(of.set_input_shape(name, shape), f"take {name} of shape {list(shape)}", errors)
+        _told(of.set_tensor_address(name, tensor.data_ptr()), f"read {name} where it is", errors)
+    made = []
+    for port in outputs:
+        made.append(torch.empty(tuple(of.get_tensor_shape(port.name)), dtype=getattr(torch, port.dtype), device="cuda"))
+        _told(of.set_tensor_address(port.name, made[-1].data_ptr()), f"write {port.name} where it is", errors)
+    return made
+
+
+def _execute(of: Any, errors: list[str]) -> None:
+    """Enqueue what a context has been placed for on PyTorch's current stream."""
+    import torch
+
+    _told(of.execute_async_v3(torch.cuda.current_stream().cuda_stream), "run the engine", errors)
+
+
+def _told(success: bool, what: str, errors: list[str]) -> None:
+    if not success:
+        raise _refused(what, errors)
+
+
+def layer_times(
+    trt: Any, engine: Any, outputs: Sequence[Port], errors: list[str], inputs: Sequence[Arrays]
+) -> tuple[LayerTime, ...]:
     """The time of each layer in the order of execution, median over `inputs`, from TensorRT's IProfiler.
 
     Names are the ONNX nodes that the engine inspector says a layer came from, then TensorRT's own.
     """
-    from polygraphy.backend.trt import TrtRunner
-
     from mlpdeploy.engine.backend import LayerTime
 
     class Profiler(trt.IProfiler):
@@ -94,31 +170,31 @@ def layer_times(trt: Any, engine: Any, errors: list[str], inputs: Sequence[Array
         def report_layer_time(self, layer_name: str, ms: float) -> None:
             self.seconds[layer_name] = self.seconds.get(layer_name, 0.0) + 1e-3 * ms
 
-    context, profiler = _context(trt, engine, errors), Profiler()
-    known = _inspected(trt, engine, context)
-    context.profiler = profiler
+    profiled, profiler = context(trt, engine, errors), Profiler()
+    known = _inspected(trt, engine, profiled)
+    profiled.profiler = profiler
     seconds: dict[str, list[float]] = {}
-    with TrtRunner(context) as runner:
+    with calls(profiled, outputs, errors) as run:
         for turn, arrays in enumerate((inputs[0], *inputs)):
             profiler.seconds = {}
-            runner.infer(dict(arrays), check_inputs=False)
+            run(arrays)
             for name, taken in profiler.seconds.items() if turn else ():  # the first run warms up
                 seconds.setdefault(name, []).append(taken)
     kinds = ((name, *known.get(name, ("layer", ()))) for name in seconds)
     return tuple(LayerTime(kind, median(seconds[name]), (*nodes, name)) for name, kind, nodes in kinds)
 
 
-def _context(trt: Any, engine: Any, errors: list[str]) -> Any:
+def context(trt: Any, engine: Any, errors: list[str]) -> Any:
     """An execution context; with TensorRT-RTX one that compiles the kernels of a shape before it runs it."""
     if hasattr(trt, "DynamicShapesKernelSpecializationStrategy"):
         config = engine.create_runtime_config()
         config.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
-        context = engine.create_execution_context(config)
+        made = engine.create_execution_context(config)
     else:
-        context = engine.create_execution_context()
-    if context is None:
+        made = engine.create_execution_context()
+    if made is None:
         raise _refused("make room to run the engine", errors)
-    return context
+    return made
 
 
 def _refused(what: str, errors: list[str]) -> ArtifactError:
@@ -130,17 +206,17 @@ def _refused(what: str, errors: list[str]) -> ArtifactError:
     return error
 
 
-def _uncapturable(context: Any, stream: int) -> str | None:
+def _uncapturable(of: Any, stream: int) -> str | None:
     """Why TensorRT-RTX cannot be captured in a CUDA graph; plain TensorRT tells only when it is tried."""
-    if hasattr(context, "is_stream_capturable") and not context.is_stream_capturable(stream):
+    if hasattr(of, "is_stream_capturable") and not of.is_stream_capturable(stream):
         return "TensorRT-RTX says that this engine cannot be captured"
     return None
 
 
-def _inspected(trt: Any, engine: Any, context: Any) -> dict[str, tuple[str, tuple[str, ...]]]:
+def _inspected(trt: Any, engine: Any, of: Any) -> dict[str, tuple[str, tuple[str, ...]]]:
     """Type and ONNX nodes of each layer of the engine, by TensorRT's name; none of an engine without such details."""
     inspector = engine.create_engine_inspector()
-    inspector.execution_context = context
+    inspector.execution_context = of
     layers = json.loads(inspector.get_engine_information(trt.LayerInformationFormat.JSON)).get("Layers", ())
     detailed = (layer for layer in layers if isinstance(layer, dict))
     return {one["Name"]: (one.get("LayerType", "layer"), origins(one.get("Metadata"))) for one in detailed}

@@ -6,34 +6,33 @@ registering one with TensorRT-RTX ends the process.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import importlib
 import importlib.util
+import math
 import types
 from collections.abc import Callable, Mapping
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import onnx
 from onnx import helper
 
 from mlpdeploy import kernels
-from mlpdeploy.engine.backends import _nvidia
-from mlpdeploy.engine.backends._base import one_line
+from mlpdeploy.engine.backends import _contexts, _graphs, _nvidia, _polygraphy
+from mlpdeploy.engine.backends._base import Port, one_line
 from mlpdeploy.engine.functions import FORMS, SEGMENTS
 from mlpdeploy.errors import BuildError, MachineLacks
 from mlpdeploy.graph.ops import DOMAIN
 
 if TYPE_CHECKING:
-    from mlpdeploy.engine.backend import BuildRequest
+    from mlpdeploy.engine.backend import Batch, BuildRequest
     from mlpdeploy.engine.emit import Emitted
     from mlpdeploy.engine.parsed import ParsedNetwork
+    from mlpdeploy.graph.precision import Typed
 
     Made = tuple[bytes, ParsedNetwork]
 
 BODY, PLUGIN = "body", "plugin"
-ROUNDS, WARMUP = 30, 5
 
 
 def build(
@@ -42,26 +41,35 @@ def build(
     """Build with the plugin, with the functions' bodies, or both ways to keep the faster, as the request says.
 
     `make(model)` builds one way. Returns what it made, and the facts: whether the plugin is used, why not where it was
-    refused, and the milliseconds of both ways at the optimal batch where both were built.
+    refused or nothing could tell which way is faster, and the milliseconds of both ways at each batch size where both
+    were built.
     """
     ways: dict[str, Made] = {}
     reason = "--plugin off" if request.plugin == "off" else refusal(trt, emitted.model)
     if reason is None:
         try:
-            register()
+            _registered()
             ways[PLUGIN] = make(with_plugin(emitted.model, request.precision == "tf32"))
         except BuildError as error:
             reason = one_line(error)
     if request.plugin == "on" and reason is not None:
         raise BuildError(f"the engine cannot carry the plugin: {reason}")
-    taken: dict[str, float] = {}
     if request.plugin != "on":
         ways[BODY] = make(emitted.model)
+    way, taken = next(iter(ways)), dict[int, dict[str, float]]()
     if len(ways) > 1:
-        inputs = {spec.name: spec.example(request.batch.opt) for spec in emitted.typed.inputs}
-        taken = milliseconds({way: plan for way, (plan, _) in ways.items()}, inputs)
-    way = min(taken, key=lambda name: taken[name]) if taken else next(iter(ways))
-    return ways[way], {"used": way == PLUGIN, "reason": reason, "milliseconds": taken}
+        timed = milliseconds(trt, {way: plan for way, (plan, _) in ways.items()}, emitted.typed, request.batch)
+        if isinstance(timed, str):
+            way, reason = BODY, timed
+        else:
+            way, taken = fastest(timed), timed
+    times = {f"{name} at batch {size}": ms for size, row in taken.items() for name, ms in row.items()}
+    return ways[way], {"used": way == PLUGIN, "reason": reason, "milliseconds": times}
+
+
+def fastest(taken: Mapping[int, Mapping[str, float]]) -> str:
+    """The way with the least geometric mean over the batch sizes."""
+    return min(taken[min(taken)], key=lambda way: sum(math.log(row[way]) for row in taken.values()))
 
 
 def refusal(trt: Any, model: onnx.ModelProto) -> str | None:
@@ -69,7 +77,8 @@ def refusal(trt: Any, model: onnx.ModelProto) -> str | None:
     if trt.__name__ != "tensorrt":
         return "TensorRT-RTX has no plugins"
     if not _calls(model):
-        return "the network has no operation that has a plugin"
+        quantised = any(node.domain == DOMAIN and node.op_type in FORMS for node in model.graph.node)
+        return "what has a plugin is in INT8" if quantised else "the network has no operation that has a plugin"
     if importlib.util.find_spec("triton") is None:
         return "the plugin's kernel is compiled by Triton, which is not installed; pip install triton"
     if importlib.util.find_spec("tensorrt.plugin") is None:
@@ -86,15 +95,15 @@ def refusal(trt: Any, model: onnx.ModelProto) -> str | None:
 
 
 def with_plugin(model: onnx.ModelProto, tf32: bool) -> onnx.ModelProto:
-    """The model whose segment-grouped projections are calls of the plugin.
+    """The model whose segment-grouped projections are calls of the plugin, but for those of INT8 codes.
 
-    The local function goes, so that a plugin that cannot be found is an error and not another engine.
+    The local function goes, so that a plugin that cannot be found is an error and not another engine; where it is
+    called still, it is called otherwise than the plugin.
     """
     plugin = kernels.load(f"{SEGMENTS}.plugin")
     result = onnx.ModelProto()
     result.CopyFrom(model)
     calls = _calls(result)
-    names = {node.op_type for node in calls}
     for node in calls:
         form = FORMS[node.op_type]
         segments, size = form.factors(next(attribute.ints for attribute in node.attribute if attribute.name == "split"))
@@ -103,15 +112,30 @@ def with_plugin(model: onnx.ModelProto, tf32: bool) -> onnx.ModelProto:
         chosen = {"plugin_namespace": plugin.NAMESPACE, "plugin_version": plugin.VERSION}
         for name, value in {**chosen, **plugin.attributes(segments, size, tf32, form.gelu)}.items():
             node.attribute.append(helper.make_attribute(name, value))
-    kept = [function for function in result.functions if function.domain != DOMAIN or function.name not in names]
-    del result.functions[:]
-    result.functions.extend(kept)
+    _leave_functions(result)
     return result
+
+
+def _leave_functions(model: onnx.ModelProto) -> None:
+    """Only the functions that are called in a model, and not by names that plugins have too."""
+    left = [node for node in model.graph.node if node.domain == DOMAIN and not _asks(node)]
+    called = {node.op_type for node in left}
+    kept = [function for function in model.functions if function.domain != DOMAIN or function.name in called]
+    del model.functions[:]
+    model.functions.extend(kept)
+    for one in (*left, *model.functions):
+        name = "op_type" if isinstance(one, onnx.NodeProto) else "name"
+        if one.domain == DOMAIN and getattr(one, name) in FORMS:
+            setattr(one, name, f"{getattr(one, name)}_{BODY}")
 
 
 def is_called(model: onnx.ModelProto) -> bool:
     """Whether the model calls a plugin."""
-    return any(attribute.name == "plugin_namespace" for node in model.graph.node for attribute in node.attribute)
+    return any(map(_asks, model.graph.node))
+
+
+def _asks(node: onnx.NodeProto) -> bool:
+    return any(attribute.name == "plugin_namespace" for attribute in node.attribute)
 
 
 @functools.cache
@@ -124,36 +148,40 @@ def register() -> None:
     kernels.load(f"{SEGMENTS}.plugin").register(trtp, _sm(gpu), gpu.driver)
 
 
-def network(trt: Any, model: bytes, strongly_typed: bool) -> tuple[Any, Any, Any]:
-    """Builder, network and parser of a model that calls plugins, which are to be compiled into the engine."""
-    from polygraphy.backend.trt import util
+def milliseconds(trt: Any, plans: Mapping[str, bytes], typed: Typed, batch: Batch) -> dict[int, dict[str, float]] | str:
+    """Median time of the computing of each engine at each batch size, on the GPU's own clock; the engines take turns.
 
-    logger, flags = util.get_trt_logger(), trt.NetworkDefinitionCreationFlag
-    wanted = ("PREFER_AOT_PYTHON_PLUGINS", *(["STRONGLY_TYPED"] if strongly_typed else []))
-    builder = trt.Builder(logger)
-    made = builder.create_network(flags=sum(1 << int(getattr(flags, one)) for one in wanted if hasattr(flags, one)))
-    parser = trt.OnnxParser(made, logger)
-    util.check_onnx_parser_errors(parser, parser.parse(model))
-    return builder, made, parser
+    One line where nothing can tell: why not.
+    """
+    import torch
+    from polygraphy.backend.trt import engine_from_bytes
+
+    if not torch.cuda.is_available():
+        return f"PyTorch {torch.__version__} cannot use the GPU, whose clock would tell which way is faster"
+    outputs = [Port(spec.name, spec.shape, str(spec.dtype).removeprefix("torch.")) for spec in typed.outputs]
+    taken = {}
+    with _polygraphy.collected_errors(trt) as errors:
+        engines = {name: engine_from_bytes(plan) for name, plan in plans.items()}
+        for size in batch.sizes():
+            inputs = {spec.name: spec.example(size).cuda() for spec in typed.inputs}
+            bound = {name: _contexts.bind(trt, one, outputs, errors, inputs) for name, one in engines.items()}
+            taken[size] = {name: 1e3 * seconds for name, seconds in _graphs.seconds(bound).items()}
+    return taken
 
 
-def milliseconds(plans: Mapping[str, bytes], inputs: Mapping[str, Any]) -> dict[str, float]:
-    """Median time of each engine on this GPU, copies of inputs and outputs included; the engines take turns."""
-    from polygraphy.backend.trt import EngineFromBytes, TrtRunner
-
-    taken: dict[str, list[float]] = {name: [] for name in plans}
-    with contextlib.ExitStack() as stack:
-        runners = {name: stack.enter_context(TrtRunner(EngineFromBytes(plan))) for name, plan in plans.items()}
-        for turn in range(WARMUP + ROUNDS):
-            for name, runner in runners.items():
-                runner.infer(dict(inputs), check_inputs=False)
-                if turn >= WARMUP:
-                    taken[name].append(1e3 * runner.last_inference_time())
-    return {name: median(times) for name, times in taken.items()}
+def _registered() -> None:
+    """Register the plugin; whatever TensorRT's own decorators or Triton raise becomes a BuildError."""
+    try:
+        register()
+    except Exception as error:  # versions of TensorRT, Python and Triton that do not fit raise what they like
+        raise BuildError(f"the plugin cannot be registered: {type(error).__name__}: {one_line(error)}") from error
 
 
 def _calls(model: onnx.ModelProto) -> list[onnx.NodeProto]:
-    return [node for node in model.graph.node if node.domain == DOMAIN and node.op_type in FORMS]
+    """The operations that a plugin can take over: not those of INT8 codes, which it would multiply in FP16."""
+    decoded = {name for node in model.graph.node if node.op_type == "DequantizeLinear" for name in node.output}
+    calls = (node for node in model.graph.node if node.domain == DOMAIN and node.op_type in FORMS)
+    return [node for node in calls if not decoded & set(node.input)]
 
 
 def _sm(gpu: _nvidia.Gpu) -> int:

@@ -7,13 +7,14 @@ imported before that (ONNX Runtime's) hold a TensorRT that nothing has used yet,
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from mlpdeploy.errors import InputError, MlpdeployError
 
 _SWITCH = "POLYGRAPHY_USE_TENSORRT_RTX"
 # Without a driver TensorRT reports this beside every real error; it says nothing about the network.
-_NOISE = ("CUDA driver version is insufficient", "Begin node", "End node", "While parsing node number")
+_NOISE = ("CUDA driver version is insufficient", "Begin node", "End node", "While parsing node number", "Node name: ")
 
 
 def bind(flavour: str) -> Any:
@@ -60,23 +61,38 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def collected_errors(trt: Any) -> Iterator[list[str]]:
-    """Send TensorRT's log to the list that is yielded: the lines of its errors, in order."""
+    """Send TensorRT's log to the list that is yielded: the lines of its errors, in order.
+
+    Where several lists are open, each has all lines: TensorRT does not tell whose they are.
+    """
     from polygraphy.backend.trt import util
 
     errors: list[str] = []
+    _open.append(errors)
+    util.TRT_LOGGER = _logger(trt)
+    try:
+        with quiet():
+            yield errors
+    finally:
+        _open[:] = [one for one in _open if one is not errors]
+
+
+_open: list[list[str]] = []
+"""The lists that TensorRT's errors go to now."""
+
+
+@functools.cache
+def _logger(trt: Any) -> Any:
+    """The one logger of this process: TensorRT keeps the first that it is given, and complains about others."""
     severities = (trt.Logger.ERROR, trt.Logger.INTERNAL_ERROR)
 
     class Collector(trt.ILogger):
         def log(self, severity: Any, message: str) -> None:
             if severity in severities:
-                errors.extend(message.splitlines())
+                for errors in tuple(_open):
+                    errors.extend(message.splitlines())
 
-    before, util.TRT_LOGGER = util.TRT_LOGGER, Collector()
-    try:
-        with quiet():
-            yield errors
-    finally:
-        util.TRT_LOGGER = before
+    return Collector()
 
 
 @contextmanager
@@ -90,14 +106,12 @@ def refusals(error_type: type[MlpdeployError], what: str, errors: list[str]) -> 
         raise error_type(message(what, errors, error)) from error
 
 
-def message(what: str, errors: list[str], error: BaseException) -> str:
-    """One readable line that names the node and the reason, then TensorRT's own lines."""
-    nodes = [line.removeprefix("Node name: ") for line in errors if line.startswith("Node name: ")]
-    told = [line for line in errors if not any(noise in line for noise in _NOISE)] or errors
+def message(what: str, errors: Sequence[str], error: BaseException) -> str:
+    """One readable line with the reason, then TensorRT's own lines."""
+    told = [line for line in errors if not any(noise in line for noise in _NOISE)]
     reasons = [line for line in told if re.search(r"Assertion failed|Error Code", line)] or told or [str(error)]
     reason = re.sub(r"^\[\d+\] ", "", one_line(reasons[0]))
-    where = f" at node {nodes[0]}" if nodes else ""
-    return "\n".join([f"{what}{where}: {reason}", *errors])
+    return "\n".join([f"{what}: {reason}", *errors])
 
 
 @contextmanager

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from mlpdeploy.engine.emit import Emitted
 
 
+GPU = "cuda:0"
+"""The GPU that programs are moved to, by its number: torch.export takes `cuda` and `cuda:0` for different devices."""
+
+
 def exported(emitted: Emitted, batch: Batch) -> Any:
     """The ExportedProgram of the typed graph, on the CPU, for every batch up to the largest."""
     import torch

@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Collection
+from typing import Any
 
 from mlpdeploy.engine.backends import _nvidia, _polygraphy
 from mlpdeploy.errors import InputError
 
 CURRENT = "current"
 """The GPU of this machine, in `--gpu`."""
+
+
+def unserved(flavour: str, gpu: _nvidia.Gpu) -> str | None:
+    """None where engines of a flavour run on a GPU, else one line: why not. Only TensorRT-RTX tells which it serves."""
+    if flavour == "tensorrt":
+        return None
+    known = _known(importlib.import_module(flavour.replace("-", "_")))
+    if gpu.capability in known:
+        return None
+    return f"{flavour} runs on {', '.join(known)}, and this machine's {gpu.name} is {gpu.capability}"
+
+
+def _known(trt: Any) -> list[str]:
+    """The compute capabilities that a TensorRT-RTX names, ascending: sm75 and so on."""
+    members = (name.lower() for name in trt.ComputeCapability.__members__ if name.startswith("SM"))
+    return sorted(members, key=lambda name: int(name[2:]))
 
 
 def compute_capabilities(flavour: str, gpus: Collection[str]) -> list[tuple[int, int]] | None:
@@ -33,8 +51,7 @@ def compute_capabilities(flavour: str, gpus: Collection[str]) -> list[tuple[int,
                 "build there, or use --backend tensorrt-rtx"
             )
         return None
-    members = _polygraphy.bind(flavour).ComputeCapability.__members__
-    known = sorted((name.lower() for name in members if name.startswith("SM")), key=lambda name: int(name[2:]))
+    known = _known(_polygraphy.bind(flavour))
     unknown = [name for name in gpus if name not in known]
     if unknown:
         raise InputError(f"{flavour} cannot build for {', '.join(unknown)}; choose from: {', '.join(known)}")

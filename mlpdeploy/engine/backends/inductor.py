@@ -78,7 +78,7 @@ class Inductor(EngineBackend):
             exported = _programs.exported(emitted, request.batch)
             if device == "cuda":
                 _programs.tune(emitted.typed.module, request.batch.opt)
-                exported = move_to_device_pass(exported, device)
+                exported = move_to_device_pass(exported, _programs.GPU)
             progress.step("exporting", 1, _STEPS)
             aoti_compile_and_package(exported, package_path=str(engine), inductor_configs=_options(request.threads))
             progress.step("compiling", 2, _STEPS)

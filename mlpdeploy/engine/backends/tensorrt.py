@@ -21,12 +21,11 @@ from mlpdeploy.engine.backends import _contexts, _nvidia, _polygraphy
 from mlpdeploy.engine.backends._base import EngineBackend, Signature, installed_version, missing
 from mlpdeploy.engine.backends._launches import launches
 from mlpdeploy.engine.backends._planned import DTYPES, check, executed
-from mlpdeploy.engine.backends._targets import CURRENT, compute_capabilities
+from mlpdeploy.engine.backends._targets import CURRENT, compute_capabilities, unserved
 from mlpdeploy.engine.parsed import ParsedNetwork, read
-from mlpdeploy.errors import ArtifactError, BuildError, InputError
+from mlpdeploy.errors import BuildError, InputError
 
 if TYPE_CHECKING:
-    import numpy as np
     import onnx
 
     from mlpdeploy.engine.backend import Arrays, Batch, BuildRequest, LayerTime, Progress, Runner
@@ -65,9 +64,11 @@ class TensorRT(EngineBackend):
         return self.executable() if self.name == "tensorrt" else None
 
     def executable(self) -> str | None:
-        """An engine runs on an NVIDIA GPU only."""
+        """The library, and an NVIDIA GPU that it serves."""
+        if (absent := missing(self.module, self.name)) is not None:
+            return absent
         gpu = _nvidia.probe()
-        return gpu if isinstance(gpu, str) else None
+        return gpu if isinstance(gpu, str) else unserved(self.name, gpu)
 
     def supports(self, precision: str, gpus: Collection[str] = ()) -> str | None:
         """Every precision: TF32 is a builder flag on FP32."""
@@ -133,17 +134,11 @@ class TensorRT(EngineBackend):
     def _load(self, engine: Path, signature: Signature, facts: Mapping[str, Any]) -> Iterator[Runner]:
         from mlpdeploy.engine.backend import OnDevice
 
-        with _contexts.deserialised(self.name, engine, facts) as (trt, loaded, errors), contextlib.ExitStack() as stack:
-            from polygraphy.backend.trt import TrtRunner
-
-            with _polygraphy.refusals(ArtifactError, f"TensorRT cannot load {engine}", errors):
-                runner = stack.enter_context(TrtRunner(loaded))
-
-            def run(inputs: Arrays) -> dict[str, np.ndarray]:
-                outputs = runner.infer(dict(inputs), check_inputs=False)
-                return {port.name: outputs[port.name].copy() for port in signature.outputs}  # Polygraphy reuses them
-
-            yield OnDevice(run, functools.partial(_contexts.bind, trt, loaded, signature.outputs, errors))
+        outputs = signature.outputs
+        with _contexts.deserialised(self.name, engine, facts) as (trt, loaded, errors):
+            context = _contexts.context(trt, loaded, errors)
+            with _contexts.calls(context, outputs, errors) as run:
+                yield OnDevice(run, functools.partial(_contexts.bind, trt, loaded, outputs, errors))
 
     def profile(self, engine: Path, facts: Mapping[str, Any], inputs: Sequence[Arrays]) -> tuple[LayerTime, ...] | str:
         """See Backend.profile: TensorRT's IProfiler, which needs the engine to run."""
@@ -151,8 +146,7 @@ class TensorRT(EngineBackend):
         if reason is not None:
             return f"{self.name} tells the time of its layers where its engines run: {reason}"
         with _contexts.deserialised(self.name, engine, facts) as (trt, loaded, errors):
-            with _polygraphy.refusals(ArtifactError, f"TensorRT cannot profile {engine}", errors):
-                return _contexts.layer_times(trt, loaded, errors, inputs)
+            return _contexts.layer_times(trt, loaded, Signature.from_facts(facts).outputs, errors, inputs)
 
 
 BACKENDS = (TensorRT("tensorrt"), TensorRT("tensorrt-rtx"))
@@ -210,20 +204,12 @@ def _read_back(network: Any, model: onnx.ModelProto) -> ParsedNetwork:
 
 @contextmanager
 def _network(trt: Any, model: onnx.ModelProto) -> Iterator[tuple[tuple[Any, Any, Any], list[str]]]:
-    """Polygraphy's (builder, network, parser) of a model, and the list that TensorRT's errors go to."""
-    from polygraphy.backend.trt import network_from_onnx_bytes
-    from polygraphy.exception import PolygraphyException
+    """(builder, network, parser) of a model, and the list that TensorRT's errors go to."""
+    from mlpdeploy.engine.backends import _parser, _plugin
 
-    from mlpdeploy.engine.backends import _plugin
-
-    typed, calls = strongly_typed_flag(trt), _plugin.is_called(model)
+    typed, ahead = strongly_typed_flag(trt), _plugin.is_called(model)
     with _polygraphy.collected_errors(trt) as errors:
-        try:
-            make = functools.partial(_plugin.network, trt) if calls else network_from_onnx_bytes
-            network = make(model.SerializeToString(), strongly_typed=typed)
-        except PolygraphyException as error:
-            raise BuildError(_polygraphy.message("TensorRT cannot parse the ONNX file", errors, error)) from error
-        yield network, errors
+        yield _parser.network(trt, model.SerializeToString(), errors, typed=typed, ahead=ahead), errors
 
 
 def _config(

@@ -68,7 +68,7 @@ class TorchTensorRT(EngineBackend):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 compiled = torch_tensorrt.dynamo.compile(
-                    move_to_device_pass(program, "cuda"),
+                    move_to_device_pass(program, _programs.GPU),
                     arg_inputs=inputs,
                     use_explicit_typing=True,
                     disable_tf32=request.precision != "tf32",

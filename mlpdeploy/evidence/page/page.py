@@ -46,6 +46,8 @@ def page(
     _require()
     import jinja2
 
+    from mlpdeploy.evidence.drawing import lacking
+
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(FOLDER),
         autoescape=True,
@@ -66,6 +68,7 @@ def page(
         style=_markup((FOLDER / "style.css").read_text(encoding="utf-8")),
         pictures=_pictures(manifest, verification, bench, seen),
         block=seen,
+        undrawn=lacking() if seen is not None else None,
         rules=_rules(manifest),
         refusals=REFUSALS,
         credit={one["rule"]: one for one in (bench or {}).get("credit") or ()},
@@ -100,7 +103,7 @@ def precisions(operations: Sequence[Document]) -> list[dict[str, Any]]:
 def _pictures(
     manifest: Document, verification: Document | None, bench: Document | None, seen: Block | None
 ) -> dict[str, Any]:
-    from mlpdeploy.evidence.drawing import draw
+    from mlpdeploy.evidence.drawing import draw, lacking
 
     found: dict[str, Any] = {"operations": charts.operations(manifest["ops"]["before"], manifest["ops"]["after"])}
     if verification is not None and any(stage["checks"] for stage in verification["stages"]):
@@ -114,7 +117,7 @@ def _pictures(
         found["tradeoff"] = charts_int8.tradeoff(int8["curve"])
     if int8.get("ranked"):
         found["noise"] = charts_int8.noise(int8["ranked"])
-    if seen is not None:
+    if seen is not None and lacking() is None:
         name = seen.module or "the network"
         found["before"] = draw(seen.before, f"{name} before the rules")
         found["after"] = draw(seen.after, f"{name} after the rules")
