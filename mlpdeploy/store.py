@@ -87,7 +87,11 @@ class Draft:
         """
         files = {str(path.relative_to(self.folder)): path for path in sorted(self.folder.rglob("*")) if path.is_file()}
         facts = {name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for name, path in files.items()}
-        manifest = trust.sealed(json.loads(json.dumps({"schema": SCHEMA, **manifest, "files": facts})))
+        described = {"schema": SCHEMA, **manifest, "files": facts}
+        read = json.loads(json.dumps(described))
+        if read.keys() != described.keys():  # the user's code ran in this process
+            raise ArtifactError("Python's json does not give back what it is given: does the network's code change it?")
+        manifest = trust.sealed(read)
         texts = {MANIFEST: _dump(manifest), REPORT: report(manifest)}
         for name, text in texts.items():
             (self.folder / name).write_text(text, encoding="utf-8")

@@ -263,11 +263,21 @@ def _(x: Tensor) -> Tensor:
     return torch.empty_like(x)
 
 
-@pytest.mark.parametrize(("kind", "operation"), [(Custom, "double"), (Spectrum, "linalg_svdvals")])
+class Kernels(nn.Module):
+    """A kernel of its own for each row: as many groups as rows, which ONNX has no place for."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        kernels = x.sin()[:, None, :2]
+        return F.conv1d(x.reshape(1, -1, 4), kernels, groups=x.shape[0]).reshape(-1, 3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "operation"), [(Custom, "double"), (Spectrum, "linalg_svdvals"), (Kernels, "aten.conv1d.default")]
+)
 def test_an_operation_without_an_onnx_form_is_named_with_its_module_and_line(
     kind: type[nn.Module], operation: str
 ) -> None:
-    network = nn.Sequential(nn.Linear(4, 4), kind(), nn.Linear(4, 4))
+    network = nn.Sequential(nn.Linear(4, 4), kind())
     with pytest.raises(NetworkError) as caught:
         emitted(network, TensorSpec("x", (4,), torch.float32))
     message = str(caught.value)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mlpdeploy.engine.backends.onnxruntime import judge_model
+from mlpdeploy.engine.backends.onnxruntime import judge_model, open_session
 from mlpdeploy.engine.emit import emit
 from mlpdeploy.errors import InputError
 from mlpdeploy.graph.precision import Plan, Typed, apply, plan
@@ -262,3 +264,39 @@ def test_the_range_pass_leaves_the_number_of_threads_as_it_was() -> None:
     before = torch.get_num_threads()
     plan(graph(nn.Linear(4, 4), (4,)), "fp16")
     assert torch.get_num_threads() == before
+
+
+class Norm(nn.Module):
+    """The norm of an order over the last axis of a projection."""
+
+    def __init__(self, order: float) -> None:
+        super().__init__()
+        self.order, self.first = order, nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.linalg.vector_norm(self.first(x), self.order, -1, keepdim=True)
+
+
+@pytest.mark.parametrize(
+    ("order", "wide"), [(2, True), (3, True), (4.5, True), (400, True), (1, False), (math.inf, False), (0, False)]
+)
+def test_a_norm_whose_powers_overflow_for_a_large_row_stays_in_fp32(order: float, wide: bool) -> None:
+    rewritten = graph(Norm(order), (8,))
+    planned, found = typed(rewritten, "fp16")
+    kept = [one.node for one in planned.kept]
+    assert kept == (["linalg_vector_norm_default"] if wide else [])
+    x = 100 * torch.randn(2, 8, generator=torch.Generator().manual_seed(1))
+    (expected,) = rewritten.module(x)
+    session = open_session(judge_model(emit(found).model).SerializeToString(), 1)
+    (output,) = session.run(None, {"x0": x.numpy()})
+    assert np.isfinite(output).all() or order == 400
+    assert order == 400 or np.allclose(output, expected, rtol=5e-3)
+
+
+def test_a_norm_whose_powers_fit_is_computed_in_fp16() -> None:
+    network = Norm(2)
+    rewritten = graph(network, (8,))
+    with torch.no_grad():
+        rewritten.module.get_parameter("first.weight").mul_(0.01)
+        rewritten.module.get_parameter("first.bias").mul_(0.01)
+    assert not plan(rewritten, "fp16").kept

@@ -95,6 +95,17 @@ def test_exchange_is_one_step(tmp_path: Path) -> None:
     assert ((tmp_path / "a" / "file").read_text(), (tmp_path / "b" / "file").read_text()) == ("b", "a")
 
 
+def test_code_of_the_users_that_breaks_json_leaves_the_last_artifact(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = write(folder)
+    with monkeypatch.context() as broken:
+        broken.setattr(json, "dumps", lambda *_, **__: "{}")
+        with pytest.raises(ArtifactError, match="Python's json does not give back what it is given"):
+            write(folder, b"other")
+    assert store.open_artifact(folder) == before
+
+
 @pytest.mark.parametrize("error", [RuntimeError("the engine refused"), KeyboardInterrupt()])
 def test_a_failed_build_leaves_the_last_artifact(folder: Path, error: BaseException) -> None:
     before = write(folder)

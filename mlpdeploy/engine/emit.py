@@ -112,9 +112,16 @@ def _unsupported(module: fx.GraphModule, program: torch.export.ExportedProgram |
         cause = cause.__cause__
     known = {node.name: node for node in module.graph.nodes}
     # The exporter names the operation that it could not write, which may be a part of what the network calls.
-    for node in program.run_decompositions().graph.nodes:
+    named = {match.groups() for text in chain if (match := _NODE.search(text))}
+    whole = [node for node in program.graph.nodes if (node.name, f"torch.ops.{node.target}") in named]
+    parts = (
+        node
+        for node in program.run_decompositions().graph.nodes
+        if any(repr(node.target) in text or str(node.target) in text for text in chain)
+    )
+    for node in (*whole, *parts):
         source = known.get((node.meta.get("custom") or {}).get(ORIGIN, ""))
-        if source is not None and any(repr(node.target) in text or str(node.target) in text for text in chain):
+        if source is not None:
             where = network_of(source) or "the network itself"
             line = (source.meta.get("stack_trace") or "").strip().splitlines()[-2:-1]
             place = f", {_PATH.sub('', line[0].strip())}" if line else ""
@@ -165,6 +172,9 @@ def _segment_schema(form: Form) -> onnx.defs.OpSchema:
 
 _PATH = re.compile(r'(?<=")[^"]*[/\\](?=[^"/\\]*")')
 """The folders of a file in a line of a stack trace."""
+
+_NODE = re.compile(r"translating node %(\w+) : .*?call_function\[target=([\w.]+)\]")
+"""The node that the exporter could not write, in its message: name and operation."""
 
 _ZERO = onnx.helper.make_tensor("zero", onnx.TensorProto.INT8, [], [0])
 """The zero point, which makes codes signed."""

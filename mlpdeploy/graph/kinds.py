@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from typing import Any
 
@@ -73,11 +74,14 @@ def packet(node: fx.Node) -> Any:
     return getattr(node.target, "overloadpacket", None)
 
 
-def takes_root(node: fx.Node) -> bool:
-    """Whether a node is the root of a sum of squares, which it forms itself."""
+def root_of(node: fx.Node) -> float:
+    """Of which power a node is the root, whose sum it forms itself: 2 for a standard deviation; 1 where it is none."""
     kind = packet(node)
+    if kind not in {aten.linalg_vector_norm, aten.linalg_norm, aten.norm}:
+        return 2.0 if kind is aten.std else 1.0
     order = node.args[1] if len(node.args) > 1 else node.kwargs.get("ord", node.kwargs.get("p"))
-    return kind is aten.std or (kind in {aten.linalg_vector_norm, aten.linalg_norm, aten.norm} and order in {2, None})
+    order = 2.0 if order is None else order
+    return float(order) if isinstance(order, int | float) and 0 < order < math.inf else 1.0
 
 
 def is_view(node: fx.Node) -> bool:

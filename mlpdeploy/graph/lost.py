@@ -19,7 +19,7 @@ from torch import fx
 
 from mlpdeploy.graph.bounds import lower
 from mlpdeploy.graph.editor import weight
-from mlpdeploy.graph.kinds import COMPARISONS, arguments, is_pointwise, is_real, is_view, packet, takes_root
+from mlpdeploy.graph.kinds import COMPARISONS, arguments, is_pointwise, is_real, is_view, packet, root_of
 from mlpdeploy.graph.ranges import Peaks
 from mlpdeploy.graph.reach import SUMS, Reach, seen
 
@@ -145,7 +145,7 @@ def _readers(node: fx.Node) -> list[fx.Node]:
 
 def _is_root(node: fx.Node) -> bool:
     source = seen(node)
-    return packet(source) is aten.sqrt or takes_root(source)
+    return packet(source) is aten.sqrt or root_of(source) > 1
 
 
 def _lost_variance(module: fx.GraphModule, node: fx.Node, reach: Reach) -> float | None:

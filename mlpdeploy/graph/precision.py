@@ -173,9 +173,9 @@ def _overflows(graph: fx.Graph, ranges: Ranges) -> dict[str, str]:
     """Why each node that cannot run in FP16 cannot, by node name: what it computes or what it reads is too large."""
     reasons: dict[str, str] = {}
     for node in graph.nodes:
-        value, inside = _beyond(node, ranges), ranges.usual.inside.get(node.name, 0.0)
-        if node.op == "call_function" and (value or not inside <= HEADROOM * FP16_MAX):
-            reasons[node.name] = f"reaches {value or inside:.3g}, FP16 ends at 6.55e4"
+        value = _beyond(node, ranges)
+        if node.op == "call_function" and (reached := value or _formed(node, ranges)) is not None:
+            reasons[node.name] = f"reaches {reached:.3g}, FP16 ends at 6.55e4"
         if value:
             for user in node.users:
                 reasons.setdefault(user.name, f"reads {value:.3g} from {node.name}")
@@ -186,6 +186,14 @@ def _beyond(node: fx.Node, ranges: Ranges) -> float | None:
     """The largest magnitude of a node where that is beyond its share of FP16, or no number; None elsewhere."""
     usual, largest = ranges.usual.of(node), ranges.largest.get(node.name, 0.0)
     return None if usual <= HEADROOM * FP16_MAX and largest <= LARGE_HEADROOM * FP16_MAX else largest
+
+
+def _formed(node: fx.Node, ranges: Ranges) -> float | None:
+    """What a node forms on its way where that is beyond its share of FP16, or no number; None elsewhere."""
+    inside, power = ranges.usual.inside.get(node.name, 0.0), ranges.powers.get(node.name, 0.0)
+    if not inside <= HEADROOM * FP16_MAX:
+        return inside
+    return None if power <= LARGE_HEADROOM * FP16_MAX else power
 
 
 def apply(rewritten: Rewritten, plan: Plan) -> Typed:

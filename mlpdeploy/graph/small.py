@@ -12,7 +12,7 @@ import torch
 from torch import fx
 
 from mlpdeploy.graph.editor import is_linear_of_constants, weight
-from mlpdeploy.graph.kinds import MOVES, is_pointwise, is_view, packet, takes_root
+from mlpdeploy.graph.kinds import MOVES, is_pointwise, is_view, packet, root_of
 from mlpdeploy.graph.ranges import Ranges
 from mlpdeploy.graph.reach import ROOTS, SUMS, Reach, computed
 
@@ -58,11 +58,11 @@ def small(module: fx.GraphModule, ranges: Ranges, reach: Reach) -> dict[str, str
 
 def _close_to_zero(node: fx.Node, operand: fx.Node, ranges: Ranges, reach: Reach) -> Reasons:
     """An operand that comes so close to 0 in the range pass that the low precision gets the result wrong."""
-    low, root = ranges.lows.get(operand.name, 1.0), takes_root(operand)
+    low, root = ranges.lows.get(operand.name, 1.0), root_of(operand)
     ahead = reach.ahead(operand)
     if low >= reach.limits.smallest_normal or not ahead:
         return {}
-    exact, known = (number**0.5 if root else number for number in (low, reach.rounded(low)))
+    exact, known = (number ** (1 / root) for number in (low, reach.rounded(low)))
     behind = reach.through(node, operand, exact, known)
     told = f"{exact:.3g}, which is too small for {reach.name}"
     return {one: f"computes {told}" for one in ahead} | {one: f"reads {told}" for one in behind} if behind else {}
