@@ -228,7 +228,7 @@ def _write(rows: dict[str, Any], folder: Path) -> None:
     settings = {
         "precision": "fp32", "threads": 1, "batch": 1, "limit": LIMIT, "slowdown": SLOWDOWN, "looks": list(gate.LOOKS),
     }  # fmt: skip
-    print(common.write("gate", rows, settings, folder))
+    print(common.write("gate", rows, settings, folder, alone=True))
 
 
 if __name__ == "__main__":
