@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from small_networks import emitted, images, reference
 
 from mlpdeploy.engine.backend import Batch, BuildRequest, OnDevice, backends
-from mlpdeploy.engine.backends import _contexts, _nvidia, _polygraphy
+from mlpdeploy.engine.backends import _contexts, _nvidia, _polygraphy, _runtime_cache
 from mlpdeploy.engine.backends._base import Port, Signature
 from mlpdeploy.engine.parsed import origins
 from mlpdeploy.errors import ArtifactError, MachineLacks
@@ -82,7 +83,9 @@ class Engine:
         self.layers: list[Any] = LAYERS
 
     def create_runtime_config(self) -> Any:
-        return SimpleNamespace(dynamic_shapes_kernel_specialization_strategy="LAZY")
+        made = SimpleNamespace(dynamic_shapes_kernel_specialization_strategy="LAZY", kernels=None)
+        made.set_runtime_cache = lambda kernels: setattr(made, "kernels", kernels)
+        return made
 
     def create_execution_context(self, runtime_config: Any = None) -> Context | None:
         if self.full:
@@ -107,9 +110,13 @@ def tensorrt(flavour: str) -> Any:
     return made
 
 
+def loaded(flavour: str, engine: Engine, *errors: str) -> _contexts.Loaded:
+    return _contexts.Loaded(tensorrt(flavour), engine, list(errors))
+
+
 def bind(gpu: Gpu, engine: Engine, flavour: str = "tensorrt", rows: int = 2) -> clocks.DeviceCall:
     def bound(inputs: Any) -> Any:
-        return _contexts.bind(tensorrt(flavour), engine, OUTPUTS, ["an error of TensorRT"], inputs)
+        return _contexts.bind(loaded(flavour, engine, "an error of TensorRT"), OUTPUTS, inputs)
 
     values = [{"x": np.full((rows, 4), float(place), np.float32)} for place in range(3)]
     return clocks.DeviceCall(bound, clocks.Inputs({"engine": values}).pinned["engine"])
@@ -125,6 +132,8 @@ def test_the_stand_ins_have_what_tensorrt_has() -> None:
     assert all(hasattr(trt.ICudaEngine, name) for name in vars(Engine) if name.startswith("create"))
     assert all(hasattr(trt.EngineInspector, name) for name in ("execution_context", "get_engine_information"))
     assert hasattr(trt.IRuntimeConfig, "dynamic_shapes_kernel_specialization_strategy")
+    assert trt.IRuntimeConfig.create_runtime_cache and trt.IRuntimeConfig.set_runtime_cache
+    assert all(hasattr(trt.IRuntimeCache, name) for name in vars(Cache) if not name.startswith("_"))
     assert trt.DynamicShapesKernelSpecializationStrategy.EAGER and trt.LayerInformationFormat.JSON is not None
     assert trt.ProfilingVerbosity.NONE is not None and trt.IProfiler.report_layer_time
 
@@ -147,7 +156,7 @@ def test_an_engine_is_bound_to_buffers_and_captured(gpu: Gpu, flavour: str, capt
 
 @pytest.mark.parametrize("flavour", ["tensorrt", "tensorrt_rtx"])
 def test_an_engine_is_called_through_pytorch_where_that_can_use_the_gpu(gpu: Gpu, flavour: str) -> None:
-    context = _contexts.context(tensorrt(flavour), Engine(gpu), [])
+    context = _contexts.context(loaded(flavour, Engine(gpu)))
     with _contexts.calls(context, OUTPUTS, []) as run:
         found = [run({"x": np.full((rows, 4), float(rows), np.float32)}) for rows in (1, 3, 1)]
     for rows, outputs in zip((1, 3, 1), found, strict=True):
@@ -157,7 +166,9 @@ def test_an_engine_is_called_through_pytorch_where_that_can_use_the_gpu(gpu: Gpu
 
 def test_what_tensorrt_refuses_in_a_call_is_told_in_its_own_words(gpu: Gpu) -> None:
     engine, errors = Engine(gpu), ["an error of TensorRT"]
-    with _contexts.calls(_contexts.context(tensorrt("tensorrt"), engine, errors), OUTPUTS, errors) as run:
+    with _contexts.calls(
+        _contexts.context(_contexts.Loaded(tensorrt("tensorrt"), engine, errors)), OUTPUTS, errors
+    ) as run:
         with pytest.raises(ArtifactError, match=r"TensorRT cannot take x of shape \[9, 4\]: an error of TensorRT"):
             run({"x": np.zeros((9, 4), np.float32)})
         assert run({"x": np.ones((2, 4), np.float32)})["y"].tolist() == [[2.0] * 4] * 2
@@ -173,13 +184,86 @@ def test_without_pytorchs_cuda_and_cudas_runtime_the_machine_lacks_one(monkeypat
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr("polygraphy.backend.trt.TrtRunner", NoLibrary)
-    context = _contexts.context(tensorrt("tensorrt"), Engine(None), [])
+    context = _contexts.context(loaded("tensorrt", Engine(None)))
     with pytest.raises(MachineLacks) as raised, _contexts.calls(context, OUTPUTS, []):
         pass
     assert str(raised.value) == (
         "Polygraphy finds no CUDA runtime library (libcudart.so: cannot open shared object file); install a PyTorch "
         "that can use the GPU"
     )
+
+
+class Cache:
+    """An IRuntimeCache that takes in what another one gave, and nothing else."""
+
+    def __init__(self) -> None:
+        self.known = b"nothing"
+
+    def deserialize(self, blob: bytes) -> bool:
+        self.known = blob if blob.startswith(b"kernels") else self.known
+        return blob.startswith(b"kernels")
+
+    def serialize(self) -> memoryview:
+        return memoryview(self.known)
+
+
+@pytest.fixture
+def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache folder of this user's."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(_nvidia, "probe", lambda: _nvidia.Gpu("RTX 4090", "sm89", "13.0"))
+    return tmp_path / "mlpdeploy"
+
+
+RTX = SimpleNamespace(IRuntimeCache=Cache)
+CACHING = SimpleNamespace(create_runtime_config=lambda: SimpleNamespace(create_runtime_cache=Cache))
+
+
+def test_kernels_that_were_compiled_are_there_at_the_next_start(cached: Path) -> None:
+    with _runtime_cache.kernels(RTX, CACHING, "a" * 64) as cache:
+        assert cache is not None and cache.known == b"nothing"
+        cache.known = b"kernels of a"
+    (file,) = cached.iterdir()
+    assert file.name == "kernels-aaaaaaaaaaaaaaaa-sm89-RTX-4090.cache"
+    with _runtime_cache.kernels(RTX, CACHING, "a" * 64) as cache:
+        assert cache is not None and cache.known == b"kernels of a"
+    with _runtime_cache.kernels(RTX, CACHING, "b" * 64) as cache:
+        assert cache is not None and cache.known == b"nothing"
+    file.write_bytes(b"garbage")
+    with _runtime_cache.kernels(RTX, CACHING, "a" * 64) as cache:
+        assert cache is not None and cache.known == b"nothing"
+    with _runtime_cache.kernels(SimpleNamespace(), CACHING, "a" * 64) as cache:
+        assert cache is None
+
+
+def test_kernels_are_kept_of_the_engines_that_ran_last(cached: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_runtime_cache, "KEPT", 2)
+    for place, name in enumerate("abca"):
+        with _runtime_cache.kernels(RTX, CACHING, name * 64) as cache:
+            assert cache is not None
+            cache.known = b"kernels"
+        for file in cached.glob(f"kernels-{name}*"):
+            os.utime(file, (1e9 + place, 1e9 + place))
+    assert sorted(file.name[8] for file in cached.iterdir()) == ["a", "c"]
+
+
+def test_a_cache_folder_that_cannot_be_written_stops_nothing(cached: Path) -> None:
+    cached.write_text("a file where the folder should be")
+    with _runtime_cache.kernels(RTX, CACHING, "a" * 64) as cache:
+        assert cache is not None
+
+
+def test_what_fails_leaves_no_kernels(cached: Path) -> None:
+    with pytest.raises(ArtifactError), _runtime_cache.kernels(RTX, CACHING, "a" * 64):
+        raise ArtifactError("it cannot run")
+    assert not cached.exists()
+
+
+def test_every_context_has_the_kernels_of_its_engine(gpu: Gpu) -> None:
+    engine, kernels = Engine(gpu, True), object()
+    for place in range(2):
+        _contexts.context(_contexts.Loaded(tensorrt("tensorrt_rtx"), engine, [], kernels))
+        assert engine.contexts[place].config.kernels is kernels
 
 
 def test_every_size_has_a_context_of_its_own(gpu: Gpu) -> None:
@@ -258,7 +342,7 @@ def runner(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_profiler_tells_layers_by_our_names(runner: None) -> None:
     inputs = [{"x": np.zeros((2, 4), np.float32)}] * 3
-    found = _contexts.layer_times(tensorrt("tensorrt_rtx"), Engine(None), [], [], inputs)
+    found = _contexts.layer_times(loaded("tensorrt_rtx", Engine(None)), [], inputs)
     assert [(one.type, one.seconds) for one in found] == [  # of runs 2, 3 and 4
         ("gemm", pytest.approx(0.75e-3)), ("kgen", pytest.approx(1.75e-3)), ("Reformat", pytest.approx(2.75e-3)),
     ]  # fmt: skip
@@ -271,14 +355,14 @@ def test_the_profiler_tells_layers_by_our_names(runner: None) -> None:
 
 def test_the_profiler_needs_no_polygraphy_where_pytorch_can_use_the_gpu(gpu: Gpu) -> None:
     inputs = [{"x": np.zeros((2, 4), np.float32)}] * 3
-    found = _contexts.layer_times(tensorrt("tensorrt"), Engine(gpu), OUTPUTS, [], inputs)
+    found = _contexts.layer_times(loaded("tensorrt", Engine(gpu)), OUTPUTS, inputs)
     assert [one.seconds for one in found] == [pytest.approx(1e-3 * milliseconds) for milliseconds in (1, 2, 3)]
 
 
 def test_without_details_layers_keep_tensorrts_names(runner: None) -> None:
     engine = Engine(None)
     engine.layers = ["stem/Conv + stem/Relu"]
-    (one,) = _contexts.layer_times(tensorrt("tensorrt"), engine, [], [], [{"x": np.zeros((2, 4), np.float32)}])
+    (one,) = _contexts.layer_times(loaded("tensorrt", engine), [], [{"x": np.zeros((2, 4), np.float32)}])
     assert one.type == "layer" and one.names == ("stem/Conv + stem/Relu",)
 
 
@@ -286,7 +370,7 @@ def test_a_full_gpu_cannot_be_profiled_on(runner: None) -> None:
     engine = Engine(None)
     engine.full = True
     with pytest.raises(ArtifactError, match="TensorRT cannot make room to run the engine: it gave no reason"):
-        _contexts.layer_times(tensorrt("tensorrt"), engine, [], [], [{"x": np.zeros((2, 4), np.float32)}])
+        _contexts.layer_times(loaded("tensorrt", engine), [], [{"x": np.zeros((2, 4), np.float32)}])
 
 
 @pytest.mark.parametrize("name", ["tensorrt", "tensorrt-rtx"])

@@ -175,10 +175,10 @@ def test_both_ways_are_timed_on_the_gpus_clock_at_every_batch_size(gpu: Gpu, mon
     _polygraphy.bind("tensorrt-rtx")
     costs, sizes = {b"slow": 3, b"fast": 1}, list[int]()
 
-    def bind(trt: Any, engine: bytes, outputs: Any, errors: Any, inputs: Any) -> Launch:
+    def bind(loaded: Any, outputs: Any, inputs: Any) -> Launch:
         sizes.append(len(inputs["x"]))
         assert [port.name for port in outputs] == ["x"]
-        return Launch(lambda: [gpu.enqueue("compute", lambda: None) for _ in range(costs[engine])])
+        return Launch(lambda: [gpu.enqueue("compute", lambda: None) for _ in range(costs[loaded.engine])])
 
     monkeypatch.setattr(_plugin._contexts, "bind", bind)
     monkeypatch.setattr(_polygraphy, "collected_errors", lambda trt: contextlib.nullcontext([]))

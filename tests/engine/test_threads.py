@@ -201,10 +201,10 @@ def test_threads_share_tensorrts_one_context_in_turns(
     monkeypatch.setattr(type(backend), "versions", lambda self: {})
     monkeypatch.setattr(type(backend), "executable", lambda self: None)
     monkeypatch.setattr(_contexts, "context", lambda *_: None)
-    loaded = contextlib.nullcontext((None, None, []))
+    loaded = contextlib.nullcontext(_contexts.Loaded(None, None, []))
     monkeypatch.setattr(_contexts, "deserialised", lambda flavour, engine, facts: loaded)
     binds = Fragile()
-    monkeypatch.setattr(_contexts, "bind", lambda trt, engine, outputs, errors, inputs: binds.bind(inputs))
+    monkeypatch.setattr(_contexts, "bind", lambda loaded, outputs, inputs: binds.bind(inputs))
     with backend.load(*stored(tmp_path, name)) as run:
         assert isinstance(run, OnDevice)
         assert right_answers(lambda arrays: list(run(arrays).values()), doubled) == THREADS * CALLS

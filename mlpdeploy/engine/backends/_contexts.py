@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from mlpdeploy.engine.backends import _nvidia, _polygraphy, _programs
+from mlpdeploy.engine.backends import _nvidia, _polygraphy, _programs, _runtime_cache
 from mlpdeploy.engine.backends._base import one_line
 from mlpdeploy.engine.parsed import origins
 from mlpdeploy.errors import ArtifactError, MachineLacks
@@ -26,9 +27,22 @@ if TYPE_CHECKING:
     from mlpdeploy.engine.backends._base import Port
 
 
+@dataclass(frozen=True)
+class Loaded:
+    """An ICudaEngine, the TensorRT that made it, and the list that TensorRT's errors go to.
+
+    `kernels` is an IRuntimeCache with what TensorRT-RTX compiled for the engine before, None with plain TensorRT.
+    """
+
+    trt: Any
+    engine: Any
+    errors: list[str]
+    kernels: Any = None
+
+
 @contextmanager
-def deserialised(flavour: str, engine: Path, facts: Mapping[str, Any]) -> Iterator[tuple[Any, Any, list[str]]]:
-    """TensorRT, the ICudaEngine of the file, and the list that TensorRT's errors go to from now on.
+def deserialised(flavour: str, engine: Path, facts: Mapping[str, Any]) -> Iterator[Loaded]:
+    """The engine of a file.
 
     Raises ArtifactError where the file is for another GPU, or TensorRT refuses it.
     """
@@ -43,22 +57,23 @@ def deserialised(flavour: str, engine: Path, facts: Mapping[str, Any]) -> Iterat
 
     with _polygraphy.collected_errors(trt) as errors:
         with _polygraphy.refusals(ArtifactError, f"TensorRT cannot load {engine}", errors):
-            loaded = engine_from_bytes(engine.read_bytes())
-        yield trt, loaded, errors
+            made = engine_from_bytes(engine.read_bytes())
+        with _runtime_cache.kernels(trt, made, str(facts.get("engine_sha256"))) as kernels:
+            yield Loaded(trt, made, errors, kernels)
 
 
-def bind(trt: Any, engine: Any, outputs: Sequence[Port], errors: list[str], inputs: Mapping[str, Tensor]) -> Launch:
-    """See `Bind`: a context of `engine` whose inputs are `inputs` and whose outputs are allocated here, once.
+def bind(loaded: Loaded, outputs: Sequence[Port], inputs: Mapping[str, Tensor]) -> Launch:
+    """See `Bind`: a context whose inputs are `inputs` and whose outputs are allocated here, once.
 
-    `errors` is where TensorRT's errors are collected. Raises ArtifactError where TensorRT refuses.
+    Raises ArtifactError where TensorRT refuses.
     """
     import torch
 
     from mlpdeploy.engine.backend import Launch
 
-    placed = context(trt, engine, errors)
+    placed, errors = context(loaded), loaded.errors
     # Polygraphy builds with detailed names, which cost time at every launch unless the context leaves them out.
-    placed.nvtx_verbosity = trt.ProfilingVerbosity.NONE
+    placed.nvtx_verbosity = loaded.trt.ProfilingVerbosity.NONE
     made = _place(placed, inputs, outputs, errors)
 
     def run() -> Sequence[Tensor]:
@@ -153,28 +168,26 @@ def _told(success: bool, what: str, errors: list[str]) -> None:
         raise _refused(what, errors)
 
 
-def layer_times(
-    trt: Any, engine: Any, outputs: Sequence[Port], errors: list[str], inputs: Sequence[Arrays]
-) -> tuple[LayerTime, ...]:
+def layer_times(loaded: Loaded, outputs: Sequence[Port], inputs: Sequence[Arrays]) -> tuple[LayerTime, ...]:
     """The time of each layer in the order of execution, median over `inputs`, from TensorRT's IProfiler.
 
     Names are the ONNX nodes that the engine inspector says a layer came from, then TensorRT's own.
     """
     from mlpdeploy.engine.backend import LayerTime
 
-    class Profiler(trt.IProfiler):
+    class Profiler(loaded.trt.IProfiler):  # type: ignore[name-defined]
         def __init__(self) -> None:
-            trt.IProfiler.__init__(self)
+            loaded.trt.IProfiler.__init__(self)
             self.seconds: dict[str, float] = {}
 
         def report_layer_time(self, layer_name: str, ms: float) -> None:
             self.seconds[layer_name] = self.seconds.get(layer_name, 0.0) + 1e-3 * ms
 
-    profiled, profiler = context(trt, engine, errors), Profiler()
-    known = _inspected(trt, engine, profiled)
+    profiled, profiler = context(loaded), Profiler()
+    known = _inspected(loaded, profiled)
     profiled.profiler = profiler
     seconds: dict[str, list[float]] = {}
-    with calls(profiled, outputs, errors) as run:
+    with calls(profiled, outputs, loaded.errors) as run:
         for turn, arrays in enumerate((inputs[0], *inputs)):
             profiler.seconds = {}
             run(arrays)
@@ -184,16 +197,20 @@ def layer_times(
     return tuple(LayerTime(kind, median(seconds[name]), (*nodes, name)) for name, kind, nodes in kinds)
 
 
-def context(trt: Any, engine: Any, errors: list[str]) -> Any:
+def context(loaded: Loaded) -> Any:
     """An execution context; with TensorRT-RTX one that compiles the kernels of a shape before it runs it."""
-    if hasattr(trt, "DynamicShapesKernelSpecializationStrategy"):
-        config = engine.create_runtime_config()
-        config.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
-        made = engine.create_execution_context(config)
+    if hasattr(loaded.trt, "DynamicShapesKernelSpecializationStrategy"):
+        config = loaded.engine.create_runtime_config()
+        config.dynamic_shapes_kernel_specialization_strategy = (
+            loaded.trt.DynamicShapesKernelSpecializationStrategy.EAGER
+        )
+        if loaded.kernels is not None:
+            config.set_runtime_cache(loaded.kernels)
+        made = loaded.engine.create_execution_context(config)
     else:
-        made = engine.create_execution_context()
+        made = loaded.engine.create_execution_context()
     if made is None:
-        raise _refused("make room to run the engine", errors)
+        raise _refused("make room to run the engine", loaded.errors)
     return made
 
 
@@ -213,10 +230,10 @@ def _uncapturable(of: Any, stream: int) -> str | None:
     return None
 
 
-def _inspected(trt: Any, engine: Any, of: Any) -> dict[str, tuple[str, tuple[str, ...]]]:
+def _inspected(loaded: Loaded, of: Any) -> dict[str, tuple[str, tuple[str, ...]]]:
     """Type and ONNX nodes of each layer of the engine, by TensorRT's name; none of an engine without such details."""
-    inspector = engine.create_engine_inspector()
+    inspector = loaded.engine.create_engine_inspector()
     inspector.execution_context = of
-    layers = json.loads(inspector.get_engine_information(trt.LayerInformationFormat.JSON)).get("Layers", ())
+    layers = json.loads(inspector.get_engine_information(loaded.trt.LayerInformationFormat.JSON)).get("Layers", ())
     detailed = (layer for layer in layers if isinstance(layer, dict))
     return {one["Name"]: (one.get("LayerType", "layer"), origins(one.get("Metadata"))) for one in detailed}

@@ -161,10 +161,10 @@ def milliseconds(trt: Any, plans: Mapping[str, bytes], typed: Typed, batch: Batc
     outputs = [Port(spec.name, spec.shape, str(spec.dtype).removeprefix("torch.")) for spec in typed.outputs]
     taken = {}
     with _polygraphy.collected_errors(trt) as errors:
-        engines = {name: engine_from_bytes(plan) for name, plan in plans.items()}
+        engines = {name: _contexts.Loaded(trt, engine_from_bytes(plan), errors) for name, plan in plans.items()}
         for size in batch.sizes():
             inputs = {spec.name: spec.example(size).cuda() for spec in typed.inputs}
-            bound = {name: _contexts.bind(trt, one, outputs, errors, inputs) for name, one in engines.items()}
+            bound = {name: _contexts.bind(one, outputs, inputs) for name, one in engines.items()}
             taken[size] = {name: 1e3 * seconds for name, seconds in _graphs.seconds(bound).items()}
     return taken
 

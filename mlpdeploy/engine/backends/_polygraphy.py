@@ -122,7 +122,7 @@ def timing_cache(engine: str) -> Iterator[str | None]:
     reason to fail a build. `engine` names the flavour and its version; each GPU has a file.
     """
     gpu = _nvidia.probe()
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlpdeploy"
+    root = cache_folder()
     if isinstance(gpu, str) or not _writable(root):
         yield None
         return
@@ -135,6 +135,11 @@ def timing_cache(engine: str) -> Iterator[str | None]:
             private.touch()
         yield str(private)
         os.replace(private, shared)
+
+
+def cache_folder() -> Path:
+    """The user's own, for what is only kept to save time."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlpdeploy"
 
 
 def _writable(folder: Path) -> bool:

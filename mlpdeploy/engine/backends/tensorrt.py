@@ -135,18 +135,17 @@ class TensorRT(EngineBackend):
         from mlpdeploy.engine.backend import OnDevice
 
         outputs = signature.outputs
-        with _contexts.deserialised(self.name, engine, facts) as (trt, loaded, errors):
-            context = _contexts.context(trt, loaded, errors)
-            with _contexts.calls(context, outputs, errors) as run:
-                yield OnDevice(run, functools.partial(_contexts.bind, trt, loaded, outputs, errors))
+        with _contexts.deserialised(self.name, engine, facts) as loaded:
+            with _contexts.calls(_contexts.context(loaded), outputs, loaded.errors) as run:
+                yield OnDevice(run, functools.partial(_contexts.bind, loaded, outputs))
 
     def profile(self, engine: Path, facts: Mapping[str, Any], inputs: Sequence[Arrays]) -> tuple[LayerTime, ...] | str:
         """See Backend.profile: TensorRT's IProfiler, which needs the engine to run."""
         reason = self.executable()
         if reason is not None:
             return f"{self.name} tells the time of its layers where its engines run: {reason}"
-        with _contexts.deserialised(self.name, engine, facts) as (trt, loaded, errors):
-            return _contexts.layer_times(trt, loaded, Signature.from_facts(facts).outputs, errors, inputs)
+        with _contexts.deserialised(self.name, engine, facts) as loaded:
+            return _contexts.layer_times(loaded, Signature.from_facts(facts).outputs, inputs)
 
 
 BACKENDS = (TensorRT("tensorrt"), TensorRT("tensorrt-rtx"))
