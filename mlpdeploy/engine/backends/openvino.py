@@ -66,11 +66,12 @@ class OpenVino(EngineBackend):
         from mlpdeploy.engine.backends._means_kept import keep_axes
         from mlpdeploy.engine.backends._norms_spread import spread_norms
         from mlpdeploy.engine.backends._segments import by_columns
+        from mlpdeploy.engine.backends._wraps_parted import part_wraps
 
         core = _core()
         try:
             given = keep_axes(emitted.model) if request.precision == "int8" else emitted.model
-            given = by_columns(flatten_grids(spread_norms(given)), _SHORT_RUN)
+            given = by_columns(flatten_grids(spread_norms(part_wraps(given))), _SHORT_RUN)
             flat = _flat(given).SerializeToString()
             progress.step("inlining functions", 1, _STEPS)
             model = core.read_model(flat)
@@ -234,6 +235,11 @@ def _flat(model: onnx.ModelProto) -> onnx.ModelProto:
 # What OpenVINO writes around the reason: where it was thrown, and which part of it gave up.
 _AROUND = ("Exception from", "Check ", "FrontEnd API failed", "Model wasn't fully converted", "Summary")
 
+# What ends a line about an operation that is followed by why, or that only lies behind one that could not be read.
+_BEHIND = ("with a message:", "has to be known (static)", "Unsupported input type dynamic")
+
 
 def _reason(error: BaseException) -> str:
-    return one_line("\n".join(line for line in str(error).splitlines() if not line.startswith(_AROUND)) or error)
+    told = [line for line in str(error).splitlines() if line.strip() and not line.startswith(_AROUND)]
+    placed = [line for line in told if not line.startswith("While validating ONNX node")] or told
+    return one_line("\n".join(line for line in placed if not line.endswith(_BEHIND)) or "\n".join(told) or error)

@@ -1,0 +1,62 @@
+"""Circular padding as parts that are joined, for OpenVINO, whose reader knows no `Pad` that wraps around.
+
+before: x -> Pad(wrap)
+after:  Concat(the end of x, x, the start of x), axis by axis
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from mlpdeploy.engine.backends._replaced import replaced
+
+_END = np.iinfo(np.int64).max
+
+
+def part_wraps(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same model without a `Pad` that wraps around by known numbers."""
+    known = {one.name: numpy_helper.to_array(one) for one in model.graph.initializer}
+    made = {node.name: list(_parted(node, known)) for node in model.graph.node if _wraps(node, known)}
+    return replaced(model, made)
+
+
+def _wraps(node: onnx.NodeProto, known: dict[str, np.ndarray]) -> bool:
+    if (
+        node.op_type != "Pad"
+        or node.domain
+        or [one for one in node.attribute if one.name == "mode" and one.s != b"wrap"]
+    ):
+        return False
+    known_axes = len(node.input) < 4 or node.input[3] in known
+    return bool(node.attribute) and node.input[1] in known and known_axes and bool((known[node.input[1]] >= 0).all())
+
+
+def _parted(node: onnx.NodeProto, known: dict[str, np.ndarray]) -> Iterator[onnx.NodeProto]:
+    pads = known[node.input[1]].tolist()
+    count = len(pads) // 2
+    axes = known[node.input[3]].tolist() if len(node.input) > 3 else range(count)
+    moved = [(axis, *sides) for axis, *sides in zip(axes, pads[:count], pads[count:], strict=True) if any(sides)]
+    value = node.input[0]
+    for place, (axis, front, back) in enumerate(moved):
+        name, parts = f"{node.name}/axis_{axis}", [value]
+        if front:
+            parts.insert(0, f"{name}/front")
+            yield from _sliced(value, -front, _END, axis, parts[0])
+        if back:
+            parts.append(f"{name}/back")
+            yield from _sliced(value, 0, back, axis, parts[-1])
+        value = node.output[0] if place == len(moved) - 1 else name
+        yield helper.make_node("Concat", parts, [value], name, axis=axis)
+    if not moved:
+        yield helper.make_node("Identity", [value], [node.output[0]], node.name)
+
+
+def _sliced(value: str, start: int, end: int, axis: int, name: str) -> Iterator[onnx.NodeProto]:
+    bounds = {"start": start, "end": end, "along": axis}
+    for what, number in bounds.items():
+        yield helper.make_node("Constant", [], [f"{name}/{what}"], f"{name}/{what}", value_ints=[number])
+    yield helper.make_node("Slice", [value, *(f"{name}/{what}" for what in bounds)], [name], name)
