@@ -19,6 +19,7 @@ from typer.core import TyperGroup
 from mlpdeploy import __version__, pipeline
 from mlpdeploy.cli_measure import bench, history, regress, sensitivity
 from mlpdeploy.console import Live, print_artifact, print_build, print_doctor, print_verification
+from mlpdeploy.engine.backends import _nvidia
 from mlpdeploy.errors import MlpdeployError
 from mlpdeploy.leftovers import FULL
 from mlpdeploy.listing import print_catalogue
@@ -101,12 +102,17 @@ app = typer.Typer(
 
 Pattern = Annotated[str | None, typer.Argument(help="Only names and families with this in them; shows more of each.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an unexpected error.")]
+Device = Annotated[
+    str | None, typer.Option(metavar="N", help="Which NVIDIA GPU, by its number or UUID; may stand anywhere.")
+]
 Version = Annotated[bool, typer.Option("--version", help="Show the version and exit.")]
 
 
 @app.callback(help=str(app.info.help), invoke_without_command=True)
-def _root(context: typer.Context, debug: Debug = False, version: Version = False) -> None:
-    """`--debug` is read by `main`, wherever it stands; without a command there is help."""
+def _root(context: typer.Context, debug: Debug = False, device: Device = None, version: Version = False) -> None:
+    """`--debug` and `--device` may stand anywhere (see `main`); without a command there is help."""
+    if device is not None:
+        _nvidia.see(device)
     if version:
         typer.echo(f"mlpdeploy {__version__}")
         raise typer.Exit
@@ -279,7 +285,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if COMPLETION in os.environ or COMPLETING & set(arguments):
         app(args=arguments, prog_name="mlpdeploy")
     debug = "--debug" in arguments or os.environ.get("MLPDEPLOY_DEBUG") == "1"
-    sys.exit(_run([argument for argument in arguments if argument != "--debug"], debug))
+    sys.exit(_run(_device_first([argument for argument in arguments if argument != "--debug"]), debug))
+
+
+def _device_first(arguments: list[str]) -> list[str]:
+    """With `--device N` in front, where it is read."""
+    for place, argument in enumerate(arguments):
+        if argument.startswith("--device="):
+            return [argument, *arguments[:place], *arguments[place + 1 :]]
+        if argument == "--device" and place + 1 < len(arguments):
+            return [*arguments[place : place + 2], *arguments[:place], *arguments[place + 2 :]]
+    return arguments
 
 
 def _run(arguments: list[str], debug: bool) -> int:

@@ -210,6 +210,20 @@ def test_help_and_version(arguments: list[str], said: str, capsys: pytest.Captur
     assert said in printed.out and printed.err == ""
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [["--device", "1", "doctor", "--json"], ["doctor", "--device", "1", "--json"], ["doctor", "--json", "--device=1"]],
+)
+def test_a_gpu_is_chosen_wherever_the_option_stands(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
+    assert in_process(*arguments) == 0 and json.loads(capsys.readouterr().out)["machine"]
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "5"
+    assert in_process("doctor", "--device", "many") == 2
+    assert capsys.readouterr().err == "error: --device many: give a GPU's number, or its UUID, which begins with GPU-\n"
+
+
 def test_a_shell_completes_commands_recipes_and_precisions() -> None:
     typed = {"mlpdeploy ver": "verify", "mlpdeploy build vip_": "vip_s14", "mlpdeploy build x --precision f": "fp16"}
     for words, offered in typed.items():

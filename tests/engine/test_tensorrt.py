@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -291,6 +292,28 @@ class Driver:
             return 0
 
         return call
+
+
+@pytest.mark.parametrize(
+    ("seen", "device", "then"),
+    [(None, "1", "1"), ("2,3", "1", "3"), ("GPU-a, GPU-b", "1", "GPU-b"), ("2,3", "GPU-c", "GPU-c"), ("", "0", "0")],
+)
+def test_one_gpu_is_seen_alone(seen: str | None, device: str, then: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", seen or "")
+    if seen is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    _nvidia.see(device)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == then
+
+
+@pytest.mark.parametrize(
+    ("device", "said"), [("2", "of GPUs this process sees 2"), ("-1", "give a GPU's number"), ("cuda:0", "its UUID")]
+)
+def test_a_gpu_that_cannot_be_is_refused(device: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    with pytest.raises(InputError, match=said):
+        _nvidia.see(device)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "2,3"
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import os
 import sys
 from dataclasses import dataclass
+
+from mlpdeploy.errors import InputError
 
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76  # CUdevice_attribute, cuda.h
 
@@ -30,6 +33,25 @@ def probe() -> Gpu | str:
         return _ask()
     except _NoGpu as error:
         return str(error)
+
+
+def see(device: str) -> None:
+    """Let this process, and those that it starts, see one GPU alone: by its number among those it saw, or by its UUID.
+
+    Before anything uses CUDA. Raises InputError where it is neither, or there are fewer.
+    """
+    numbered = device.isascii() and device.isdecimal()
+    if not numbered and not device.startswith(("GPU-", "MIG-")):
+        raise InputError(f"--device {device}: give a GPU's number, or its UUID, which begins with GPU-")
+    if numbered and (seen := os.environ.get("CUDA_VISIBLE_DEVICES")):
+        listed = [part.strip() for part in seen.split(",")]
+        if int(device) >= len(listed):
+            raise InputError(
+                f"--device {device}: of GPUs this process sees {len(listed)} (CUDA_VISIBLE_DEVICES={seen})"
+            )
+        device = listed[int(device)]
+    os.environ["CUDA_VISIBLE_DEVICES"] = device
+    probe.cache_clear()
 
 
 def _ask() -> Gpu:
