@@ -63,7 +63,7 @@ from mlpdeploy.options import (
     printing,
     selected,
 )
-from mlpdeploy.processes import Terminated, unwinding
+from mlpdeploy.processes import Interruption, Terminated, unwinding
 from mlpdeploy.selection import BATCH, OUT
 from mlpdeploy.terminal import Terminal
 
@@ -299,8 +299,9 @@ def _device_first(arguments: list[str]) -> list[str]:
 
 
 def _run(arguments: list[str], debug: bool) -> int:
+    interruption = Interruption()
     try:
-        with unwinding():
+        with unwinding() as interruption:
             code = app(args=arguments, prog_name="mlpdeploy", standalone_mode=False)
             sys.stdout.flush()
         if code == INTERRUPTED:  # typer's answer to KeyboardInterrupt
@@ -313,7 +314,8 @@ def _run(arguments: list[str], debug: bool) -> int:
             return 1
         return _fail(error, f"code that was called ended the process: sys.exit({error.code!r})", 2, arguments)
     except (KeyboardInterrupt, typer.Abort) as error:
-        return _fail(error, "interrupted; the last good artifact is untouched", INTERRUPTED, arguments)
+        text = f"interrupted{interruption.where}; the last good artifact is untouched"
+        return _fail(error, text, INTERRUPTED, arguments)
     except Terminated as error:
         return _fail(error, str(error), error.exit_code, arguments)
     except Exception as error:

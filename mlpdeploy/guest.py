@@ -12,15 +12,16 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from mlpdeploy.errors import InputError, MlpdeployError, NetworkError
+from mlpdeploy.processes import Terminated
 
 
 @contextmanager
 def guest(refused: Callable[[BaseException], MlpdeployError]) -> Iterator[None]:
     """Turn whatever the body raises into the error that `refused` makes of it: `sys.exit` too, which else would end
-    the command as if all were well. Only an interruption from the keyboard passes."""
+    the command as if all were well. Only what ends this process from outside passes: the keyboard, a signal."""
     try:
         yield
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Terminated):
         raise
     except BaseException as error:
         raise refused(error) from error

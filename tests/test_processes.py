@@ -71,6 +71,36 @@ def waiting(repository: Path, tmp_path: Path) -> tuple[subprocess.Popen[str], in
     return process, int(marker.read_text())
 
 
+ENDLESS = """
+import pathlib, time
+from torch import nn
+
+class Net(nn.Linear):
+    def __init__(self): super().__init__(8, 4)
+    def forward(self, x):
+        pathlib.Path("marker").write_text("here")
+        while True:
+            time.sleep(0.01)  # line 10
+"""
+
+
+@pytest.mark.parametrize(("number", "said"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")])
+def test_a_forward_that_never_ends_is_named_when_it_is_ended(number: int, said: str, tmp_path: Path) -> None:
+    (tmp_path / "nets.py").write_text(ENDLESS)
+    command = [sys.executable, "-m", "mlpdeploy", "build", "nets:Net", "--backend", "onnxruntime"]
+    command += ["--precision", "fp32", "--input-shape", "8"]
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    until((tmp_path / "marker").exists)
+    process.send_signal(number)
+    _, told = process.communicate()
+    assert process.returncode == 128 + number
+    last = told.strip().splitlines()[-1]
+    assert last in (
+        f"error: {said} in forward (nets.py, line {line}); the last good artifact is untouched" for line in (9, 10)
+    )
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
 def test_a_run_that_is_asked_to_end_clears_up(
     waiting: tuple[subprocess.Popen[str], int], repository: Path, tmp_path: Path, number: int, code: int
