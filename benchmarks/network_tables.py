@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from benchmarks.markdown import Document, by_part, rule_name, source, table
+from mlpdeploy.evidence.ladder import EMITTED, REWRITTEN, TYPED
 from mlpdeploy.recipe import recipes
+
+STAGES = (REWRITTEN, TYPED, EMITTED)
 
 
 def graph(document: Document) -> list[str]:
@@ -28,11 +31,12 @@ def zoo(document: Document) -> list[str]:
     """Every recipe: its engine, and how far each stage of its verification is from the network."""
     rows = []
     for name, row in document["results"].items():
-        errors = [f"{error:.0e}" for error in row.get("errors", {}).values()]
+        found = row.get("errors", {})
+        errors = [f"{found[stage]:.0e}" if stage in found else "-" for stage in STAGES]
         size = f"{row['engine_bytes'] / 1e6:.0f} MB" if row["built"] else "-"
         seconds = f"{row['build_seconds']:.0f} s" if row["built"] else "-"
         verdict = "passed" if row["verified"] else row["reason"]
-        rows.append([row["family"], f"`{name}`", size, seconds, *(errors + ["-"] * 3)[:3], verdict])
+        rows.append([row["family"], f"`{name}`", size, seconds, *errors, verdict])
     rows.sort(key=lambda cells: cells[0])
     head = ["family", "network", "engine", "build", "rewritten, float64", "typed", "emitted", "verified"]
     return [*table(head, rows), "", *source(document, ["tensorrt-rtx", "torch", "onnxruntime"])]
@@ -60,7 +64,7 @@ def families(built: Document, parsed: Document, ran: Document) -> list[str]:
         found = [built["results"][name] for name in names if name in built["results"]]
         run = [ran["results"][name] for name in names if name in ran["results"]]
         right = sum(all(one[engine]["passed"] for engine in engines) for one in run)
-        errors = zip(*(row["errors"].values() for row in found if row.get("verified")), strict=False)
+        verified = [row["errors"] for row in found if row.get("verified")]
         counted = [name for name in names if name in parsed["results"]]
         row = parsed["results"][min(counted, key=lambda name: parsed["results"][name]["before"]["total"]["layers"])]
         before, after = row["before"]["total"], row["after"]["total"]
@@ -71,7 +75,7 @@ def families(built: Document, parsed: Document, ran: Document) -> list[str]:
                 f"{right} of {len(names)}",
                 f"{before['layers']} → {after['layers']}",
                 f"{before['transposes']} → {after['transposes']}",
-                *([f"{max(stage):.0e}" for stage in errors] + ["-"] * 3)[:3],
+                *(f"{max(row[stage] for row in verified):.0e}" if verified else "-" for stage in STAGES),
             ]
         )
     head = ["family", "verified", "executed", "layers", "transposes", "rewritten, float64", "typed", "emitted"]

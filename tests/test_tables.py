@@ -46,6 +46,18 @@ def test_a_rule_pays_above_one_whether_it_is_left_out_or_put_in() -> None:
     assert lines[3:6] == ["| `net` | `a` | 1.25 |", "| `net` | `b` | 0.80 |", "| `net` | all of them | (1.50) |"]
 
 
+def test_the_columns_of_a_verification_are_its_stages_by_name() -> None:
+    errors = {
+        "network, twice": 0.5, "emitted ONNX, ONNX Runtime": 2e-4, "rewritten graph, float64": 1e-15,
+        "typed graph, PyTorch": 1e-4,
+    }  # fmt: skip
+    row = {"family": "f", "built": True, "verified": True, "engine_bytes": 2e6, "build_seconds": 9.0}
+    broken = {"family": "f", "built": False, "verified": False, "reason": "no"}
+    lines = tables.zoo(document({"net": row | {"errors": errors}, "other": broken}))
+    assert lines[2] == "| f | `net` | 2 MB | 9 s | 1e-15 | 1e-04 | 2e-04 | passed |"
+    assert lines[3] == "| f | `other` | - | - | - | - | - | no |"
+
+
 def test_only_what_is_between_markers_changes(tmp_path: Path) -> None:
     def counts(layers: int, transposes: int) -> dict[str, int]:
         return {"layers": layers, "transposes": transposes, "reshapes": 0}
