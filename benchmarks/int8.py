@@ -192,9 +192,8 @@ def main() -> None:
     measure, names = PARTS[arguments.part]
     with _cores(arguments.part):
         for name in arguments.recipes or names:
-            path = common.write(
-                "int8", {f"{arguments.part} {name}": measure(name, arguments.seed)}, SETTINGS, arguments.out
-            )
+            row = {f"{arguments.part} {name}": measure(name, arguments.seed)}
+            path = common.write("int8", row, SETTINGS, arguments.out, alone=True)
     print(path)
 
 

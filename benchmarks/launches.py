@@ -57,7 +57,7 @@ def main() -> None:
     for name in CHOSEN if arguments.rules and everything else arguments.recipes:
         results[name] = measure(name, arguments.seed, arguments.rules)
         # Written after each recipe, so that a long run that is stopped keeps what it has.
-        path = common.write("launches", results, SETTINGS, arguments.out)
+        path = common.write("launches", results, SETTINGS, arguments.out, alone=True)
     print(path)
 
 

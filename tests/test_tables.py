@@ -88,8 +88,9 @@ def test_the_pages_show_the_results(page: Path) -> None:
 
 
 def test_a_family_counts_what_was_verified_and_shows_its_smallest_network() -> None:
-    passed = {"verified": True, "errors": {"a": 1e-15, "b": 2e-3, "c": 1e-3}}
-    worse = {"verified": True, "errors": {"a": 3e-15, "b": 1e-3, "c": 1e-3}}
+    stages = ("rewritten graph, float64", "typed graph, PyTorch", "emitted ONNX, ONNX Runtime")
+    passed = {"verified": True, "errors": dict(zip(stages, (1e-15, 2e-3, 1e-3), strict=True))}
+    worse = {"verified": True, "errors": dict(zip(stages, (3e-15, 1e-3, 1e-3), strict=True))}
     failed = {"verified": False, "reason": "typed"}
     total = {"layers": 9, "transposes": 2, "reshapes": 0}
     small = {"before": {"total": total}, "after": {"total": total | {"layers": 5}}}
