@@ -31,7 +31,7 @@ def git(folder: Path, *arguments: str) -> str:
 
 def until(condition: Callable[[], bool]) -> None:
     """Wait for what comes soon."""
-    for _ in range(6000):
+    for _ in range(60_000):
         if condition():
             return
         time.sleep(0.01)
