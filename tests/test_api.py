@@ -274,11 +274,11 @@ def test_where_the_engine_cannot_run_a_call_says_so_and_the_rest_works(tmp_path:
     assert mlpdeploy.load(engine.save(tmp_path / "kept")).cannot_run == engine.cannot_run
 
 
-def loop() -> nn.Module:
+class Unique(Net):
     """A module that cannot be copied."""
-    network = Net()
-    network.cache = network.head(torch.zeros(1, 16))  # an activation with its history
-    return network
+
+    def __deepcopy__(self, memo: object) -> nn.Module:
+        raise RuntimeError("there is one")
 
 
 BAD: dict[str, tuple[type[MlpdeployError], str, Callable[[], object]]] = {
@@ -293,7 +293,7 @@ BAD: dict[str, tuple[type[MlpdeployError], str, Callable[[], object]]] = {
     "rows": (InputError, "same number of rows", lambda: mlpdeploy.compile(Two(), (torch.ones(1, 4), torch.ones(2, 5)))),
     "no batch axis": (NetworkError, "does not take the example", lambda: mlpdeploy.compile(Net(), images(1)[0])),
     "size": (NetworkError, "RuntimeError: mat1", lambda: mlpdeploy.compile(Net(), torch.ones(1, 3, 20, 16))),
-    "not copied": (InputError, "Net cannot be copied", lambda: mlpdeploy.compile(loop(), images(1))),
+    "not copied": (InputError, "Unique cannot be copied", lambda: mlpdeploy.compile(Unique(), images(1))),
     "not traced": (NetworkError, "control flow", lambda: mlpdeploy.compile(Branches(), images(1), backend="openvino")),
     "precision": (InputError, "choose one of", lambda: mlpdeploy.compile(Net(), images(1), precision="fp7")),
     "batch": (InputError, "MIN <= OPT", lambda: mlpdeploy.compile(Net(), images(1), batch="4:2:1")),

@@ -70,6 +70,7 @@ ENTRY = {
     "input_shape": [3, 8, 8], "aliases": ["other"], "top1": None, "parameters": 1, "gmacs": 1.0,
 }  # fmt: skip
 VERDICT = {"topic": "Speed", "status": "good", "line": "It is fast", "because": "It was measured"}
+REPORT = {"verdicts": [VERDICT], "files": ["a.html"], "lacks": ["no drawing"]}
 
 
 def printed(show: Callable[[Console], None]) -> str:
@@ -90,7 +91,7 @@ PRINTERS: dict[str, Callable[[Console, str], None]] = {
     "inspect": lambda to, evil: console.print_artifact(
         to, {"folder": evil, "manifest": poisoned(BUILT, evil), "verification": {"created": evil, "verdict": evil}}
     ),
-    "report": lambda to, evil: console.print_report(to, poisoned({"verdicts": [VERDICT], "files": ["a.html"]}, evil)),
+    "report": lambda to, evil: console.print_report(to, poisoned(REPORT, evil)),
     "bench": lambda to, evil: scoreboard.print_bench(to, poisoned(BENCH, evil)),
     "regress": lambda to, evil: scoreboard.print_regress(to, poisoned(REGRESS, evil)),
     "history": lambda to, evil: scoreboard.print_history(to, _history(evil)),

@@ -108,7 +108,7 @@ def test_a_run_that_is_asked_to_end_clears_up(
     process, child = waiting
     assert len(git(repository, "worktree", "list").splitlines()) == 2 and alive(child)
     process.send_signal(number)
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=600)
     assert process.returncode == code and "Traceback" not in stderr
     assert stderr.splitlines()[-1].startswith("error: ") and "the last good artifact is untouched" in stderr
     assert len(git(repository, "worktree", "list").splitlines()) == 1
