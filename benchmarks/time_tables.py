@@ -86,6 +86,8 @@ def _int8_speed(speeds: dict[str, Any]) -> list[list[str]]:
     rows = []
     for name, batches in speeds.items():
         for batch, row in batches.items():
+            if batch == "machine":
+                continue
             others = [worth(ratio, inverse=True) for ratio in row["ours"].values()]
             latency = row["latency"]["openvino int8"]["median_ms"]
             rows.append([f"`{name}`", batch.removeprefix("batch "), f"{latency:.1f}", *others])
