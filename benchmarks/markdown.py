@@ -39,6 +39,11 @@ def source(document: Document, packages: list[str]) -> list[str]:
     return [" ".join([said, *(f"Of {', '.join(names)}: {cpu}." for cpu, names in others.items())])]
 
 
+def measured(row: Document) -> Document:
+    """A row without the machine that it may name."""
+    return {name: value for name, value in row.items() if name != "machine"}
+
+
 def by_part(document: Document) -> dict[str, dict[str, Any]]:
     """The rows by part and network."""
     parts: dict[str, dict[str, Any]] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from statistics import median
 from typing import Any
 
-from benchmarks.markdown import Document, by_part, rule_name, source, table, worth
+from benchmarks.markdown import Document, by_part, measured, rule_name, source, table, worth
 
 
 def rules(document: Document) -> list[str]:
@@ -85,9 +85,7 @@ def _int8_speed(speeds: dict[str, Any]) -> list[list[str]]:
     """The rivals' times over INT8's."""
     rows = []
     for name, batches in speeds.items():
-        for batch, row in batches.items():
-            if batch == "machine":
-                continue
+        for batch, row in measured(batches).items():
             others = [worth(ratio, inverse=True) for ratio in row["ours"].values()]
             latency = row["latency"]["openvino int8"]["median_ms"]
             rows.append([f"`{name}`", batch.removeprefix("batch "), f"{latency:.1f}", *others])

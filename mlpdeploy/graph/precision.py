@@ -15,7 +15,7 @@ from mlpdeploy.graph import ops
 from mlpdeploy.graph.chain import back
 from mlpdeploy.graph.editor import Editor, weight
 from mlpdeploy.graph.forms import formless
-from mlpdeploy.graph.kinds import arguments
+from mlpdeploy.graph.kinds import arguments, root_of
 from mlpdeploy.graph.lost import protected
 from mlpdeploy.graph.place import network_of
 from mlpdeploy.graph.quantise import (
@@ -28,7 +28,7 @@ from mlpdeploy.graph.quantise import (
     sites,
     storable,
 )
-from mlpdeploy.graph.ranges import Peaks, Ranges, measure, single_thread
+from mlpdeploy.graph.ranges import Peaks, Ranges, measure, power, single_thread
 from mlpdeploy.graph.reach import Reach
 from mlpdeploy.graph.rewrite import Rewritten
 from mlpdeploy.graph.sensitive import sensitive
@@ -190,10 +190,11 @@ def _beyond(node: fx.Node, ranges: Ranges) -> float | None:
 
 def _formed(node: fx.Node, ranges: Ranges) -> float | None:
     """What a node forms on its way where that is beyond its share of FP16, or no number; None elsewhere."""
-    inside, power = ranges.usual.inside.get(node.name, 0.0), ranges.powers.get(node.name, 0.0)
+    inside = ranges.usual.inside.get(node.name, 0.0)
     if not inside <= HEADROOM * FP16_MAX:
         return inside
-    return None if power <= LARGE_HEADROOM * FP16_MAX else power
+    largest = power(ranges.largest.get(node.name, 0.0), root_of(node))
+    return None if largest <= LARGE_HEADROOM * FP16_MAX else largest
 
 
 def apply(rewritten: Rewritten, plan: Plan) -> Typed:

@@ -51,14 +51,12 @@ class Peaks:
 class Ranges:
     """What the values reach over all `usual` rows: those but the one that is a hundred times larger.
 
-    `largest`: by node name, the largest magnitude over all rows. `powers`: by name, of roots, the largest power below
-    the root over all rows. `lows`: by name, of the nodes that were watched, the smallest magnitude that is not 0; of a
-    root, its power.
+    `largest`: by node name, the largest magnitude over all rows. `lows`: by name, of the nodes that were watched, the
+    smallest magnitude that is not 0; of a root, its power.
     """
 
     usual: Peaks
     largest: Mapping[str, float]
-    powers: Mapping[str, float]
     lows: Mapping[str, float]
 
 
@@ -78,7 +76,7 @@ def measure(rewritten: Rewritten, samples: Mapping[str, np.ndarray] | None, watc
         run.over_extremes(_tensors(rewritten.inputs, {name: rows[others] for name, rows in found.arrays.items()}))
         usual = Peaks(dict(run.peaks), dict(run.inside))
         run.over_extremes(_tensors(rewritten.inputs, {name: rows[large] for name, rows in found.arrays.items()}))
-    return Ranges(usual, run.peaks, run.powers, run.lows)
+    return Ranges(usual, run.peaks, run.lows)
 
 
 @contextlib.contextmanager
@@ -105,7 +103,6 @@ class _Run(fx.Interpreter):
         self.finite_only = False
         self.peaks: dict[str, float] = {}
         self.inside: dict[str, float] = {}
-        self.powers: dict[str, float] = {}
         self.lows: dict[str, float] = {}
 
     def over_extremes(self, inputs: Sequence[torch.Tensor]) -> None:
@@ -130,24 +127,22 @@ class _Run(fx.Interpreter):
         self.peaks[node.name] = _larger(self.peaks.get(node.name, 0.0), peak)
         if (formed := self.formed(node, peak, magnitudes.numel())) is not None:
             self.inside[node.name] = _larger(self.inside.get(node.name, 0.0), formed)
-        if (root := root_of(node)) != 1:
-            self.powers[node.name] = _larger(self.powers.get(node.name, 0.0), _power(peak, root))
         if node.name in self.watched and bool((some := magnitudes > 0).any()):
-            low = _power(float(magnitudes[some].amin()), root)
+            low = power(float(magnitudes[some].amin()), root_of(node))
             self.lows[node.name] = min(self.lows.get(node.name, low), low)
 
     def formed(self, node: fx.Node, peak: float, count: int) -> float | None:
         """The largest number on the way to `count` values that reach `peak`, where it is another one."""
         kind, root = packet(node), root_of(node)
-        power = _power(peak, root)
+        formed = power(peak, root)
         if kind not in MEANS | VARIANCES:
-            return power if root != 1 else None
+            return formed if root != 1 else None
         terms = self.env[node.all_input_nodes[0]].numel() / count
         # A variance is put together from a mean of squares and the number of terms, each in the file's precision.
-        return max(power * terms, terms) if kind in VARIANCES else power * terms
+        return max(formed * terms, terms) if kind in VARIANCES else formed * terms
 
 
-def _power(number: float, exponent: float) -> float:
+def power(number: float, exponent: float) -> float:
     """A power, infinite where it is beyond what Python computes."""
     try:
         return number**exponent

@@ -19,20 +19,21 @@ _END = np.iinfo(np.int64).max
 
 def part_wraps(model: onnx.ModelProto) -> onnx.ModelProto:
     """The same model without a `Pad` that wraps around by known numbers."""
-    known = {one.name: numpy_helper.to_array(one) for one in model.graph.initializer}
-    made = {node.name: list(_parted(node, known)) for node in model.graph.node if _wraps(node, known)}
-    return replaced(model, made)
+    wraps = [node for node in model.graph.node if _wraps(node)]
+    read = {name for node in wraps for name in node.input[1:]}
+    known = {one.name: numpy_helper.to_array(one) for one in model.graph.initializer if one.name in read}
+    return replaced(model, {node.name: list(_parted(node, known)) for node in wraps if _is_known(node, known)})
 
 
-def _wraps(node: onnx.NodeProto, known: dict[str, np.ndarray]) -> bool:
-    if (
-        node.op_type != "Pad"
-        or node.domain
-        or [one for one in node.attribute if one.name == "mode" and one.s != b"wrap"]
-    ):
-        return False
-    known_axes = len(node.input) < 4 or node.input[3] in known
-    return bool(node.attribute) and node.input[1] in known and known_axes and bool((known[node.input[1]] >= 0).all())
+def _wraps(node: onnx.NodeProto) -> bool:
+    modes = [one.s for one in node.attribute if one.name == "mode"]
+    return node.op_type == "Pad" and not node.domain and modes == [b"wrap"]
+
+
+def _is_known(node: onnx.NodeProto, known: dict[str, np.ndarray]) -> bool:
+    """Whether it pads by known numbers, of which none takes away, along known axes."""
+    told = (node.input[1], *node.input[3:])
+    return all(name in known for name in told) and bool((known[node.input[1]] >= 0).all())
 
 
 def _parted(node: onnx.NodeProto, known: dict[str, np.ndarray]) -> Iterator[onnx.NodeProto]:

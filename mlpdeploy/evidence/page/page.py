@@ -59,6 +59,7 @@ def page(
     environment.filters |= {"error": _error, "ms": _ms, "count": _count, "when": _when, "breakable": _breakable}
     environment.filters |= {"launches": launches_text, "megabytes": megabytes}
     seen = block(outlines) if outlines else None
+    undrawn = None if seen is None else lacking()
     values: dict[str, Any] = dict(
         m=manifest,
         v=verification,
@@ -66,9 +67,9 @@ def page(
         title=title(manifest),
         verdicts=verdicts(manifest, verification, bench),
         style=_markup((FOLDER / "style.css").read_text(encoding="utf-8")),
-        pictures=_pictures(manifest, verification, bench, seen),
+        pictures=_pictures(manifest, verification, bench, seen if undrawn is None else None),
         block=seen,
-        undrawn=lacking() if seen is not None else None,
+        undrawn=undrawn,
         rules=_rules(manifest),
         refusals=REFUSALS,
         credit={one["rule"]: one for one in (bench or {}).get("credit") or ()},
@@ -103,7 +104,7 @@ def precisions(operations: Sequence[Document]) -> list[dict[str, Any]]:
 def _pictures(
     manifest: Document, verification: Document | None, bench: Document | None, seen: Block | None
 ) -> dict[str, Any]:
-    from mlpdeploy.evidence.drawing import draw, lacking
+    from mlpdeploy.evidence.drawing import draw
 
     found: dict[str, Any] = {"operations": charts.operations(manifest["ops"]["before"], manifest["ops"]["after"])}
     if verification is not None and any(stage["checks"] for stage in verification["stages"]):
@@ -117,7 +118,7 @@ def _pictures(
         found["tradeoff"] = charts_int8.tradeoff(int8["curve"])
     if int8.get("ranked"):
         found["noise"] = charts_int8.noise(int8["ranked"])
-    if seen is not None and lacking() is None:
+    if seen is not None:
         name = seen.module or "the network"
         found["before"] = draw(seen.before, f"{name} before the rules")
         found["after"] = draw(seen.after, f"{name} after the rules")
