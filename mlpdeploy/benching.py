@@ -15,7 +15,7 @@ from mlpdeploy.benching_session import AGAINST, Session
 from mlpdeploy.engine.backend import pick
 from mlpdeploy.errors import ArtifactError, InputError
 from mlpdeploy.leftovers import workplace
-from mlpdeploy.lookup import calibrated_before
+from mlpdeploy.lookup import calibrated_before, folder_of
 from mlpdeploy.progress import Listener, Stages
 from mlpdeploy.selection import Selection
 from mlpdeploy.session import (
@@ -76,7 +76,7 @@ def bench(
     if int8 and credit:
         raise InputError("--credit: an INT8 engine without a rule needs a calibration of its own; credit rules in fp16")
     if artifact is None and int8 and selection.calibration is None:
-        artifact = calibrated_before(selection, store.folder_of(selection, backend.name))
+        artifact = calibrated_before(selection, folder_of(selection, backend))
         selection = replace(selection, batch=artifact.manifest["selection"]["batch"])
     elif artifact is None:
         selection = covering(selection, sizes)

@@ -37,7 +37,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlpdeploy import kernels, recipe, store
-from mlpdeploy.engine.backends import _nvidia
 from mlpdeploy.engine.backends._base import installed_version
 from mlpdeploy.errors import CheckpointError, InputError
 from mlpdeploy.files import sha256
@@ -48,6 +47,7 @@ from mlpdeploy.weight_files import files_of
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from mlpdeploy.engine.backends._nvidia import Gpu
     from mlpdeploy.graph.rewrite import Rewritten
     from mlpdeploy.graph.trace import Traced
 
@@ -61,8 +61,11 @@ def key(
     *,
     known: Recipe | None = None,
     host: Mapping[str, Any] | None = None,
+    gpu: Gpu | None = None,
 ) -> str:
     """The key of a selection whose backend is decided, `host` being what of this machine that backend depends on.
+
+    `gpu` is the one that the engine is made for alone, if it is.
 
     `fingerprint` and the completed recipe (`known`) are needed for a user's network.
     """
@@ -77,18 +80,11 @@ def key(
         "backend": dict(backend_versions),
         "host": dict(host or {}),
         "platform": f"{platform.system()} {platform.machine()}",
-        "gpu": _gpu(selection),
+        "gpu": None if gpu is None else f"{gpu.name} {gpu.capability}, driver for CUDA {gpu.driver}",
         "settings": settings(),
         "sources": sources(),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _gpu(selection: Selection) -> str | None:
-    """This machine's GPU where the engine is built for it: always with TensorRT, else where it was asked for."""
-    here = selection.backend in ("tensorrt", "torch-tensorrt") or "current" in selection.gpus
-    found = _nvidia.probe() if here else ""
-    return None if isinstance(found, str) else f"{found.name} {found.capability}, driver for CUDA {found.driver}"
 
 
 def settings() -> dict[str, str]:

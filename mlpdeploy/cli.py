@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -66,6 +67,7 @@ from mlpdeploy.options import (
 from mlpdeploy.processes import Interruption, Terminated, unwinding
 from mlpdeploy.selection import BATCH, OUT
 from mlpdeploy.terminal import Terminal
+from mlpdeploy.text import formatted
 
 UNEXPECTED, INTERRUPTED = 70, 130
 COMPLETION, COMPLETING = "_MLPDEPLOY_COMPLETE", {"--install-completion", "--show-completion"}
@@ -284,6 +286,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if COMPLETION in os.environ or COMPLETING & set(arguments):
         app(args=arguments, prog_name="mlpdeploy")
+    warnings.formatwarning = formatted
     debug = "--debug" in arguments or os.environ.get("MLPDEPLOY_DEBUG") == "1"
     sys.exit(_run(_device_first([argument for argument in arguments if argument != "--debug"]), debug))
 

@@ -45,6 +45,10 @@ class BuildError(MlpdeployError):
     """A backend refused the emitted network, or its engine would not be what was asked for."""
 
 
+class TunedElsewhere(UserWarning):
+    """An engine that was tuned on another GPU than the one that it runs on, of the same compute capability."""
+
+
 class MachineLacks(MlpdeployError):
     """This machine lacks a library, a GPU, or network access that the request needs."""
 

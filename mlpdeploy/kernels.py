@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import sys
+from functools import cache
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +18,15 @@ def folder() -> Path:
     """The folder of the plugins."""
     inside = Path(__file__).parent / "plugins"
     return inside if inside.is_dir() else Path(__file__).parent.parent / "plugins"
+
+
+@cache
+def version() -> str:
+    """Twelve hexadecimal digits that change with any file of the plugins."""
+    digest = hashlib.sha256()
+    for path in sorted(folder().rglob("*.py")):
+        digest.update(path.relative_to(folder()).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def load(module: str) -> ModuleType:

@@ -29,7 +29,23 @@ def key_of(
         if source is None or traced is None:
             return None
         own = {"fingerprint": cache.fingerprint(traced), "known": source.recipe}
-    return cache.key(selection, backend.versions(), host=backend.host(), **own)
+    return cache.key(selection, backend.versions(), host=backend.host(), gpu=backend.gpu(selection.gpus), **own)
+
+
+def folder_of(selection: Selection, backend: Backend) -> Path:
+    """Where the artifact of a selection lies: engines for other GPUs lie beside each other, `tensorrt@nvidia-l4`."""
+    root, gpu = selection.out / selection.folder_name / selection.precision, backend.gpu(selection.gpus)
+    made_for = "-".join(selection.gpus) if gpu is None else gpu.slug()
+    return root / (f"{backend.name}@{made_for}" if made_for else backend.name)
+
+
+def built_folder(selection: Selection, backend: Backend) -> Path:
+    """The folder of the artifact that is meant: where no GPU is named, also the only one that was built for some."""
+    folder = folder_of(selection, backend)
+    if selection.gpus or os.path.lexists(folder / store.MANIFEST):
+        return folder
+    others = _artifacts(selection, selection.precision, backend.name)
+    return others[0] if len(others) == 1 else folder
 
 
 def cached(folder: Path, key: str | None, force: bool, stages: Stages) -> Artifact | None:
@@ -160,4 +176,5 @@ def _only_artifact(selection: Selection, precision: str | None, backend: str | N
 
 def _artifacts(selection: Selection, precision: str = "*", backend: str = "*") -> list[Path]:
     root = selection.out / selection.folder_name
-    return sorted(path.parent for path in root.glob(f"{precision}/{backend}/{store.MANIFEST}"))
+    found = (root.glob(f"{precision}/{engine}/{store.MANIFEST}") for engine in (backend, f"{backend}@*"))
+    return sorted({path.parent for paths in found for path in paths})

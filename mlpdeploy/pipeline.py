@@ -24,7 +24,17 @@ from mlpdeploy import documents, store, trust
 from mlpdeploy.engine.backend import Batch, pick
 from mlpdeploy.errors import InputError
 from mlpdeploy.int8 import Int8, calibrated_on, calibration, measure_sites, paid_off
-from mlpdeploy.lookup import cached, check_same, check_traced, find_artifact, key_of, open_built, replaced
+from mlpdeploy.lookup import (
+    built_folder,
+    cached,
+    check_same,
+    check_traced,
+    find_artifact,
+    folder_of,
+    key_of,
+    open_built,
+    replaced,
+)
 from mlpdeploy.progress import Listener, Stages
 from mlpdeploy.recipe import recipes
 from mlpdeploy.results import require_room
@@ -84,7 +94,7 @@ def build(
         calibrated_on(selection)
     backend = pick(selection.backend, selection.precision, selection.gpus, selection.plugin)
     selection = selection.with_backend(backend.name)
-    folder = store.folder_of(selection, backend.name)
+    folder = folder_of(selection, backend)
     with store.locked(folder, stages.say, optional=True) as refused:
         key = key_of(selection, backend)
         if (found := cached(folder, key, force, stages)) is not None:
@@ -149,7 +159,7 @@ def verify(
     stages = Stages(progress)
     backend = pick(selection.backend, selection.precision, selection.gpus)
     selection = selection.with_backend(backend.name)
-    folder = store.folder_of(selection, backend.name) if artifact is None else artifact.folder
+    folder = built_folder(selection, backend) if artifact is None else artifact.folder
     with store.locked(folder, stages.say, optional=True), ExitStack() as stack:
         with stages("open"):
             if artifact is not None:

@@ -13,6 +13,7 @@ from typing import Any
 from mlpdeploy import pipeline, store
 from mlpdeploy.engine.backend import Backend, backends
 from mlpdeploy.errors import ArtifactError, InputError, MachineLacks
+from mlpdeploy.lookup import folder_of
 from mlpdeploy.progress import Listener, Stages
 from mlpdeploy.selection import Selection
 from mlpdeploy.store import TRIES, Artifact
@@ -37,7 +38,7 @@ def covering(selection: Selection, sizes: Sequence[int]) -> Selection:
     """The selection with batch sizes that hold `sizes`: those of the artifact that is there, else wide enough ones."""
     if any(size < 1 for size in sizes):
         raise InputError(f"batch {min(sizes)}: the smallest batch is 1")
-    folder, profiles = store.folder_of(selection, selection.backend), [selection.profile]
+    folder, profiles = folder_of(selection, backends()[selection.backend]), [selection.profile]
     if (folder / store.MANIFEST).exists():
         try:
             built = store.read_manifest(folder)["batch"]

@@ -29,7 +29,6 @@ from mlpdeploy import documents, schema, trust
 from mlpdeploy.errors import ArtifactError, InputError
 from mlpdeploy.files import opened, sha256, sync, write
 from mlpdeploy.leftovers import FULL, clear, lies_in_temporary, no_room
-from mlpdeploy.selection import Selection
 
 SCHEMA = 2
 MODEL, GRAPH, MANIFEST = "model.onnx", "graph.json", "manifest.json"
@@ -101,11 +100,6 @@ class Draft:
             sync(path)
         _replace_folder(self.folder, self.target)
         return Artifact(self.target, manifest)
-
-
-def folder_of(selection: Selection, backend: str) -> Path:
-    """Where the artifact of a selection lies."""
-    return selection.out / selection.folder_name / selection.precision / backend
 
 
 @contextmanager

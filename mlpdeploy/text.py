@@ -7,6 +7,12 @@ sequences that stand in them, and characters that turn the direction of writing 
 from __future__ import annotations
 
 import unicodedata
+import warnings
+from typing import Any
+
+from mlpdeploy.errors import TunedElsewhere
+
+_FORMAT = warnings.formatwarning
 
 
 def clean(text: str) -> str:
@@ -19,6 +25,13 @@ def clean(text: str) -> str:
 def plain(value: object) -> str:
     """A value as clean text in one line."""
     return clean("".join(" " if character.isspace() else character for character in str(value)))
+
+
+def formatted(message: Warning | str, category: type[Warning], *place: Any, **line: Any) -> str:
+    """A warning as the command line prints it: our own is one line without its place (see warnings.formatwarning)."""
+    if issubclass(category, TunedElsewhere):
+        return f"warning: {plain(message)}\n"
+    return _FORMAT(message, category, *place, **line)
 
 
 def megabytes(size: float) -> str:

@@ -21,8 +21,10 @@ from safetensors.torch import save_file
 
 from mlpdeploy import cli as command_line
 from mlpdeploy import pipeline, store
+from mlpdeploy.engine.backend import backends
 from mlpdeploy.engine.backends import _nvidia
 from mlpdeploy.graph.rewrite import LAYOUT, all_rules
+from mlpdeploy.lookup import folder_of
 from mlpdeploy.selection import Selection
 from tests.conftest import REPOSITORY
 from tests.test_cli import NETS
@@ -233,7 +235,7 @@ def test_an_interruption_loses_nothing(artifact: Path, fails: Any, monkeypatch: 
 
 def test_two_builds_of_one_artifact_at_once(home: Path) -> None:
     out = home / "both"
-    folder = store.folder_of(Selection("my_nets:Net", out=out), "onnxruntime")
+    folder = folder_of(Selection("my_nets:Net", out=out), backends()["onnxruntime"])
     with store.locked(folder):
         builds = [start(home, command("build", *OWN, "--out", str(out), "--json")) for _ in range(2)]
         for build in builds:
@@ -296,6 +298,19 @@ def test_an_engine_for_another_gpu(home: Path, fails: Any, tmp_path: Path, monke
     rtx = [*OWN, "--backend", "tensorrt-rtx", "--out", tmp_path]
     said = fails("verify", *rtx)
     assert "was built for sm86" in said and "NVIDIA Example is sm89" in said and "--gpu sm89" in said
+
+
+def test_an_engine_for_named_gpus_is_found_without_naming_them_and_kept_beside_others(
+    home: Path, fails: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rtx = [*OWN, "--backend", "tensorrt-rtx", "--out", str(tmp_path)]
+    network = tmp_path / "my_nets-Net" / "fp16"
+    for gpu in ("sm86", "sm89"):
+        with pytest.raises(SystemExit) as ended:
+            command_line.main(["build", *map(str, rtx), "--gpu", gpu])
+        assert ended.value.code == 0 and "replaces" not in capsys.readouterr().err
+        assert (network / f"tensorrt-rtx@{gpu}" / "manifest.json").exists()
+    assert "tensorrt-rtx@sm86" in (said := fails("verify", *rtx)) and "tensorrt-rtx@sm89" in said
 
 
 def test_another_selection_than_was_built(artifact: Path, fails: Any) -> None:

@@ -75,7 +75,8 @@ def test_every_entry_of_the_key_is_told(monkeypatch: pytest.MonkeyPatch) -> None
 def test_the_key_depends_on_the_driver_of_the_gpu_that_is_built_for(monkeypatch: pytest.MonkeyPatch) -> None:
     def with_driver(driver: str, **choices: Any) -> str:
         monkeypatch.setattr(_nvidia, "probe", lambda: _nvidia.Gpu("H100", "sm90", driver))
-        return cache.key(Selection("vip_s", **choices), VERSIONS)
+        selection = Selection("vip_s", **choices)
+        return str(key_of(selection, backends()[selection.backend]))
 
     here = {"backend": "inductor", "gpus": ("current",)}
     assert with_driver("12.8", **here) != with_driver("13.0", **here)

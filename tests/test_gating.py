@@ -12,9 +12,11 @@ import pytest
 
 from mlpdeploy import gating, pipeline, session, store, unlike
 from mlpdeploy.baseline import Baseline
+from mlpdeploy.engine.backend import backends
 from mlpdeploy.errors import ArtifactError, InputError
 from mlpdeploy.evidence import facts, regress
 from mlpdeploy.evidence.gate import PASSED
+from mlpdeploy.lookup import folder_of
 from mlpdeploy.progress import Stages
 from mlpdeploy.selection import Selection
 from mlpdeploy.store import Artifact
@@ -33,7 +35,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Selection:
 
 
 def folder(selection: Selection) -> Path:
-    return store.folder_of(selection, selection.backend)
+    return folder_of(selection, backends()[selection.backend])
 
 
 @pytest.fixture

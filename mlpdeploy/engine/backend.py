@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import onnx
     from torch import Tensor
 
+    from mlpdeploy.engine.backends._nvidia import Gpu
     from mlpdeploy.engine.emit import Emitted
 
 Arrays = Mapping[str, "np.ndarray"]
@@ -145,6 +146,9 @@ class Backend(Protocol):
 
     def host(self) -> dict[str, Any]:
         """What else decides its engine: of this machine and of the process's settings, as JSON values."""
+
+    def gpu(self, gpus: Collection[str] = ()) -> Gpu | None:
+        """This machine's GPU where an engine is made for it alone; None where engines serve several, or need none."""
 
     def prepare(self, model: onnx.ModelProto) -> onnx.ModelProto:
         """The emitted file in the form that this engine takes best: the same function, kept beside the engine."""

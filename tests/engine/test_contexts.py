@@ -224,7 +224,7 @@ def test_kernels_that_were_compiled_are_there_at_the_next_start(cached: Path) ->
         assert cache is not None and cache.known == b"nothing"
         cache.known = b"kernels of a"
     (file,) = cached.iterdir()
-    assert file.name == "kernels-aaaaaaaaaaaaaaaa-sm89-RTX-4090.cache"
+    assert file.name == "kernels-aaaaaaaaaaaaaaaa-sm89-rtx-4090.cache"
     with _runtime_cache.kernels(RTX, CACHING, "a" * 64) as cache:
         assert cache is not None and cache.known == b"kernels of a"
     with _runtime_cache.kernels(RTX, CACHING, "b" * 64) as cache:

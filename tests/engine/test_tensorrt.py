@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +18,9 @@ from mlpdeploy.engine.backend import Batch, BuildRequest, backends
 from mlpdeploy.engine.backends import _nvidia, _parser, _polygraphy
 from mlpdeploy.engine.backends.tensorrt import TensorRT, parse
 from mlpdeploy.engine.emit import Emitted
-from mlpdeploy.errors import ArtifactError, BuildError, InputError, MachineLacks
+from mlpdeploy.errors import ArtifactError, BuildError, InputError, MachineLacks, TunedElsewhere
+from mlpdeploy.lookup import folder_of
+from mlpdeploy.selection import Selection
 
 BATCH = Batch(1, 2, 4)
 GPU = _nvidia.Gpu("Stand-in 4090", "sm89", "13.0")
@@ -229,6 +232,45 @@ def test_another_gpu_is_refused_naming_both(rtx: TensorRT, tmp_path: Path, monke
     with pytest.raises(ArtifactError, match=r"built for sm75, sm86 and this machine's Stand-in 4090 is sm89") as raised:
         load(rtx, tmp_path, facts)
     assert "--gpu sm89" in str(raised.value)
+
+
+@pytest.mark.parametrize("tuned", ["NVIDIA L4", GPU.name])
+def test_an_engine_that_a_sister_of_this_gpu_was_tuned_on_is_warned_of(
+    rtx: TensorRT, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tuned: str
+) -> None:
+    if rtx.executable() is None:
+        pytest.skip("the engine can be loaded here")
+    facts = build(rtx, tmp_path) | {"gpu": tuned, "gpus": ["sm89"]}
+    monkeypatch.setattr(_nvidia, "probe", lambda: GPU)
+    with warnings.catch_warnings(record=True) as told, pytest.raises(ArtifactError, match="TensorRT cannot load"):
+        warnings.simplefilter("always")
+        load(rtx, tmp_path, facts)
+    said = [str(one.message) for one in told if one.category is TunedElsewhere]
+    assert [line.endswith("this machine has Stand-in 4090: build it again here to be fast") for line in said] == (
+        [True] if tuned == "NVIDIA L4" else []
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "gpus", "for_it"),
+    [
+        ("tensorrt", (), True),
+        ("torch-tensorrt", (), True),
+        ("tensorrt-rtx", ("sm86",), False),
+        ("tensorrt-rtx", ("current",), True),
+        ("inductor", (), False),
+        ("inductor", ("current",), True),
+        ("openvino", (), False),
+    ],
+)
+def test_engines_for_one_gpu_lie_in_a_folder_of_its_name(
+    name: str, gpus: tuple[str, ...], for_it: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_nvidia, "probe", lambda: GPU)
+    backend = backends()[name]
+    assert backend.gpu(gpus) == (GPU if for_it else None)
+    behind = "@stand-in-4090" if for_it else "@sm86" if gpus else ""
+    assert folder_of(Selection("vip_s", backend=name, gpus=gpus), backend).name == name + behind
 
 
 def test_a_missing_library_is_what_the_machine_lacks(

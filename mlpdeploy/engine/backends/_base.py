@@ -7,6 +7,7 @@ import importlib.metadata
 import importlib.util
 import threading
 import time
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -15,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlpdeploy.engine import forks
-from mlpdeploy.errors import ArtifactError, InputError, MachineLacks
+from mlpdeploy.engine.backends import _nvidia
+from mlpdeploy.errors import ArtifactError, InputError, MachineLacks, TunedElsewhere
 
 if TYPE_CHECKING:
     import numpy as np
@@ -142,6 +144,11 @@ class EngineBackend(ABC):
         """See Backend.host: nothing of this machine."""
         return {}
 
+    def gpu(self, gpus: Collection[str] = ()) -> _nvidia.Gpu | None:
+        """See Backend.gpu: where it is asked for."""
+        here = _nvidia.probe() if _nvidia.CURRENT in gpus else None
+        return here if isinstance(here, _nvidia.Gpu) else None
+
     def prepare(self, model: onnx.ModelProto) -> onnx.ModelProto:
         """See Backend.prepare: the file as it was emitted."""
         return model
@@ -154,7 +161,7 @@ class EngineBackend(ABC):
         forks.use()
         engine, started = folder / self.engine_file, time.perf_counter()
         own = self._build(emitted, request, engine, progress)
-        batch = request.batch
+        batch, gpu = request.batch, self.gpu(request.gpus)
         facts = {
             "backend": self.name,
             "precision": request.precision,
@@ -162,6 +169,8 @@ class EngineBackend(ABC):
             "outputs": [_port(spec) for spec in emitted.typed.outputs],
             "batch": [batch.min, batch.opt, batch.max],
             "versions": self.versions(),
+            "gpu": None if gpu is None else gpu.name,
+            "gpus": list(request.gpus) if gpu is None else [gpu.capability],
             "engine_bytes": engine.stat().st_size,
             "engine_sha256": sha256(engine),
             "build_seconds": round(time.perf_counter() - started, 3),
@@ -187,6 +196,7 @@ class EngineBackend(ABC):
         reason = self.executable()
         if reason is not None:
             raise MachineLacks(f"the {self.name} engine {engine} cannot run on this machine: {reason}")
+        self._check_gpu(engine, facts)
         forks.use()
         turn: AbstractContextManager[object] = nullcontext() if self.concurrent else threading.Lock()
         with self._load(engine, signature, facts) as runner:
@@ -221,6 +231,21 @@ class EngineBackend(ABC):
             raise ArtifactError(f"there is no engine at {engine}; build the artifact again")
         if sha256(engine) != facts.get("engine_sha256"):
             raise ArtifactError(f"{engine} was altered or cut short since it was built; build it again with --force")
+
+    def _check_gpu(self, engine: Path, facts: Mapping[str, Any]) -> None:
+        """Raise ArtifactError where an engine is for other GPUs than this machine's; warn where it is for a sister."""
+        here, gpus, tuned = _nvidia.probe(), [str(name) for name in facts.get("gpus", ())], facts.get("gpu")
+        if isinstance(here, str) or not gpus:
+            return
+        if here.capability not in gpus:
+            elsewhere = self.supports(str(facts.get("precision")), (here.capability,)) is None
+            raise ArtifactError(
+                f"{engine} was built for {', '.join(gpus)} and this machine's {here.name} is {here.capability}; "
+                "build it again here" + (f" or with --gpu {here.capability}" if elsewhere else "")
+            )
+        if tuned is not None and tuned != here.name:
+            line = f"{engine} was tuned on {tuned}, and this machine has {here.name}: build it again here to be fast"
+            warnings.warn(line, TunedElsewhere, stacklevel=2)
 
     def _check_versions(self, engine: Path, facts: Mapping[str, Any]) -> None:
         built = facts.get("versions")

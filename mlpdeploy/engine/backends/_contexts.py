@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from mlpdeploy.engine.backends import _nvidia, _polygraphy, _programs, _runtime_cache
+from mlpdeploy.engine.backends import _polygraphy, _programs, _runtime_cache
 from mlpdeploy.engine.backends._base import one_line
 from mlpdeploy.engine.parsed import origins
 from mlpdeploy.errors import ArtifactError, MachineLacks
@@ -42,16 +42,7 @@ class Loaded:
 
 @contextmanager
 def deserialised(flavour: str, engine: Path, facts: Mapping[str, Any]) -> Iterator[Loaded]:
-    """The engine of a file.
-
-    Raises ArtifactError where the file is for another GPU, or TensorRT refuses it.
-    """
-    gpu, built_for = _nvidia.probe(), [str(name) for name in facts.get("gpus", ())]
-    if isinstance(gpu, _nvidia.Gpu) and built_for and gpu.capability not in built_for:
-        raise ArtifactError(
-            f"{engine} was built for {', '.join(built_for)} and this machine's {gpu.name} is {gpu.capability}; "
-            "build it again here" + (f" or with --gpu {gpu.capability}" if flavour == "tensorrt-rtx" else "")
-        )
+    """The engine of a file. Raises ArtifactError where TensorRT refuses it."""
     trt = _polygraphy.bind(flavour)
     from polygraphy.backend.trt import engine_from_bytes
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import re
 import sys
 from dataclasses import dataclass
 
 from mlpdeploy.errors import InputError
 
+CURRENT = "current"
+"""The GPU of this machine, in `--gpu`."""
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76  # CUdevice_attribute, cuda.h
 
 
@@ -20,6 +23,10 @@ class Gpu:
     name: str
     capability: str
     driver: str
+
+    def slug(self) -> str:
+        """Its name as a part of a file's: `nvidia-l4`."""
+        return re.sub(r"[^a-z0-9]+", "-", self.name.lower()).strip("-")
 
 
 class _NoGpu(Exception):

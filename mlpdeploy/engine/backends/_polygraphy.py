@@ -119,14 +119,15 @@ def timing_cache(engine: str) -> Iterator[str | None]:
     """A private copy of this GPU's timing cache, put back in one step after a build that succeeded.
 
     None without a GPU, where nothing is timed, and where the user's cache folder cannot be written, which is no
-    reason to fail a build. `engine` names the flavour and its version; each GPU has a file.
+    reason to fail a build. `engine` names the flavour, its version, and that of our kernels, whose times it has too;
+    each GPU has a file.
     """
     gpu = _nvidia.probe()
     root = cache_folder()
     if isinstance(gpu, str) or not _writable(root):
         yield None
         return
-    shared = root / f"timing-{engine}-{gpu.capability}-{re.sub(r'[^A-Za-z0-9]+', '-', gpu.name)}.cache"
+    shared = root / f"timing-{engine}-{gpu.capability}-{gpu.slug()}.cache"
     with tempfile.TemporaryDirectory(dir=root, prefix="timing-") as folder:
         private = Path(folder) / "cache"
         if shared.is_file():

@@ -5,7 +5,6 @@ TensorRT-RTX itself refuses what was kept on another GPU, or with another versio
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -47,5 +46,5 @@ def kernels(trt: Any, engine: Any, sha256: str) -> Iterator[Any | None]:
 
 def _path(sha256: str) -> Path:
     gpu = _nvidia.probe()
-    here = gpu if isinstance(gpu, str) else f"{gpu.capability}-{gpu.name}"
-    return cache_folder() / f"kernels-{sha256[:16]}-{re.sub(r'[^A-Za-z0-9]+', '-', here)}.cache"
+    here = "no-gpu" if isinstance(gpu, str) else f"{gpu.capability}-{gpu.slug()}"
+    return cache_folder() / f"kernels-{sha256[:16]}-{here}.cache"

@@ -7,10 +7,8 @@ from collections.abc import Collection
 from typing import Any
 
 from mlpdeploy.engine.backends import _nvidia, _polygraphy
+from mlpdeploy.engine.backends._nvidia import CURRENT
 from mlpdeploy.errors import InputError
-
-CURRENT = "current"
-"""The GPU of this machine, in `--gpu`."""
 
 
 def unserved(flavour: str, gpu: _nvidia.Gpu) -> str | None:

@@ -17,11 +17,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mlpdeploy import kernels
 from mlpdeploy.engine.backends import _contexts, _nvidia, _polygraphy
 from mlpdeploy.engine.backends._base import EngineBackend, Signature, installed_version, missing
 from mlpdeploy.engine.backends._launches import launches
+from mlpdeploy.engine.backends._nvidia import CURRENT
 from mlpdeploy.engine.backends._planned import DTYPES, check, executed
-from mlpdeploy.engine.backends._targets import CURRENT, compute_capabilities, unserved
+from mlpdeploy.engine.backends._targets import compute_capabilities, unserved
 from mlpdeploy.engine.parsed import ParsedNetwork, read
 from mlpdeploy.errors import BuildError, InputError
 
@@ -86,6 +88,10 @@ class TensorRT(EngineBackend):
 
         return full_rank_constants(model)
 
+    def gpu(self, gpus: Collection[str] = ()) -> _nvidia.Gpu | None:
+        """See Backend.gpu: plain TensorRT times kernels on the GPU that it builds for."""
+        return super().gpu((CURRENT,) if self.name == "tensorrt" else gpus)
+
     def plugins(self) -> str | None:
         """Only plain TensorRT has them."""
         if self.name == "tensorrt":
@@ -101,12 +107,7 @@ class TensorRT(EngineBackend):
         (plan, parsed), plugin = _plugin.build(trt, emitted, request, make)
         engine.write_bytes(plan)
         launched = launches(plan)
-        gpu = _nvidia.probe()
-        here = None if isinstance(gpu, str) else gpu
-        one_gpu = self.name == "tensorrt" or CURRENT in request.gpus
         return {
-            "gpu": here.name if here else None,
-            "gpus": [here.capability] if here and one_gpu else list(request.gpus),
             "executed": executed(parsed, request.precision),
             "parsed": parsed.facts(),
             "launches": None if launched is None else asdict(launched),
@@ -128,7 +129,7 @@ class TensorRT(EngineBackend):
     def _timing_cache(self) -> contextlib.AbstractContextManager[str | None]:
         if self.name == "tensorrt-rtx":  # which times no kernels while it builds: it compiles them where it runs
             return contextlib.nullcontext()
-        return _polygraphy.timing_cache(f"{self.name}-{self.versions()[self.module]}")
+        return _polygraphy.timing_cache(f"{self.name}-{self.versions()[self.module]}-kernel-{kernels.version()}")
 
     @contextmanager
     def _load(self, engine: Path, signature: Signature, facts: Mapping[str, Any]) -> Iterator[Runner]:
@@ -144,6 +145,7 @@ class TensorRT(EngineBackend):
         reason = self.executable()
         if reason is not None:
             return f"{self.name} tells the time of its layers where its engines run: {reason}"
+        self._check_gpu(engine, facts)
         with _contexts.deserialised(self.name, engine, facts) as loaded:
             return _contexts.layer_times(loaded, Signature.from_facts(facts).outputs, inputs)
 

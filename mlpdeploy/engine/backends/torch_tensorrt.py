@@ -55,6 +55,10 @@ class TorchTensorRT(EngineBackend):
             return f"backend {self.name} builds for this machine's GPU, not for {', '.join(gpus)}: drop --gpu"
         return None if precision in PRECISIONS else super().supports(precision)
 
+    def gpu(self, gpus: Collection[str] = ()) -> _nvidia.Gpu | None:
+        """See Backend.gpu: always."""
+        return super().gpu((_nvidia.CURRENT,))
+
     def _build(self, emitted: Emitted, request: BuildRequest, engine: Path, progress: Progress) -> dict[str, Any]:
         import torch_tensorrt
         from torch.export.passes import move_to_device_pass
@@ -80,11 +84,9 @@ class TorchTensorRT(EngineBackend):
         except Exception as error:  # it has no error of its own: whatever TensorRT, Dynamo or export raise
             raise BuildError(f"Torch-TensorRT cannot compile the graph: {one_line(error)}\n{error}") from error
         progress.step("saving", 3, _STEPS)
-        gpu = _nvidia.probe()
-        assert isinstance(gpu, _nvidia.Gpu)
         share = placed(compiled, program.graph)
         executed = f"{request.precision}, {share['in_tensorrt']:.0%} of the operations in TensorRT"
-        return {"gpu": gpu.name, "gpus": [gpu.capability], "executed": executed, "placed": share}
+        return {"executed": executed, "placed": share}
 
     @contextmanager
     def _load(self, engine: Path, signature: Signature, facts: Mapping[str, Any]) -> Iterator[Runner]:
@@ -93,10 +95,6 @@ class TorchTensorRT(EngineBackend):
 
         from mlpdeploy.engine.backend import OnDevice
 
-        gpu, built_for = _nvidia.probe(), [str(name) for name in facts.get("gpus", ())]
-        if isinstance(gpu, _nvidia.Gpu) and built_for and gpu.capability not in built_for:
-            here = f"this machine's {gpu.name} is {gpu.capability}"
-            raise ArtifactError(f"{engine} was built for {', '.join(built_for)} and {here}; build it again here")
         try:
             model = torch.export.load(str(engine)).module()
         except Exception as error:  # as above
