@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from mlpdeploy.arguments import arguments
 from mlpdeploy.evidence.markdown import Markdown, block, code, items, strong, table, text
 from mlpdeploy.evidence.verdicts import Verdict, command, engine_of, speedup, verdicts
 from mlpdeploy.evidence.words import (
@@ -42,7 +40,7 @@ def report(
         _transposes(manifest["transposes"]),
         _precision(manifest),
         _int8(manifest.get("int8")),
-        _verified(verification),
+        _verified(manifest, verification),
         _measured(manifest, bench),
         _files(manifest.get("files", {})),
         _reproduce(manifest),
@@ -159,9 +157,9 @@ def _dtypes(what: str, dtypes: Mapping[str, Mapping[str, int]]) -> str:
     return table([what, "dtype"], rows)
 
 
-def _verified(verification: Mapping[str, Any] | None) -> str:
+def _verified(manifest: Mapping[str, Any], verification: Mapping[str, Any] | None) -> str:
     if verification is None:
-        return "## Verification\n\nNot verified yet: run `mlpdeploy verify` with the same selection."
+        return f"## Verification\n\nNot verified yet: run {code(command(manifest, 'verify'))}."
     stages = verification["stages"]
     rows = table(
         ["stage", "result", "largest error:", "budget:", "extreme rows:", "top-1 kept", "seconds:"],
@@ -256,7 +254,7 @@ def reproduction(manifest: Mapping[str, Any]) -> tuple[str, list[str]]:
     selection = manifest["selection"]
     if kind(str(selection["name"])) == "given":
         return "python", [f"engine = {_build_call(manifest)}", "engine.verify()"]
-    return "sh", [shlex.join(["mlpdeploy", verb, *arguments(verb, selection)]) for verb in ("build", "verify")]
+    return "sh", [command(manifest, verb) for verb in ("build", "verify")]
 
 
 def _build_call(manifest: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mlpdeploy.arguments import arguments
 from mlpdeploy.evidence.ladder import ENGINE, NOT_EXECUTED
 from mlpdeploy.recipe import GIVEN, kind
 
@@ -49,10 +50,12 @@ def title(manifest: Document) -> str:
 
 def command(manifest: Document, verb: str) -> str:
     """What to run for evidence that is missing: a command, or a method where the network was in hand in Python."""
-    name = str(manifest["selection"]["name"])
-    if kind(name) == "given":
+    selection = dict(manifest["selection"])
+    if kind(str(selection["name"])) == "given":
         return f"engine.{verb}()"
-    return shlex.join(["mlpdeploy", verb, name])
+    if verb == "bench":  # which times sizes that the engine takes, and knows them
+        selection.pop("batch", None)
+    return shlex.join(["mlpdeploy", verb, *arguments(verb, selection)])
 
 
 def is_contraction(op: str) -> bool:
@@ -76,7 +79,7 @@ def engine_of(measurement: Document) -> Mapping[str, Any]:
 def _correctness(manifest: Document, verification: Document | None) -> Verdict:
     topic = "Correctness"
     if verification is None:
-        how = f"Run {command(manifest, 'verify')}, with the options that it was built with"
+        how = f"Run {command(manifest, 'verify')}"
         return Verdict(topic, UNKNOWN, "Not verified yet", how)
     sizes = ", ".join(map(str, verification["sizes"]))
     rows = "real images" if verification["inputs"] == "images" else "random inputs"

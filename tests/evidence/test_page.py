@@ -245,10 +245,12 @@ def test_charts_stand_alone_too() -> None:
 
 
 def test_what_was_not_done_is_said_with_the_command(documents: dict[str, Any]) -> None:
-    manifest = documents["manifest"] | {"selection": documents["manifest"]["selection"] | {"name": "vip_s7"}}
+    chosen = {"name": "vip_s7", "enabled_rules": ["fold_pooling"], "seed": 7}
+    manifest = documents["manifest"] | {"selection": documents["manifest"]["selection"] | chosen}
     shown = visible(page(manifest))
     assert "Not verified yet: run mlpdeploy verify vip_s7" in shown
     assert shown.count("Not measured: run mlpdeploy bench vip_s7") == 3
+    assert shown.count("--seed 7") == shown.count("--enable-rule fold_pooling") >= 6
     assert shown.count("The graph was not recorded in this artifact") == 2
     assert "Not verified yet: run engine.verify()" in visible(page(documents["manifest"]))
 

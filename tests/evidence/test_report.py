@@ -72,7 +72,11 @@ def test_the_report_says_what_was_built_from_what() -> None:
     assert "| `project_segments` | 36 | 0 | 0.50 |" in text
     assert "| `MATRIX_MULTIPLY` | 108 x HALF |" in text and "- `network.0.1`: reaches 7e4" in text
     assert "| all | 7.50 |" in text and "| `model.onnx` | 50.3 | `abababababababab` |" in text
-    assert "Not verified yet" in text
+    same = "--gpu sm86,sm89 --seed 3 --disable-rule project_tokens"
+    chosen = f"vip_s7 --precision fp16 --backend tensorrt-rtx --batch 1:8:32 {same}"
+    assert f"Not verified yet: run `mlpdeploy verify {chosen}`." in text
+    assert f"mlpdeploy build {chosen}\nmlpdeploy verify {chosen}\n" in text
+    assert f"Not measured: run `mlpdeploy bench {chosen.replace(' --batch 1:8:32', '')}`." in text
 
 
 def test_weights_from_a_checkpoint_are_not_shouted() -> None:
