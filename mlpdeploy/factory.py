@@ -108,7 +108,7 @@ def _make_timm(recipe: Recipe, image_size: int | None, num_classes: int | None, 
     name = recipe.factory.removeprefix("timm:")
     options: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
     if pretrained:
-        _check_pretrained(recipe, name, num_classes)
+        options |= _where(_pretrained(recipe, name, num_classes))
         logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries; a failure is told once, below
     sized = options if image_size is None else options | {"img_size": image_size}
     try:
@@ -121,14 +121,12 @@ def _make_timm(recipe: Recipe, image_size: int | None, num_classes: int | None, 
             return timm.create_model(name, pretrained=pretrained, **options)
     except Exception as error:
         if pretrained:
-            raise MachineLacks(
-                f"timm could not fetch the pretrained weights of {name} ({one_line(error)}): "
-                "check the network access, or download a checkpoint and pass --checkpoint FILE"
-            ) from error
+            raise _unreachable(name, one_line(error)) from error
         raise _refused(recipe, image_size, num_classes, error) from error
 
 
-def _check_pretrained(recipe: Recipe, name: str, num_classes: int | None) -> None:
+def _pretrained(recipe: Recipe, name: str, num_classes: int | None) -> Any:
+    """timm's PretrainedCfg of a network that has pretrained weights."""
     from timm.models import get_pretrained_cfg
 
     config = get_pretrained_cfg(name)
@@ -139,6 +137,40 @@ def _check_pretrained(recipe: Recipe, name: str, num_classes: int | None) -> Non
             f"the pretrained weights of {recipe.name} have {config.num_classes} classes, not {num_classes}: "
             "drop --num-classes, or pass --checkpoint FILE with your own head"
         )
+    return config
+
+
+def _where(config: Any) -> dict[str, Any]:
+    """Where pretrained weights are, as an option of timm's: nothing, or the file in the Hub's cache.
+
+    The Hub's own client tries for a minute to reach what does not answer. It is asked once before, and only where it
+    answers is it asked for the weights. Raises MachineLacks where it does not, and they are not in the cache either.
+    """
+    import huggingface_hub as hub
+
+    if not config.hf_hub_id or hub.constants.is_offline_mode():
+        return {}
+    try:
+        hub.get_session().head(hub.constants.ENDPOINT, timeout=hub.constants.HF_HUB_DOWNLOAD_TIMEOUT)
+        return {}
+    except Exception as error:  # whatever the HTTP client of this version raises
+        repository, _, revision = config.hf_hub_id.partition("@")
+        for name in filter(None, (config.hf_hub_filename, *_WEIGHTS)):
+            found = hub.try_to_load_from_cache(repository, name, revision=revision or None)
+            if isinstance(found, str):
+                return {"pretrained_cfg_overlay": {"file": found}}
+        raise _unreachable(repository, f"{hub.constants.ENDPOINT}: {one_line(error)}") from error
+
+
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+"""What files of weights are called on the Hugging Face Hub."""
+
+
+def _unreachable(name: str, reason: str) -> MachineLacks:
+    return MachineLacks(
+        f"timm could not fetch the pretrained weights of {name} ({reason}): "
+        "check the network access, or download a checkpoint and pass --checkpoint FILE"
+    )
 
 
 def _make_object(
