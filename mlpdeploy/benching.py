@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlpdeploy import pipeline, store, trust
-from mlpdeploy.benching_session import AGAINST, Session
+from mlpdeploy.benching_session import KNOWN, Session
 from mlpdeploy.engine.backend import pick
 from mlpdeploy.errors import ArtifactError, InputError
 from mlpdeploy.leftovers import workplace
@@ -53,7 +53,7 @@ def bench(
     trusted: bool = False,
     progress: Listener | None = None,
 ) -> Bench:
-    """Time the engine of a selection against `against` (eager, compile, export, or other networks' names).
+    """Time the engine of a selection against `against`: eager, compile, max-autotune, export, or names of networks.
 
     `source` is the network itself where it is in hand, `artifact` the engine where it is built already; the document is
     kept beside it. `trusted` says that engines may run although somebody else built them (see `trust`).
@@ -95,7 +95,7 @@ def bench(
         source = source or pipeline.load(selection, stages)
         session = Session(artifact, selection, backend, source, threads, folder, stages, trusted)
         # All that needs room on a disk comes before anything is measured, so that no measurement is lost to it.
-        rivals, left_out = session.rivals(against, others)
+        rivals, left_out = session.rivals(against, others, sizes[0])
         without = session.without_rules() if credit else {}
         facts = facts_of(artifact).to_json()
         before = machine.conditions()
@@ -147,11 +147,11 @@ def _others(against: Sequence[str], selection: Selection) -> dict[str, Selection
     )  # fmt: skip
     same = {name: getattr(selection, name) for name in names}
     found = {}
-    for name in (name for name in against if name not in AGAINST):
+    for name in (name for name in against if name not in KNOWN):
         try:
             found[name] = Selection(name, **same)
         except InputError as error:
-            raise InputError(f"--against {name}: is none of {', '.join(AGAINST)}, and no network: {error}") from error
+            raise InputError(f"--against {name}: is none of {', '.join(KNOWN)}, and no network: {error}") from error
     return found
 
 

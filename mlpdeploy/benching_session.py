@@ -25,7 +25,12 @@ if TYPE_CHECKING:
     from mlpdeploy.source import Source
 
 AGAINST = ("eager", "compile", "export")
+"""What an engine is held against unless something else is asked for."""
+COMPILED = ("compile", "max-autotune")
+KNOWN = tuple(dict.fromkeys((*AGAINST, *COMPILED)))
 SITTINGS = 10
+TRIAL = 2.0
+"""Seconds in which the faster of two layouts of torch.compile is found, behind compiling."""
 PROFILED = 10
 """Runs that per-layer times are the median of."""
 
@@ -55,24 +60,27 @@ class Session:
         self.export: Loadable | None = None
 
     def rivals(
-        self, against: Sequence[str] | None, others: Mapping[str, Selection]
+        self, against: Sequence[str] | None, others: Mapping[str, Selection], size: int
     ) -> tuple[list[Rival], dict[str, str]]:
-        """The engine, and behind it what `against` names; and of AGAINST what cannot run here, with the reason."""
+        """The engine, and behind it what `against` names; and of AGAINST what cannot run here, with the reason.
+
+        What has several ways is taken in the one that is fastest at a batch of `size`.
+        """
         from mlpdeploy.evidence import contenders
-        from mlpdeploy.evidence.bench import COMPILE, EAGER, ENGINE, EXPORT
+        from mlpdeploy.evidence.bench import EAGER, ENGINE, EXPORT
 
         what = f"{self.source.recipe.name} {self.selection.precision} with {self.backend.name}"
         found, left_out = [contenders.engine(ENGINE, ENGINE, what, self.engine, self.specs)], {}
         for name in dict.fromkeys(AGAINST if against is None else against):
-            lacking = _no_compiler() if name == COMPILE else None
+            lacking = _no_compiler() if name in COMPILED else None
             if lacking is not None and against is not None:
                 raise MachineLacks(f"torch.compile cannot run on this machine: {lacking}")
             if lacking is not None:
                 left_out[name] = lacking
             elif name == EAGER:
                 found.append(contenders.eager(self.source.network, self.specs, *self._torch()))
-            elif name == COMPILE:
-                found.append(contenders.compiled(self.source.network, self.specs, *self._torch()))
+            elif name in COMPILED:
+                found.append(self._compiled(name, size))
             elif name == EXPORT:
                 found.append(self._export())
             else:
@@ -148,6 +156,18 @@ class Session:
         if on_gpu and torch.cuda.is_available():
             return DTYPES[self.precision], "cuda"
         return torch.float32, "cpu"
+
+    def _compiled(self, name: str, size: int) -> Rival:
+        from mlpdeploy.evidence.contenders import compiled
+        from mlpdeploy.evidence.sittings import FEWEST, sittings
+
+        ways = compiled(name, self.source.network, self.specs, *self._torch())
+        if len(ways) == 1:
+            return ways[0]
+        with self.stages(name):
+            taken = sittings(ways, [size], FEWEST, TRIAL, self.selection.seed, self.stages)[size]
+        fastest = min(ways, key=lambda one: taken.latency(one.name).median)
+        return replace(fastest, name=name)
 
     def _export(self) -> Rival:
         from mlpdeploy.engine.plain import plain

@@ -62,7 +62,7 @@ def bench(
     precision: Precision = "fp16",
     backend: BackendName = "auto",
     against: Annotated[
-        str | None, typer.Option(metavar="NAME,...", help="eager, compile, export, or other networks' names.")
+        str | None, typer.Option(metavar="NAME,...", help="eager, compile, max-autotune, export, or names of networks.")
     ] = None,
     batch: TimedSizes = None,
     threads: Threads = None,

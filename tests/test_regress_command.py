@@ -111,7 +111,7 @@ def test_a_rival_that_is_no_network_is_named(
     said = refused(
         capsys, 2, "bench", "mixer_s32", "--precision", "fp32", "--backend", "onnxruntime", "--against", "vip_x"
     )
-    assert said.startswith("--against vip_x: is none of eager, compile, export, and no network: ")
+    assert said.startswith("--against vip_x: is none of eager, compile, export, max-autotune, and no network: ")
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ SCHEMA = 1
 BENCH, REGRESS = "bench", "regress"
 """The kinds of document that a later run can be held against."""
 
-ENGINE, EAGER, COMPILE, EXPORT = "engine", "eager", "compile", "export"
+ENGINE, EAGER, COMPILE, MAX_AUTOTUNE, EXPORT = "engine", "eager", "compile", "max-autotune", "export"
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,10 @@ class DevicePhases:
 class Contender:
     """One thing that was timed, at one batch size.
 
-    `kind` is engine, eager, compile, export, or recipe for another network's engine. Times are milliseconds a call over
-    `samples` rounds; `medians_ms` has the median of each sitting, for which everything was loaded anew. Where they were
-    taken on a GPU's clock they are those of the computing, and so are the ratios; `phases` has the copies too.
+    `kind` is engine, eager, compile, max-autotune, export, or recipe for another network's engine. Times are
+    milliseconds a call over `samples` rounds; `medians_ms` has the median of each sitting, for which everything was
+    loaded anew. Where they were taken on a GPU's clock they are those of the computing, and so are the ratios; `phases`
+    has the copies too.
     """
 
     name: str

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from mlpdeploy.engine.backend import Arrays, Backend, BuildRequest, OnDevice, Pr
 from mlpdeploy.engine.backends import _programs
 from mlpdeploy.engine.emit import Emitted
 from mlpdeploy.evidence import machine
-from mlpdeploy.evidence.bench import COMPILE, EAGER
+from mlpdeploy.evidence.bench import EAGER, MAX_AUTOTUNE
 from mlpdeploy.evidence.clocks import Call
 from mlpdeploy.graph.trace import TensorSpec
 from mlpdeploy.guest import copied
@@ -81,10 +82,55 @@ def eager(network: nn.Module, inputs: Sequence[TensorSpec], dtype: torch.dtype, 
     return _torch(EAGER, f"PyTorch, eager, {_name(dtype)}", moved, inputs, dtype, device)
 
 
-def compiled(network: nn.Module, inputs: Sequence[TensorSpec], dtype: torch.dtype, device: str) -> Contender:
-    """torch.compile, a graph for each batch size, compiled once for all sittings."""
-    program = torch.compile(_moved(network, dtype, device), dynamic=False)
-    return _torch(COMPILE, f"torch.compile, {_name(dtype)}", program, inputs, dtype, device)
+def compiled(
+    name: str, network: nn.Module, inputs: Sequence[TensorSpec], dtype: torch.dtype, device: str
+) -> list[Contender]:
+    """torch.compile, a graph for each batch size, compiled once for all sittings; in each layout that may be fastest.
+
+    `name` is COMPILE, with the compiler's defaults, or MAX_AUTOTUNE, which tries forms of every product, for minutes.
+    Where a network convolves more than its patches, its images may lie channels last.
+    """
+    moved, tuned = _moved(network, dtype, device), name == MAX_AUTOTUNE
+    what = f"torch.compile, {f'{name}, ' if tuned else ''}{_name(dtype)}"
+    ways = [_torch(name, what, _Compiled(moved, tuned), inputs, dtype, device)]
+    if sum(isinstance(module, nn.Conv2d) for module in moved.modules()) > 1:
+        last = _Compiled(copied(moved).to(memory_format=torch.channels_last), tuned, torch.channels_last)
+        ways.append(_torch(f"{name}, {LAST}", f"{what}, {LAST}", last, inputs, dtype, device))
+    return ways
+
+
+LAST = "channels last"
+
+
+class _Compiled:
+    """A network through torch.compile, one program for each batch size, its 4-D inputs in a layout.
+
+    One program for all sizes would check the guards of each at every call, and run eagerly from the ninth on.
+    """
+
+    def __init__(self, network: nn.Module, tuned: bool, layout: torch.memory_format = torch.contiguous_format) -> None:
+        self.network, self.layout = network, layout
+        # CUDA graphs are for whoever times it to make, of every contender.
+        self.mode = "max-autotune-no-cudagraphs" if tuned else None
+        self.programs: dict[int, Callable[..., Any]] = {}
+
+    def __call__(self, *tensors: torch.Tensor) -> Any:
+        size = tensors[0].shape[0]
+        if size not in self.programs:
+            self.programs[size] = self.program()
+        if self.layout == torch.contiguous_format:
+            return self.programs[size](*tensors)
+        return self.programs[size](*(t.contiguous(memory_format=self.layout) if t.dim() == 4 else t for t in tensors))
+
+    def program(self) -> Callable[..., Any]:
+        """A program of its own to Dynamo, which counts what it compiles by code object."""
+
+        def run(*tensors: torch.Tensor) -> Any:
+            return network(*tensors)
+
+        network = self.network
+        own = FunctionType(run.__code__.replace(co_name="network"), globals(), closure=run.__closure__)
+        return torch.compile(own, dynamic=False, mode=self.mode)
 
 
 def prepared(contenders: Sequence[Contender], size: int, seed: int) -> dict[str, list[Any]]:
