@@ -10,6 +10,10 @@ from proof import aten, prove, targets
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mlpdeploy.engine.emit import emit
+from mlpdeploy.graph.kinds import SPLITS
+from mlpdeploy.graph.precision import apply, plan
+
 Forward = Callable[[nn.Module, Tensor], Tensor]
 
 LENDERS = {aten.view_as.default, aten.reshape_as.default, aten.expand_as.default, aten.type_as.default}
@@ -44,6 +48,34 @@ QUIRKS: dict[str, Forward] = {
         torch.cat([x, x]).reshape(-1, 4).view_as(torch.cat([x, x]))[: x.shape[0]]
     ),
 }
+
+
+def twice(x: Tensor) -> Tensor:
+    """A batch and its mirror image behind each other."""
+    return torch.cat([x, x.flip(1)])
+
+
+PARTS: dict[str, Forward] = {
+    "halves": lambda net, x: torch.stack(net.gate(twice(x)).chunk(2)).mean(0),
+    "as many as the batch": lambda net, x: torch.mul(*net.gate(twice(x)).split(x.shape[0])),
+    "of sizes": lambda net, x: torch.mul(*net.gate(twice(x)).split([x.shape[0]] * 2)),
+    "along another axis": lambda net, x: torch.mul(*net.gate(twice(x)).transpose(0, 1).chunk(2, -2)).transpose(0, 1),
+    "halves of halves": lambda net, x: twice(twice(x)).chunk(2)[1].chunk(2)[0],
+    "one that is read": lambda net, x: net.gate(twice(x)).chunk(2)[1],
+    "all in one": lambda net, x: net.gate(x).split(x.shape[0])[0],
+}
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_parts_of_a_batch_become_an_axis(name: str) -> None:
+    found = prove(Net(PARTS[name]), (6, 4))
+    assert not SPLITS & set(targets(found))
+    emit(apply(found, plan(found, "fp32")))
+
+
+def test_parts_of_an_axis_that_is_known_stay() -> None:
+    found = prove(Net(lambda net, x: torch.cat(net.gate(x).chunk(2, 1)[::-1], 1)), (6, 4))
+    assert SPLITS & set(targets(found)) or aten.unbind.int not in targets(found)
 
 
 @pytest.mark.parametrize("name", QUIRKS)

@@ -1,9 +1,13 @@
-"""An operand that only lends its shape or its dtype becomes that shape or dtype.
+"""An operand that only lends its shape or its dtype becomes that shape or dtype, and parts of a batch become an axis.
 
 before: view_as(x, y) · reshape_as(x, y) · expand_as(x, y) · type_as(x, y)
 after:  reshape(x, shape of y) · reshape(x, shape of y) · expand(x, shape of y) · to(x, dtype of y)
 
-Then y is not kept for it, and the layout pass sees a plain rearrangement of x.
+before: chunk(x, 2, 0), where x has twice the batch                 (images and their mirror images in one batch)
+after:  unbind(reshape(x, (2, batch, ...)), 0)
+
+Then y is not kept for it, and the layout pass sees a plain rearrangement of x. How many chunks there are follows from
+sizes; of a size that is symbolic, no exporter can say so.
 """
 
 from __future__ import annotations
@@ -12,7 +16,8 @@ import torch
 from torch import fx
 
 from mlpdeploy.graph.editor import Editor
-from mlpdeploy.graph.kinds import shape_of
+from mlpdeploy.graph.kinds import SPLITS, dim_of, shape_of
+from mlpdeploy.graph.layout import size_of
 from mlpdeploy.graph.rule import Log, Rule, Spelling, replace_spellings
 
 aten = torch.ops.aten
@@ -45,6 +50,16 @@ def _cast(editor: Editor, node: fx.Node) -> fx.Node:
     return editor.call(aten.to.dtype, (x, like.meta["val"].dtype), origin=node)
 
 
+def _parts(editor: Editor, node: fx.Node) -> fx.Node | None:
+    x, dim, parts = node.args[0], dim_of(node), node.meta["val"]
+    assert isinstance(x, fx.Node)
+    shape, sizes = shape_of(x), {size_of(part.shape[dim]) for part in parts}
+    if isinstance(shape[dim], int) or len(sizes) != 1 or shape[dim] != len(parts) * next(iter(sizes)):
+        return None
+    split = [*shape[:dim], len(parts), *sizes, *shape[dim + 1 :]]
+    return editor.call(aten.unbind.int, (editor.reshape(x, split, origin=node), dim), origin=node)
+
+
 def _operands(node: fx.Node) -> tuple[fx.Node, fx.Node]:
     x, like = node.args
     assert isinstance(x, fx.Node) and isinstance(like, fx.Node)
@@ -56,6 +71,7 @@ _SPELLINGS: dict[object, Spelling] = {
     aten.reshape_as.default: _reshaped,
     aten.expand_as.default: _expanded,
     aten.type_as.default: _cast,
+    **dict.fromkeys(SPLITS, _parts),
 }
 
 RULE = Rule("resolve_shapes", phase="normalise", rewrite=rewrite)
