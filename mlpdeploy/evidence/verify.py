@@ -11,7 +11,8 @@
 
 Each stage behind the network's own runs at the smallest, the optimal and the largest batch, and again with the rows
 permuted, so a failure names the stage that broke. A large batch repeats a few distinct rows in random order: every row
-has an exact reference, and the reference runs on the distinct rows only. Extreme rows (flat, black, white, one hot
+has an exact reference, the reference runs on the distinct rows only, and rows are held against the same rows elsewhere
+in the batch without another run. Extreme rows (flat, black, white, one hot
 element, a hundred times larger) run in a batch of their own, ordinary ones among them (see `edges`).
 """
 
