@@ -97,7 +97,7 @@ def interleaved(
             last = count == gate.LOOKS[-1] or now + latest - began > terms.seconds
             if last or count in gate.LOOKS:
                 for size in tuple(undecided):
-                    logs = [pair.log_ratio for pair in taken[size]]
+                    logs = [pair.log_ratio for pair in taken[size]][: count - count % 2]
                     judged[size] = gate.judge(logs, terms.limit, len(terms.sizes))
                     if judged[size].verdict != gate.UNDECIDED:
                         del undecided[size]

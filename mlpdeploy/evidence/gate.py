@@ -2,11 +2,12 @@
 
 Two loads of one engine differ by a few per cent for as long as they live, so rounds within one load say little about
 the next. The unit here is a *pair* of loads (see pairs.py): both sides are loaded anew, once the one first and once the
-other, and timed in turns; it gives one number, the logarithm of candidate over baseline. With the same engine on both
-sides a pair is as likely to give x as -x, by symmetry and not by any assumption about noise. A slowdown moves all
-pairs by its logarithm. That is what Wilcoxon's signed-rank test asks for, and it is exact at any number of pairs; its
-interval is had from the means of any two pairs (Walsh averages), and its estimate is their median (Hodges and Lehmann,
-1963). Outliers move neither far.
+other, and timed in turns; it gives one number, the logarithm of candidate over baseline. Every second pair has the two
+orders the other way round, so that with the same engine on both sides and the names exchanged the pairs are the same
+again: of an even number x is as likely as -x, by symmetry and not by any assumption about noise. A slowdown moves all
+pairs by its logarithm. That is what Wilcoxon's signed-rank test asks for, which then errs as often as it says, or less;
+its interval is had from the means of any two pairs (Walsh averages), and its estimate is their median (Hodges and
+Lehmann, 1963). Outliers move neither far.
 
 Looking several times would add up errors, so each look of LOOKS has an equal share of the error that is allowed.
 """
@@ -21,7 +22,7 @@ from functools import cache
 import numpy as np
 
 LOOKS = (10, 14, 20, 28, 40, 56, 80, 112)
-"""Numbers of pairs at which the test is looked at; after the last one it stays undecided."""
+"""Numbers of pairs at which the test is looked at, all even; after the last one it stays undecided."""
 
 FALSE_ALARM = 0.01
 """How often a run may say `regressed` where the slowdown is at the limit or below."""

@@ -1,12 +1,15 @@
 """Two engines timed in pairs of loads: both loaded anew and run in turns, once the one first and once the other.
 
 Which engine is loaded first matters: the second finds other memory, and was up to 4 % slower or faster for as long as
-it lived. Within a pair of loads that cancels, and what is left is a third of it. Calls that another process interrupted
-lie in the upper part of the samples, so the lower quartile stands for a load.
+it lived. Within a pair of loads most of that cancels. Which of the two orders comes first in a pair matters as well, by
+half as much: of two neighbouring pairs one has them the other way round (see `timing.backwards`), so that with the
+names exchanged the pairs would be the same. Calls that another process interrupted lie in the upper part of the
+samples, so the lower quartile stands for a load.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +21,7 @@ import numpy as np
 from mlpdeploy.evidence.budget import Cost
 from mlpdeploy.evidence.clocks import Inputs, timed
 from mlpdeploy.evidence.contenders import Contender, prepared
+from mlpdeploy.evidence.timing import backwards
 
 ROUNDS, SHORTEST = 100, 5e-4
 """Rounds of a load at the most, and seconds of a sample at the least: short ones pass between interruptions."""
@@ -56,7 +60,7 @@ def trial(baseline: Contender, candidate: Contender, sizes: Sequence[int], seed:
     sides = (baseline, candidate)
     inputs = {size: Inputs(prepared(sides, size, seed)) for size in sizes}
     for order in (sides, sides[::-1]):
-        _, cost = _load(order, sides, inputs, dict.fromkeys(sizes, 0.0), seed)
+        _, cost = _load(order, inputs, dict.fromkeys(sizes, 0.0), seed)
     return cost
 
 
@@ -69,30 +73,27 @@ def pairs(
     """
     sides = (baseline, candidate)
     inputs = {size: Inputs(prepared(sides, size, seed)) for size in seconds}
-    turn = 0
-    while True:
+    for turn in itertools.count():
         (first, _), (second, _) = (
-            _load(order, sides, inputs, seconds, seed + 2 * turn + place)
-            for place, order in enumerate((sides, sides[::-1]))
+            _load(sides[::-1] if backwards(load) else sides, inputs, seconds, seed + load)
+            for load in (2 * turn, 2 * turn + 1)
         )
         yield tuple(Pair(size, *((first[size][one.name], second[size][one.name]) for one in sides)) for size in first)
-        turn += 1
 
 
 def _load(
     order: Sequence[Contender],
-    sides: Sequence[Contender],
     inputs: Mapping[int, Inputs],
     seconds: Mapping[int, float],
     seed: int,
 ) -> tuple[dict[int, dict[str, Load]], Cost]:
-    """Load both sides in this order and time them, by size and name; and what it cost."""
+    """Load both sides in this order, warm them up in it and time them, by size and name; and what it cost."""
     found, spent, began = {}, {}, time.perf_counter()
     with ExitStack() as stack:
         calls = {one.name: stack.enter_context(one.load()) for one in order}
         for size, budget in seconds.items():
-            in_turn, start = {one.name: calls[one.name] for one in sides}, time.perf_counter()
-            taken = timed(in_turn, inputs[size], rounds=ROUNDS, seconds=budget, seed=seed, shortest=SHORTEST)
+            start = time.perf_counter()
+            taken = timed(calls, inputs[size], rounds=ROUNDS, seconds=budget, seed=seed, shortest=SHORTEST)
             quantiles = {name: np.quantile(samples, (0.5, 0.25)) for name, samples in taken.seconds.items()}
             found[size] = {name: Load(float(median), float(low)) for name, (median, low) in quantiles.items()}
             spent[size] = time.perf_counter() - start

@@ -64,8 +64,8 @@ def sittings(
 ) -> dict[int, timing.Timings]:
     """Time all contenders at each batch size in `count` sittings that share `seconds` for each size.
 
-    Every sitting loads every contender anew, in an order that alternates. Loading and warming up are part of the
-    seconds: where they leave no room for `count` sittings there are fewer, `fewest` at the least.
+    Every sitting loads every contender anew, in order or backwards (see `timing.backwards`). Loading and warming up are
+    part of the seconds: where they leave no room for `count` sittings there are fewer, `fewest` at the least.
     """
     inputs = {size: Inputs(prepared(contenders, size, seed)) for size in sizes}
     taken: dict[int, list[timing.Timings]] = {size: [] for size in sizes}
@@ -74,15 +74,14 @@ def sittings(
         while not allowance.over:
             sitting, began = len(allowance.whole), clock()
             with ExitStack() as stack:
-                order = contenders if sitting % 2 == 0 else list(reversed(contenders))
+                order = list(reversed(contenders)) if timing.backwards(sitting) else contenders
                 calls = {one.name: stack.enter_context(one.load()) for one in order}
                 limits = {"rounds": MOST_ROUNDS, "seconds": allowance.next / len(sizes), "seed": seed + sitting}
                 loaded = clock()
                 for done, size in enumerate(sizes):
                     where = f"sitting {sitting + 1} of {count}, batch {size}"
                     progress.step(where, sitting * len(sizes) + done, count * len(sizes))
-                    in_turn = {one.name: calls[one.name] for one in contenders}
-                    taken[size].append(timed(in_turn, inputs[size], **limits))
+                    taken[size].append(timed(calls, inputs[size], **limits))
                 allowance.timed.append(clock() - loaded)
             allowance.whole.append(clock() - began)
     return {size: timing.Timings.joined(one) for size, one in taken.items()}

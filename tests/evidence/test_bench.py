@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +26,7 @@ from torch import nn
 from mlpdeploy.engine.backend import Batch, BuildRequest, LayerTime, backends
 from mlpdeploy.engine.backends import onnxruntime
 from mlpdeploy.engine.backends import openvino as openvino_backend
-from mlpdeploy.evidence import contenders, layers, machine, memory, pairs, roofline, sittings, timing
+from mlpdeploy.evidence import contenders, gate, layers, machine, memory, pairs, roofline, sittings, timing
 from mlpdeploy.evidence.bench import read
 from mlpdeploy.graph.trace import TensorSpec
 from mlpdeploy.progress import Silent
@@ -49,7 +50,7 @@ def test_every_sitting_loads_everything_anew_in_an_order_that_alternates() -> No
     loads: list[str] = []
     both = [sleeper("a", 1e-3, loads), sleeper("b", 1e-2, loads)]
     taken = sittings.sittings(both, [1, 2], 4, 0.0, 0, Silent(), fewest=4)
-    assert loads == ["a", "b", "b", "a", "a", "b", "b", "a"]
+    assert loads == ["a", "b", "b", "a", "b", "a", "a", "b"]
     assert set(taken) == {1, 2} and taken[1].sittings == (5, 5, 5, 5) and len(taken[1].medians("a")) == 4
     assert taken[2].ratio("b", "a").value > 1.5
 
@@ -107,6 +108,43 @@ def test_a_pair_loads_both_sides_once_in_either_order() -> None:
     assert (pair.batch, other.batch) == (1, 2) and pair.log_ratio > 0.5
     del seconds[2]  # decided
     assert [one.batch for one in next(found)] == [1]
+    assert loads[4:] == ["candidate", "baseline", "baseline", "candidate"]
+
+
+class Heap:
+    """Memory as it was found to be: in the second load of a pair, the engine that is loaded first is `faster`.
+
+    That is a load whose order is not that of the load before it, which left its memory behind.
+    """
+
+    def __init__(self, faster: float) -> None:
+        self.faster, self.loads = faster, list[str]()
+
+    def side(self, name: str) -> contenders.Contender:
+        @contextlib.contextmanager
+        def load() -> Iterator[Callable[[Any], object]]:
+            self.loads.append(name)
+            yield self.call(name)
+
+        return contenders.Contender(name, "engine", name, (SPEC,), lambda arrays: arrays, load)
+
+    def call(self, name: str) -> Callable[[Any], object]:
+        place, number = len(self.loads) - 1, (len(self.loads) - 1) // 2
+        return lambda value: 1.0 - self.faster * (number % 2 == 1 and place % 2 == 0)
+
+
+@pytest.mark.parametrize("count", [10, 14, 20, 28])
+def test_what_a_load_leaves_behind_favours_neither_side(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def timed(calls: Any, inputs: Any, **_: Any) -> Any:
+        return SimpleNamespace(seconds={name: np.full(5, call(None)) for name, call in calls.items()})
+
+    monkeypatch.setattr(pairs, "timed", timed)
+    heap = Heap(0.03)
+    taken = itertools.islice(pairs.pairs(heap.side("baseline"), heap.side("candidate"), {1: 0.0}, 0), count)
+    logs = [pair.log_ratio for (pair,) in taken]
+    assert abs(sum(logs)) < 1e-9 < max(map(abs, logs))
+    found = gate.judge(logs, 0.03)
+    assert found.value == pytest.approx(0, abs=1e-9) and found.low < 0 < found.high
 
 
 def test_a_trial_tells_loading_from_timing_and_is_the_second_of_two_loads() -> None:
