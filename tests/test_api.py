@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import gc
 import json
+import pkgutil
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -259,6 +260,12 @@ def test_other_dtypes_at_the_ends(io: str) -> None:
     found = engine(images(2))
     assert found.dtype == expected and torch.allclose(found.float(), Net().eval()(images(2)), atol=0.1)
     assert str(engine(images(2).bfloat16().float().numpy()).dtype) == str(expected).removeprefix("torch.")
+
+
+def test_no_file_takes_the_place_of_a_function_once_it_is_imported() -> None:
+    files = {module.name for module in pkgutil.iter_modules(mlpdeploy.__path__)}
+    assert files & set(mlpdeploy.__all__) == {"errors"}
+    assert mlpdeploy.doctor().keys() == mlpdeploy.doctor().keys()
 
 
 def test_where_the_engine_cannot_run_a_call_says_so_and_the_rest_works(tmp_path: Path) -> None:

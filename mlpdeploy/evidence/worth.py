@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -26,13 +26,19 @@ Make = Callable[[str, str | None], Emitted]
 
 
 def worth(
-    make: Make, backends: Mapping[str, Backend], rows: Mapping[str, np.ndarray], batch: int, progress: Progress
+    make: Make,
+    backends: Mapping[str, Backend],
+    rows: Mapping[str, np.ndarray],
+    request: BuildRequest,
+    progress: Progress,
 ) -> dict[str, Any]:
     """Latency in milliseconds by backend and precision, INT8's ratio to each rival, and a verdict a backend in words.
 
-    `rows` (n, ...) by input name are repeated to fill `batch`. Engines take turns within one measurement. A backend
-    that cannot run here, or refuses a file, is named with the reason.
+    Every engine is built as `request` says, where that means something to its backend, for the one batch size that it
+    is tuned for. `rows` (n, ...) by input name are repeated to fill it. Engines take turns within one measurement. A
+    backend that cannot run here, or refuses a file, is named with the reason.
     """
+    batch = request.batch.opt
     made: dict[tuple[str, str | None], Emitted] = {}
 
     def emitted(precision: str, beside: str | None) -> Emitted:
@@ -49,7 +55,7 @@ def worth(
             found["not_measured"][name] = reason
             continue
         try:
-            taken = _measured(emitted, backend, inputs, batch, progress)
+            taken = _measured(emitted, backend, inputs, request, progress)
         except MlpdeployError as error:
             found["not_measured"][name] = str(error).splitlines()[0]
             continue
@@ -59,14 +65,22 @@ def worth(
 
 
 def _measured(
-    emitted: Make, backend: Backend, inputs: list[dict[str, np.ndarray]], batch: int, progress: Progress
+    emitted: Make, backend: Backend, inputs: list[dict[str, np.ndarray]], request: BuildRequest, progress: Progress
 ) -> dict[str, Any]:
+    batch, gpus = request.batch.opt, request.gpus
     with ExitStack() as stack:
         runners = {}
         for precision in (INT8, *RIVALS):
             folder = stack.enter_context(temporary_folder())
             file = emitted(precision, backend.beside_int8 if precision == INT8 else None)
-            built = backend.build(file, BuildRequest(precision, Batch(batch, batch, batch)), folder, progress)
+            file = replace(file, model=backend.prepare(file.model))
+            asked = replace(
+                request,
+                precision=precision,
+                batch=Batch(batch, batch, batch),
+                gpus=gpus if backend.supports(precision, gpus) is None else (),
+            )
+            built = backend.build(file, asked, folder, progress)
             runners[precision] = stack.enter_context(backend.load(built.engine, built.facts))
         taken = timed(runners, Inputs(dict.fromkeys(runners, inputs)), rounds=100, seconds=SECONDS)
     ratios = {rival: taken.ratio(INT8, rival) for rival in RIVALS}

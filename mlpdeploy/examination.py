@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from mlpdeploy import cache
+from mlpdeploy.choice import PRECISIONS
 from mlpdeploy.engine.backend import backends
-from mlpdeploy.selection import PRECISIONS
 
 FLAVOURS = ("tensorrt", "tensorrt-rtx", "torch-tensorrt")
 CPU_FLAGS = ("avx2", "f16c", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "asimddp")
