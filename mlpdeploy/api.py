@@ -30,11 +30,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from mlpdeploy import pipeline, store, trust
+from mlpdeploy.choice import BATCH
 from mlpdeploy.engine.held import Held
 from mlpdeploy.errors import ArtifactError, InputError
 from mlpdeploy.leftovers import for_a_while
 from mlpdeploy.recipe import GIVEN, kind
-from mlpdeploy.selection import BATCH, Selection
+from mlpdeploy.selection import Selection
 
 if TYPE_CHECKING:
     from torch import nn

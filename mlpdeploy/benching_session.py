@@ -197,7 +197,7 @@ class Session:
 
         emitted = replace(emitted, model=self.backend.prepare(emitted.model))
         folder = self.folder / name
-        request = replace(self.selection.request, precision=self.precision)
+        request = self.selection.request(self.precision)
         built = contenders.build(self.backend, emitted, request, folder, self.stages)
         onnx.save(emitted.model, folder / store.MODEL)
         return built.on(self.threads)

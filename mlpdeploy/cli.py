@@ -24,48 +24,10 @@ from mlpdeploy.engine.backends import _nvidia
 from mlpdeploy.errors import MlpdeployError
 from mlpdeploy.leftovers import FULL
 from mlpdeploy.listing import print_catalogue
-from mlpdeploy.options import (
-    BackendName,
-    BatchSizes,
-    Calibration,
-    Calibrator,
-    Checkpoint,
-    Crop,
-    Data,
-    DisableRule,
-    Ema,
-    EnableRule,
-    Gpu,
-    ImageSize,
-    InputNames,
-    Inputs,
-    InputShape,
-    Io,
-    Json,
-    Level,
-    Limit,
-    MaxDrop,
-    Mean,
-    MinSqnr,
-    Name,
-    NameOrPath,
-    NumClasses,
-    Out,
-    OutputNames,
-    Plugin,
-    Precision,
-    Pretrained,
-    Resize,
-    Seed,
-    Std,
-    Trust,
-    opened,
-    print_json,
-    printing,
-    selected,
-)
+from mlpdeploy.options import CALIBRATION, FIELDS, Data, Json, Out, Trust, choosing, opening, print_json, printing
 from mlpdeploy.processes import Interruption, Terminated, unwinding
-from mlpdeploy.selection import BATCH, OUT
+from mlpdeploy.selection import OUT, Selection
+from mlpdeploy.store import Artifact
 from mlpdeploy.terminal import Terminal
 from mlpdeploy.text import formatted
 
@@ -133,37 +95,10 @@ def list_command(pattern: Pattern = None, as_json: Json = False) -> None:
 
 
 @app.command()
+@choosing(*FIELDS)
 def build(
-    name: Name,
-    precision: Precision = "fp16",
-    backend: BackendName = "auto",
-    batch: BatchSizes = BATCH,
-    checkpoint: Checkpoint = None,
-    pretrained: Pretrained = False,
-    ema: Ema = None,
-    image_size: ImageSize = None,
-    num_classes: NumClasses = None,
-    input_shape: InputShape = None,
-    input: Inputs = None,
-    input_names: InputNames = None,
-    output_names: OutputNames = None,
-    gpu: Gpu = None,
-    out: Out = OUT,
-    seed: Seed = 0,
-    disable_rule: DisableRule = None,
-    enable_rule: EnableRule = None,
-    io: Io = "fp32",
-    level: Level = None,
-    plugin: Plugin = "auto",
-    calibration: Calibration = None,
-    calibrator: Calibrator = "auto",
-    max_drop: MaxDrop = None,
-    min_sqnr: MinSqnr = None,
-    mean: Mean = None,
-    std: Std = None,
-    crop: Crop = None,
-    resize: Resize = None,
-    limit: Limit = None,
+    selection: Selection,
+    *,
     force: Annotated[bool, typer.Option("--force", help="Build even if it is built already.")] = False,
     worth: Annotated[
         bool, typer.Option(help="INT8: time it beside FP16 and FP32 on the engines that run here.")
@@ -171,7 +106,6 @@ def build(
     as_json: Json = False,
 ) -> None:
     """Build an engine, with its ONNX file, manifest and report; the same build again is found, not built."""
-    selection = selected(locals())
     with Live(Terminal(stderr=True)).shown() as live:
         artifact = pipeline.build(selection, force=force, worth=worth, progress=live)
     if as_json:
@@ -181,39 +115,17 @@ def build(
 
 
 @app.command()
+@opening(*(name for name in FIELDS if name not in CALIBRATION))
 def verify(
-    name: NameOrPath,
-    precision: Precision = "fp16",
-    backend: BackendName = "auto",
-    batch: BatchSizes = BATCH,
-    checkpoint: Checkpoint = None,
-    pretrained: Pretrained = False,
-    ema: Ema = None,
-    image_size: ImageSize = None,
-    num_classes: NumClasses = None,
-    input_shape: InputShape = None,
-    input: Inputs = None,
-    input_names: InputNames = None,
-    output_names: OutputNames = None,
-    gpu: Gpu = None,
-    out: Out = OUT,
-    seed: Seed = 0,
-    disable_rule: DisableRule = None,
-    enable_rule: EnableRule = None,
-    io: Io = "fp32",
-    level: Level = None,
+    selection: Selection,
+    artifact: Artifact | None,
+    *,
     data: Data = None,
-    mean: Mean = None,
-    std: Std = None,
-    crop: Crop = None,
-    resize: Resize = None,
-    limit: Limit = None,
     quick: Annotated[bool, typer.Option("--quick", help="Leave out the largest batch.")] = False,
     trust: Trust = False,
     as_json: Json = False,
 ) -> None:
     """Prove that a built engine computes what the network computes; give the options of its build, or its folder."""
-    selection, artifact = opened(locals(), trust)
     with Live(Terminal(stderr=True)).shown() as live:
         verification = pipeline.verify(
             selection, artifact=artifact, data=data, quick=quick, trusted=trust, progress=live

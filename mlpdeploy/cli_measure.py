@@ -10,57 +10,33 @@ import typer
 from mlpdeploy import pipeline
 from mlpdeploy.console import Live
 from mlpdeploy.options import (
-    BackendName,
-    Calibration,
-    Calibrator,
-    Checkpoint,
-    Crop,
+    FIELDS,
     Data,
-    DisableRule,
-    Ema,
-    EnableRule,
-    Gpu,
-    ImageSize,
-    InputNames,
-    Inputs,
-    InputShape,
-    Io,
     Json,
-    Level,
-    Limit,
-    MaxDrop,
-    Mean,
-    MinSqnr,
     Name,
-    NameOrPath,
-    NumClasses,
     Out,
-    OutputNames,
-    Plugin,
-    Precision,
-    Pretrained,
-    Resize,
-    Seed,
-    Std,
     Threads,
     TimedSizes,
     Trust,
+    choosing,
     keep,
-    opened,
+    opening,
     print_json,
     printing,
-    selected,
     write,
 )
+from mlpdeploy.parse import parse_sizes
 from mlpdeploy.results import require_room
-from mlpdeploy.selection import BATCH, OUT, Selection, parse_sizes
+from mlpdeploy.selection import OUT, Selection
+from mlpdeploy.store import Artifact
 from mlpdeploy.terminal import Terminal
 
 
+@opening(*FIELDS)
 def bench(
-    name: NameOrPath,
-    precision: Precision = "fp16",
-    backend: BackendName = "auto",
+    selection: Selection,
+    artifact: Artifact | None,
+    *,
     against: Annotated[
         str | None, typer.Option(metavar="NAME,...", help="eager, compile, max-autotune, export, or names of networks.")
     ] = None,
@@ -68,32 +44,6 @@ def bench(
     threads: Threads = None,
     time: Annotated[float, typer.Option("--time", metavar="S", help="Seconds for each batch size.")] = 20.0,
     credit: Annotated[bool, typer.Option("--credit", help="Time the engine without each rule too.")] = False,
-    checkpoint: Checkpoint = None,
-    pretrained: Pretrained = False,
-    ema: Ema = None,
-    image_size: ImageSize = None,
-    num_classes: NumClasses = None,
-    input_shape: InputShape = None,
-    input: Inputs = None,
-    input_names: InputNames = None,
-    output_names: OutputNames = None,
-    gpu: Gpu = None,
-    out: Out = OUT,
-    seed: Seed = 0,
-    disable_rule: DisableRule = None,
-    enable_rule: EnableRule = None,
-    io: Io = "fp32",
-    level: Level = None,
-    plugin: Plugin = "auto",
-    calibration: Calibration = None,
-    calibrator: Calibrator = "auto",
-    max_drop: MaxDrop = None,
-    min_sqnr: MinSqnr = None,
-    mean: Mean = None,
-    std: Std = None,
-    crop: Crop = None,
-    resize: Resize = None,
-    limit: Limit = None,
     save: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the result, for `regress`.")] = None,
     trust: Trust = False,
     as_json: Json = False,
@@ -102,7 +52,6 @@ def bench(
     from mlpdeploy.scoreboard import print_bench
 
     sizes = parse_sizes(batch)
-    selection, artifact = opened(locals() | {"batch": BATCH}, trust)
     require_room(save)
     rivals = None if against is None else [part.strip() for part in against.split(",") if part.strip()]
     with Live(Terminal(stderr=True)).shown() as live:
@@ -119,13 +68,13 @@ def bench(
             print_bench(Terminal(), document)
 
 
+@choosing(*FIELDS)
 def regress(
-    name: Name,
+    selection: Selection,
+    *,
     baseline: Annotated[
         str, typer.Option(metavar="REF", help="A saved result, an artifact's folder, or git:REVISION.")
     ],
-    precision: Precision = "fp16",
-    backend: BackendName = "auto",
     max_slowdown: Annotated[str, typer.Option(metavar="P%", help="How much slower it may get.")] = "3%",
     max_accuracy_loss: Annotated[str, typer.Option(metavar="P%", help="How much accuracy it may lose.")] = "0.5%",
     max_size_growth: Annotated[str, typer.Option(metavar="P%", help="How much the engine's file may grow.")] = "1%",
@@ -146,32 +95,6 @@ def regress(
     data: Data = None,
     junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the gates as JUnit XML.")] = None,
     markdown: Annotated[Path | None, typer.Option(metavar="FILE", help="Append the gates as a Markdown table.")] = None,
-    checkpoint: Checkpoint = None,
-    pretrained: Pretrained = False,
-    ema: Ema = None,
-    image_size: ImageSize = None,
-    num_classes: NumClasses = None,
-    input_shape: InputShape = None,
-    input: Inputs = None,
-    input_names: InputNames = None,
-    output_names: OutputNames = None,
-    gpu: Gpu = None,
-    out: Out = OUT,
-    seed: Seed = 0,
-    disable_rule: DisableRule = None,
-    enable_rule: EnableRule = None,
-    io: Io = "fp32",
-    level: Level = None,
-    plugin: Plugin = "auto",
-    calibration: Calibration = None,
-    calibrator: Calibrator = "auto",
-    max_drop: MaxDrop = None,
-    min_sqnr: MinSqnr = None,
-    mean: Mean = None,
-    std: Std = None,
-    crop: Crop = None,
-    resize: Resize = None,
-    limit: Limit = None,
     save: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the result, for a later run.")] = None,
     trust: Trust = False,
     as_json: Json = False,
@@ -182,7 +105,6 @@ def regress(
     from mlpdeploy.scoreboard import print_regress
 
     sizes = parse_sizes(batch)
-    selection = selected(locals() | {"batch": BATCH})
     limits = Limits(
         slowdown=percentage("--max-slowdown", max_slowdown),
         accuracy=percentage("--max-accuracy-loss", max_accuracy_loss),
@@ -218,6 +140,10 @@ def regress(
         raise typer.Exit(1)
 
 
+_FIXED = ("precision", "backend", "batch", "gpus", "io", "level", "plugin", "max_drop", "min_sqnr")
+"""What INT8's sensitivity has nothing to do with, or is about."""
+
+
 def history(
     name: Name,
     svg: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the trend as SVG.")] = None,
@@ -237,34 +163,11 @@ def history(
         print_history(Terminal(), found)
 
 
-def sensitivity(
-    name: Name,
-    calibration: Calibration = None,
-    calibrator: Calibrator = "auto",
-    checkpoint: Checkpoint = None,
-    pretrained: Pretrained = False,
-    ema: Ema = None,
-    image_size: ImageSize = None,
-    num_classes: NumClasses = None,
-    input_shape: InputShape = None,
-    input: Inputs = None,
-    input_names: InputNames = None,
-    output_names: OutputNames = None,
-    out: Out = OUT,
-    seed: Seed = 0,
-    disable_rule: DisableRule = None,
-    enable_rule: EnableRule = None,
-    mean: Mean = None,
-    std: Std = None,
-    crop: Crop = None,
-    resize: Resize = None,
-    limit: Limit = None,
-    as_json: Json = False,
-) -> None:
+@choosing(*(name for name in FIELDS if name not in _FIXED), precision="int8")
+def sensitivity(selection: Selection, *, as_json: Json = False) -> None:
     """Rank a network's modules by what INT8 costs each alone, as a table and a picture."""
     from mlpdeploy.console_int8 import print_sensitivity
 
-    selection = selected({**locals(), "precision": "int8"})
     with Live(Terminal(stderr=True)).shown() as live:
         found, picture = pipeline.sensitivity(selection, progress=live)
     if as_json:

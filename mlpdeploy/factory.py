@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from mlpdeploy.choice import NetworkChoice
 from mlpdeploy.errors import InputError, MachineLacks
 from mlpdeploy.guest import bare, guest, one_line, settings_kept
 from mlpdeploy.recipe import Recipe, kind
@@ -61,28 +62,17 @@ def imported(name: str) -> Any:
     return found
 
 
-def make(
-    recipe: Recipe,
-    seed: int,
-    *,
-    image_size: int | None,
-    num_classes: int | None,
-    pretrained: bool,
-    options: Mapping[str, Any] = MappingProxyType({}),
-) -> nn.Module:
-    """The network with the weights of its constructor (torch seeded by `seed`) or timm's pretrained ones.
+def make(recipe: Recipe, choice: NetworkChoice, options: Mapping[str, Any] = MappingProxyType({})) -> nn.Module:
+    """The network with the weights of its constructor (torch seeded by the choice's seed) or timm's pretrained ones.
 
     `options` are what a checkpoint asks for (see `checkpoint.translate`): arguments of the factory, or the form of
     GELU in `gelu`.
     """
     gelu = options.get("gelu", recipe.gelu)
     options = {key: value for key, value in options.items() if key != "gelu"}
-    with _seeded(seed), settings_kept():
-        if kind(recipe.factory) == "timm":
-            network = _make_timm(recipe, image_size, num_classes, pretrained)
-        else:
-            network = _make_object(recipe, image_size, num_classes, options)
-    network = bare(network)
+    with _seeded(choice.seed), settings_kept():
+        made = _make_timm(recipe, choice) if kind(recipe.factory) == "timm" else _make_object(recipe, choice, options)
+    network = bare(made)
     if gelu is not None:
         set_gelu(network, "tanh" if gelu == "tanh" else "none")
     return network
@@ -102,8 +92,10 @@ def _seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def _make_timm(recipe: Recipe, image_size: int | None, num_classes: int | None, pretrained: bool) -> nn.Module:
+def _make_timm(recipe: Recipe, choice: NetworkChoice) -> nn.Module:
     import timm
+
+    image_size, num_classes, pretrained = choice.image_size, choice.num_classes, choice.pretrained
 
     name = recipe.factory.removeprefix("timm:")
     options: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
@@ -122,7 +114,7 @@ def _make_timm(recipe: Recipe, image_size: int | None, num_classes: int | None, 
     except Exception as error:
         if pretrained:
             raise _unreachable(name, one_line(error)) from error
-        raise _refused(recipe, image_size, num_classes, error) from error
+        raise _refused(recipe, choice, error) from error
 
 
 def _pretrained(recipe: Recipe, name: str, num_classes: int | None) -> Any:
@@ -173,18 +165,16 @@ def _unreachable(name: str, reason: str) -> MachineLacks:
     )
 
 
-def _make_object(
-    recipe: Recipe, image_size: int | None, num_classes: int | None, options: Mapping[str, Any]
-) -> nn.Module:
+def _make_object(recipe: Recipe, choice: NetworkChoice, options: Mapping[str, Any]) -> nn.Module:
     found = imported(recipe.factory)
-    asked = {"image_size": image_size, "num_classes": num_classes}
+    asked = {"image_size": choice.image_size, "num_classes": choice.num_classes}
     options = dict(options) | {key: value for key, value in asked.items() if value is not None}
     if isinstance(found, nn.Module):
         if options:
             raise InputError(f"{recipe.name} is a network already: {', '.join(options)} cannot be chosen any more")
         return found
     _check_accepts(recipe.name, found, options)
-    with guest(lambda error: _refused(recipe, image_size, num_classes, error)):
+    with guest(lambda error: _refused(recipe, choice, error)):
         network = found(**options)
     if not isinstance(network, nn.Module):
         raise InputError(f"{recipe.name} made a {type(network).__name__}: it must make an nn.Module")
@@ -200,9 +190,9 @@ def _check_accepts(name: str, found: Callable[..., Any], options: dict[str, Any]
         raise InputError(f"{name} takes no argument {' or '.join(refused)}: add it there, or drop the option here")
 
 
-def _refused(recipe: Recipe, image_size: int | None, num_classes: int | None, error: BaseException) -> InputError:
-    parts = [] if image_size is None else [f"image size {image_size}"]
-    parts += [] if num_classes is None else [f"{num_classes} classes"]
+def _refused(recipe: Recipe, choice: NetworkChoice, error: BaseException) -> InputError:
+    parts = [] if choice.image_size is None else [f"image size {choice.image_size}"]
+    parts += [] if choice.num_classes is None else [f"{choice.num_classes} classes"]
     asked = f" with {' and '.join(parts)}" if parts else ""
     reason = next(iter(str(error).splitlines()), "") if isinstance(error, ValueError) else ""
     return InputError(f"{recipe.name} cannot be built{asked}: {reason or one_line(error)}")

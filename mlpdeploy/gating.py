@@ -15,8 +15,9 @@ from mlpdeploy.errors import InputError, MachineLacks
 from mlpdeploy.gating_latency import Terms, latency
 from mlpdeploy.leftovers import temporary_folder, workplace
 from mlpdeploy.lookup import backend_of
+from mlpdeploy.parse import parse_batch
 from mlpdeploy.progress import Listener, Stages
-from mlpdeploy.selection import Selection, parse_batch
+from mlpdeploy.selection import Selection
 from mlpdeploy.session import attach_to, built_copy, covering, describe, held_to, positive, thread_count
 from mlpdeploy.store import REPORT, VERIFICATION, Artifact
 

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlpdeploy import cache, files, store
+from mlpdeploy.choice import NEEDS_CALIBRATION
 from mlpdeploy.engine.backend import backends
 from mlpdeploy.errors import ArtifactError, InputError
 from mlpdeploy.progress import Stages
-from mlpdeploy.selection import NEEDS_CALIBRATION, Selection
+from mlpdeploy.selection import Selection
 from mlpdeploy.source import Source
 
 if TYPE_CHECKING:
@@ -179,7 +180,7 @@ def paid_off(compiled: Compiled, selection: Selection, stages: Stages) -> dict[s
         return emit(apply(compiled.rewritten, planned))
 
     with stages("worth it?"):
-        found = worth(make, backends(), int8.rows, selection.profile.opt, stages)
+        found = worth(make, backends(), int8.rows, selection.request(), stages)
     for verdict in found["verdicts"]:
         stages.say(verdict)
     return found

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlpdeploy import cache, store
+from mlpdeploy.choice import IMAGES, NEEDS_CALIBRATION
 from mlpdeploy.engine.backend import Backend, backends
 from mlpdeploy.errors import ArtifactError, InputError
 from mlpdeploy.progress import Stages
 from mlpdeploy.recipe import canonical, kind
-from mlpdeploy.selection import IMAGES, NEEDS_CALIBRATION, OUT, Selection
+from mlpdeploy.selection import OUT, Selection
 from mlpdeploy.store import Artifact
 
 if TYPE_CHECKING:

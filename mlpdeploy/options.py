@@ -1,23 +1,27 @@
-"""What the commands share: their options, and the selection that these make."""
+"""What the commands share: options, one for each field of a selection, and the selection that they make."""
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
+import typing
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import fields, replace
+from dataclasses import Field, fields, replace
+from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from mlpdeploy import results, store, trust
+from mlpdeploy.choice import IMAGES, PRECISIONS, Option
 from mlpdeploy.errors import InputError
 from mlpdeploy.lookup import is_path
 from mlpdeploy.recipe import kind, recipes
-from mlpdeploy.selection import IMAGES, PRECISIONS, Selection, parse_channels, parse_shape
+from mlpdeploy.selection import Selection
 from mlpdeploy.store import Artifact
 from mlpdeploy.terminal import Terminal
 
@@ -46,115 +50,133 @@ NameOrPath = Annotated[
         autocompletion=_recipes,
     ),
 ]
-Precision = Annotated[str, typer.Option(help="fp32, tf32, fp16, bf16 or int8.", autocompletion=_precisions)]
-BackendName = Annotated[
-    str,
-    typer.Option("--backend", help="auto, tensorrt, tensorrt-rtx, torch-tensorrt, openvino, onnxruntime or inductor."),
-]
-BatchSizes = Annotated[str, typer.Option("--batch", metavar="MIN:OPT:MAX", help="Batch sizes, or one number.")]
-Checkpoint = Annotated[Path | None, typer.Option(metavar="FILE", help="Weights: safetensors, torch's format or .npz.")]
-Pretrained = Annotated[bool, typer.Option("--pretrained", help="Fetch timm's pretrained weights.")]
-Ema = Annotated[
-    bool | None,
-    typer.Option("--ema/--no-ema", help="Whether averaged weights of the checkpoint are taken; default: if any."),
-]
-ImageSize = Annotated[int | None, typer.Option(metavar="N", help="Height and width of the images.")]
-NumClasses = Annotated[int | None, typer.Option(metavar="N", help="Classes, where the recipe's do not fit.")]
-Inputs = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--input",
-        metavar="NAME:SHAPE[:DTYPE[:LOW..HIGH]]",
-        help="One of several inputs of your own network, such as ids:16:int64:0..999; repeatable.",
-    ),
-]
-InputNames = Annotated[str | None, typer.Option(metavar="NAME,...", help="What the engine calls its inputs.")]
-OutputNames = Annotated[str | None, typer.Option(metavar="NAME,...", help="What the engine calls its outputs.")]
-InputShape = Annotated[
-    str | None, typer.Option(metavar="C,H,W", help="Input of your own network, where it cannot be known.")
-]
-Gpu = Annotated[str | None, typer.Option("--gpu", metavar="SM,...", help="GPUs to build for: sm86,sm89, or current.")]
-Out = Annotated[Path, typer.Option(metavar="DIR", help="Where artifacts lie.")]
-Seed = Annotated[int, typer.Option(help="Seed of random weights and inputs.")]
-DisableRule = Annotated[list[str] | None, typer.Option(metavar="NAME", help="Leave a rewrite rule out; repeatable.")]
-EnableRule = Annotated[
-    list[str] | None, typer.Option(metavar="NAME", help="Run a rewrite rule that is off by default; repeatable.")
-]
-Io = Annotated[str, typer.Option("--io", help="Dtype of inputs and outputs: fp32, fp16 or bf16.")]
-Level = Annotated[int | None, typer.Option(metavar="0..5", help="TensorRT's builder optimisation level.")]
-Plugin = Annotated[
-    str, typer.Option("--plugin", help="TensorRT plugins: on, off, or auto, which keeps the faster engine.")
-]
 TimedSizes = Annotated[str | None, typer.Option("--batch", metavar="N,...", help="Batch sizes to time.")]
 Threads = Annotated[
     int | None, typer.Option(metavar="N", help="Threads of a CPU engine; default: all cores, regress: but one.")
-]
-Calibration = Annotated[
-    str | None,
-    typer.Option(metavar="DATA", help="INT8: a folder of images, an .npz file, digits, or random (noise)."),
 ]
 Data = Annotated[
     str | None,
     typer.Option(metavar="DATA", help="To verify on: a folder of images, an .npz file or digits; default: noise."),
 ]
-Calibrator = Annotated[str, typer.Option(help="INT8: auto, max, percentile, entropy or mse.")]
-MaxDrop = Annotated[float | None, typer.Option(metavar="POINTS", help="INT8: what top-1 may lose on labelled data.")]
-MinSqnr = Annotated[float | None, typer.Option(metavar="DB", help="INT8: least signal to noise of the output.")]
-Mean = Annotated[str | None, typer.Option(metavar="M,...", help="Images: mean of each channel, of pixels in [0, 1].")]
-Std = Annotated[str | None, typer.Option(metavar="S,...", help="Images: standard deviation of each channel.")]
-Crop = Annotated[
-    float | None, typer.Option(metavar="SHARE", help="Images: share of the shorter edge that the centre crop keeps.")
-]
-Resize = Annotated[
-    str | None, typer.Option(metavar="METHOD", help="Images: nearest, bilinear, bicubic, lanczos, box or hamming.")
-]
-Limit = Annotated[int | None, typer.Option(metavar="N", help="Rows of data that are used, spread evenly; 256.")]
 Trust = Annotated[bool, typer.Option("--trust", help="Run code in an engine that somebody else built.")]
+Out = Annotated[Path, typer.Option(metavar="DIR", help="Where artifacts lie.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout, and nothing else there.")]
 
-
 DATA = (*IMAGES, "limit")
-"""Options about rows of data, which may be others than those at the build."""
-CALLED = {"inputs": "input", "gpus": "gpu", "disabled_rules": "disable_rule", "enabled_rules": "enable_rule"}
-"""Fields of a selection that commands call otherwise."""
+"""Fields about rows of data, which may be others than those at the build."""
+CALIBRATION = ("calibration", "calibrator", "max_drop", "min_sqnr")
+"""Fields of how INT8 is calibrated, which an engine that is built knows."""
+_FIELDS = {field.name: field for field in sorted(fields(Selection), key=lambda field: bool(field.kw_only))}
+FIELDS = tuple(name for name in _FIELDS if name != "name")
+"""All that can be asked for behind a name, in the order in which help shows it."""
+
+Command = Callable[..., None]
 
 
-def selected(options: dict[str, Any]) -> Selection:
-    """The selection from a command's own arguments."""
-    given = {field.name: CALLED.get(field.name, field.name) for field in fields(Selection)}
-    values = {field: options[option] for field, option in given.items() if option in options}
-    shape, gpus = options["input_shape"], options.get("gpu")
-    values["input_shape"] = None if shape is None else parse_shape(shape)
-    for name in ("mean", "std"):
-        asked = values.get(name)
-        values[name] = None if asked is None else parse_channels(f"--{name}", asked)
-    values["gpus"] = () if gpus is None else tuple(part.strip() for part in gpus.split(","))
-    values["inputs"] = tuple(values.get("inputs") or ())
-    for name in ("input_names", "output_names"):
-        asked = values.get(name)
-        values[name] = () if asked is None else tuple(part.strip() for part in asked.split(","))
-    for rules in ("disabled_rules", "enabled_rules"):
-        values[rules] = tuple(sorted(values[rules] or ()))
+def _called(field: Field[Any]) -> str:
+    how: Option | None = field.metadata.get("option")
+    flag = None if how is None else how.flag
+    return field.name if flag is None else flag.partition("/")[0].removeprefix("--").replace("-", "_")
+
+
+CALLED = {name: _called(field) for name, field in _FIELDS.items()}
+"""What the fields of a selection are called among the arguments of a command: `gpu` of `gpus`, after `--gpu`."""
+
+
+def choosing(*names: str, **fixed: str) -> Callable[[Command], Command]:
+    """A command that takes a Selection becomes one that is asked for it by options, one for each of these fields.
+
+    What the command takes itself under the name of an option takes that option's place. `fixed` are not asked for.
+    """
+
+    def made(words: dict[str, Any], own: Mapping[str, Any]) -> tuple[Selection]:
+        return (selected({**words, **fixed}),)
+
+    return lambda command: _asked_for(command, names, Name, made, given=1)
+
+
+def opening(*names: str) -> Callable[[Command], Command]:
+    """As `choosing`, of a command that takes a Selection and an Artifact, None where no artifact's folder was named.
+
+    The command takes `trust` too.
+    """
+
+    def made(words: dict[str, Any], own: Mapping[str, Any]) -> tuple[Selection, Artifact | None]:
+        return opened(words, own["trust"])
+
+    return lambda command: _asked_for(command, names, NameOrPath, made, given=2)
+
+
+def _asked_for(
+    command: Command, names: Iterable[str], name: Any, made: Callable[..., tuple[Any, ...]], *, given: int
+) -> Command:
+    parameters = [*inspect.signature(command, eval_str=True).parameters.values()][given:]
+    own = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in parameters]
+    taken = {one.name for one in own}
+    asked = [_parameter(_FIELDS[field]) for field in names if CALLED[field] not in taken]
+    first = inspect.Parameter("name", inspect.Parameter.KEYWORD_ONLY, annotation=name)
+
+    @wraps(command)
+    def run(**words: Any) -> None:
+        chosen = {one.name: words.pop(one.name) for one in (first, *asked)}
+        command(*made(chosen, words), **words)
+
+    signature = inspect.Signature([first, *asked, *own])
+    run.__signature__ = signature  # type: ignore[attr-defined]
+    run.__annotations__ = {one.name: one.annotation for one in signature.parameters.values()}
+    return run
+
+
+def _parameter(field: Field[Any]) -> inspect.Parameter:
+    """The parameter of a command that a field is asked for by."""
+    how: Option = field.metadata["option"]
+    hint, default = _HINTS[field.name], field.default
+    if how.repeated or how.parse is not None:
+        hint, default = (list[str] if how.repeated else str) | None, None
+    completed = _precisions if field.name == "precision" else None
+    flag = how.flag or f"--{field.name.replace('_', '-')}"
+    asked = typer.Option(flag, metavar=how.metavar, help=how.help, autocompletion=completed)
+    return inspect.Parameter(
+        CALLED[field.name], inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[hint, asked]
+    )
+
+
+_HINTS = typing.get_type_hints(Selection)
+
+
+def selected(words: Mapping[str, Any]) -> Selection:
+    """The selection from a command's own arguments; what is not among them is as usual."""
+    values = {}
+    for name, field in _FIELDS.items():
+        if (option := CALLED[name]) not in words:
+            continue
+        how: Option | None = field.metadata.get("option")
+        value = words[option]
+        if how is not None and how.repeated:
+            value = tuple(value or ())
+        elif how is not None and how.parse is not None:
+            value = field.default if value is None else how.parse(value)
+        values[name] = value
     return Selection(**values)
 
 
-def opened(options: dict[str, Any], trusted: bool) -> tuple[Selection, Artifact | None]:
+def opened(words: Mapping[str, Any], trusted: bool) -> tuple[Selection, Artifact | None]:
     """The selection from a command's own arguments; of an artifact's folder, the one it was built from, and itself.
 
     Raises InputError where an option says something else than the artifact does, or where the artifact does not hold
     its network, and ArtifactError where the network's name is somebody else's.
     """
-    if not is_path(options["name"]):
-        return selected(options), None
-    artifact = store.open_artifact(Path(options["name"]))
+    if not is_path(words["name"]):
+        return selected(words), None
+    artifact = store.open_artifact(Path(words["name"]))
     built = Selection.from_json(artifact.manifest["selection"])
     if kind(built.name) == "given":
         raise InputError(f"{artifact.folder} does not hold the network that it was compiled from: use mlpdeploy.load")
     if kind(built.name) == "user":
         trust.require_named(artifact, built.name, trusted)
-    asked, usual = selected(options | {"name": built.name}), Selection(built.name)
+    asked, usual = selected({**words, "name": built.name}), Selection(built.name)
     free = {"out", *DATA}
-    for name in (field.name for field in fields(Selection) if field.name not in free):
+    for name in (name for name in _FIELDS if name not in free):
         if getattr(asked, name) not in (getattr(usual, name), getattr(built, name)):
             raise InputError(f"{artifact.folder} was built with {name} {getattr(built, name)}: leave that option out")
     said = {name: getattr(asked, name) for name in DATA if getattr(asked, name) is not None}

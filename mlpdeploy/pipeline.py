@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlpdeploy import documents, store, trust
+from mlpdeploy.choice import NetworkChoice
 from mlpdeploy.engine.backend import Batch, pick
 from mlpdeploy.errors import InputError
 from mlpdeploy.int8 import Int8, calibrated_on, calibration, measure_sites, paid_off
@@ -38,7 +39,7 @@ from mlpdeploy.lookup import (
 from mlpdeploy.progress import Listener, Stages
 from mlpdeploy.recipe import recipes
 from mlpdeploy.results import require_room
-from mlpdeploy.selection import OUT, Selection, parse_input
+from mlpdeploy.selection import OUT, Selection
 from mlpdeploy.source import Source, source_of
 from mlpdeploy.store import Artifact
 
@@ -126,7 +127,7 @@ def build(
                 onnx.save(emitted.model, draft.folder / store.MODEL)
                 outlines = manifest.outlines(compiled)
                 (draft.folder / store.GRAPH).write_text(json.dumps(outlines), encoding="utf-8")
-                built = backend.build(emitted, selection.request, draft.folder, stages)
+                built = backend.build(emitted, selection.request(), draft.folder, stages)
                 if compiled.int8 is not None:
                     compiled.int8.save(draft.folder, selection.name)
             paid = None if compiled.int8 is None or not worth else paid_off(compiled, selection, stages)
@@ -279,20 +280,10 @@ def history(selection: Selection) -> History:
     return read(_history(selection), selection.name)
 
 
-def load(selection: Selection, stages: Stages) -> Source:
-    """The network of a selection, with its weights."""
+def load(selection: NetworkChoice, stages: Stages) -> Source:
+    """The network that was chosen, with its weights."""
     with stages("load"):
-        found = source_of(
-            selection.name,
-            selection.checkpoint,
-            selection.seed,
-            image_size=selection.image_size,
-            num_classes=selection.num_classes,
-            pretrained=selection.pretrained,
-            ema=selection.ema,
-            input_shape=selection.input_shape,
-            inputs=tuple(map(parse_input, selection.inputs)),
-        ).called(selection.input_names, selection.output_names)
+        found = source_of(selection)
     for note in found.notes:
         stages.say(note)
     return found
@@ -383,7 +374,7 @@ def catalogue(pattern: str | None = None) -> list[dict[str, Any]]:
 
 def doctor() -> dict[str, Any]:
     """What this machine has, which backends work on it, why others do not, and what to install."""
-    from mlpdeploy.doctor import examine
+    from mlpdeploy.examination import examine
 
     return examine()
 

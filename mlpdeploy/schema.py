@@ -31,7 +31,8 @@ def _field(hint: Any) -> Kind:
 def _selection() -> dict[str, Kind]:
     hints, always = typing.get_type_hints(Selection), ("precision", "backend", "batch")
     given = {one.name for one in fields(Selection) if one.default is MISSING or one.name in always}
-    return {name if name in given else f"{name}?": _field(hint) for name, hint in hints.items() if name != "out"}
+    names = (one.name for one in fields(Selection) if one.name != "out")
+    return {name if name in given else f"{name}?": _field(hints[name]) for name in names}
 
 
 SELECTION = _selection()

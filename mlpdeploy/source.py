@@ -10,14 +10,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mlpdeploy.choice import NetworkChoice
 from mlpdeploy.errors import CheckpointError, InputError
+from mlpdeploy.parse import parse_input
 from mlpdeploy.recipe import IMAGE, Input, Recipe, find, kind, recipes
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from mlpdeploy.graph.trace import TensorSpec
-    from mlpdeploy.selection import Selection
 
 # Our names of preprocessing facts, and those of timm's `pretrained_cfg`.
 _TIMM = {
@@ -51,7 +52,7 @@ class Source:
             TensorSpec(i.name, i.shape, dtypes[i.dtype], i.low, i.high, *self._pixels(i)) for i in self.recipe.inputs
         ]
 
-    def with_images(self, asked: Selection) -> Source:
+    def with_images(self, asked: NetworkChoice) -> Source:
         """The same with its images prepared as asked; what is None is as the recipe says."""
         options = {"mean": asked.mean, "std": asked.std, "crop": asked.crop, "interpolation": asked.resize}
         given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
@@ -88,31 +89,6 @@ class Source:
         )
 
 
-@dataclass(frozen=True)
-class _Wish:
-    """What was asked for; None where the recipe's own value is meant."""
-
-    recipe: Recipe
-    seed: int
-    image_size: int | None
-    num_classes: int | None
-    pretrained: bool
-    ema: bool | None = None
-
-    def make(self, options: Mapping[str, Any]) -> nn.Module:
-        """The network, untrained unless pretrained."""
-        from mlpdeploy import factory
-
-        return factory.make(
-            self.recipe,
-            self.seed,
-            image_size=self.image_size,
-            num_classes=self.num_classes,
-            pretrained=self.pretrained,
-            options=options,
-        )
-
-
 def reference(
     name: str,
     checkpoint: str | Path | None = None,
@@ -135,31 +111,27 @@ def reference(
     Raises InputError where the network cannot be made as asked, CheckpointError where the checkpoint does not fit,
     MachineLacks where pretrained weights cannot be fetched.
     """
-    recipe = find(name)
-    _check(recipe, checkpoint, image_size, num_classes, pretrained, input_shape)
-    wish = _wish(recipe, seed, image_size, num_classes, pretrained, ema)
-    return _network(wish, checkpoint)[0]
+    choice = NetworkChoice(
+        name,
+        checkpoint=None if checkpoint is None else Path(checkpoint),
+        seed=seed,
+        image_size=image_size,
+        num_classes=num_classes,
+        pretrained=pretrained,
+        ema=ema,
+        input_shape=input_shape,
+    )
+    return _network(_needed(find(name), choice))[0]
 
 
-def source_of(
-    name: str,
-    checkpoint: str | Path | None = None,
-    seed: int = 0,
-    *,
-    image_size: int | None = None,
-    num_classes: int | None = None,
-    pretrained: bool = False,
-    ema: bool | None = None,
-    input_shape: tuple[int, ...] | None = None,
-    inputs: tuple[Input, ...] = (),
-) -> Source:
-    """What `reference` gives, with its recipe completed. Raises what `reference` raises, and InputError where nothing
-    says what shape the network takes.
+def source_of(choice: NetworkChoice) -> Source:
+    """The network that was chosen, as `reference` gives it, its recipe completed, its inputs and outputs called.
+
+    Raises what `reference` raises, and InputError where nothing says what shape the network takes.
     """
-    recipe = find(name)
-    _check(recipe, checkpoint, image_size, num_classes, pretrained, input_shape)
-    network, classes, notes = _network(_wish(recipe, seed, image_size, num_classes, pretrained, ema), checkpoint)
-    if checkpoint is not None and recipe.alike:
+    recipe = find(choice.name)
+    network, classes, notes = _network(_needed(recipe, choice))
+    if choice.checkpoint is not None and recipe.alike:
         others = " and ".join(recipe.alike)
         told = f"checkpoints of {others} have the same keys and shapes: nothing tells that this is {recipe.name}"
         notes = (told, *notes)
@@ -168,12 +140,12 @@ def source_of(
     known = complete(
         recipe,
         network,
-        inputs=inputs,
-        image_size=image_size,
-        input_shape=input_shape,
-        num_classes=num_classes or classes,
+        inputs=tuple(map(parse_input, choice.inputs)),
+        image_size=choice.image_size,
+        input_shape=choice.input_shape,
+        num_classes=choice.num_classes or classes,
     )
-    return Source(known, network, tuple(notes))
+    return Source(known, network, notes).called(choice.input_names, choice.output_names)
 
 
 def complete(
@@ -216,39 +188,40 @@ def complete(
     return replace(recipe, input_shape=shape, inputs=(Input(IMAGE, shape),))
 
 
-def _check(
-    recipe: Recipe,
-    checkpoint: str | Path | None,
-    image_size: int | None,
-    num_classes: int | None,
-    pretrained: bool,
-    input_shape: tuple[int, ...] | None,
-) -> None:
-    """Raises InputError where the wishes exclude each other or the recipe."""
-    if checkpoint is not None and pretrained:
-        raise InputError("a checkpoint and pretrained weights exclude each other: give one of the two")
-    if pretrained and kind(recipe.factory) != "timm":
+@dataclass(frozen=True)
+class _Needed:
+    """A recipe and what was chosen of it, without what its network has anyway."""
+
+    recipe: Recipe
+    choice: NetworkChoice
+
+    def make(self, options: Mapping[str, Any]) -> nn.Module:
+        """The network, untrained unless pretrained."""
+        from mlpdeploy import factory
+
+        return factory.make(self.recipe, self.choice, options)
+
+    def with_classes(self, classes: int) -> _Needed:
+        """The same with another number of classes."""
+        return replace(self, choice=replace(self.choice, num_classes=classes))
+
+
+def _needed(recipe: Recipe, choice: NetworkChoice) -> _Needed:
+    """Raises InputError where the choice and the recipe exclude each other."""
+    if choice.pretrained and kind(recipe.factory) != "timm":
         raise InputError(f"{recipe.name} has no pretrained weights in timm: download a checkpoint, pass --checkpoint")
-    if input_shape is not None and kind(recipe.name) == "recipe" and tuple(input_shape) != recipe.input_shape:
-        raise InputError(f"{recipe.name} fixes its input's shape; --image-size N changes height and width")
-    if num_classes is not None and recipe.num_classes is None:
+    if choice.num_classes is not None and recipe.num_classes is None:
         raise InputError(f"{recipe.name} does not classify: drop --num-classes")
-    if image_size is not None and any(len(i.shape) != 3 for i in recipe.inputs):
+    if choice.image_size is not None and any(len(i.shape) != 3 for i in recipe.inputs):
         raise InputError(f"{recipe.name} takes no images: drop --image-size")
+    if choice.image_size is not None and recipe.input_shape and choice.image_size == recipe.input_shape[1]:
+        choice = replace(choice, image_size=None)
+    if choice.num_classes == recipe.num_classes and kind(recipe.name) == "recipe":
+        choice = replace(choice, num_classes=None)
+    return _Needed(recipe, choice)
 
 
-def _wish(
-    recipe: Recipe, seed: int, image_size: int | None, num_classes: int | None, pretrained: bool, ema: bool | None
-) -> _Wish:
-    """Without the values that the recipe's network has anyway."""
-    if image_size is not None and recipe.input_shape and image_size == recipe.input_shape[1]:
-        image_size = None
-    if num_classes is not None and num_classes == recipe.num_classes and kind(recipe.name) == "recipe":
-        num_classes = None
-    return _Wish(recipe, seed, image_size, num_classes, pretrained, ema)
-
-
-def _network(wish: _Wish, checkpoint: str | Path | None) -> tuple[nn.Module, int | None, tuple[str, ...]]:
+def _network(needed: _Needed) -> tuple[nn.Module, int | None, tuple[str, ...]]:
     """The network with its weights, its number of classes where the checkpoint alone decided it, and notes.
 
     Raises NetworkError where its weights cannot be used.
@@ -258,59 +231,60 @@ def _network(wish: _Wish, checkpoint: str | Path | None) -> tuple[nn.Module, int
 
     classes: int | None = None
     told: tuple[str, ...] = ()
-    if checkpoint is not None:
-        network, classes, told = _from_checkpoint(wish, Path(checkpoint))
+    choice = needed.choice
+    if choice.checkpoint is not None:
+        network, classes, told = _from_checkpoint(needed, choice.checkpoint)
     else:
-        network = wish.make({})
-        if not wish.pretrained and kind(wish.recipe.name) != "user":
-            weights.randomise(network, wish.seed)
+        network = needed.make({})
+        if not choice.pretrained and kind(needed.recipe.name) != "user":
+            weights.randomise(network, choice.seed)
     require_usable(network)
     notes = (*told, *sound.in_float32(network))
     return network.eval().requires_grad_(False), classes, notes
 
 
-def _from_checkpoint(wish: _Wish, path: Path) -> tuple[nn.Module, int | None, tuple[str, ...]]:
+def _from_checkpoint(needed: _Needed, path: Path) -> tuple[nn.Module, int | None, tuple[str, ...]]:
     """The network with the checkpoint's weights, its number of classes where that alone decided it, and notes."""
     from mlpdeploy import checkpoint as checkpoints
 
-    theirs, refusal = checkpoints.read(path, wish.ema), None
+    theirs, refusal = checkpoints.read(path, needed.choice.ema), None
     for state in checkpoints.unprefixed(theirs.state):
         try:
-            return *_with(wish, state, path), theirs.notes
+            return *_with(needed, state, path), theirs.notes
         except CheckpointError as error:
             refusal = refusal or error
     assert refusal is not None
     raise refusal
 
 
-def _with(wish: _Wish, theirs: dict[str, Tensor], path: Path) -> tuple[nn.Module, int | None]:
+def _with(needed: _Needed, theirs: dict[str, Tensor], path: Path) -> tuple[nn.Module, int | None]:
     from mlpdeploy import checkpoint as checkpoints
 
-    state, options = checkpoints.translate(theirs, wish.recipe.checkpoint)
-    network = wish.make(options)
+    state, options = checkpoints.translate(theirs, needed.recipe.checkpoint)
+    network = needed.make(options)
     classes = options.get("num_classes")
-    if wish.num_classes is not None or classes == wish.recipe.num_classes:
+    if needed.choice.num_classes is not None or classes == needed.recipe.num_classes:
         classes = None
-    elif classes is None and kind(wish.recipe.name) != "user":
+    elif classes is None and kind(needed.recipe.name) != "user":
         classes = checkpoints.other_classes(network.state_dict(), state)
         if classes is not None:
-            network = replace(wish, num_classes=classes).make(options)
+            network = needed.with_classes(classes).make(options)
     try:
         checkpoints.load(network.float(), state, str(path))
     except CheckpointError as error:
         if not checkpoints.fits(network.state_dict(), state):
-            _explain(wish, theirs, path, error)
+            _explain(needed, theirs, path, error)
         raise
     return network, classes
 
 
-def _explain(wish: _Wish, theirs: dict[str, Tensor], path: Path, error: CheckpointError) -> None:
+def _explain(needed: _Needed, theirs: dict[str, Tensor], path: Path, error: CheckpointError) -> None:
     """Raises CheckpointError where the checkpoint is known to be for another image size, or for a sibling."""
-    recipe = wish.recipe
-    if wish.image_size is not None and kind(recipe.name) != "user" and _takes(recipe, theirs):
+    recipe = needed.recipe
+    if needed.choice.image_size is not None and kind(recipe.name) != "user" and _takes(recipe, theirs):
         raise CheckpointError(
             f"{path}: some of its weights belong to positions in an image of {recipe.name}'s own size and do not fit "
-            f"image size {wish.image_size}: drop --image-size"
+            f"image size {needed.choice.image_size}: drop --image-size"
         ) from error
     for other in recipes().values():
         if other.family == recipe.family and other.name != recipe.name and _takes(other, theirs):
@@ -327,5 +301,5 @@ def _takes(recipe: Recipe, theirs: dict[str, Tensor]) -> bool:
 
     state, options = checkpoints.translate(theirs, recipe.checkpoint)
     with torch.device("meta"):
-        ours: Mapping[str, Tensor] = _Wish(recipe, 0, None, None, False).make(options).state_dict()
+        ours: Mapping[str, Tensor] = _Needed(recipe, NetworkChoice(recipe.name)).make(options).state_dict()
     return checkpoints.fits(ours, state) or checkpoints.other_classes(ours, state) is not None

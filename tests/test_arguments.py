@@ -11,8 +11,11 @@ import typer
 
 from mlpdeploy import baseline
 from mlpdeploy.arguments import arguments
+from mlpdeploy.choice import EngineChoice, Int8Choice, NetworkChoice
 from mlpdeploy.cli import app
-from mlpdeploy.options import selected
+from mlpdeploy.engine.backend import Batch, BuildRequest
+from mlpdeploy.errors import InputError
+from mlpdeploy.options import CALLED, selected
 from mlpdeploy.selection import Selection
 
 PLAIN = Selection("mixer_s32", "int8", calibration="random")
@@ -54,11 +57,36 @@ def test_every_field_of_a_selection_survives_the_way_into_a_build(field: str) ->
 
 @pytest.mark.parametrize("field", [field.name for field in fields(Selection)])
 def test_a_verification_is_given_what_it_takes_and_nothing_else(field: str) -> None:
-    # It finds an INT8 engine's calibration in the artifact, and plugins compute the same.
-    kept = {"calibration": None, "calibrator": "auto", "max_drop": None, "min_sqnr": None, "plugin": "auto"}
+    # It finds an INT8 engine's calibration in the artifact.
+    kept = {"calibration": None, "calibrator": "auto", "max_drop": None, "min_sqnr": None}
     selection = changed(field)
     found = read_back("verify", arguments("verify", selection.to_json() | {"out": str(selection.out)}))
     assert found == replace(selection, **kept)
+
+
+@pytest.mark.parametrize("command", ["build", "verify", "bench", "regress", "sensitivity"])
+def test_every_field_that_means_something_to_a_command_is_an_option_of_it(command: str) -> None:
+    of_int8 = {"calibration", "calibrator", "max_drop", "min_sqnr"}
+    without = {
+        "verify": of_int8,
+        "sensitivity": {"precision", "backend", "batch", "gpus", "io", "level", "plugin", "max_drop", "min_sqnr"},
+    }.get(command, set())
+    parameters = typer.main.get_command(app).commands[command].params  # type: ignore[attr-defined]
+    taken = {parameter.name: parameter for parameter in parameters}
+    asked = {field.name for field in fields(Selection) if CALLED[field.name] in taken}
+    assert asked == {field.name for field in fields(Selection)} - without
+    helped = [name for name, parameter in taken.items() if not getattr(parameter, "help", "said")]
+    assert not helped and next(iter(taken)) == "name"
+
+
+def test_the_parts_of_a_selection_stand_alone() -> None:
+    chosen = replace(PLAIN, seed=3, level=2)
+    network = NetworkChoice("mixer_s32", seed=3)
+    assert all(getattr(chosen, field.name) == getattr(network, field.name) for field in fields(NetworkChoice))
+    assert chosen.request() == EngineChoice("int8", level=2).request()
+    assert chosen.request("fp16", Batch(1, 1, 1)) == BuildRequest("fp16", Batch(1, 1, 1), level=2)
+    with pytest.raises(InputError, match="--max-drop and --min-sqnr exclude"):
+        Int8Choice(max_drop=1.0, min_sqnr=3.0)
 
 
 def test_what_is_usual_is_left_out_but_for_what_names_the_engine() -> None:

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mlpdeploy import checkpoint
+from mlpdeploy.choice import NetworkChoice
 from mlpdeploy.errors import CheckpointError
 from mlpdeploy.source import reference, source_of
 from tests.zoo.official import official
@@ -157,7 +158,7 @@ def test_wrappers_of_training_programs(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(module, "Net", Net, raising=False)
     monkeypatch.setitem(sys.modules, "wrapped_example", module)
     torch.save(WRAPPED[wrapper](state()), tmp_path / "net.pth")
-    source = source_of("wrapped_example:Net", tmp_path / "net.pth", input_shape=(4,))
+    source = source_of(NetworkChoice("wrapped_example:Net", checkpoint=tmp_path / "net.pth", input_shape=(4,)))
     found, known = source.network.state_dict(), state()
     assert all(torch.equal(found[key], known[key]) for key in found if "tracked" not in key)
 
@@ -345,7 +346,7 @@ def test_a_recipes_network_gets_the_checkpoints_number_of_classes(tmp_path: Path
     theirs = official("resmlp_12").random()
     theirs |= {"head.weight": torch.ones(7, 384), "head.bias": torch.zeros(7)}
     save_file(theirs, tmp_path / "tuned.safetensors")
-    source = source_of("resmlp_12", tmp_path / "tuned.safetensors")
+    source = source_of(NetworkChoice("resmlp_12", checkpoint=tmp_path / "tuned.safetensors"))
     assert source.recipe.num_classes == 7 and source.notes == ("7 classes, as in the checkpoint",)
     assert source.network.head.weight.shape == (7, 384)
     with pytest.raises(CheckpointError, match="pass --num-classes 7"):

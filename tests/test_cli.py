@@ -15,8 +15,9 @@ import mlpdeploy
 from mlpdeploy import cli as command_line
 from mlpdeploy import pipeline
 from mlpdeploy.errors import ArtifactError, BuildError, GateFailed, InputError, MachineLacks, MlpdeployError
+from mlpdeploy.parse import parse_batch, parse_shape
 from mlpdeploy.recipe import recipes
-from mlpdeploy.selection import Selection, parse_batch, parse_shape
+from mlpdeploy.selection import Selection
 from mlpdeploy.text import megabytes
 from tests.conftest import REPOSITORY, Cli
 

@@ -14,6 +14,7 @@ from PIL import Image
 
 import mlpdeploy
 from mlpdeploy import cli as command_line
+from mlpdeploy.choice import NetworkChoice
 from mlpdeploy.errors import InputError
 from mlpdeploy.selection import Selection
 from mlpdeploy.source import source_of
@@ -110,7 +111,7 @@ def test_what_the_options_say_is_done_to_the_images(run: Run, tmp_path: Path) ->
     (tmp_path / "one").mkdir()
     image.save(tmp_path / "one" / "a.png")
     asked = Selection("image_nets:Net", mean=(0.5, 0.5, 0.2), std=(0.5, 0.25, 1.0), crop=1.0, resize="box")
-    source = source_of("image_nets:Net", input_shape=(3, 8, 8)).with_images(asked)
+    source = source_of(NetworkChoice("image_nets:Net", input_shape=(3, 8, 8))).with_images(asked)
     found = load_samples(str(tmp_path / "one"), "--data", source.recipe, source.specs(), 0)
     assert np.allclose(found.arrays["input"], np.reshape([1.0, -2.0, 0.0], (1, 3, 1, 1)), atol=1e-6)
     assert found.prepared == str(Preprocess((8, 8), 1.0, "box", (0.5, 0.5, 0.2), (0.5, 0.25, 1.0)))
@@ -222,7 +223,7 @@ def test_a_mean_for_another_number_of_channels_is_one_line(run: Run, tmp_path: P
 
 
 def test_a_recipes_preparation_can_be_overridden(run: Run, tmp_path: Path) -> None:
-    source = source_of("resmlp_12", image_size=64)
+    source = source_of(NetworkChoice("resmlp_12", image_size=64))
     assert source.recipe.mean == (0.485, 0.456, 0.406)
     changed = source.with_images(Selection("resmlp_12", mean=(0.5,) * 3, std=(0.5,) * 3))
     assert changed.recipe.mean == (0.5,) * 3 and changed.recipe.crop == source.recipe.crop

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from mlpdeploy import pipeline
+from mlpdeploy.choice import NetworkChoice
 from mlpdeploy.cli import main
 from mlpdeploy.errors import ArtifactError, InputError
 from mlpdeploy.evidence.samples import load_samples
@@ -61,7 +62,9 @@ def selection(out: Path, calibration: str | None, **options: Any) -> Selection:
 
 
 def samples(given: str, tmp_path: Path) -> Any:
-    source = source_of(NAME, input_shape=SHAPE).with_images(Selection(NAME, mean=(0.5,) * 3, std=(0.5,) * 3))
+    source = source_of(NetworkChoice(NAME, input_shape=SHAPE)).with_images(
+        Selection(NAME, mean=(0.5,) * 3, std=(0.5,) * 3)
+    )
     return load_samples(given, "--calibration", source.recipe, source.specs(), 0)
 
 

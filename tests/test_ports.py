@@ -16,8 +16,8 @@ import torch
 import mlpdeploy
 from mlpdeploy import cli as command_line
 from mlpdeploy.errors import InputError
+from mlpdeploy.parse import parse_input
 from mlpdeploy.recipe import Input
-from mlpdeploy.selection import parse_input
 
 NETS = """
 import torch

@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import mlpdeploy
 from mlpdeploy import factory
+from mlpdeploy.choice import NetworkChoice
 from mlpdeploy.errors import InputError, MachineLacks
 from mlpdeploy.recipe import canonical, find, recipes
 from mlpdeploy.source import complete, reference
@@ -113,7 +114,7 @@ def test_names_and_aliases_are_unique() -> None:
 def test_stored_facts_are_those_of_the_network(name: str) -> None:
     recipe = recipes()[name]
     with torch.device("meta"):
-        network = factory.make(recipe, 0, image_size=None, num_classes=None, pretrained=False).eval()
+        network = factory.make(recipe, NetworkChoice(recipe.name)).eval()
     assert sum(parameter.numel() for parameter in network.parameters()) == recipe.parameters
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         logits = network(torch.zeros(1, *recipe.input_shape, device="meta"))
@@ -295,7 +296,7 @@ def test_batchnorm_statistics_are_drawn_too() -> None:
 @pytest.mark.parametrize(("gelu", "approximate"), [("erf", "none"), ("tanh", "tanh")])
 def test_recipe_chooses_the_gelu(gelu: str, approximate: str) -> None:
     recipe = replace(recipes()["mixer_s32"], gelu=gelu)  # type: ignore[arg-type]
-    network = factory.make(recipe, 0, image_size=None, num_classes=None, pretrained=False)
+    network = factory.make(recipe, NetworkChoice(recipe.name))
     found = {module.approximate for module in network.modules() if isinstance(module, nn.GELU)}
     assert found == {approximate}
 

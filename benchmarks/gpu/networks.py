@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from benchmarks.gpu import timer
+from mlpdeploy.choice import NetworkChoice
 from mlpdeploy.engine.backends import _programs
 from mlpdeploy.graph.precision import apply, plan
 from mlpdeploy.graph.rewrite import rewrite
@@ -56,7 +57,7 @@ class Network:
 @functools.cache
 def load(name: str, device: str, enabled: tuple[str, ...] = ()) -> Network:
     """The network with random weights, rewritten (with the rules `enabled` too) and typed; nothing is fetched."""
-    source = source_of(name, input_shape=(3, 16, 16) if name == TINY else None)
+    source = source_of(NetworkChoice(name, input_shape=(3, 16, 16) if name == TINY else None))
     rewritten = rewrite(trace(source.network, source.specs()), enabled=enabled)
     precision, io = ("fp16", "fp16") if device == "cuda" else ("fp32", "fp32")
     typed = apply(rewritten, plan(rewritten, precision, io=io))
@@ -144,7 +145,7 @@ def engines(name: str, batch: int, backend_name: str, gpus: tuple[str, ...], sec
     from mlpdeploy.engine.backend import Batch, BuildRequest, backends
     from mlpdeploy.engine.emit import emit
 
-    backend, source = backends()[backend_name], source_of(name)
+    backend, source = backends()[backend_name], source_of(NetworkChoice(name))
     rewritten = rewrite(trace(source.network, source.specs()), backend=backend_name)
     ours = emit(apply(rewritten, plan(rewritten, "fp16", io="fp16")))
     ours = replace(ours, model=backend.prepare(ours.model))

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from mlpdeploy.choice import RESIZES
 from mlpdeploy.errors import InputError
 from mlpdeploy.recipe import Recipe
-from mlpdeploy.selection import RESIZES
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

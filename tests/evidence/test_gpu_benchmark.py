@@ -13,6 +13,7 @@ import pytest
 
 from benchmarks.gpu import report, timer
 from benchmarks.gpu.__main__ import Book
+from mlpdeploy.choice import NetworkChoice
 from mlpdeploy.evidence.timing import Timings
 
 pytest.importorskip("triton", reason="Triton, which the kernel is written in, is not installed")
@@ -148,7 +149,7 @@ def test_every_projection_of_a_network_is_a_case(name: str) -> None:
     from mlpdeploy.graph.trace import trace
     from mlpdeploy.source import source_of
 
-    source = source_of(name)
+    source = source_of(NetworkChoice(name))
     known = {(c.entries, c.p, c.q, c.s, c.o, c.k, c.t) for c in (*kernels.CASES, *kernels.OTHERS)}
     found = set()
     for node in rewrite(trace(source.network, source.specs()), backend="tensorrt").module.graph.nodes:

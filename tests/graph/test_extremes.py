@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from mlpdeploy.choice import NetworkChoice
 from mlpdeploy.graph.extremes import BLACK, CONSTANT, LARGE, NAMES, ONE_HOT, WHITE, ZEROS, extremes
 from mlpdeploy.graph.trace import TensorSpec
 from mlpdeploy.source import source_of
@@ -64,5 +65,5 @@ def test_black_is_that_of_the_networks_normalisation(
     name: str, inputs: tuple[int, ...] | None, black: tuple[float, ...]
 ) -> None:
     """Of a network of one's own nobody knows it."""
-    (spec,) = source_of(name, input_shape=inputs).specs()
+    (spec,) = source_of(NetworkChoice(name, input_shape=inputs)).specs()
     assert spec.black == pytest.approx(black, abs=1e-4)

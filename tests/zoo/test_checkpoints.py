@@ -10,6 +10,7 @@ import torch
 
 from mlpdeploy import checkpoint, factory, reference
 from mlpdeploy import recipe as recipes
+from mlpdeploy.choice import NetworkChoice
 from mlpdeploy.errors import CheckpointError
 from tests.zoo.official import Official, names, official
 
@@ -22,7 +23,7 @@ def network_for(variant: Official) -> tuple[dict[str, torch.Tensor], torch.nn.Mo
     recipe = recipes.recipes()[variant.recipe]
     state, options = checkpoint.translate(variant.empty(), recipe.checkpoint)
     with torch.device("meta"):
-        network = factory.make(recipe, 0, image_size=None, num_classes=None, pretrained=False, options=options)
+        network = factory.make(recipe, NetworkChoice(recipe.name), options)
     return state, network
 
 
@@ -47,10 +48,7 @@ def smallest() -> list[recipes.Recipe]:
 def test_a_checkpoint_decides_the_number_of_classes(recipe: recipes.Recipe) -> None:
     other = recipe.num_classes + 2
     with torch.device("meta"):
-        made = [
-            factory.make(recipe, 0, image_size=None, num_classes=classes, pretrained=False, options={})
-            for classes in (None, other)
-        ]
+        made = [factory.make(recipe, NetworkChoice(recipe.name, num_classes=classes)) for classes in (None, other)]
     ours, theirs = (network.state_dict() for network in made)
     _, options = checkpoint.translate(theirs, recipe.checkpoint)
     told = options.get("num_classes")
@@ -81,7 +79,7 @@ def forms() -> dict[tuple[object, ...], list[str]]:
     found: dict[tuple[object, ...], list[str]] = {}
     for recipe in (recipe for recipe in recipes.recipes().values() if sizes[recipe.parameters] > 1):
         with torch.device("meta"):
-            made = factory.make(recipe, 0, image_size=None, num_classes=None, pretrained=False, options={})
+            made = factory.make(recipe, NetworkChoice(recipe.name))
         form = tuple(sorted((key, tuple(one.shape), str(one.dtype)) for key, one in made.state_dict().items()))
         found.setdefault(form, []).append(recipe.name)
     return found

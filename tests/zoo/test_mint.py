@@ -10,6 +10,7 @@ from torch import Tensor
 
 import mlpdeploy
 from mlpdeploy import weights
+from mlpdeploy.choice import NetworkChoice
 from mlpdeploy.source import source_of
 from mlpdeploy.zoo import mint
 from mlpdeploy.zoo.mint import Kind, MinimalTransformer, SelfAttention
@@ -115,14 +116,14 @@ def test_official_checkpoint_loads_strictly(name: str, tmp_path: Path) -> None:
 def test_the_number_of_heads_is_in_no_checkpoint_and_a_build_says_so(tmp_path: Path) -> None:
     torch.save(official("mint_unchanged").random(), tmp_path / "checkpoint.pth")
     names = ("mint_unchanged", "mint_unchanged_1_head")
-    found = [source_of(name, tmp_path / "checkpoint.pth") for name in names]
+    found = [source_of(NetworkChoice(name, checkpoint=tmp_path / "checkpoint.pth")) for name in names]
     x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     assert (found[0].network(x) - found[1].network(x)).abs().max() > 1e-3
     assert found[0].notes == (
         "checkpoints of mint_unchanged_1_head have the same keys and shapes: nothing tells that this is mint_unchanged",
     )
     assert "nothing tells that this is mint_unchanged_1_head" in found[1].notes[0]
-    assert not source_of("mint_unchanged").notes
+    assert not source_of(NetworkChoice("mint_unchanged")).notes
 
 
 @pytest.mark.parametrize("name", [VARIANTS[0], *(pytest.param(name, marks=pytest.mark.large) for name in VARIANTS[1:])])

@@ -12,6 +12,7 @@ from torch import Tensor
 
 import mlpdeploy
 from mlpdeploy import factory, weights
+from mlpdeploy.choice import NetworkChoice
 from mlpdeploy.recipe import recipes
 from mlpdeploy.zoo import swin
 from tests.graph.proof import fired
@@ -49,7 +50,7 @@ def test_the_authors_keys_are_timms_after_reading() -> None:
     state = {key: tensor for key, tensor in official(BACKBONE).empty().items() if not key.startswith("heads")}
     read, options = swin.read(state)
     with torch.device("meta"):
-        network = factory.make(recipes()["swin_l"], 0, image_size=None, num_classes=None, pretrained=False)
+        network = factory.make(recipes()["swin_l"], NetworkChoice("swin_l"))
     expected = network.state_dict()
     ours = {key: tuple(tensor.shape) for key, tensor in expected.items() if not key.startswith("head.")}
     assert {key: tuple(tensor.shape) for key, tensor in read.items()} == ours

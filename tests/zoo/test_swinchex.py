@@ -12,6 +12,7 @@ from torch import Tensor
 
 import mlpdeploy
 from mlpdeploy import weights
+from mlpdeploy.choice import NetworkChoice
 from mlpdeploy.recipe import recipes
 from mlpdeploy.source import source_of
 from mlpdeploy.zoo import swin, swinchex
@@ -142,7 +143,7 @@ def test_a_checkpoint_decides_the_number_of_findings(tmp_path: Path) -> None:
     network = swinchex.swinchex_t_head1(num_classes=5)
     weights.randomise(network, 3)
     torch.save({"model": network.state_dict()}, tmp_path / "findings.pth")
-    found = source_of("swinchex_t_head1", tmp_path / "findings.pth")
+    found = source_of(NetworkChoice("swinchex_t_head1", checkpoint=tmp_path / "findings.pth"))
     assert found.recipe.num_classes == 5
     assert found.notes == ("5 classes, as in the checkpoint",)
     assert all(torch.equal(value, network.state_dict()[key]) for key, value in found.network.state_dict().items())
