@@ -26,7 +26,8 @@ def differences(other: Baseline, artifact: Artifact, threads: int) -> list[str]:
         weights = {"text": theirs["network"]["weights"], "sha256": theirs["network"].get("weights_sha256")}
         with_threads = theirs["settings"]["threads"]
     before, after = theirs["selection"], artifact.manifest["selection"]
-    names = [field.name for field in fields(Selection) if field.name not in _ELSEWHERE]
+    named_first = sorted(fields(Selection), key=lambda field: bool(field.kw_only))  # precision, backend, batch
+    names = [field.name for field in named_first if field.name not in _ELSEWHERE]
     pairs = [(name.replace("_", " "), before.get(name), after.get(name)) for name in names]
     pairs += [("threads", with_threads, threads), _calibration(before, after)]
     pairs.append(_weights(weights, artifact.manifest["weights"]))
