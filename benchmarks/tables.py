@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmarks.network_tables import engines, executed, families, graph, launches, remaining, zoo
 from benchmarks.recorded import recorded
-from benchmarks.time_tables import build, cpu, gate, int8, rules
+from benchmarks.time_tables import build, cpu, gate, install, int8, rules
 from mlpdeploy.recipe import folder
 
 ROOT = Path(__file__).parent.parent
@@ -27,6 +27,7 @@ TABLES: dict[str, tuple[Callable[..., list[str]], tuple[str, ...]]] = {
     "rules": (rules, ("rules",)),
     "cpu": (cpu, ("cpu",)),
     "build": (build, ("build",)),
+    "install": (install, ("install",)),
     "zoo": (zoo, ("zoo",)),
     "executed": (executed, ("executed",)),
     "int8": (int8, ("int8",)),

@@ -41,6 +41,19 @@ def cpu(document: Document) -> list[str]:
     return [*table(head, rows), "", *source(document, ["onnxruntime", "openvino", "torch"])]
 
 
+def install(document: Document) -> list[str]:
+    """Gigabytes of an installation, and what is left of it without what only a GPU needs."""
+    bytes_ = document["results"]
+    whole, cuda = bytes_["whole"] / 1e9, (bytes_["cuda"] + bytes_["torch_cuda"]) / 1e9
+    return [
+        f"It takes {whole:.1f} GB on disk, of which {cuda:.1f} GB are CUDA's libraries and PyTorch's code for CUDA.",
+        f"A machine without a GPU needs the other {whole - cuda:.1f} GB only: install PyTorch's CPU build into the",
+        "environment first, and that one is kept (its own size was not measured).",
+        "",
+        *source(document, ["torch", "tensorrt-rtx"]),
+    ]
+
+
 def build(document: Document) -> list[str]:
     """Seconds and memory of the commands, and the seconds of the rules by size of the network."""
     results = document["results"]

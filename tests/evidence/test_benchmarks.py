@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import build, common, cpu, graph, rules, zoo
+from benchmarks import build, common, cpu, graph, install, rules, zoo
 from benchmarks.train_digits import augment
 from mlpdeploy.engine.backends._host import cpu_model
 from mlpdeploy.engine.parsed import Counts, FunctionBody, ParsedNetwork
@@ -121,3 +121,9 @@ def test_a_network_that_cannot_be_built_is_a_row_with_the_reason(monkeypatch: py
     monkeypatch.setattr(zoo.subprocess, "run", refuses)
     row = zoo.measure("mixer_s32", [])
     assert row == {"family": "mixer", "built": False, "verified": False, "reason": "error: no"}
+
+
+def test_an_installation_is_more_than_what_a_gpu_needs_of_it() -> None:
+    found = install.measured()
+    assert 1e8 < found["whole"] - found["cuda"] - found["torch_cuda"] < found["whole"]
+    assert all(bytes_ >= 0 for bytes_ in found.values())
