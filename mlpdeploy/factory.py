@@ -21,6 +21,9 @@ from mlpdeploy.errors import InputError, MachineLacks
 from mlpdeploy.guest import bare, guest, one_line, settings_kept
 from mlpdeploy.recipe import Recipe, kind
 
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+"""What files of weights are called on the Hugging Face Hub."""
+
 
 def check_timm(name: str) -> None:
     """Raises InputError, with the nearest names, where timm has no model of this name (`timm:` may lead)."""
@@ -100,7 +103,7 @@ def _make_timm(recipe: Recipe, choice: NetworkChoice) -> nn.Module:
     name = recipe.factory.removeprefix("timm:")
     options: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
     if pretrained:
-        options |= _where(_pretrained(recipe, name, num_classes))
+        options |= _cached_weights(_pretrained(recipe, name, num_classes))
         logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries; a failure is told once, below
     sized = options if image_size is None else options | {"img_size": image_size}
     try:
@@ -132,8 +135,8 @@ def _pretrained(recipe: Recipe, name: str, num_classes: int | None) -> Any:
     return config
 
 
-def _where(config: Any) -> dict[str, Any]:
-    """Where pretrained weights are, as an option of timm's: nothing, or the file in the Hub's cache.
+def _cached_weights(config: Any) -> dict[str, Any]:
+    """The file of pretrained weights in the Hub's cache, as an option of timm's; nothing where the Hub answers.
 
     The Hub's own client tries for a minute to reach what does not answer. It is asked once before, and only where it
     answers is it asked for the weights. Raises MachineLacks where it does not, and they are not in the cache either.
@@ -152,10 +155,6 @@ def _where(config: Any) -> dict[str, Any]:
             if isinstance(found, str):
                 return {"pretrained_cfg_overlay": {"file": found}}
         raise _unreachable(repository, f"{hub.constants.ENDPOINT}: {one_line(error)}") from error
-
-
-_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-"""What files of weights are called on the Hugging Face Hub."""
 
 
 def _unreachable(name: str, reason: str) -> MachineLacks:

@@ -9,7 +9,7 @@ import sys
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import Field, fields, replace
+from dataclasses import Field, replace
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
@@ -66,7 +66,7 @@ DATA = (*IMAGES, "limit")
 """Fields about rows of data, which may be others than those at the build."""
 CALIBRATION = ("calibration", "calibrator", "max_drop", "min_sqnr")
 """Fields of how INT8 is calibrated, which an engine that is built knows."""
-_FIELDS = {field.name: field for field in sorted(fields(Selection), key=lambda field: bool(field.kw_only))}
+_FIELDS = {field.name: field for field in Selection.fields()}
 FIELDS = tuple(name for name in _FIELDS if name != "name")
 """All that can be asked for behind a name, in the order in which help shows it."""
 

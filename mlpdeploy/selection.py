@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import KW_ONLY, asdict, dataclass, replace
+from dataclasses import KW_ONLY, Field, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,11 @@ class Selection(Int8Choice, EngineChoice, NetworkChoice):
 
     _: KW_ONLY
     out: Path = option(OUT, "Where artifacts lie.", metavar="DIR")
+
+    @classmethod
+    def fields(cls) -> list[Field[Any]]:
+        """Its fields, those that name an engine first: name, precision, backend, batch."""
+        return sorted(fields(cls), key=lambda field: bool(field.kw_only))
 
     def __post_init__(self) -> None:
         for part in (NetworkChoice, EngineChoice, Int8Choice):

@@ -104,9 +104,9 @@ def reference(
 
     Its weights are the checkpoint's (loaded strictly, in the authors' format or timm's), or timm's pretrained ones,
     or else random ones that depend on `seed` only; the global random state stays as it was. A recipe's network gets
-    the checkpoint's number of classes unless `num_classes` says another. A user's network keeps
-    the weights that its factory gave it (with torch seeded by `seed`), since these may be trained ones. For it,
-    `input_shape` (c, h, w) says what it takes; it plays no part in building.
+    the checkpoint's number of classes unless `num_classes` says another. A user's network keeps the weights that its
+    factory gave it (with torch seeded by `seed`), since these may be trained ones. For it, `input_shape` (c, h, w) says
+    what it takes; it plays no part in building.
 
     Raises InputError where the network cannot be made as asked, CheckpointError where the checkpoint does not fit,
     MachineLacks where pretrained weights cannot be fetched.
@@ -161,7 +161,6 @@ def complete(
 
     A network whose inputs are not one image may say what they are, where `inputs` does not: in an attribute of that
     name, a tuple of `Input`.
-
     Raises InputError where nothing says what shape the network takes.
     """
     config = getattr(network, "pretrained_cfg", None) or getattr(network, "default_cfg", None)
@@ -200,10 +199,6 @@ class _Needed:
         from mlpdeploy import factory
 
         return factory.make(self.recipe, self.choice, options)
-
-    def with_classes(self, classes: int) -> _Needed:
-        """The same with another number of classes."""
-        return replace(self, choice=replace(self.choice, num_classes=classes))
 
 
 def _needed(recipe: Recipe, choice: NetworkChoice) -> _Needed:
@@ -268,7 +263,7 @@ def _with(needed: _Needed, theirs: dict[str, Tensor], path: Path) -> tuple[nn.Mo
     elif classes is None and kind(needed.recipe.name) != "user":
         classes = checkpoints.other_classes(network.state_dict(), state)
         if classes is not None:
-            network = needed.with_classes(classes).make(options)
+            network = _Needed(needed.recipe, replace(needed.choice, num_classes=classes)).make(options)
     try:
         checkpoints.load(network.float(), state, str(path))
     except CheckpointError as error:

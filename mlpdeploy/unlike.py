@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +25,7 @@ def differences(other: Baseline, artifact: Artifact, threads: int) -> list[str]:
         weights = {"text": theirs["network"]["weights"], "sha256": theirs["network"].get("weights_sha256")}
         with_threads = theirs["settings"]["threads"]
     before, after = theirs["selection"], artifact.manifest["selection"]
-    named_first = sorted(fields(Selection), key=lambda field: bool(field.kw_only))  # precision, backend, batch
-    names = [field.name for field in named_first if field.name not in _ELSEWHERE]
+    names = [field.name for field in Selection.fields() if field.name not in _ELSEWHERE]
     pairs = [(name.replace("_", " "), before.get(name), after.get(name)) for name in names]
     pairs += [("threads", with_threads, threads), _calibration(before, after)]
     pairs.append(_weights(weights, artifact.manifest["weights"]))

@@ -2,7 +2,7 @@
 
 Which engine is loaded first matters: the second finds other memory, and was up to 4 % slower or faster for as long as
 it lived. Within a pair of loads most of that cancels. Which of the two orders comes first in a pair matters as well, by
-half as much: of two neighbouring pairs one has them the other way round (see `timing.backwards`), so that with the
+half as much: of two neighbouring pairs one has them the other way round (see `sittings.backwards`), so that with the
 names exchanged the pairs would be the same. Calls that another process interrupted lie in the upper part of the
 samples, so the lower quartile stands for a load.
 """
@@ -21,7 +21,7 @@ import numpy as np
 from mlpdeploy.evidence.budget import Cost
 from mlpdeploy.evidence.clocks import Inputs, timed
 from mlpdeploy.evidence.contenders import Contender, prepared
-from mlpdeploy.evidence.timing import backwards
+from mlpdeploy.evidence.sittings import backwards
 
 ROUNDS, SHORTEST = 100, 5e-4
 """Rounds of a load at the most, and seconds of a sample at the least: short ones pass between interruptions."""

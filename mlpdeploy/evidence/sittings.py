@@ -51,6 +51,15 @@ class Allowance:
         return min(self.whole[:2]) + sum(self.whole[1:])
 
 
+def backwards(turn: int) -> bool:
+    """Whether what is loaded anew in each turn is loaded in reverse: 0 1 1 0 1 0 0 1 and so on (Thue and Morse).
+
+    What a load finds in memory depends on what the load before it left behind, so one that always follows a certain
+    other one is not like it with the names exchanged. In this sequence each order follows either as often.
+    """
+    return turn.bit_count() % 2 == 1
+
+
 def sittings(
     contenders: Sequence[Contender],
     sizes: Sequence[int],
@@ -64,7 +73,7 @@ def sittings(
 ) -> dict[int, timing.Timings]:
     """Time all contenders at each batch size in `count` sittings that share `seconds` for each size.
 
-    Every sitting loads every contender anew, in order or backwards (see `timing.backwards`). Loading and warming up are
+    Every sitting loads every contender anew, in order or backwards (see `backwards`). Loading and warming up are
     part of the seconds: where they leave no room for `count` sittings there are fewer, `fewest` at the least.
     """
     inputs = {size: Inputs(prepared(contenders, size, seed)) for size in sizes}
@@ -74,7 +83,7 @@ def sittings(
         while not allowance.over:
             sitting, began = len(allowance.whole), clock()
             with ExitStack() as stack:
-                order = list(reversed(contenders)) if timing.backwards(sitting) else contenders
+                order = list(reversed(contenders)) if backwards(sitting) else contenders
                 calls = {one.name: stack.enter_context(one.load()) for one in order}
                 limits = {"rounds": MOST_ROUNDS, "seconds": allowance.next / len(sizes), "seed": seed + sitting}
                 loaded = clock()

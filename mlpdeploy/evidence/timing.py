@@ -207,15 +207,6 @@ def measure(
     return Timings(compared, calls, seed, phases=columns if phased else {})
 
 
-def backwards(turn: int) -> bool:
-    """Whether what is loaded anew in each turn is loaded in reverse: 0 1 1 0 1 0 0 1 and so on (Thue and Morse).
-
-    What a load finds in memory depends on what the load before it left behind, so one that always follows a certain
-    other one is not like it with the names exchanged. In this sequence each order follows either as often.
-    """
-    return turn.bit_count() % 2 == 1
-
-
 @contextlib.contextmanager
 def pinned(threads: int) -> Iterator[tuple[int, ...]]:
     """Hold this thread, and the threads it starts, to `threads` cores; yields the cores (empty where unsupported).
