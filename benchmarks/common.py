@@ -90,10 +90,10 @@ def ours(
     precision: str,
     disabled: Collection[str] = (),
     enabled: Collection[str] = (),
-    backend: str | None = None,
+    off: Collection[str] = (),
 ) -> tuple[Emitted, Rewritten]:
     """The graph after our rules, emitted; and the rewritten graph with its report."""
-    rewritten = rewrite(traced, disabled, enabled, backend)
+    rewritten = rewrite(traced, disabled, enabled, off)
     return emit(precisions.apply(rewritten, precisions.plan(rewritten, precision))), rewritten
 
 

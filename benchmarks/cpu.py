@@ -64,7 +64,7 @@ def measure(
         if compile_too:
             runners[COMPILED] = torch_runner(compiled(network), specs)
         for backend in engines:
-            ours, _ = common.ours(traced, "fp32", backend=backend)
+            ours, _ = common.ours(traced, "fp32", off=backends()[backend].off)
             for kind, graph in {"ours": ours, "plain": plain}.items():
                 where = folder / f"{backend}-{kind}"
                 runners[f"{backend} {kind}"] = stack.enter_context(

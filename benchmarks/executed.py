@@ -37,8 +37,9 @@ def measure(name: str, engines: list[str], seed: int) -> dict[str, Any]:
     row: dict[str, Any] = {"family": find(name).family}
     files: dict[frozenset[str], Emitted] = {}
     for engine in engines:
-        rules = frozenset(on_by_default(engine))
-        emitted = files[rules] = files.get(rules) or common.ours(traced, "fp32", backend=engine)[0]
+        off = backends()[engine].off
+        rules = frozenset(on_by_default(off))
+        emitted = files[rules] = files.get(rules) or common.ours(traced, "fp32", off=off)[0]
         with tempfile.TemporaryDirectory() as folder:
             built = common.engine(backends()[engine], emitted, "fp32", Batch(1, 3, 3), 1, Path(folder) / "engine")
             try:

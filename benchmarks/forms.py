@@ -20,9 +20,8 @@ import openvino
 from onnx import TensorProto, helper, inliner, numpy_helper
 
 from benchmarks import common
-from mlpdeploy.engine.backends._means import means_as_products
-from mlpdeploy.engine.backends._segments import by_columns
-from mlpdeploy.engine.functions import OPSET, SEGMENTS, Form
+from mlpdeploy.engine.forms import multiply_means, project_columns
+from mlpdeploy.engine.functions import OPSET, SEGMENTS, Body
 from mlpdeploy.evidence import timing
 from mlpdeploy.graph.ops import DOMAIN
 
@@ -39,7 +38,7 @@ def projection(b: int, p: int, q: int, s: int) -> onnx.ModelProto:
     size = p * s
     weight = np.random.default_rng(0).standard_normal((size, size), dtype=np.float32) / size**0.5
     node = helper.make_node(SEGMENTS, ["x", "w"], ["y"], SEGMENTS, domain=DOMAIN, split=[0, 0, p, s])
-    return _model([node], (b, p, q, s), (b, p, q, s), {"w": weight}, [Form().function()])
+    return _model([node], (b, p, q, s), (b, p, q, s), {"w": weight}, [Body().function()])
 
 
 def mean(h: int, w: int, c: int) -> onnx.ModelProto:
@@ -107,12 +106,12 @@ def main() -> None:
         for name, shape in PROJECTIONS.items():
             model = projection(*shape)
             results[f"projection {name}"] = compare(
-                ("rows", model), ("columns", by_columns(model)), shape, arguments.seconds
+                ("rows", model), ("columns", project_columns.rewrite(model)[0]), shape, arguments.seconds
             )
         for name, grid in MEANS.items():
             model = mean(*grid)
             results[f"mean {name}"] = compare(
-                ("mean", model), ("product", means_as_products(model)), (1, *grid), arguments.seconds
+                ("mean", model), ("product", multiply_means.rewrite(model)[0]), (1, *grid), arguments.seconds
             )
     for name, engines in results.items():
         for engine, row in engines.items():

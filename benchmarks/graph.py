@@ -18,7 +18,8 @@ import torch
 from torch import nn
 
 from benchmarks import common
-from mlpdeploy.engine.backends.tensorrt import parse, parse_emitted
+from mlpdeploy.engine.backend import backends
+from mlpdeploy.engine.backends.tensorrt import parse, parse_prepared
 from mlpdeploy.engine.parsed import ParsedNetwork
 from mlpdeploy.graph.remaining import transposes
 from mlpdeploy.graph.trace import TensorSpec, trace
@@ -45,10 +46,10 @@ def before(network: nn.Module, specs: Sequence[TensorSpec]) -> dict[str, Any]:
 
 def after(network: nn.Module, specs: Sequence[TensorSpec]) -> dict[str, Any]:
     """The counts of our graph, how often each rule that fires does, and why the transposes that are left are."""
-    emitted, rewritten = common.ours(trace(network, specs), "fp16", backend=BACKEND)
+    emitted, rewritten = common.ours(trace(network, specs), "fp16", off=backends()[BACKEND].off)
     reasons = Counter(left.reason for left in transposes(rewritten.module.graph))
     return {
-        "after": counts(parse_emitted(emitted, BACKEND)),
+        "after": counts(parse_prepared(emitted.model, BACKEND)),
         "rules": {report.name: report.fired for report in rewritten.report if report.fired},
         "reasons": dict(reasons.most_common()),
     }

@@ -16,7 +16,7 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +129,7 @@ def engines(name: str, seed: int) -> dict[str, Any]:
     network, specs = common.load(name, seed)
     rows = common.inputs(specs, 2, seed, 1)[0]
     backend, found = backends()["tensorrt-rtx"], {}
-    rewritten = rewrite(trace(network, specs), backend=backend.name)
+    rewritten = rewrite(trace(network, specs), off=backend.off)
     quantisation = calibrate(rewritten, rows, "max")
     graphs = {
         "fp32": emit(apply(rewritten, plan(rewritten, "fp32"))),
@@ -137,7 +137,6 @@ def engines(name: str, seed: int) -> dict[str, Any]:
     }
     with tempfile.TemporaryDirectory() as folder:
         for precision, emitted in graphs.items():
-            emitted = replace(emitted, model=backend.prepare(emitted.model))
             built = backend.build(emitted, BuildRequest(precision, Batch(1, 8, 32)), Path(folder), common.Silent())
             found[precision] = {key: built.facts[key] for key in ("engine_bytes", "executed", "launches")}
     found["size"], found["size_without_source"] = _size(found, 0), _size(found, 1)

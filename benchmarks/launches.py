@@ -9,7 +9,6 @@ FP16, dynamic batch. No GPU is needed: an engine holds its programme, and each l
 from __future__ import annotations
 
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +38,10 @@ def measure(name: str, seed: int, rules: bool) -> dict[str, Any]:
     traced = trace(network, specs)
     fired = {report.name: report.fired for report in rewrite(traced, enabled=all_rules()).report} if rules else {}
     found = {PLAIN: counted(common.plain(network, specs, "fp16"))}
-    for label, (disabled, enabled) in variants(fired, BACKEND).items():
+    off = backends()[BACKEND].off
+    for label, (disabled, enabled) in variants(fired, off).items():
         if rules or label == ALL:
-            emitted, _ = common.ours(traced, "fp16", disabled, enabled, BACKEND)
-            found[label] = counted(replace(emitted, model=backends()[BACKEND].prepare(emitted.model)))
+            found[label] = counted(common.ours(traced, "fp16", disabled, enabled, off)[0])
             print(f"{name:24s} {label:40s} {found[label]['total']}", flush=True)
     print(f"{name:24s} {PLAIN} {found[PLAIN]['total']} -> ours {found[ALL]['total']}", flush=True)
     return found

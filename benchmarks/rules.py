@@ -15,7 +15,7 @@ import contextlib
 import itertools
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -42,9 +42,9 @@ Variant = tuple[tuple[str, ...], tuple[str, ...]]
 """What is disabled, and what is enabled."""
 
 
-def variants(fired: dict[str, int], backend: str | None = None) -> dict[str, Variant]:
+def variants(fired: dict[str, int], off: Collection[str] = ()) -> dict[str, Variant]:
     """By contender: the default rules, each rule left out that `fired`, each that is off by default put in, no rule."""
-    extra = [name for name in all_rules() if name not in on_by_default(backend) and fired.get(name)]
+    extra = [name for name in all_rules() if name not in on_by_default(off) and fired.get(name)]
     named: dict[str, Variant] = {ALL: ((), ())}
     named |= {f"without {name}": ((name,), ()) for name, count in fired.items() if count and name not in extra}
     named |= {f"with {name}": ((), (name,)) for name in extra}
@@ -53,8 +53,9 @@ def variants(fired: dict[str, int], backend: str | None = None) -> dict[str, Var
 
 def compile_variants(traced: Traced, fired: dict[str, int], backend: str) -> dict[str, Emitted]:
     """The file of each variant, rewritten for a backend."""
-    named = variants(fired, backend)
-    return {label: common.ours(traced, "fp32", *one, backend=backend)[0] for label, one in named.items()}
+    off = backends()[backend].off
+    named = variants(fired, off)
+    return {label: common.ours(traced, "fp32", *one, off)[0] for label, one in named.items()}
 
 
 def measure(

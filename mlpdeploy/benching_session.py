@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlpdeploy import documents, pipeline, store, trust
-from mlpdeploy.engine.backend import Backend
+from mlpdeploy.engine.backend import Backend, BuildRequest
 from mlpdeploy.engine.backends._base import one_line
 from mlpdeploy.errors import MachineLacks
 from mlpdeploy.progress import Stages
@@ -127,10 +127,10 @@ class Session:
         from mlpdeploy.evidence import contenders
 
         traced, found = pipeline.trace_network(self.source, self.stages), {}
-        for rule in (rule["name"] for rule in self.artifact.manifest["rules"] if rule["fired"]):
+        for rule in self._fired():
             without = replace(self.selection, disabled_rules=(*self.selection.disabled_rules, rule))
             emitted = emit(pipeline.compile_network(traced, without, self.stages).typed)
-            built = self._built(f"without-{rule}", emitted)
+            built = self._built(f"without-{rule}", emitted, without.request(self.precision))
             found[rule] = contenders.engine(rule, "rule", f"without {rule}", built, self.specs)
         return found
 
@@ -143,8 +143,14 @@ class Session:
         rivals = [contenders.engine(ENGINE, ENGINE, "every rule", self.engine, self.specs), *without.values()]
         with self.stages("credit"):
             taken = sittings(rivals, [size], SITTINGS, seconds, self.selection.seed, self.stages)[size]
-        fired = {rule["name"]: rule["fired"] for rule in self.artifact.manifest["rules"]}
+        fired = self._fired()
         return tuple(Credit(rule, fired[rule], size, taken.ratio(rule, ENGINE)) for rule in without)
+
+    def _fired(self) -> dict[str, int]:
+        """How often each rule fired, and each form of the file that the engine can do without."""
+        needed = {form.name for form in self.backend.forms if form.needed}
+        rules = (*self.artifact.manifest["rules"], *self.artifact.manifest.get("forms", ()))
+        return {one["name"]: one["fired"] for one in rules if one["fired"] and one["name"] not in needed}
 
     def _torch(self) -> tuple[Any, str]:
         """Dtype and device that PyTorch is timed with: the engine's on a GPU, float32 on a CPU."""
@@ -152,8 +158,7 @@ class Session:
 
         from mlpdeploy.engine.plain import DTYPES
 
-        on_gpu = "tensorrt" in self.backend.name or self.engine.facts.get("device") == "cuda"
-        if on_gpu and torch.cuda.is_available():
+        if self.backend.device(self.engine.facts) == "cuda" and torch.cuda.is_available():
             return DTYPES[self.precision], "cuda"
         return torch.float32, "cpu"
 
@@ -176,7 +181,9 @@ class Session:
 
         with self.stages("plain export"):
             emitted = plain(self.source.network, self.specs, self.precision)
-            self.export = self._built(EXPORT, emitted)
+            saving = tuple(form.name for form in self.backend.forms if not form.needed)
+            request = replace(self.selection.request(self.precision), disabled=saving)
+            self.export = self._built(EXPORT, emitted, request)
         what = f"the plain export in {self.precision} with {self.backend.name}, no rule"
         return contenders.engine(EXPORT, EXPORT, what, self.export, self.specs)
 
@@ -190,17 +197,10 @@ class Session:
         what = f"{other.name} {other.precision} with {self.backend.name}"
         return contenders.engine(other.name, "recipe", what, loadable, specs)
 
-    def _built(self, name: str, emitted: Any) -> Loadable:
-        import onnx
-
+    def _built(self, name: str, emitted: Any, request: BuildRequest) -> Loadable:
         from mlpdeploy.evidence import contenders
 
-        emitted = replace(emitted, model=self.backend.prepare(emitted.model))
-        folder = self.folder / name
-        request = self.selection.request(self.precision)
-        built = contenders.build(self.backend, emitted, request, folder, self.stages)
-        onnx.save(emitted.model, folder / store.MODEL)
-        return built.on(self.threads)
+        return contenders.build(self.backend, emitted, request, self.folder / name, self.stages).on(self.threads)
 
     def _profile(self, loadable: Loadable, model: Any, size: int) -> Any:
         from mlpdeploy.evidence.contenders import engine, prepared

@@ -14,7 +14,8 @@ from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mlpdeploy.engine.backend import Batch, BuildRequest
+from mlpdeploy.engine import form
+from mlpdeploy.engine.backend import Batch, BuildRequest, backends
 from mlpdeploy.errors import InputError
 from mlpdeploy.graph import rules
 from mlpdeploy.parse import parse_batch, parse_input, parse_mean, parse_shape, parse_std, parse_words
@@ -145,14 +146,18 @@ class EngineChoice:
     """
 
     precision: str = option("fp16", "fp32, tf32, fp16, bf16 or int8.")
-    backend: str = option("auto", "auto, tensorrt, tensorrt-rtx, torch-tensorrt, openvino, onnxruntime or inductor.")
+    backend: str = option("auto", f"auto, {', '.join(backends())}.")
     batch: str = option(BATCH, "Batch sizes, or one number.", metavar="MIN:OPT:MAX")
     _: KW_ONLY
     gpus: tuple[str, ...] = option(
         (), "GPUs to build for: sm86,sm89, or current.", metavar="SM,...", flag="--gpu", parse=parse_words
     )
     disabled_rules: tuple[str, ...] = option(
-        (), "Leave a rewrite rule out; repeatable.", metavar="NAME", flag="--disable-rule", repeated=True
+        (),
+        "Leave a rule or a form out (see list --rules); repeatable.",
+        metavar="NAME",
+        flag="--disable-rule",
+        repeated=True,
     )
     enabled_rules: tuple[str, ...] = option(
         (),
@@ -174,7 +179,9 @@ class EngineChoice:
         parse_batch(self.batch)
         if self.level is not None and not 0 <= self.level <= 5:
             raise InputError(f"builder level {self.level}: TensorRT's levels are 0 to 5")
-        for rule in (*self.disabled_rules, *self.enabled_rules):
+        for rule in self.disabled_rules:
+            _known_rule(rule, form.names())
+        for rule in self.enabled_rules:
             _known_rule(rule)
         for gpu in self.gpus:
             if not re.fullmatch(r"sm[0-9]{2,3}|current", gpu):
@@ -187,9 +194,14 @@ class EngineChoice:
 
     def request(self, precision: str | None = None, batch: Batch | None = None) -> BuildRequest:
         """What a backend is asked to build: in another precision, or for other batch sizes, where these are given."""
-        return BuildRequest(
-            precision or self.precision, batch or self.profile, self.gpus, self.level, plugin=self.plugin
-        )
+        precision, batch = precision or self.precision, batch or self.profile
+        left_out = tuple(name for name in self.disabled_rules if name in form.names())
+        return BuildRequest(precision, batch, self.gpus, self.level, plugin=self.plugin, disabled=left_out)
+
+    @property
+    def disabled_in_graph(self) -> tuple[str, ...]:
+        """Of the rules that are left out, those of the graph: the others are forms of the file."""
+        return tuple(name for name in self.disabled_rules if name not in form.names())
 
 
 @dataclass(frozen=True)
@@ -281,9 +293,11 @@ def _one_of(what: str, value: str, known: tuple[str, ...]) -> None:
         raise InputError(f"{what} {value!r} is not known: choose one of {', '.join(known)}")
 
 
-def _known_rule(name: str) -> None:
+def _known_rule(name: str, forms: Sequence[str] = ()) -> None:
     """A rule is a file of `graph/rules/`; to know its name it need not be imported, which would take torch."""
-    known = [*(module.name for module in pkgutil.iter_modules(rules.__path__)), LAYOUT]
+    known = [*(module.name for module in pkgutil.iter_modules(rules.__path__)), LAYOUT, *forms]
+    if name not in known and name in form.names():
+        raise InputError(f"{name} is a form of the file, and on wherever it serves: only --disable-rule takes it")
     if name not in known:
         near = difflib.get_close_matches(name, known, n=2)
         hint = f"did you mean {' or '.join(near)}?" if near else f"the rules are {', '.join(known)}"

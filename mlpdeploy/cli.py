@@ -21,11 +21,12 @@ from mlpdeploy import __version__, pipeline
 from mlpdeploy.cli_measure import bench, history, regress, sensitivity
 from mlpdeploy.console import Live, print_artifact, print_build, print_doctor, print_verification
 from mlpdeploy.engine.backends import _nvidia
-from mlpdeploy.errors import MlpdeployError
+from mlpdeploy.errors import InputError, MlpdeployError
 from mlpdeploy.leftovers import FULL
-from mlpdeploy.listing import print_catalogue
+from mlpdeploy.listing import print_catalogue, print_rulebook
 from mlpdeploy.options import CALIBRATION, FIELDS, Data, Json, Out, Trust, choosing, opening, print_json, printing
 from mlpdeploy.processes import Interruption, Terminated, unwinding
+from mlpdeploy.rulebook import rulebook
 from mlpdeploy.selection import OUT, Selection
 from mlpdeploy.store import Artifact
 from mlpdeploy.terminal import Terminal
@@ -65,6 +66,7 @@ app = typer.Typer(
 )
 
 Pattern = Annotated[str | None, typer.Argument(help="Only names and families with this in them; shows more of each.")]
+Rules = Annotated[bool, typer.Option("--rules", help="List what a build rewrites, and for which engines.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an unexpected error.")]
 Device = Annotated[
     str | None, typer.Option(metavar="N", help="Which NVIDIA GPU, by its number or UUID; may stand anywhere.")
@@ -85,13 +87,17 @@ def _root(context: typer.Context, debug: Debug = False, device: Device = None, v
 
 
 @app.command("list")
-def list_command(pattern: Pattern = None, as_json: Json = False) -> None:
-    """List the recipes: what they cost, what was published, and what the rules do to each."""
-    catalogue = pipeline.catalogue(pattern)
+def list_command(pattern: Pattern = None, rules: Rules = False, as_json: Json = False) -> None:
+    """List the recipes: what they cost, what was published, and what the rules do to each; or the rules."""
+    if rules and pattern is not None:
+        raise InputError("list --rules lists all rules: leave the pattern out")
+    found = rulebook() if rules else pipeline.catalogue(pattern)
     if as_json:
-        print_json(catalogue)
+        print_json(found)
+    elif rules:
+        print_rulebook(Terminal(), found)
     else:
-        print_catalogue(Terminal(), catalogue, detailed=pattern is not None)
+        print_catalogue(Terminal(), found, detailed=pattern is not None)
 
 
 @app.command()

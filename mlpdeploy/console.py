@@ -167,6 +167,9 @@ def print_artifact(console: Console, found: Mapping[str, Any]) -> None:
     busy = [rule for rule in rules if any(rule[1:])]
     console.print(_counts(("rule", "fired", "refused"), busy))
     console.print(f"  {len(rules) - len(busy)} more rules found nothing that they could rewrite", highlight=False)
+    if forms := [(form["name"], form["fired"]) for form in manifest.get("forms", ()) if form["fired"]]:
+        console.print(f"\n[bold]Forms of the file for {escape(manifest['backend'])}[/]")
+        console.print(_counts(("form", "fired"), forms))
     for rule in manifest["rules"]:
         for refusal in rule["refused"]:
             line = f"{rule['name']} refused {refusal['where']}: {refusal['reason']}"
@@ -307,11 +310,11 @@ def _facts(rows: Mapping[str, str]) -> Table:
     return table
 
 
-def _counts(header: tuple[str, str, str], rows: Sequence[tuple[str, int, int]]) -> Table:
+def _counts(header: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> Table:
     table = Table(**SIMPLE)
     table.add_column(f"  {header[0]}")
     for name in header[1:]:
         table.add_column(name, justify="right")
-    for row_name, first, second in rows:
-        table.add_row(f"  {escape(row_name)}", str(first), str(second))
+    for name, *counts in rows:
+        table.add_row(f"  {escape(name)}", *map(str, counts))
     return table

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ from mlpdeploy import cache
 from mlpdeploy.choice import PRECISIONS
 from mlpdeploy.engine.backend import backends
 
-FLAVOURS = ("tensorrt", "tensorrt-rtx", "torch-tensorrt")
 CPU_FLAGS = ("avx2", "f16c", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "asimddp")
 
 
@@ -25,7 +23,7 @@ def examine() -> dict[str, Any]:
             "cpu": _cpu(),
             "gpu": _gpu(),
         },
-        "versions": cache.versions() | {flavour: _installed(flavour) for flavour in FLAVOURS},
+        "versions": cache.versions() | _engines(),
         "backends": [
             {
                 "name": backend.name,
@@ -39,13 +37,10 @@ def examine() -> dict[str, Any]:
     }
 
 
-def _installed(package: str) -> str | None:
-    for name in (package, f"{package}-cu13", f"{package}-cu12"):
-        try:
-            return metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return None
+def _engines() -> dict[str, str | None]:
+    """The versions of what the backends need, None where it is not installed."""
+    found = {name: version for backend in backends().values() for name, version in backend.versions().items()}
+    return {name: None if version == "none" else version for name, version in sorted(found.items())}
 
 
 def _cpu() -> dict[str, Any]:

@@ -7,6 +7,7 @@ from itertools import groupby
 from typing import Any
 
 from rich.console import Console
+from rich.padding import Padding
 
 from mlpdeploy.terminal import escape
 
@@ -25,6 +26,29 @@ def print_catalogue(console: Console, catalogue: Sequence[Mapping[str, Any]], de
     which = "below each network which" if detailed else "`mlpdeploy list PATTERN` says which"
     console.print(f"\nTop-1 is what was published, in percent. Rewrites: how often rules fire; {which}.")
     console.print("Other networks: timm:<model> and package.module:factory.", markup=False)
+
+
+def print_rulebook(console: Console, rules: Sequence[Mapping[str, Any]]) -> None:
+    """`mlpdeploy list --rules`: the rules of the graph, phase by phase, then the forms of the file."""
+    for title, group in groupby(rules, key=lambda rule: rule["phase"]):
+        console.print(f"[bold cyan]{'Rules of the graph: ' + title if title else 'Forms of the ONNX file'}[/]")
+        for rule in group:
+            console.print(f"  {escape(rule['name'])}[yellow]{escape(_where(rule, rules))}[/]", highlight=False)
+            console.print(Padding(f"[dim]{escape(rule['what'])}[/]", (0, 0, 0, 4)), highlight=False)
+        console.print()
+    console.print("--disable-rule NAME leaves one out, --enable-rule NAME runs a rule that is off.", markup=False)
+
+
+def _where(rule: Mapping[str, Any], rules: Sequence[Mapping[str, Any]]) -> str:
+    """On which engines a rule does not run, or on which a form does; nothing to say of one that always does."""
+    engines = [f"{one} (needed)" if one in rule["needed"] else one for one in rule["engines"]]
+    if not rule["default"]:
+        return "  off"
+    if rule["phase"] is None:
+        return f"  {', '.join(engines)}"
+    every = dict.fromkeys(one for other in rules if other["phase"] for one in other["engines"])
+    missing = [one for one in every if one not in engines]
+    return f"  off for {', '.join(missing)}" if missing else ""
 
 
 def _family(entries: Sequence[Mapping[str, Any]], detailed: bool) -> Iterator[str]:

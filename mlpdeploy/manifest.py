@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import fx
 
     from mlpdeploy.evidence.ladder import Verification
+    from mlpdeploy.graph.rule import RuleReport
     from mlpdeploy.graph.trace import TensorSpec
     from mlpdeploy.pipeline import Compiled
     from mlpdeploy.source import Source
@@ -60,14 +61,9 @@ def describe(
         "versions": cache.versions() | backend.versions() | {"python": platform.python_version()},
         "gpus": list(selection.gpus),
         "facts": built.facts,
-        "rules": [
-            {
-                "name": rule.name,
-                "fired": rule.fired,
-                "refused": [asdict(refusal) for refusal in rule.refused],
-                "seconds": round(rule.seconds, 4),
-            }
-            for rule in compiled.rewritten.report
+        "rules": [*map(_rule, compiled.rewritten.report)],
+        "forms": [
+            {"name": form.name, "fired": form.fired, "seconds": round(form.seconds, 4)} for form in built.prepared.forms
         ],
         "transposes": [asdict(left) for left in transposes(compiled.rewritten.module.graph)],
         "kept_fp32": [{"node": kept.node, "module": kept.module, "reason": kept.reason} for kept in compiled.plan.kept],
@@ -136,6 +132,15 @@ def _int8(compiled: Compiled) -> dict[str, Any]:
         "refused": [
             {"node": name, "module": found.modules[name], "reason": reason} for name, reason in found.refused.items()
         ],
+    }
+
+
+def _rule(report: RuleReport) -> dict[str, Any]:
+    return {
+        "name": report.name,
+        "fired": report.fired,
+        "refused": [asdict(refusal) for refusal in report.refused],
+        "seconds": round(report.seconds, 4),
     }
 
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlpdeploy import documents, store, trust
 from mlpdeploy.choice import NetworkChoice
-from mlpdeploy.engine.backend import Batch, pick
+from mlpdeploy.engine.backend import Batch, backends, pick
 from mlpdeploy.errors import InputError
 from mlpdeploy.int8 import Int8, calibrated_on, calibration, measure_sites, paid_off
 from mlpdeploy.lookup import (
@@ -119,15 +119,14 @@ def build(
             from mlpdeploy.engine.emit import emit
 
             emitted = emit(compiled.typed)
-            emitted = replace(emitted, model=backend.prepare(emitted.model))
         with store.draft(folder) as draft:
             with stages("build"):
                 import onnx
 
-                onnx.save(emitted.model, draft.folder / store.MODEL)
+                built = backend.build(emitted, selection.request(), draft.folder, stages)
+                onnx.save(built.prepared.model, draft.folder / store.MODEL)
                 outlines = manifest.outlines(compiled)
                 (draft.folder / store.GRAPH).write_text(json.dumps(outlines), encoding="utf-8")
-                built = backend.build(emitted, selection.request(), draft.folder, stages)
                 if compiled.int8 is not None:
                     compiled.int8.save(draft.folder, selection.name)
             paid = None if compiled.int8 is None or not worth else paid_off(compiled, selection, stages)
@@ -342,7 +341,9 @@ def rewrite_network(traced: Traced, selection: Selection, stages: Stages) -> Rew
     with stages("rewrite"):
         from mlpdeploy.graph.rewrite import rewrite
 
-        return rewrite(traced, selection.disabled_rules, selection.enabled_rules, selection.backend)
+        backend = backends().get(selection.backend)
+        off = () if backend is None else backend.off
+        return rewrite(traced, selection.disabled_in_graph, selection.enabled_rules, off)
 
 
 def inspect(

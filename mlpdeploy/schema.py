@@ -70,6 +70,7 @@ MANIFEST = {
     "precision": str, "batch": {"min": SIZE, "opt": SIZE, "max": SIZE}, "inputs": [PORT, ...], "outputs": [PORT, ...],
     "mapping?": bool, "backend": str, "engine": str, "versions": {str: str}, "gpus": [str], "facts": FACTS,
     "rules": [{"name": str, "fired": COUNT, "refused": PLACES, "seconds": AMOUNT}],
+    "forms?": [{"name": str, "fired": COUNT, "seconds": AMOUNT}],
     "transposes": [{"where": str, "reason": str, "permutation": str}], "kept_fp32": KEPT, "int8": (INT8, None),
     "ops": {"before": {str: COUNT}, "after": {str: COUNT}}, "dtypes": DTYPES, "seconds": {str: AMOUNT},
     "files": {str: {"bytes": COUNT, "sha256": str}}, "notes?": [str], "seal?": str,

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mlpdeploy.console import SIMPLE
+from mlpdeploy.evidence.machine import computed_on
 from mlpdeploy.evidence.words import PHASES, clock_notes, device_rows
 from mlpdeploy.terminal import escape
 
@@ -24,7 +25,8 @@ def print_bench(console: Console, document: Mapping[str, Any]) -> None:
     """`mlpdeploy bench`: the contenders at each batch, the roofline, where the time goes, what each rule is worth."""
     network, settings = document["network"], document["settings"]
     title = f"{network['name']} {network['precision']} with {network['backend']}"
-    where = f"{settings['threads']} of {document['machine']['cores']} cores, {_device(document)}"
+    device = computed_on(document["machine"], network.get("device"))
+    where = f"{settings['threads']} of {document['machine']['cores']} cores, {device}"
     console.print(f"[bold]{escape(title)}[/]  {escape(where)}", highlight=False, soft_wrap=True)
     console.print(f"  {escape(network['weights'])}", style=_weights_style(network), highlight=False, soft_wrap=True)
     for one in document["measurements"]:
@@ -163,12 +165,6 @@ def _print_layers(console: Console, layers: Mapping[str, Any]) -> None:
     whole = "" if before is None else f"{before['milliseconds']:.3f}"
     table.add_row("  all", whole, f"{after['milliseconds']:.3f}", "100%")
     console.print(table)
-
-
-def _device(document: Mapping[str, Any]) -> str:
-    machine = document["machine"]
-    gpu = machine["gpu"] if "tensorrt" in document["network"]["backend"] else None
-    return str(gpu["name"] if gpu else machine["cpu"])
 
 
 def _weights_style(network: Mapping[str, Any]) -> str | None:

@@ -13,7 +13,7 @@ from typing import Any
 from mlpdeploy import pipeline, store
 from mlpdeploy.engine.backend import Backend, backends
 from mlpdeploy.errors import ArtifactError, InputError, MachineLacks
-from mlpdeploy.lookup import folder_of
+from mlpdeploy.lookup import backend_of, folder_of
 from mlpdeploy.progress import Listener, Stages
 from mlpdeploy.selection import Selection
 from mlpdeploy.store import TRIES, Artifact
@@ -57,6 +57,7 @@ def describe(artifact: Artifact) -> dict[str, Any]:
     manifest = artifact.manifest
     recipe = {key: manifest["recipe"][key] for key in ("name", "family", "source", "parameters")}
     engine = {"backend": manifest["backend"], "precision": manifest["precision"], "created": manifest["created"]}
+    engine["device"] = backend_of(artifact).device(manifest["facts"])
     return {
         **recipe,
         "weights": manifest["weights"]["text"],

@@ -16,9 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mlpdeploy.engine.backends._means import means_as_products
-from mlpdeploy.engine.backends._segments import by_columns
 from mlpdeploy.engine.emit import Emitted, emit
+from mlpdeploy.engine.forms import multiply_means, project_columns
 from mlpdeploy.errors import NetworkError
 from mlpdeploy.graph.precision import apply, plan
 from mlpdeploy.graph.rewrite import rewrite
@@ -102,11 +101,11 @@ def test_equal_networks_give_equal_files() -> None:
 def test_a_cpu_engine_may_multiply_columns(run: int | None, changed: int) -> None:
     """The stages have runs of 2 and of 6 numbers, four and two projections; and one is the downsampling."""
     model = vip().model
-    other = by_columns(model, run)
+    other, count = project_columns.rewrite(model, run)
     onnx.checker.check_model(other)
     kinds = Counter(node.op_type for node in other.graph.node if node.domain == "mlpdeploy")
     calls = Counter(node.op_type for node in model.graph.node)["segment_grouped_projection"]
-    assert kinds["segment_grouped_projection_by_columns"] == changed and kinds.total() == calls
+    assert kinds["segment_grouped_projection_by_columns"] == count == changed and kinds.total() == calls
     used = {name for node in other.graph.node for name in node.input}
     assert {tensor.name for tensor in other.graph.initializer} <= used
     for batch in (1, 3):
@@ -124,17 +123,17 @@ class Means(nn.Module):
 def test_onnx_runtime_gets_means_over_the_middle_axes_as_products() -> None:
     torch.manual_seed(0)
     model = emitted(Means(), TensorSpec("x", (3, 4, 6), torch.float32)).model
-    other = means_as_products(model)
+    other, count = multiply_means.rewrite(model)
     onnx.checker.check_model(other)
     counts = [Counter(node.op_type for node in one.graph.node) for one in (model, other)]
     changed = counts[0]["ReduceMean"] - counts[1]["ReduceMean"]
-    assert changed == counts[1]["MatMul"] and changed in (1, 2)
+    assert changed == count == counts[1]["MatMul"] and changed in (1, 2)
     for batch in (1, 3):
         x = np.random.default_rng(0).standard_normal((batch, 3, 4, 6), dtype=np.float32)
         for one, two in zip(infer(other, x=x), infer(model, x=x), strict=True):
             np.testing.assert_allclose(one, two, atol=1e-6)
     half = emitted(Means(), TensorSpec("x", (3, 4, 6), torch.float32), precision="fp16").model
-    assert means_as_products(half) == half
+    assert multiply_means.rewrite(half) == (half, 0)
 
 
 class Two(nn.Module):

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mlpdeploy.engine.backends.onnxruntime import judge_model, open_session
+from mlpdeploy.engine.backends.onnxruntime import open_session
 from mlpdeploy.engine.emit import emit
+from mlpdeploy.engine.forms import round_results
 from mlpdeploy.errors import InputError
 from mlpdeploy.graph.precision import Plan, Typed, apply, plan
 from mlpdeploy.graph.rewrite import Rewritten, rewrite
@@ -70,7 +71,7 @@ def judged(made: Typed, *inputs: Tensor) -> np.ndarray:
     """What the emitted file means, by ONNX Runtime with every result rounded."""
     import onnxruntime
 
-    model = judge_model(emit(made).model)
+    model = round_results.rewrite(emit(made).model)[0]
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     wide = {port.name: port.type for port in session.get_inputs()}
     feeds = {
@@ -116,7 +117,7 @@ def test_tensorrt_parses_the_layers_that_are_kept_as_float_and_all_others_as_hal
 
     made = typed(graph(Blocks(), (5, 8)), "fp16")[1]
     emitted = emit(made)
-    parsed = tensorrt.parse_emitted(emitted)
+    parsed = tensorrt.parse_prepared(emitted.model)
     _planned.check(parsed, "fp16", emitted.fp32_nodes)
     floats = {name for layer in parsed.computing if layer.dtype == "FLOAT" for name in (layer.layer, *layer.nodes)}
     halves = [layer for layer in parsed.computing if layer.dtype == "HALF"]
@@ -287,7 +288,7 @@ def test_a_norm_whose_powers_overflow_for_a_large_row_stays_in_fp32(order: float
     assert kept == (["linalg_vector_norm_default"] if wide else [])
     x = 100 * torch.randn(2, 8, generator=torch.Generator().manual_seed(1))
     (expected,) = rewritten.module(x)
-    session = open_session(judge_model(emit(found).model).SerializeToString(), 1)
+    session = open_session(round_results.rewrite(emit(found).model)[0].SerializeToString(), 1)
     (output,) = session.run(None, {"x0": x.numpy()})
     assert np.isfinite(output).all() or order == 400
     assert order == 400 or np.allclose(output, expected, rtol=5e-3)

@@ -8,7 +8,7 @@ import json
 import math
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -146,9 +146,8 @@ def engines(name: str, batch: int, backend_name: str, gpus: tuple[str, ...], sec
     from mlpdeploy.engine.emit import emit
 
     backend, source = backends()[backend_name], source_of(NetworkChoice(name))
-    rewritten = rewrite(trace(source.network, source.specs()), backend=backend_name)
+    rewritten = rewrite(trace(source.network, source.specs()), off=backend.off)
     ours = emit(apply(rewritten, plan(rewritten, "fp16", io="fp16")))
-    ours = replace(ours, model=backend.prepare(ours.model))
     graphs = {"ours": ours, "plain": common.plain(source.network, source.specs(), "fp16")}
     images = torch.randn((batch, *source.specs()[0].shape), device="cuda")
     wanted = _exact(source.network.cuda(), images[:CHECKED])

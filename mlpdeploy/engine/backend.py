@@ -16,11 +16,11 @@ from mlpdeploy.errors import InputError, MachineLacks
 
 if TYPE_CHECKING:
     import numpy as np
-    import onnx
     from torch import Tensor
 
     from mlpdeploy.engine.backends._nvidia import Gpu
     from mlpdeploy.engine.emit import Emitted
+    from mlpdeploy.engine.form import Form, Prepared
 
 Arrays = Mapping[str, "np.ndarray"]
 
@@ -48,6 +48,7 @@ class BuildRequest:
     `level` is TensorRT's builder optimisation level (0 to 5; None: its default). `threads` is how many threads one
     operation of a CPU engine uses (None: the engine's default). A backend ignores the one that is not its own.
     `plugin` says whether a TensorRT engine carries our plugins: "on", "off", or "auto", which keeps the faster way.
+    `disabled` are forms of the file to leave out, by name.
     """
 
     precision: str
@@ -56,6 +57,7 @@ class BuildRequest:
     level: int | None = None
     threads: int | None = None
     plugin: str = "auto"
+    disabled: tuple[str, ...] = ()
 
 
 class Progress(Protocol):
@@ -67,9 +69,10 @@ class Progress(Protocol):
 
 @dataclass(frozen=True)
 class Built:
-    """An engine on disk, and the facts about it that the manifest keeps (JSON values only)."""
+    """An engine on disk, the facts about it that the manifest keeps (JSON values only), and the file it was made of."""
 
     engine: Path
+    prepared: Prepared
     facts: dict[str, Any] = field(default_factory=dict)
 
 
@@ -128,6 +131,12 @@ class Backend(Protocol):
     """What its engines hold that runs as a program where they are loaded, in words; None where they are data alone."""
     beside_int8: str | None
     """The precision of what lies between the products of an INT8 engine; None where it builds none."""
+    packages: tuple[str, ...]
+    """The distributions that its engines depend on."""
+    forms: tuple[Form, ...]
+    """What its file is made of, in the order in which they run."""
+    off: tuple[str, ...]
+    """Rules of the graph that do not run for it unless they are asked for: there they cost more than they save."""
 
     def available(self) -> str | None:
         """None where this machine can build with it, else one line: why not, and what to install."""
@@ -150,11 +159,11 @@ class Backend(Protocol):
     def gpu(self, gpus: Collection[str] = ()) -> Gpu | None:
         """This machine's GPU where an engine is made for it alone; None where engines serve several, or need none."""
 
-    def prepare(self, model: onnx.ModelProto) -> onnx.ModelProto:
-        """The emitted file in the form that this engine takes best: the same function, kept beside the engine."""
+    def device(self, facts: Mapping[str, Any]) -> str:
+        """Where an engine with these facts of its build runs: "cpu", or "cuda"."""
 
     def build(self, emitted: Emitted, request: BuildRequest, folder: Path, progress: Progress) -> Built:
-        """Write `folder/engine_file`. Raises BuildError where the engine refuses the network."""
+        """Write `folder/engine_file`, of the file after its forms. Raises BuildError where the engine refuses that."""
 
     def load(self, engine: Path, facts: Mapping[str, Any]) -> AbstractContextManager[Runner]:
         """Load an engine for running, by several threads at once. Raises MachineLacks or ArtifactError, never crashes.

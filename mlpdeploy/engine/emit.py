@@ -17,7 +17,7 @@ from torch import fx, nn
 from mlpdeploy.engine import elementary, norms
 from mlpdeploy.engine.backends._base import one_line
 from mlpdeploy.engine.coded import transpose_codes
-from mlpdeploy.engine.functions import FORMS, OPSET, Form, functions
+from mlpdeploy.engine.functions import BODIES, OPSET, Body, functions
 from mlpdeploy.engine.simplify import simplify
 from mlpdeploy.engine.tidy import ORIGIN, tidy
 from mlpdeploy.errors import NetworkError
@@ -135,12 +135,12 @@ def _segment_grouped_projection(
     sizes, segments = [1, *map(int, x.shape[1:])], int(segments)
     operands = {"bias": bias, "scale": scale, "accumulate": accumulate}
     present = {name: value for name, value in operands.items() if value is not None}
-    form = Form(len(sizes) == 5, sizes[1] > 1 or len(sizes) == 4, segments > 1 or len(sizes) == 4, gelu=bool(gelu),
+    body = Body(len(sizes) == 5, sizes[1] > 1 or len(sizes) == 4, segments > 1 or len(sizes) == 4, gelu=bool(gelu),
                 **dict.fromkeys(present, True))  # fmt: skip
     shape = [] if accumulate is None else [-1, *map(int, accumulate.shape[1:])]
-    attributes = form.attributes_of(sizes, segments, int(weight.shape[0]) // segments, shape)
-    matrix = weight if form.trailing else opset20.Transpose(weight, perm=[1, 0])
-    return _SEGMENT_OPS[form.name](x, matrix, *present.values(), **attributes)
+    attributes = body.attributes_of(sizes, segments, int(weight.shape[0]) // segments, shape)
+    matrix = weight if body.trailing else opset20.Transpose(weight, perm=[1, 0])
+    return _SEGMENT_OPS[body.name](x, matrix, *present.values(), **attributes)
 
 
 def _quantise(x: Any, scale: Any) -> Any:
@@ -156,17 +156,17 @@ def _dequantise(codes: Any, scale: Any, axis: int) -> Any:
     return opset20.DequantizeLinear(codes, scale, zero)
 
 
-def _segment_schema(form: Form) -> onnx.defs.OpSchema:
+def _segment_schema(body: Body) -> onnx.defs.OpSchema:
     kinds = [f"tensor({name})" for name in ("float", "float16", "bfloat16", "double")]
     parameter, attribute = onnx.defs.OpSchema.FormalParameter, onnx.defs.OpSchema.Attribute
     return onnx.defs.OpSchema(
-        form.name,
+        body.name,
         ops.DOMAIN,
         1,
-        inputs=[parameter(name, "T") for name in form.inputs],
+        inputs=[parameter(name, "T") for name in body.inputs],
         outputs=[parameter("Y", "T")],
         type_constraints=[("T", kinds, "")],
-        attributes=[attribute(name, onnx.defs.OpSchema.AttrType.INTS, "", required=True) for name in form.attributes],
+        attributes=[attribute(name, onnx.defs.OpSchema.AttrType.INTS, "", required=True) for name in body.attributes],
     )
 
 
@@ -180,7 +180,7 @@ _ZERO = onnx.helper.make_tensor("zero", onnx.TensorProto.INT8, [], [0])
 """The zero point, which makes codes signed."""
 
 _OPSET = onnxscript.values.Opset(ops.DOMAIN, 1)
-_SEGMENT_OPS = {name: onnxscript.values.Op(_OPSET, name, _segment_schema(form)) for name, form in FORMS.items()}
+_SEGMENT_OPS = {name: onnxscript.values.Op(_OPSET, name, _segment_schema(body)) for name, body in BODIES.items()}
 _TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     ops.SEGMENT_GROUPED_PROJECTION: _segment_grouped_projection,
     ops.WITH_EPILOGUE: _segment_grouped_projection,

@@ -1,6 +1,6 @@
-"""The ONNX local functions of our operations: one for each form of a segment-grouped projection that pays.
+"""The ONNX local functions of our operations: one for each body of a segment-grouped projection that pays.
 
-Engines without a kernel of ours run the bodies, so a form has only the steps that its tensors need.
+Engines without a kernel of ours run the bodies, so a body has only the steps that its tensors need.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SEGMENTS = "segment_grouped_projection"
 
 
 @dataclass(frozen=True)
-class Form:
+class Body:
     """A segment-grouped projection in ONNX, by what it has.
 
     Without a trailing axis: X (B, P, Q, S) and W (P*S, K*T), with `split` = [0, 0, K, T]. With one: X (B, P, Q, S, O)
@@ -112,23 +112,23 @@ class Form:
         ]
 
 
-def _forms() -> list[Form]:
+def _bodies() -> list[Body]:
     layouts = [(False, True, True), *((True, g, s) for g in (False, True) for s in (False, True))]
     epilogues = [
         (bias, gelu, scale, accumulate)
         for bias, gelu, scale, accumulate in itertools.product((False, True), repeat=4)
         if accumulate or not scale
     ]
-    return [Form(*layout, *epilogue) for layout in layouts for epilogue in epilogues]
+    return [Body(*layout, *epilogue) for layout in layouts for epilogue in epilogues]
 
 
-FORMS = {form.name: form for form in _forms()}
-"""Every form by the name of its function."""
+BODIES = {body.name: body for body in _bodies()}
+"""Every body by the name of its function."""
 
 
 def functions(names: Collection[str]) -> list[onnx.FunctionProto]:
     """Those of our ONNX local functions that are called `names`."""
-    return [form.function() for name, form in FORMS.items() if name in names]
+    return [body.function() for name, body in BODIES.items() if name in names]
 
 
 def attribute_ints(name: str) -> onnx.NodeProto:

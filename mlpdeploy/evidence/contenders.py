@@ -11,10 +11,12 @@ from types import FunctionType
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from mlpdeploy import store
 from mlpdeploy.engine.backend import Arrays, Backend, BuildRequest, OnDevice, Progress
 from mlpdeploy.engine.backends import _programs
 from mlpdeploy.engine.emit import Emitted
@@ -70,9 +72,10 @@ def engine(name: str, kind: str, what: str, loadable: Loadable, inputs: Sequence
 
 
 def build(backend: Backend, emitted: Emitted, request: BuildRequest, folder: Path, progress: Progress) -> Loadable:
-    """Build a graph with a backend in `folder`, which is made for it."""
+    """Build a graph with a backend in `folder`, which is made for it, and keep the file that it compiled there."""
     folder.mkdir(parents=True)
     built = backend.build(emitted, request, folder, progress)
+    onnx.save(built.prepared.model, folder / store.MODEL)
     return Loadable(backend, built.engine, built.facts)
 
 

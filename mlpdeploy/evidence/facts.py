@@ -142,6 +142,6 @@ def _parsed(model: Any) -> dict[str, Any] | str:
     if (reason := backend.available()) is not None:
         return reason
     try:
-        return tensorrt.parse(backend.prepare(model), _PARSER).facts()
+        return tensorrt.parse_prepared(model, _PARSER).facts()
     except BuildError as error:
         return str(error).splitlines()[0]

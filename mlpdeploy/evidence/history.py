@@ -18,6 +18,7 @@ from typing import Any
 from mlpdeploy import files
 from mlpdeploy.errors import InputError
 from mlpdeploy.evidence.bench import BENCH
+from mlpdeploy.evidence.machine import computed_on
 from mlpdeploy.results import add
 from mlpdeploy.text import plain
 
@@ -92,6 +93,7 @@ def entry(document: Mapping[str, Any], revision: str | None = None) -> dict[str,
         "name": network["name"],
         "precision": network["precision"],
         "backend": network["backend"],
+        "device": network.get("device"),
         "threads": document["settings"]["threads"],
         "machine": document["machine"],
         "baseline": document.get("baseline", {}).get("reference"),
@@ -224,14 +226,14 @@ def _series(entries: Sequence[Mapping[str, Any]]) -> tuple[Series, ...]:
         for batch, times in one["batches"].items():
             key = (str(one["precision"]), str(one["backend"]), int(batch), int(one["threads"]))
             machine = one["machine"]
-            name = machine["gpu"]["name"] if key[1].startswith("tensorrt") and machine.get("gpu") else machine["cpu"]
+            name = computed_on(machine, one.get("device"))
             point = Point(
                 created=str(one["created"]),
                 revision=str(one.get("revision") or ""),
                 median_ms=float(times["median_ms"]),
                 ratio=times.get("ratio"),
                 verdict=str(one.get("verdict") or ""),
-                machine=str(name),
+                machine=name,
                 comparable=fingerprints.get(key) == machine,
             )
             fingerprints[key] = machine

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib.metadata
 import os
 import platform
 import shutil
@@ -13,10 +11,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from mlpdeploy.engine.backend import backends
 from mlpdeploy.engine.backends import _nvidia
+from mlpdeploy.engine.backends._base import installed_version
 from mlpdeploy.engine.backends._host import cpu_model, cpuinfo
 
-PACKAGES = ("numpy", "onnx", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx", "timm", "torch")
+PACKAGES = ("numpy", "onnx", "timm", "torch")
+"""What every number depends on, beside the engines' own packages."""
+GPU = "cuda"
+"""The device of an engine that does not compute on the CPU."""
 
 _CPU = Path("/sys/devices/system/cpu/cpu0")
 
@@ -26,10 +29,9 @@ def fingerprint() -> dict[str, Any]:
 
     `gpu_clock` is what times a GPU's work there, None where that is the host's clock (see `evidence.clocks`).
     """
-    versions = {}
-    for package in PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
+    engines = (package for backend in backends().values() for package in backend.packages)
+    found = {package: installed_version(package) for package in sorted({*PACKAGES, *engines})}
+    versions = {package: version for package, version in found.items() if version is not None}
     gpu = _nvidia.probe()
     return {
         "cpu": cpu_model(),
@@ -41,6 +43,12 @@ def fingerprint() -> dict[str, Any]:
         "gpu": None if isinstance(gpu, str) else asdict(gpu),
         "gpu_clock": None if isinstance(gpu, str) else _gpu_clock(),
     }
+
+
+def computed_on(machine: Mapping[str, Any], device: str | None) -> str:
+    """What of a machine an engine computes on that runs on `device`, by name."""
+    gpu = machine.get("gpu") if device == GPU else None
+    return str(gpu["name"] if gpu else machine["cpu"])
 
 
 def differences(here: Mapping[str, Any], there: Mapping[str, Any]) -> list[str]:

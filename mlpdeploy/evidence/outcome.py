@@ -8,6 +8,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from mlpdeploy.evidence.gate import PASSED, REGRESSED, UNDECIDED
+from mlpdeploy.evidence.machine import GPU, computed_on
 from mlpdeploy.evidence.markdown import items, table, text
 from mlpdeploy.evidence.regress import ACCEPTED, ACCURACY, FAILED_STAGES, NOT_MEASURED, VERIFICATION
 from mlpdeploy.text import megabytes, plain
@@ -58,10 +59,12 @@ def markdown(document: Mapping[str, Any]) -> str:
         table(header, rows),
     ]
     reasons = [f"{gate['label']}: {gate['reason']}" for gate in document["gates"] if gate["reason"]]
-    where = (machine["gpu"] or {}).get("name") if document["network"]["backend"].startswith("tensorrt") else None
-    threads = "" if where else f", {document['settings']['threads']} of {machine['cores']} cores"
+    device = document["network"].get("device")
+    threads = "" if device == GPU else f", {document['settings']['threads']} of {machine['cores']} cores"
     lines += ["", *([items(reasons), ""] if reasons else [])]
-    lines.append(text(f"{where or machine['cpu']}{threads}; {document['network']['weights']}; {document['created']}"))
+    lines.append(
+        text(f"{computed_on(machine, device)}{threads}; {document['network']['weights']}; {document['created']}")
+    )
     return "\n".join(lines) + "\n"
 
 

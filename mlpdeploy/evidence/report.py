@@ -36,7 +36,7 @@ def report(
         _verdicts(verdicts(manifest, verification, bench)),
         _stages(manifest["seconds"]),
         _operations(manifest["ops"]["before"], manifest["ops"]["after"]),
-        _rules(manifest["rules"]),
+        _rules(manifest["rules"], manifest.get("forms", ())),
         _transposes(manifest["transposes"]),
         _precision(manifest),
         _int8(manifest.get("int8")),
@@ -82,7 +82,7 @@ def _operations(before: Mapping[str, int], after: Mapping[str, int]) -> str:
     return "## Operations\n\n" + table(["operation", "before:", "after:"], rows)
 
 
-def _rules(rules: Sequence[Mapping[str, Any]]) -> str:
+def _rules(rules: Sequence[Mapping[str, Any]], forms: Sequence[Mapping[str, Any]]) -> str:
     counts = table(
         ["rule", "fired:", "refused:", "seconds:"],
         [[code(rule["name"]), rule["fired"], len(rule["refused"]), f"{rule['seconds']:.2f}"] for rule in rules],
@@ -93,7 +93,9 @@ def _rules(rules: Sequence[Mapping[str, Any]]) -> str:
         places: list[str] = [_kept(one["where"], one["reason"]) for one in refused[:REFUSALS]]
         places += [f"{len(refused) - REFUSALS} more places, see manifest.json"] if len(refused) > REFUSALS else []
         lines += [Markdown(f"{code(rule['name'])} refused at {place}") for place in places]
-    return "\n\n".join(["## Rules", counts, *([items(lines)] if lines else [])])
+    rows = [[code(form["name"]), form["fired"], f"{form['seconds']:.2f}"] for form in forms]
+    written = [table(["form of the file", "fired:", "seconds:"], rows)] if rows else []
+    return "\n\n".join(["## Rules", counts, *([items(lines)] if lines else []), *written])
 
 
 def _transposes(left: Sequence[Mapping[str, Any]]) -> str:

@@ -13,7 +13,8 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mlpdeploy.engine.backend import Arrays, Batch
-from mlpdeploy.engine.backends.onnxruntime import judge_model, open_session
+from mlpdeploy.engine.backends.onnxruntime import open_session
+from mlpdeploy.engine.forms import round_results
 from mlpdeploy.graph.trace import TensorSpec
 
 Outputs = dict[str, np.ndarray]
@@ -172,11 +173,11 @@ def typed_run(module: Callable[..., object], inputs: Sequence[TensorSpec], outpu
 
 
 def onnx_run(model: onnx.ModelProto, threads: int) -> Run:
-    """The model in ONNX Runtime on the CPU, rounding after every operation as its dtypes say (see `judge_model`).
+    """The model in ONNX Runtime on the CPU, rounding after every operation as its dtypes say (see `round_results`).
 
     Needs a model below 2 GiB, the limit of its format.
     """
-    session = open_session(judge_model(model).SerializeToString(), threads, exact=True)
+    session = open_session(round_results.rewrite(model)[0].SerializeToString(), threads, exact=True)
     wanted = {value.name: _NUMPY[value.type] for value in session.get_inputs()}
     names = [value.name for value in session.get_outputs()]
 

@@ -73,7 +73,6 @@ def _measured(
         for precision in (INT8, *RIVALS):
             folder = stack.enter_context(temporary_folder())
             file = emitted(precision, backend.beside_int8 if precision == INT8 else None)
-            file = replace(file, model=backend.prepare(file.model))
             asked = replace(
                 request,
                 precision=precision,

@@ -51,7 +51,7 @@ class Lowering:
 
     `matches(projection)`: whether it is of this kind. `guard(projection)`: None where it serves, else the reason.
     `emit(editor, stored tensor, projection, weight, bias, origin)`: the node that computes it, and how its result lies
-    in memory: as `projection.wanted`, in groups. `default` and `not_for` are as in a `Rule`.
+    in memory: as `projection.wanted`, in groups. `default` is as in a `Rule`.
     """
 
     name: str
@@ -59,7 +59,6 @@ class Lowering:
     guard: Callable[[Projection], str | None]
     emit: Emit
     default: bool = True
-    not_for: tuple[str, ...] = ()
 
 
 def regroup(editor: Editor, node: fx.Node, groups: Sequence[Group], origin: fx.Node) -> fx.Node:

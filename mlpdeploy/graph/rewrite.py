@@ -44,23 +44,23 @@ def all_rules() -> dict[str, Rule | Lowering]:
     return {rule.name: rule for rule in found}
 
 
-def on_by_default(backend: str | None = None) -> set[str]:
-    """The names of the rules that run unless asked otherwise, on a backend where one is given."""
-    return {name for name, rule in all_rules().items() if rule.default and backend not in rule.not_for}
+def on_by_default(off: Collection[str] = ()) -> set[str]:
+    """The names of the rules that run unless asked otherwise, for an engine that has these `off`."""
+    return {name for name, rule in all_rules().items() if rule.default and name not in off}
 
 
 def rewrite(
-    traced: Traced, disabled: Collection[str] = (), enabled: Collection[str] = (), backend: str | None = None
+    traced: Traced, disabled: Collection[str] = (), enabled: Collection[str] = (), off: Collection[str] = ()
 ) -> Rewritten:
-    """Run the rules that pay on `backend`, and those `enabled`, but none of the `disabled`. `traced` stays as it is.
+    """Run the rules that are on by default but those that an engine has `off`, those `enabled`, and none `disabled`.
 
-    Without a backend, run those that are on by default. Raises InputError for an unknown rule name.
+    `traced` stays as it is. Raises InputError for an unknown rule name.
     """
     known = all_rules()
     unknown = sorted({*disabled, *enabled} - {*known, LAYOUT})
     if unknown:
         raise InputError(f"no rule is named {unknown[0]!r}; the rules are {', '.join([*known, LAYOUT])}")
-    return _rewritten(traced, ({LAYOUT} | on_by_default(backend) | {*enabled}) - {*disabled})
+    return _rewritten(traced, ({LAYOUT} | on_by_default(off) | {*enabled}) - {*disabled})
 
 
 def rewrite_as(traced: Traced, other: Rewritten) -> Rewritten:

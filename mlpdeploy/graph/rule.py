@@ -53,14 +53,13 @@ class Rule:
     """One rewrite. Each file of `rules/` defines one as RULE; its docstring says before, after, and why it pays.
 
     `phase`: one of PHASES, in which order rules run (within a phase, by name). `default`: whether it runs unless asked
-    for. `not_for`: backends on which it does not, because there it costs more than it saves.
+    for; an engine may have it off (`Backend.off`).
     """
 
     name: str
     phase: str
     rewrite: Callable[[Editor, Log], None]
     default: bool = True
-    not_for: tuple[str, ...] = ()
 
 
 Spelling = Callable[[Editor, fx.Node], fx.Node | str | None]

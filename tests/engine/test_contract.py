@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,7 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Engines:
             steps = Steps()
             built = backend.build(emitted(precision), BuildRequest(precision, BATCH, threads=1), folder, steps)
             assert steps.seen and all(1 <= done <= total for _, done, total in steps.seen)
-            made[name, precision] = Built(built.engine, json.loads(json.dumps(built.facts)))
+            made[name, precision] = replace(built, facts=json.loads(json.dumps(built.facts)))
         return backend, made[name, precision]
 
     return get

@@ -12,8 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from mlpdeploy.engine.backend import Batch, BuildRequest, backends
-from mlpdeploy.engine.backends._means_kept import keep_axes
 from mlpdeploy.engine.emit import Emitted, emit
+from mlpdeploy.engine.forms import keep_mean_axes
 from mlpdeploy.errors import BuildError, InputError
 from mlpdeploy.graph.calibrate import calibrate, outputs
 from mlpdeploy.graph.equalise import equalise
@@ -132,10 +132,10 @@ def test_tensorrt_takes_the_codes(files: dict[str, Emitted], tmp_path: Path) -> 
     if (reason := backend.available()) is not None:
         pytest.skip(reason)
     from mlpdeploy.engine.backends._planned import check
-    from mlpdeploy.engine.backends.tensorrt import parse_emitted
+    from mlpdeploy.engine.backends.tensorrt import parse_prepared
 
     emitted = files["fp16"]
-    parsed = parse_emitted(emitted)
+    parsed = parse_prepared(emitted.model)
     int8 = [layer for layer in parsed.computing if layer.int8]
     assert len(int8) == 9 == parsed.facts()["int8"] and all(layer.dtype == "HALF" for layer in int8)
     check(parsed, "int8", quantised=emitted.int8_nodes)
@@ -176,8 +176,9 @@ def mean_product() -> onnx.ModelProto:
 
 def test_a_mean_in_front_of_a_product_keeps_its_axes_for_openvino() -> None:
     openvino = pytest.importorskip("openvino")
-    kept = keep_axes(mean_product())
+    kept, count = keep_mean_axes.rewrite(mean_product())
     onnx.checker.check_model(kept)
+    assert count == 1
     assert [node.op_type for node in kept.graph.node][:3] == ["ReduceMean", "Squeeze", "Mul"]
     x = np.random.default_rng(1).standard_normal((2, 9, 16)).astype(np.float32) + 0.5
     s = numpy_helper.to_array(kept.graph.initializer[1])
@@ -190,4 +191,4 @@ def test_a_mean_in_front_of_a_product_keeps_its_axes_for_openvino() -> None:
 def test_other_means_are_left_alone() -> None:
     model = mean_product()
     model.graph.node[1].op_type = "Add"
-    assert keep_axes(model) is model
+    assert keep_mean_axes.rewrite(model) == (model, 0)

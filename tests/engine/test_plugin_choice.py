@@ -18,7 +18,7 @@ from mlpdeploy.engine.backend import Batch, BuildRequest, Launch, backends, pick
 from mlpdeploy.engine.backends import _nvidia, _parser, _plugin, _polygraphy
 from mlpdeploy.engine.backends.tensorrt import compute_capabilities, parse
 from mlpdeploy.engine.emit import Emitted
-from mlpdeploy.engine.functions import FORMS, OPSET, SEGMENTS, Form
+from mlpdeploy.engine.functions import BODIES, OPSET, SEGMENTS, Body
 from mlpdeploy.errors import BuildError, InputError
 from mlpdeploy.graph import ops
 from mlpdeploy.graph.precision import Typed
@@ -43,7 +43,7 @@ def model() -> onnx.ModelProto:
         [numpy_helper.from_array(weight, "w")],
     )
     opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(ops.DOMAIN, 1)]
-    functions = [Form().function()]
+    functions = [Body().function()]
     return helper.make_model(graph, opset_imports=opsets, functions=functions, ir_version=10)
 
 
@@ -83,30 +83,30 @@ def test_the_file_that_asks_for_the_plugin() -> None:
 @pytest.mark.parametrize("gathers", [0, 1])
 @pytest.mark.parametrize("scatters", [0, 1])
 def test_functions_with_a_trailing_axis_become_the_same_plugin(gathers: int, scatters: int) -> None:
-    k, form = (3 if scatters else 1), Form(True, bool(gathers), bool(scatters))
-    made, attributes = asked(form, ["x", "w"], form.attributes_of((1, 2, 4, 4, 6), k, 5, []))
+    k, body = (3 if scatters else 1), Body(True, bool(gathers), bool(scatters))
+    made, attributes = asked(body, ["x", "w"], body.attributes_of((1, 2, 4, 4, 6), k, 5, []))
     assert made.op_type == SEGMENTS and attributes["split"] == [0, 0, k, 5] and "merge" not in attributes
 
 
-def asked(form: Form, inputs: list[str], given: dict[str, list[int]]) -> tuple[onnx.NodeProto, dict[str, Any]]:
-    """What a call of a form becomes, where plugins are asked for, and its attributes."""
+def asked(body: Body, inputs: list[str], given: dict[str, list[int]]) -> tuple[onnx.NodeProto, dict[str, Any]]:
+    """What a call of a body becomes, where plugins are asked for, and its attributes."""
     before = model()
-    before.graph.node[0].CopyFrom(helper.make_node(form.name, inputs, ["y"], "one", domain=ops.DOMAIN, **given))
+    before.graph.node[0].CopyFrom(helper.make_node(body.name, inputs, ["y"], "one", domain=ops.DOMAIN, **given))
     del before.functions[:]
-    before.functions.append(form.function())
+    before.functions.append(body.function())
     after = _plugin.with_plugin(before, False)
     (made,) = after.graph.node
     assert not after.functions and list(made.input) == inputs
     return made, {one.name: helper.get_attribute_value(one) for one in made.attribute}
 
 
-@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("name", BODIES)
 def test_every_epilogue_has_a_plugin_that_takes_its_operands(name: str) -> None:
-    plugin, form = kernels.load(f"{SEGMENTS}.plugin"), FORMS[name]
-    inputs = ["x", "w", *form.operands]
-    made, attributes = asked(form, inputs, form.attributes_of((1, 2, 4, 4, 6), 3, 5, [-1, 8]))
-    assert made.op_type == plugin.name(form.operands) and form.operands in plugin.OPERANDS
-    assert attributes["gelu"] == [int(form.gelu)] and "shape" not in attributes
+    plugin, body = kernels.load(f"{SEGMENTS}.plugin"), BODIES[name]
+    inputs = ["x", "w", *body.operands]
+    made, attributes = asked(body, inputs, body.attributes_of((1, 2, 4, 4, 6), 3, 5, [-1, 8]))
+    assert made.op_type == plugin.name(body.operands) and body.operands in plugin.OPERANDS
+    assert attributes["gelu"] == [int(body.gelu)] and "shape" not in attributes
 
 
 @needs_rtx

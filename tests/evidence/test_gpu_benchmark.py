@@ -144,6 +144,7 @@ def test_the_report_names_what_was_found_of_each_aim() -> None:
 def test_every_projection_of_a_network_is_a_case(name: str) -> None:
     """The batch entries of one image, then P, Q, S, O, K and T."""
     from benchmarks.gpu import kernels
+    from mlpdeploy.engine.backend import backends
     from mlpdeploy.graph.ops import SEGMENT_GROUPED_PROJECTION
     from mlpdeploy.graph.rewrite import rewrite
     from mlpdeploy.graph.trace import trace
@@ -151,8 +152,8 @@ def test_every_projection_of_a_network_is_a_case(name: str) -> None:
 
     source = source_of(NetworkChoice(name))
     known = {(c.entries, c.p, c.q, c.s, c.o, c.k, c.t) for c in (*kernels.CASES, *kernels.OTHERS)}
-    found = set()
-    for node in rewrite(trace(source.network, source.specs()), backend="tensorrt").module.graph.nodes:
+    found, off = set(), backends()["tensorrt"].off
+    for node in rewrite(trace(source.network, source.specs()), off=off).module.graph.nodes:
         if node.target is SEGMENT_GROUPED_PROJECTION:
             (batch, p, q, s, *trailing), segments = node.args[0].meta["val"].shape, node.args[2]
             entries = batch.node.expr.as_coeff_Mul()[0]

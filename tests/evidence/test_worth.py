@@ -1,4 +1,4 @@
-"""What INT8 is worth: its rivals are built as the engine was asked for, from files that their backend prepared."""
+"""What INT8 is worth: its rivals are built as the engine was asked for."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 
 from mlpdeploy.engine.backend import Batch, BuildRequest, Built
 from mlpdeploy.engine.emit import Emitted
+from mlpdeploy.engine.form import Prepared
 from mlpdeploy.evidence import worth as module
 from mlpdeploy.progress import Stages
 
@@ -30,13 +31,9 @@ class Backend:
     def supports(self, precision: str, gpus: Any = ()) -> str | None:
         return None if set(gpus) <= set(self.gpus) else "not for these GPUs"
 
-    def prepare(self, model: Any) -> Any:
-        return f"prepared {model}"
-
     def build(self, emitted: Emitted, request: BuildRequest, folder: Path, progress: Any) -> Built:
-        assert str(emitted.model).startswith("prepared ")
         self.asked.append(request)
-        return Built(folder / "engine", {})
+        return Built(folder / "engine", Prepared(emitted.model), {})
 
     @contextmanager
     def load(self, engine: Path, facts: Any) -> Any:

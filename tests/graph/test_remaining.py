@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mlpdeploy.engine.backends.tensorrt import parse_emitted
+from mlpdeploy.engine.backends.tensorrt import parse_prepared
 from mlpdeploy.engine.emit import emit
 from mlpdeploy.graph.precision import apply, plan
 from mlpdeploy.graph.remaining import transposes
@@ -91,7 +91,7 @@ def test_an_attention_transposes_its_keys_itself() -> None:
 def test_each_transpose_that_tensorrt_parses_is_explained(network: nn.Module) -> None:
     spec = TensorSpec("input", (5, 8), torch.float32)
     rewritten = rewrite(trace(network.eval(), [spec]))
-    parsed = parse_emitted(emit(apply(rewritten, plan(rewritten, "fp16"))))
+    parsed = parse_prepared(emit(apply(rewritten, plan(rewritten, "fp16"))).model)
     assert parsed.total.transposes == len(left(network, 5, 8))
 
 

@@ -39,12 +39,12 @@ def builder(
 
 
 def test_they_are_registered_under_the_names_of_the_onnx_functions(module: Module) -> None:
-    from mlpdeploy.engine.functions import FORMS, Form
+    from mlpdeploy.engine.functions import BODIES, Body
     from mlpdeploy.graph.ops import DOMAIN
 
-    plain = {form.operands: name for name, form in FORMS.items() if not form.trailing and not form.gelu}
+    plain = {body.operands: name for name, body in BODIES.items() if not body.trailing and not body.gelu}
     assert {*module.registry} == {f"{DOMAIN}::{name}" for name in plain.values()}
-    assert plain[()] == Form().name and {*plugin.OPERANDS} == {*plain}
+    assert plain[()] == Body().name and {*plugin.OPERANDS} == {*plain}
     with pytest.raises(ValueError, match="cannot be registered"):
         plugin.register(module, 90)
 

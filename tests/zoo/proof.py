@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 
 from mlpdeploy import pipeline
@@ -26,7 +25,6 @@ def climb(selection: Selection) -> Verification:
     source = pipeline.load(selection, stages)
     compiled = pipeline.compile_network(pipeline.trace_network(source, stages), selection, stages)
     emitted = emit(compiled.typed)
-    emitted = replace(emitted, model=backend.prepare(emitted.model))
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         reason, engine = backend.available(), None

@@ -11,21 +11,21 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlpdeploy.engine import forks
+from mlpdeploy.engine import forks, form
 from mlpdeploy.engine.backends import _nvidia
 from mlpdeploy.errors import ArtifactError, InputError, MachineLacks, TunedElsewhere
 
 if TYPE_CHECKING:
     import numpy as np
-    import onnx
     from torch import Tensor
 
     from mlpdeploy.engine.backend import Arrays, BuildRequest, Built, Launch, LayerTime, Progress, Runner
     from mlpdeploy.engine.emit import Emitted
+    from mlpdeploy.engine.form import Form
     from mlpdeploy.graph.trace import TensorSpec
 
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8")
@@ -99,6 +99,8 @@ class EngineBackend(ABC):
     packages: tuple[str, ...]  # distributions that an engine's file depends on
     code: str | None = "code of its own"  # until a subclass knows that it holds none
     beside_int8: str | None = None
+    forms: tuple[Form, ...] = ()
+    off: tuple[str, ...] = ()
     concurrent = False  # whether several threads may call what `_load` yields; if not, their calls take turns
 
     @abstractmethod
@@ -111,7 +113,7 @@ class EngineBackend(ABC):
 
     @abstractmethod
     def _build(self, emitted: Emitted, request: BuildRequest, engine: Path, progress: Progress) -> dict[str, Any]:
-        """Write `engine` and return the facts that are this backend's own."""
+        """Write `engine` of the file after its forms, and return the facts that are this backend's own."""
 
     @abstractmethod
     def _load(self, engine: Path, signature: Signature, facts: Mapping[str, Any]) -> AbstractContextManager[Runner]:
@@ -149,9 +151,9 @@ class EngineBackend(ABC):
         here = _nvidia.probe() if _nvidia.CURRENT in gpus else None
         return here if isinstance(here, _nvidia.Gpu) else None
 
-    def prepare(self, model: onnx.ModelProto) -> onnx.ModelProto:
-        """See Backend.prepare: the file as it was emitted."""
-        return model
+    def device(self, facts: Mapping[str, Any]) -> str:
+        """See Backend.device: the CPU."""
+        return "cpu"
 
     def build(self, emitted: Emitted, request: BuildRequest, folder: Path, progress: Progress) -> Built:
         """Check the request, build, and record what the file's reader must know."""
@@ -160,7 +162,8 @@ class EngineBackend(ABC):
         self._check_request(request)
         forks.use()
         engine, started = folder / self.engine_file, time.perf_counter()
-        own = self._build(emitted, request, engine, progress)
+        prepared = form.prepare(emitted.model, self.forms, request.precision, request.disabled)
+        own = self._build(replace(emitted, model=prepared.model), request, engine, progress)
         batch, gpu = request.batch, self.gpu(request.gpus)
         facts = {
             "backend": self.name,
@@ -176,7 +179,7 @@ class EngineBackend(ABC):
             "build_seconds": round(time.perf_counter() - started, 3),
             **own,
         }
-        return Built(engine, facts)
+        return Built(engine, prepared, facts)
 
     def load(self, engine: Path, facts: Mapping[str, Any]) -> AbstractContextManager[Runner]:
         """Check the file against `facts` and this machine, then load it for running."""

@@ -20,7 +20,7 @@ from onnx import helper
 from mlpdeploy import kernels
 from mlpdeploy.engine.backends import _contexts, _graphs, _nvidia, _polygraphy
 from mlpdeploy.engine.backends._base import Port, one_line
-from mlpdeploy.engine.functions import FORMS, SEGMENTS
+from mlpdeploy.engine.functions import BODIES, SEGMENTS
 from mlpdeploy.errors import BuildError, MachineLacks
 from mlpdeploy.graph.ops import DOMAIN
 
@@ -77,7 +77,7 @@ def refusal(trt: Any, model: onnx.ModelProto) -> str | None:
     if trt.__name__ != "tensorrt":
         return "TensorRT-RTX has no plugins"
     if not _calls(model):
-        quantised = any(node.domain == DOMAIN and node.op_type in FORMS for node in model.graph.node)
+        quantised = any(node.domain == DOMAIN and node.op_type in BODIES for node in model.graph.node)
         return "what has a plugin is in INT8" if quantised else "the network has no operation that has a plugin"
     if importlib.util.find_spec("triton") is None:
         return "the plugin's kernel is compiled by Triton, which is not installed; pip install triton"
@@ -105,12 +105,12 @@ def with_plugin(model: onnx.ModelProto, tf32: bool) -> onnx.ModelProto:
     result.CopyFrom(model)
     calls = _calls(result)
     for node in calls:
-        form = FORMS[node.op_type]
-        segments, size = form.factors(next(attribute.ints for attribute in node.attribute if attribute.name == "split"))
-        node.op_type = plugin.name(form.operands)
+        body = BODIES[node.op_type]
+        segments, size = body.factors(next(attribute.ints for attribute in node.attribute if attribute.name == "split"))
+        node.op_type = plugin.name(body.operands)
         del node.attribute[:]
         chosen = {"plugin_namespace": plugin.NAMESPACE, "plugin_version": plugin.VERSION}
-        for name, value in {**chosen, **plugin.attributes(segments, size, tf32, form.gelu)}.items():
+        for name, value in {**chosen, **plugin.attributes(segments, size, tf32, body.gelu)}.items():
             node.attribute.append(helper.make_attribute(name, value))
     _leave_functions(result)
     return result
@@ -125,7 +125,7 @@ def _leave_functions(model: onnx.ModelProto) -> None:
     model.functions.extend(kept)
     for one in (*left, *model.functions):
         name = "op_type" if isinstance(one, onnx.NodeProto) else "name"
-        if one.domain == DOMAIN and getattr(one, name) in FORMS:
+        if one.domain == DOMAIN and getattr(one, name) in BODIES:
             setattr(one, name, f"{getattr(one, name)}_{BODY}")
 
 
@@ -180,7 +180,7 @@ def _registered() -> None:
 def _calls(model: onnx.ModelProto) -> list[onnx.NodeProto]:
     """The operations that a plugin can take over: not those of INT8 codes, which it would multiply in FP16."""
     decoded = {name for node in model.graph.node if node.op_type == "DequantizeLinear" for name in node.output}
-    calls = (node for node in model.graph.node if node.domain == DOMAIN and node.op_type in FORMS)
+    calls = (node for node in model.graph.node if node.domain == DOMAIN and node.op_type in BODIES)
     return [node for node in calls if not decoded & set(node.input)]
 
 

@@ -53,6 +53,10 @@ class Inductor(EngineBackend):
             return f"backend {self.name} cannot build for a GPU here: {gpu}"
         return super().supports(precision)
 
+    def device(self, facts: Mapping[str, Any]) -> str:
+        """See Backend.device: where it was compiled for."""
+        return str(facts.get("device", "cpu"))
+
     def executable(self) -> str | None:
         """A CPU package runs anywhere that PyTorch is; a GPU package is checked when it is loaded."""
         return missing("torch", "torch")
@@ -98,7 +102,7 @@ class Inductor(EngineBackend):
 
         from mlpdeploy.engine.backend import OnDevice
 
-        device = str(facts.get("device", "cpu"))
+        device = self.device(facts)
         if device == "cuda" and isinstance(gpu := _nvidia.probe(), str):
             raise MachineLacks(f"{engine} was compiled for a GPU: {gpu}")
         try:

@@ -6,7 +6,7 @@ What ONNX Runtime 1.31 does with low precision on an x86-64 CPU, found by experi
   true value is infinity. So the file as it stands would hide an overflow, at every optimisation level.
 - BF16: the file is refused (`Type 'tensor(bfloat16)' of input parameter of operator (Conv) is invalid`).
 - The pair Cast(to low), Cast(to float), written out in the file, is kept at every optimisation level.
-So for FP16 and BF16 the engine is `judge_model` of the file: float32 arithmetic, as tensor cores accumulate, and every
+So for FP16 and BF16 the file has the form `round_results`: float32 arithmetic, as tensor cores accumulate, and every
 operation's result rounded to the low precision.
 """
 
@@ -20,17 +20,18 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from mlpdeploy.engine.backends._base import EngineBackend, Signature, missing, one_line
+from mlpdeploy.engine.form import Form
 from mlpdeploy.errors import ArtifactError, BuildError
 from mlpdeploy.leftovers import temporary_folder
 
 if TYPE_CHECKING:
     import numpy as np
-    import onnx
 
     from mlpdeploy.engine.backend import Arrays, BuildRequest, LayerTime, Progress, Runner
     from mlpdeploy.engine.emit import Emitted
 
 _STEPS = 2
+LOW, ROUNDED = ("fp16", "bf16"), "round_results"
 
 
 class OnnxRuntime(EngineBackend):
@@ -41,6 +42,11 @@ class OnnxRuntime(EngineBackend):
     code = None
     beside_int8 = "fp32"
     packages = ("onnxruntime",)
+    forms = (
+        Form("project_columns"),
+        Form("multiply_means", ("fp32", "int8")),
+        Form(ROUNDED, LOW, needed=True),
+    )
     concurrent = True
 
     def available(self) -> str | None:
@@ -52,24 +58,19 @@ class OnnxRuntime(EngineBackend):
         return self.available()
 
     def _build(self, emitted: Emitted, request: BuildRequest, engine: Path, progress: Progress) -> dict[str, Any]:
-        from mlpdeploy.engine.backends._means import means_as_products
-        from mlpdeploy.engine.backends._segments import by_columns
-
-        low = request.precision in ("fp16", "bf16")
-        model = by_columns(emitted.model)
-        model = judge_model(model) if low else means_as_products(model)
-        progress.step("preparing the model", 1, _STEPS)
+        model = emitted.model.SerializeToString()
+        progress.step("writing the model", 1, _STEPS)
         try:
-            session = open_session(model.SerializeToString(), request.threads)
+            session = open_session(model, request.threads)
         except _refusals() as error:
             raise BuildError(f"ONNX Runtime refuses the ONNX file: {one_line(error)}\n{error}") from error
         progress.step("checking the session", 2, _STEPS)
         # A model that ONNX Runtime optimised holds nodes of this CPU's own layout, so the portable file is kept.
-        engine.write_bytes(model.SerializeToString())
-        rounded = f", every result rounded to {request.precision}" if low else ""
+        engine.write_bytes(model)
+        rounded = request.precision in LOW and ROUNDED not in request.disabled
         return {
             "threads": request.threads,
-            "executed": f"fp32 arithmetic{rounded}",
+            "executed": "fp32 arithmetic" + (f", every result rounded to {request.precision}" if rounded else ""),
             "providers": session.get_providers(),
         }
 
@@ -119,19 +120,6 @@ class OnnxRuntime(EngineBackend):
 
 
 BACKEND = OnnxRuntime()
-
-
-def judge_model(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A float32 model that computes what `model` means in FP16 or BF16, for an engine without such kernels.
-
-    Local functions are inlined. Weights keep their low-precision values; every operation that computes is followed
-    by a round trip through the low precision (round to nearest, ties to even), so its result is what a low-precision
-    kernel that accumulates in float32 gives, overflow to infinity included. Inputs and outputs of low precision
-    become float32, and are rounded as well. A model without low precision comes back as it is.
-    """
-    from mlpdeploy.engine.backends import _judge
-
-    return _judge.widen(model)
 
 
 def open_session(model: bytes, threads: int | None, profile: str | None = None, *, exact: bool = False) -> Any:

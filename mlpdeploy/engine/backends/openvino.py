@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlpdeploy.engine.backends import _host
 from mlpdeploy.engine.backends._base import EngineBackend, Signature, missing, one_line
+from mlpdeploy.engine.form import Form
 from mlpdeploy.errors import ArtifactError, BuildError
 
 if TYPE_CHECKING:
@@ -45,6 +46,13 @@ class OpenVino(EngineBackend):
     code = None
     beside_int8 = "fp32"
     packages = ("openvino",)
+    forms = (
+        Form("keep_mean_axes", ("int8",), needed=True),
+        Form("part_wraps", needed=True),
+        Form("spread_norms", needed=True),
+        Form("flatten_grids"),
+        Form("project_columns", options={"run": 8}),
+    )
     concurrent = True
 
     def available(self) -> str | None:
@@ -62,17 +70,9 @@ class OpenVino(EngineBackend):
     def _build(self, emitted: Emitted, request: BuildRequest, engine: Path, progress: Progress) -> dict[str, Any]:
         import openvino
 
-        from mlpdeploy.engine.backends._grids_flat import flatten_grids
-        from mlpdeploy.engine.backends._means_kept import keep_axes
-        from mlpdeploy.engine.backends._norms_spread import spread_norms
-        from mlpdeploy.engine.backends._segments import by_columns
-        from mlpdeploy.engine.backends._wraps_parted import part_wraps
-
         core = _core()
         try:
-            given = keep_axes(emitted.model) if request.precision == "int8" else emitted.model
-            given = by_columns(flatten_grids(spread_norms(part_wraps(given))), _SHORT_RUN)
-            flat = _flat(given).SerializeToString()
+            flat = _flat(emitted.model).SerializeToString()
             progress.step("inlining functions", 1, _STEPS)
             model = core.read_model(flat)
             progress.step("reading the ONNX file", 2, _STEPS)
@@ -145,7 +145,6 @@ class OpenVino(EngineBackend):
 
 
 BACKEND = OpenVino()
-_SHORT_RUN = 8  # numbers in a run, below which columns are faster: see _segments
 
 
 @cache

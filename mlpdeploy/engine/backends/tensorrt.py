@@ -24,6 +24,7 @@ from mlpdeploy.engine.backends._launches import launches
 from mlpdeploy.engine.backends._nvidia import CURRENT
 from mlpdeploy.engine.backends._planned import DTYPES, check, executed
 from mlpdeploy.engine.backends._targets import compute_capabilities, unserved
+from mlpdeploy.engine.form import Form, prepare
 from mlpdeploy.engine.parsed import ParsedNetwork, read
 from mlpdeploy.errors import BuildError, InputError
 
@@ -43,11 +44,13 @@ class TensorRT(EngineBackend):
     engine_file = "engine.plan"
     code = "compiled kernels"
     beside_int8 = "fp16"
+    forms = (Form("fill_ranks"),)
+    off = ("split_activation",)  # the products are joined again, and gelu then costs a launch of its own
 
     def __init__(self, flavour: str) -> None:
         self.name = flavour
         self.module = flavour.replace("-", "_")
-        self.packages = (self.module,)
+        self.packages = (flavour,)
 
     def versions(self) -> dict[str, str]:
         """The installed version; NVIDIA's wheels are called tensorrt, tensorrt-cu12 or tensorrt-cu13."""
@@ -82,11 +85,9 @@ class TensorRT(EngineBackend):
             return str(refused)
         return None
 
-    def prepare(self, model: onnx.ModelProto) -> onnx.ModelProto:
-        """With constants of full rank, which TensorRT would otherwise reshape with a layer for each use."""
-        from mlpdeploy.engine.backends._ranks import full_rank_constants
-
-        return full_rank_constants(model)
+    def device(self, facts: Mapping[str, Any]) -> str:
+        """See Backend.device: a GPU."""
+        return "cuda"
 
     def gpu(self, gpus: Collection[str] = ()) -> _nvidia.Gpu | None:
         """See Backend.gpu: plain TensorRT times kernels on the GPU that it builds for."""
@@ -163,9 +164,9 @@ def parse(model: onnx.ModelProto, flavour: str = "tensorrt-rtx") -> ParsedNetwor
         return _read_back(network[1], model)
 
 
-def parse_emitted(emitted: Emitted, flavour: str = "tensorrt-rtx") -> ParsedNetwork:
-    """What TensorRT parses when it builds `emitted`: its file as `prepare` makes it."""
-    return parse(TensorRT(flavour).prepare(emitted.model), flavour)
+def parse_prepared(model: onnx.ModelProto, flavour: str = "tensorrt-rtx") -> ParsedNetwork:
+    """What TensorRT parses when it builds `model`: as `parse`, behind its forms."""
+    return parse(prepare(model, TensorRT.forms, "fp16").model, flavour)
 
 
 def strongly_typed_flag(trt: Any) -> bool:

@@ -34,6 +34,8 @@ class TorchTensorRT(EngineBackend):
     name = "torch-tensorrt"
     engine_file = "engine.ep"
     code = "a PyTorch program and compiled kernels"
+    packages = ("torch-tensorrt", "torch")
+    off = ("split_activation",)  # the products are joined again, and gelu then costs a launch of its own
 
     def versions(self) -> dict[str, str]:
         """PyTorch's, and that of the flavour that is installed, under its own name."""
@@ -48,6 +50,10 @@ class TorchTensorRT(EngineBackend):
         """Its engines run on an NVIDIA GPU only."""
         gpu = _nvidia.probe()
         return gpu if isinstance(gpu, str) else missing("torch_tensorrt", "torch-tensorrt")
+
+    def device(self, facts: Mapping[str, Any]) -> str:
+        """See Backend.device: a GPU."""
+        return "cuda"
 
     def supports(self, precision: str, gpus: Collection[str] = ()) -> str | None:
         """Every precision: TF32 is an option on FP32. It builds for this machine's GPU."""

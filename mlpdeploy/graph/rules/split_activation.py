@@ -3,8 +3,7 @@
 before: linear(x, W) -> gelu -> chunk -> u, v                      (gMLP, on channels or on tokens)
 after:  u = gelu(linear(x, W_u)), v = gelu(linear(x, W_v))
 
-The parts are never copied out of a larger tensor. TensorRT would join the products again, and could then compute gelu
-within neither: a launch more for each split.
+The parts are never copied out of a larger tensor.
 """
 
 from __future__ import annotations
@@ -14,9 +13,4 @@ import functools
 from mlpdeploy.graph.rule import Rule
 from mlpdeploy.graph.rules.split_projection import split
 
-RULE = Rule(
-    "split_activation",
-    phase="algebra",
-    rewrite=functools.partial(split, activated=True),
-    not_for=("tensorrt", "tensorrt-rtx", "torch-tensorrt"),
-)
+RULE = Rule("split_activation", phase="algebra", rewrite=functools.partial(split, activated=True))

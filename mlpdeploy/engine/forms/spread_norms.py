@@ -15,10 +15,10 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from mlpdeploy.engine.backends._replaced import replaced, shapes_of
+from mlpdeploy.engine.forms._edit import replaced, shapes_of
 
 
-def spread_norms(model: onnx.ModelProto) -> onnx.ModelProto:
+def rewrite(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
     """The same model, each norm whose scale broadcasts as single operations."""
     shapes = shapes_of(model)
     scales = {one.name: list(one.dims) for one in model.graph.initializer}
@@ -28,7 +28,7 @@ def spread_norms(model: onnx.ModelProto) -> onnx.ModelProto:
             first = _attributes(node).get("axis", -1) % len(shape)
             if scales[node.input[1]] != shape[first:]:
                 made[node.name] = _spread(node, list(range(first, len(shape))))
-    return replaced(model, made)
+    return replaced(model, made), len(made)
 
 
 def _attributes(node: onnx.NodeProto) -> dict[str, Any]:

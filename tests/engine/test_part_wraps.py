@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import mlpdeploy
-from mlpdeploy.engine.backends._wraps_parted import part_wraps
 from mlpdeploy.engine.backends.openvino import _reason
 from mlpdeploy.engine.emit import Emitted, emit
+from mlpdeploy.engine.forms import part_wraps
 from mlpdeploy.evidence.runs import onnx_run
 from mlpdeploy.graph.precision import apply, plan
 from mlpdeploy.graph.rewrite import rewrite
@@ -44,7 +44,7 @@ def images(count: int) -> np.ndarray:
 def test_the_parts_are_the_padding_to_the_bit(pads: tuple[int, ...]) -> None:
     given = emitted(Padded(pads)).model
     before = given.SerializeToString()
-    parted = part_wraps(given)
+    parted = part_wraps.rewrite(given)[0]
     assert given.SerializeToString() == before
     assert not [node for node in parted.graph.node if node.op_type == "Pad"]
     for count in (1, 3):
@@ -56,7 +56,7 @@ def test_the_parts_are_the_padding_to_the_bit(pads: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("mode", ["constant", "reflect", "replicate"])
 def test_other_paddings_stay(mode: str) -> None:
     given = emitted(Padded((1, 1, 1, 1), mode)).model
-    assert part_wraps(given) is given
+    assert part_wraps.rewrite(given) == (given, 0)
 
 
 def test_openvino_computes_a_circular_convolution(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The body of the segment-grouped projection that suits a CPU engine.
+"""Segment-grouped projections of a CPU engine multiply columns, not rows.
 
 The file's body gathers rows, (b, p, q, s) -> (b, q, (p s)), and multiplies them by W: it moves runs of s numbers. With
 few numbers in a run that is slow, and columns are cheaper: (b, p, q, s) -> (b, (p s), q), multiplied by W from the
@@ -16,14 +16,14 @@ from mlpdeploy.graph.ops import DOMAIN
 COLUMNS = f"{SEGMENTS}_by_columns"
 
 
-def by_columns(model: onnx.ModelProto, run: int | None = None) -> onnx.ModelProto:
+def rewrite(model: onnx.ModelProto, run: int | None = None) -> tuple[onnx.ModelProto, int]:
     """The same model whose segment-grouped projections multiply columns: all, or those with runs shorter than `run`."""
     constant = {tensor.name for tensor in model.graph.initializer}
     # A weight of INT8 codes is no constant of the file; engines gather rows of codes cheaply.
     calls = [n for n in model.graph.node if n.domain == DOMAIN and n.op_type == SEGMENTS and n.input[1] in constant]
     chosen = [node for node in calls if run is None or _split(node)[3] < run]
     if not chosen:
-        return model
+        return model, 0
     result = onnx.ModelProto()
     result.CopyFrom(model)
     names = {node.name for node in chosen}
@@ -44,7 +44,7 @@ def by_columns(model: onnx.ModelProto, run: int | None = None) -> onnx.ModelProt
     del result.graph.initializer[:]
     result.graph.initializer.extend(kept)
     result.functions.append(_function())
-    return result
+    return result, len(chosen)
 
 
 def _split(node: onnx.NodeProto) -> list[int]:

@@ -1,4 +1,4 @@
-"""An ONNX model with other nodes in the place of some."""
+"""What forms share: a model with other nodes in the place of some, and the shapes that a file tells."""
 
 from __future__ import annotations
 

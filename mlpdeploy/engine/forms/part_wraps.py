@@ -12,17 +12,18 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from mlpdeploy.engine.backends._replaced import replaced
+from mlpdeploy.engine.forms._edit import replaced
 
 _END = np.iinfo(np.int64).max
 
 
-def part_wraps(model: onnx.ModelProto) -> onnx.ModelProto:
+def rewrite(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
     """The same model without a `Pad` that wraps around by known numbers."""
     wraps = [node for node in model.graph.node if _wraps(node)]
     read = {name for node in wraps for name in node.input[1:]}
     known = {one.name: numpy_helper.to_array(one) for one in model.graph.initializer if one.name in read}
-    return replaced(model, {node.name: list(_parted(node, known)) for node in wraps if _is_known(node, known)})
+    made = {node.name: list(_parted(node, known)) for node in wraps if _is_known(node, known)}
+    return replaced(model, made), len(made)
 
 
 def _wraps(node: onnx.NodeProto) -> bool:

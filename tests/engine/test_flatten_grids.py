@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from mlpdeploy.engine.backend import Batch, BuildRequest, backends
-from mlpdeploy.engine.backends._grids_flat import flatten_grids
 from mlpdeploy.engine.emit import Emitted, emit
+from mlpdeploy.engine.forms import flatten_grids
 from mlpdeploy.evidence.runs import onnx_run
 from mlpdeploy.graph.precision import apply, plan
 from mlpdeploy.graph.rewrite import rewrite
@@ -57,7 +57,7 @@ def orders(model: onnx.ModelProto) -> list[list[int]]:
 def test_the_flat_file_computes_the_same_to_the_bit(back: bool, grid: list[list[int]]) -> None:
     given = emitted(back).model
     before = given.SerializeToString()
-    flat = flatten_grids(given)
+    flat = flatten_grids.rewrite(given)[0]
     onnx.checker.check_model(flat)
     assert (orders(given), orders(flat)) == (grid, [[0, 2, 1]] * len(grid))
     for count in (1, 2, 7):
@@ -71,10 +71,10 @@ def test_other_transposes_and_unknown_sizes_stay() -> None:
     for node in given.graph.node:
         if node.op_type == "Transpose":
             node.attribute[0].ints[:] = [0, 1, 3, 2]
-    assert flatten_grids(given) is given
+    assert flatten_grids.rewrite(given) == (given, 0)
     unknown = emitted(True).model
     del unknown.graph.value_info[:]
-    assert flatten_grids(unknown) is unknown
+    assert flatten_grids.rewrite(unknown) == (unknown, 0)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])

@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper
 from small_networks import emitted, graph_model, images, projections, reference
 
-from mlpdeploy.engine.backends.onnxruntime import judge_model
+from mlpdeploy.engine.forms import round_results
 from mlpdeploy.errors import BuildError
 from mlpdeploy.evidence.runs import onnx_run
 
@@ -23,6 +23,10 @@ def run(model: onnx.ModelProto, **inputs: np.ndarray) -> np.ndarray:
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     return session.run(None, inputs)[0]
+
+
+def rounded(model: onnx.ModelProto) -> onnx.ModelProto:
+    return round_results.rewrite(model)[0]
 
 
 def chain(precision: str, nodes: list[onnx.NodeProto], **weights: np.ndarray) -> onnx.ModelProto:
@@ -39,7 +43,7 @@ def test_every_operation_rounds_to_nearest_even(precision: str) -> None:
     nodes = [helper.make_node("Mul", ["a", "w"], ["t"]), helper.make_node("Add", ["t", "v"], ["b"])]
     w, v = np.array([1.7], dtype), np.array([0.3], dtype)
     x = np.random.default_rng(0).standard_normal(4000).astype(np.float32)
-    found = run(judge_model(chain(precision, nodes, w=w, v=v)), x=x)
+    found = run(rounded(chain(precision, nodes, w=w, v=v)), x=x)
     a = x.astype(dtype).astype(np.float32)
     product = (a * w.astype(np.float32)).astype(dtype).astype(np.float32)
     wanted = (product + v.astype(np.float32)).astype(dtype).astype(np.float32)
@@ -52,14 +56,14 @@ def test_an_fp16_overflow_shows_that_onnxruntime_alone_hides() -> None:
     nodes = [helper.make_node("Mul", ["a", "w"], ["t"]), helper.make_node("Mul", ["t", "v"], ["b"])]
     model = chain("fp16", nodes, w=np.array([300.0]), v=np.array([0.001]))
     x = np.array([300.0, 1.0], np.float32)
-    assert np.isinf(run(judge_model(model), x=x)).tolist() == [True, False]
+    assert np.isinf(run(rounded(model), x=x)).tolist() == [True, False]
     assert np.isfinite(run(model, x=x)).all()
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_the_judge_matches_pytorch_of_the_same_dtype(precision: str) -> None:
     given = images(8)
-    found = run(judge_model(emitted(precision).model), image=given.numpy())
+    found = run(rounded(emitted(precision).model), image=given.numpy())
     wanted = reference(precision, given)
     unit = float(ml_dtypes.finfo(LOW[precision][1]).eps) * np.abs(wanted).max()
     assert np.abs(found - wanted).max() <= 2 * unit  # two units in the last place of the largest logit
@@ -69,14 +73,14 @@ def test_the_judge_matches_pytorch_of_the_same_dtype(precision: str) -> None:
 def test_low_precision_ends_become_float32_that_is_rounded() -> None:
     nodes = [helper.make_node("Identity", ["x"], ["y"])]
     port = (TensorProto.BFLOAT16, ["n"])
-    model = judge_model(graph_model(nodes, {"x": port}, {"y": port}))
+    model = rounded(graph_model(nodes, {"x": port}, {"y": port}))
     assert [p.type.tensor_type.elem_type for p in (*model.graph.input, *model.graph.output)] == [TensorProto.FLOAT] * 2
     x = np.array([1.0, 1.001, 3.14159], np.float32)
     assert (run(model, x=x) == x.astype(ml_dtypes.bfloat16).astype(np.float32)).all()
 
 
 def test_local_functions_are_judged_inside() -> None:
-    model = judge_model(projections())
+    model = rounded(projections())
     assert not model.functions
     x = np.random.default_rng(1).standard_normal((3, 4, 6)).astype(np.float32)
     found = run(model, x=x)
@@ -85,16 +89,16 @@ def test_local_functions_are_judged_inside() -> None:
 
 def test_a_float32_model_comes_back_as_it_is_and_no_model_is_changed() -> None:
     model = emitted("fp32").model
-    assert judge_model(model) is model
+    assert rounded(model) is model
     low = emitted("bf16").model
     before = low.SerializeToString(deterministic=True)
-    judge_model(low)
+    rounded(low)
     assert low.SerializeToString(deterministic=True) == before
 
 
 def test_values_that_hold_the_judges_own_names_do_not_clash() -> None:
     nodes = [helper.make_node("Mul", ["a", "a"], ["b/exact"]), helper.make_node("Neg", ["b/exact"], ["b"])]
-    found = run(judge_model(chain("fp16", nodes)), x=np.array([3.0], np.float32))
+    found = run(rounded(chain("fp16", nodes)), x=np.array([3.0], np.float32))
     assert found.tolist() == [-9.0]
 
 
@@ -107,7 +111,7 @@ def test_control_flow_is_refused_by_name() -> None:
         helper.make_node("If", ["c"], ["b"], name="choice", then_branch=branch, else_branch=branch),
     ]
     with pytest.raises(BuildError, match="choice"):
-        judge_model(chain("fp16", nodes))
+        rounded(chain("fp16", nodes))
 
 
 def test_the_largest_int8_codes_multiply_exactly() -> None:

@@ -12,16 +12,16 @@ from __future__ import annotations
 import onnx
 from onnx import helper
 
-from mlpdeploy.engine.backends._replaced import replaced, shapes_of
+from mlpdeploy.engine.forms._edit import replaced, shapes_of
 
 LAST, FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
 
 
-def flatten_grids(model: onnx.ModelProto) -> onnx.ModelProto:
+def rewrite(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
     """The same model, each such transpose of an activation between two reshapes."""
     shapes = shapes_of(model)
     made = {node.name: nodes for node in model.graph.node if (nodes := _flattened(node, shapes)) is not None}
-    return replaced(model, made)
+    return replaced(model, made), len(made)
 
 
 def _flattened(node: onnx.NodeProto, shapes: dict[str, list[int]]) -> list[onnx.NodeProto] | None:

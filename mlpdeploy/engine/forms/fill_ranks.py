@@ -20,13 +20,15 @@ FUNCTIONS = "mlpdeploy"
 """Domain of our local functions: their weight multiplies a tensor of one dimension less than what they project."""
 
 
-def full_rank_constants(model: onnx.ModelProto) -> onnx.ModelProto:
+def rewrite(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
     """The same model with dimensions of 1 in front of its constants, and the indices of Gather as int32."""
     module = ir.serde.deserialize_model(model)
     made: dict[tuple[str, int], ir.Value] = {}
+    count = 0
     for node in module.graph:
         if node.op_type == "Gather" and _is_int64(node.inputs[1]):
             _replace(module, node, 1, ("int32", 0), made)
+            count += 1
         shape = node.outputs[0].shape
         if shape is None or not (node.op_type in BROADCASTS or node.domain == FUNCTIONS):
             continue
@@ -38,8 +40,11 @@ def full_rank_constants(model: onnx.ModelProto) -> onnx.ModelProto:
                 _replace(module, node, index, ("rank", rank), made)
             elif (source := decoder(value)) is not None:
                 node.replace_input_with(index, _full_rank_codes(module, source, rank))
+            else:
+                continue
+            count += 1
     RemoveUnusedNodesPass()(module)
-    return ir.serde.serialize_model(module)
+    return ir.serde.serialize_model(module), count
 
 
 def _ranks(node: ir.Node, rank: int) -> list[int]:

@@ -1,9 +1,12 @@
-"""A low-precision ONNX model as a float32 model that rounds after every operation.
+"""Low-precision operations become float32 ones whose results are rounded, for ONNX Runtime.
 
-Before:  y = Gelu(x)                       x, y: FP16 or BF16
-After:   r = Gelu(x); l = Cast(r, low); y = Cast(l, FLOAT)
+before: y = Gelu(x)                       x, y: FP16 or BF16
+after:  r = Gelu(x); l = Cast(r, low); y = Cast(l, FLOAT)
 The identity: a low-precision value is also a float32 value, so widening loses nothing; and a kernel that computes in
-float32 and rounds its result once is what TensorRT's and PyTorch's low-precision kernels are.
+float32 and rounds its result once is what TensorRT's and PyTorch's low-precision kernels are. So where a kernel of low
+precision gives infinity, this does.
+
+Weights keep their low-precision values; inputs and outputs of low precision become float32, and are rounded as well.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from onnx import TensorProto, helper, inliner, numpy_helper, shape_inference
 from mlpdeploy.errors import BuildError
 
 LOW = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
+_NARROW = "/narrow"
 
 # Operations that move values without changing them: their results need no rounding.
 MOVES = frozenset(
@@ -25,12 +29,15 @@ MOVES = frozenset(
 )
 
 
-def widen(model: onnx.ModelProto) -> onnx.ModelProto:
-    """See mlpdeploy.engine.backends.onnxruntime.judge_model."""
+def rewrite(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
+    """A float32 model that computes what `model` means in FP16 or BF16, its functions inlined.
+
+    A model without low precision comes back as it is. Raises BuildError where a node holds a graph of its own.
+    """
     flat = inliner.inline_local_functions(model) if model.functions else model
     low = _low_values(flat)
     if not low:
-        return model
+        return model, 0
     result = onnx.ModelProto()
     result.CopyFrom(flat)
     graph = result.graph
@@ -48,7 +55,8 @@ def widen(model: onnx.ModelProto) -> onnx.ModelProto:
     for port in graph.output:
         if port.name in low:
             port.type.tensor_type.elem_type = TensorProto.FLOAT
-    return result
+    rounded = sum(node.op_type == "Cast" and node.name.endswith(_NARROW) for node in graph.node)
+    return result, rounded
 
 
 def _low_values(model: onnx.ModelProto) -> dict[str, int]:
@@ -92,7 +100,7 @@ def _widened_node(
 def _rounding(source: str, target: str, kind: int, taken: set[str]) -> list[onnx.NodeProto]:
     narrow = _fresh(target, "low", taken)
     return [
-        helper.make_node("Cast", [source], [narrow], to=kind, name=f"{target}/narrow"),
+        helper.make_node("Cast", [source], [narrow], to=kind, name=f"{target}{_NARROW}"),
         helper.make_node("Cast", [narrow], [target], to=TensorProto.FLOAT, name=f"{target}/widen"),
     ]
 

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from mlpdeploy.engine.backend import Batch, BuildRequest, backends
-from mlpdeploy.engine.backends._norms_spread import spread_norms
 from mlpdeploy.engine.emit import Emitted, emit
+from mlpdeploy.engine.forms import spread_norms
 from mlpdeploy.evidence.runs import onnx_run
 from mlpdeploy.graph.precision import apply, plan
 from mlpdeploy.graph.rewrite import rewrite
@@ -50,7 +50,7 @@ def images(count: int) -> np.ndarray:
 @pytest.mark.parametrize("name", list(NORMS))
 def test_the_spread_file_computes_the_same(name: str) -> None:
     given = emitted(network(NORMS[name])).model
-    spread = spread_norms(given)
+    spread = spread_norms.rewrite(given)[0]
     onnx.checker.check_model(spread)
     assert not any(node.op_type == "LayerNormalization" for node in spread.graph.node)
     first, second = (onnx_run(model, 1)({"x": images(3)})["output"] for model in (given, spread))
@@ -88,7 +88,9 @@ def test_a_flat_image_is_normalised_by_an_epsilon_that_fp16_does_not_have(name: 
 def test_a_norm_over_the_last_axis_stays_as_it_is() -> None:
     made = nn.Sequential(nn.LayerNorm(7), nn.Linear(7, 7)).eval()
     model = emitted(made).model
-    assert spread_norms(model) is model and any(n.op_type == "LayerNormalization" for n in model.graph.node)
+    assert spread_norms.rewrite(model) == (model, 0) and any(
+        n.op_type == "LayerNormalization" for n in model.graph.node
+    )
 
 
 class TwoAxes(nn.Module):
@@ -108,7 +110,7 @@ def test_a_norm_over_two_axes_whose_scale_is_whole_stays_as_it_is(tmp_path: Path
     for parameter in made.parameters():
         nn.init.normal_(parameter, mean=0.2, std=0.4)
     given = emitted(made)
-    assert spread_norms(given.model) is given.model
+    assert spread_norms.rewrite(given.model) == (given.model, 0)
     built = backend.build(given, BuildRequest("fp32", Batch(1, 2, 5), threads=1), tmp_path, Silent())
     with backend.load(built.engine, built.facts) as run:
         (found,) = run({"x": images(3)}).values()
@@ -124,5 +126,7 @@ def test_axes_are_counted_from_the_back_too() -> None:
     (norm,) = (node for node in counted.graph.node if node.op_type == "LayerNormalization")
     (axis,) = (attribute for attribute in norm.attribute if attribute.name == "axis")
     axis.i -= 4
-    first, second = (onnx_run(model, 1)({"x": images(3)})["output"] for model in (given, spread_norms(counted)))
+    first, second = (
+        onnx_run(model, 1)({"x": images(3)})["output"] for model in (given, spread_norms.rewrite(counted)[0])
+    )
     assert np.allclose(first, second, rtol=0, atol=1e-5 * abs(first).max())
