@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from mlpdeploy.graph.rewrite import LAYOUT
+from mlpdeploy.graph.rules import LAYOUT
 
 
 def fired(row: Mapping[str, Any]) -> dict[str, int]:

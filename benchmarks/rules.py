@@ -27,7 +27,8 @@ from mlpdeploy.engine.backend import Batch, backends
 from mlpdeploy.engine.emit import Emitted
 from mlpdeploy.errors import BuildError
 from mlpdeploy.evidence import timing
-from mlpdeploy.graph.rewrite import LAYOUT, all_rules, on_by_default, rewrite
+from mlpdeploy.graph.rewrite import all_rules, on_by_default, rewrite
+from mlpdeploy.graph.rules import LAYOUT
 from mlpdeploy.graph.trace import TensorSpec, Traced, trace
 
 CHOSEN = (

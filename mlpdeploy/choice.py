@@ -34,8 +34,6 @@ NEEDS_CALIBRATION = (
 CALIBRATORS = ("auto", "max", "percentile", "entropy", "mse")
 LONGEST_NAME = 200
 """Bytes of a name that a folder, and the files beside it that begin with it, can have on every file system."""
-LAYOUT = "propagate_layout"
-"""The layout pass, which can be disabled by name like a rule."""
 
 
 @dataclass(frozen=True)
@@ -295,7 +293,7 @@ def _one_of(what: str, value: str, known: tuple[str, ...]) -> None:
 
 def _known_rule(name: str, forms: Sequence[str] = ()) -> None:
     """A rule is a file of `graph/rules/`; to know its name it need not be imported, which would take torch."""
-    known = [*(module.name for module in pkgutil.iter_modules(rules.__path__)), LAYOUT, *forms]
+    known = [*(module.name for module in pkgutil.iter_modules(rules.__path__)), rules.LAYOUT, *forms]
     if name not in known and name in form.names():
         raise InputError(f"{name} is a form of the file, and on wherever it serves: only --disable-rule takes it")
     if name not in known:

@@ -14,13 +14,13 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
 
 from mlpdeploy.evidence.words import int8_facts, launches_text, nearest
+from mlpdeploy.graph.rules import LAYOUT
 from mlpdeploy.streams import aside
 from mlpdeploy.terminal import escape
 from mlpdeploy.text import megabytes
 
 SIMPLE: dict[str, Any] = {"box": None, "padding": (0, 2, 0, 0), "header_style": "bold"}
 PASSED, FAILED = "[green]passed[/]", "[red]failed[/]"
-LAYOUT = "propagate_layout"  # runs once in every build, so saying so tells nothing
 TRANSPOSES = ("aten::permute", "aten::transpose")
 
 
@@ -250,6 +250,7 @@ def print_doctor(console: Console, found: Mapping[str, Any]) -> None:
 
 def _summary(manifest: Mapping[str, Any]) -> dict[str, str]:
     batch, ops = manifest["batch"], manifest["ops"]
+    # The layout pass runs once in every build: to say so tells nothing.
     fired = ", ".join(f"{r['name']} {r['fired']}" for r in manifest["rules"] if r["fired"] and r["name"] != LAYOUT)
     before, after = (sum(ops[when].values()) for when in ("before", "after"))
     permuted = [sum(ops[when].get(name, 0) for name in TRANSPOSES) for when in ("before", "after")]

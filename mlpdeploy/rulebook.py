@@ -25,14 +25,13 @@ def rulebook() -> list[dict[str, Any]]:
 def _rules() -> list[dict[str, Any]]:
     from mlpdeploy.graph import rules
     from mlpdeploy.graph.rewrite import all_rules
-    from mlpdeploy.graph.rule import PHASES
 
     found = []
     for name, rule in all_rules().items():
         engines = [backend.name for backend in backends().values() if rule.default and name not in backend.off]
-        row = {"name": name, "what": _what(rules, name), "rewrites": GRAPH, "phase": getattr(rule, "phase", "layout")}
+        row = {"name": name, "what": _what(rules, name), "rewrites": GRAPH, "phase": rule.phase}
         found.append({**row, "default": rule.default, "engines": engines, "needed": []})
-    return sorted(found, key=lambda row: PHASES.index(row["phase"]))
+    return found
 
 
 def _forms() -> list[dict[str, Any]]:

@@ -23,7 +23,8 @@ from mlpdeploy import cli as command_line
 from mlpdeploy import pipeline, store
 from mlpdeploy.engine.backend import backends
 from mlpdeploy.engine.backends import _nvidia
-from mlpdeploy.graph.rewrite import LAYOUT, all_rules
+from mlpdeploy.graph.rewrite import all_rules
+from mlpdeploy.graph.rules import LAYOUT
 from mlpdeploy.lookup import folder_of
 from mlpdeploy.selection import Selection
 from tests.conftest import REPOSITORY

@@ -53,8 +53,8 @@ class RowProjection:
         return RowProjection(self.anchor, self.root.replace(splits), rows, groups, contracted)
 
 
-def region(module: nn.Module, top: fx.Node, position: dict[fx.Node, int]) -> Region | None:
-    """The sum that ends in `top`, an addition; `position` orders the nodes of the graph.
+def region(module: nn.Module, top: fx.Node) -> Region | None:
+    """The sum that ends in `top`, an addition.
 
     None where its terms are no affine maps of one tensor, or where one of them is that tensor itself: a copy that is
     added costs one pass, and inside the matrix its ones would take precision from the numbers beside them.
@@ -62,7 +62,7 @@ def region(module: nn.Module, top: fx.Node, position: dict[fx.Node, int]) -> Reg
     inside: set[fx.Node] = set()
     frontier = {top}
     while len(frontier) > 1 or not inside:
-        node = max(frontier, key=position.__getitem__)
+        node = max(frontier)  # of the graph's order
         frontier.remove(node)
         sources = _sources(module, node)
         if not sources or (inside and not inside.issuperset(node.users)):
@@ -70,7 +70,7 @@ def region(module: nn.Module, top: fx.Node, position: dict[fx.Node, int]) -> Reg
         inside.add(node)
         frontier.update(sources)
     root = frontier.pop()
-    nodes = tuple(sorted(inside, key=position.__getitem__))
+    nodes = tuple(sorted(inside))
     depth = {root: 0}
     for node in nodes:
         depth[node] = min(depth[source] for source in _sources(module, node)) + _projects(module, node)

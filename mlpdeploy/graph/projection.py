@@ -51,14 +51,16 @@ class Lowering:
 
     `matches(projection)`: whether it is of this kind. `guard(projection)`: None where it serves, else the reason.
     `emit(editor, stored tensor, projection, weight, bias, origin)`: the node that computes it, and how its result lies
-    in memory: as `projection.wanted`, in groups. `default` is as in a `Rule`.
+    in memory: as `projection.wanted`, in groups. `after`, `default` and `phase` are as in a `Rule`.
     """
 
     name: str
     matches: Callable[[Projection], bool]
     guard: Callable[[Projection], str | None]
     emit: Emit
+    after: tuple[str, ...] = ()
     default: bool = True
+    phase: str = "layout"
 
 
 def regroup(editor: Editor, node: fx.Node, groups: Sequence[Group], origin: fx.Node) -> fx.Node:

@@ -17,14 +17,12 @@ from mlpdeploy.graph import rules
 from mlpdeploy.graph.editor import Editor, weight
 from mlpdeploy.graph.projection import Lowering
 from mlpdeploy.graph.propagate import propagate
-from mlpdeploy.graph.rule import PHASES, Log, Rule, RuleReport
+from mlpdeploy.graph.rule import PHASES, Log, Rule, RuleReport, ordered, run
+from mlpdeploy.graph.rules import LAYOUT
 from mlpdeploy.graph.spec import check
 from mlpdeploy.graph.trace import TensorSpec, Traced
 
 T = TypeVar("T")
-
-LAYOUT = "propagate_layout"
-"""Name of the layout pass itself; without it the lowerings have nothing to do."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +36,10 @@ class Rewritten:
 
 
 def all_rules() -> dict[str, Rule | Lowering]:
-    """Every rule by name: one for each file of `rules/`."""
+    """Every rule by name, in the order in which they run: one for each file of `rules/`."""
     names = sorted(module.name for module in pkgutil.iter_modules(rules.__path__))
     found = [importlib.import_module(f"{rules.__name__}.{name}").RULE for name in names]
-    return {rule.name: rule for rule in found}
+    return {rule.name: rule for rule in ordered({rule.name: rule for rule in found})}
 
 
 def on_by_default(off: Collection[str] = ()) -> set[str]:
@@ -85,7 +83,7 @@ def _rewritten(traced: Traced, names: Collection[str]) -> Rewritten:
 
 def _run(rule: Rule, module: fx.GraphModule) -> RuleReport:
     log = Log()
-    seconds, _ = _timed(lambda: rule.rewrite(Editor(module, module.graph), log))
+    seconds, _ = _timed(lambda: run(rule, Editor(module, module.graph), log))
     return RuleReport(rule.name, log.count, tuple(log.refusals), seconds)
 
 

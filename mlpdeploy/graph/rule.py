@@ -1,8 +1,8 @@
-"""What a rewrite rule is, and the log in which it records where it fired and where it refused."""
+"""What a rewrite rule is, and the walk that runs one: where it fired, and where it refused, goes into a log."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,8 +15,15 @@ PHASES = ("normalise", "layout", "algebra", "fusion")
 
 
 @dataclass(frozen=True)
+class Refused:
+    """A rule's pattern is there, and this is why it leaves it."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
 class Refusal:
-    """A place where a rule's pattern was found and its guard said no: the user's module, and the reason."""
+    """A place where a rule refused: the user's module, and the reason."""
 
     where: str
     reason: str
@@ -48,35 +55,85 @@ class Log:
         self.refusals.append(Refusal(network_of(node) or node.name, reason))
 
 
+Find = Callable[[Editor, fx.Node], Any]
+"""What stands at an operation: what `replace` needs to know of the pattern; Refused; None where it is not there."""
+
+Replace = Callable[[Editor, fx.Node, Any], "fx.Node | Refused | None"]
+"""Writes, in front of the operation, what takes its place, and gives that node. None where it has put its results into
+their places itself; Refused where it turns out in the making that there is none."""
+
+
 @dataclass(frozen=True)
 class Rule:
     """One rewrite. Each file of `rules/` defines one as RULE; its docstring says before, after, and why it pays.
 
-    `phase`: one of PHASES, in which order rules run (within a phase, by name). `default`: whether it runs unless asked
-    for; an engine may have it off (`Backend.off`).
+    `find` and `replace`: see there. `phase`: one of PHASES, in which order rules run; within a phase a rule runs behind
+    those that it names as `after`. `backwards`: whether it sees the last operation first. `default`: whether it runs
+    unless asked for; an engine may have it off (`Backend.off`).
     """
 
     name: str
     phase: str
-    rewrite: Callable[[Editor, Log], None]
+    find: Find
+    replace: Replace
+    after: tuple[str, ...] = ()
+    backwards: bool = False
     default: bool = True
 
 
-Spelling = Callable[[Editor, fx.Node], fx.Node | str | None]
-"""What stands for a node: another node; a reason why nothing does; None where the pattern is not there."""
-
-
-def replace_spellings(editor: Editor, log: Log, spellings: Mapping[Any, Spelling]) -> None:
-    """Put what its spelling gives in the place of every node whose target has one."""
-    for node in list(editor.graph.nodes):
-        spelling = spellings.get(node.target) if node.op == "call_function" else None
-        if spelling is None:
+def run(rule: Rule, editor: Editor, log: Log) -> None:
+    """Ask a rule about every operation of the graph that was there before, once; drop what nothing reads any more."""
+    nodes = [node for node in editor.graph.nodes if node.op == "call_function"]
+    for node in reversed(nodes) if rule.backwards else nodes:
+        if node._erased or not node.users:
             continue
-        with editor.before(node):
-            result = spelling(editor, node)
-        if isinstance(result, fx.Node):
-            node.replace_all_uses_with(result)
+        found = rule.find(editor, node)
+        if found is None:
+            continue
+        if not isinstance(found, Refused):
+            with editor.before(node):
+                made = rule.replace(editor, node, found)
+            if not isinstance(made, Refused):
+                if made is not None:
+                    node.replace_all_uses_with(made)
+                drop(editor, [node])
+                log.fired()
+                continue
+            found = made
+        log.refused(node, found.reason)
+    editor.graph.eliminate_dead_code()
+
+
+def drop(editor: Editor, nodes: Iterable[fx.Node]) -> None:
+    """Erase operations that nothing reads, and what only they read."""
+    for node in nodes:
+        if not node._erased and not node.users and node.op == "call_function":
+            operands = node.all_input_nodes
             editor.graph.erase_node(node)
-            log.fired()
-        elif result is not None:
-            log.refused(node, result)
+            drop(editor, operands)
+
+
+def by_target(finds: Mapping[Any, Find]) -> Find:
+    """One `find` for operations that each have their own."""
+
+    def find(editor: Editor, node: fx.Node) -> Any:
+        own = finds.get(node.target)
+        return None if own is None else own(editor, node)
+
+    return find
+
+
+def ordered(rules: Mapping[str, Any]) -> list[Any]:
+    """Rules, phase by phase, each behind those that it comes after; else as they are given.
+
+    Raises ValueError where rules come after one another in a circle.
+    """
+    result: list[Any] = []
+    waiting = [rule for phase in PHASES for rule in rules.values() if rule.phase == phase]
+    while waiting:
+        free = next((one for one in waiting if not any(other.name in one.after for other in waiting)), None)
+        if free is None:
+            raise ValueError(f"each comes after another: {', '.join(one.name for one in waiting)}")
+        waiting.remove(free)
+        result.append(free)
+    return result

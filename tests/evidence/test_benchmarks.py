@@ -18,7 +18,8 @@ from mlpdeploy.engine.backends._host import cpu_model
 from mlpdeploy.engine.parsed import Counts, FunctionBody, ParsedNetwork
 from mlpdeploy.evidence import machine
 from mlpdeploy.evidence.timing import Timings
-from mlpdeploy.graph.rewrite import LAYOUT, all_rules
+from mlpdeploy.graph.rewrite import all_rules
+from mlpdeploy.graph.rules import LAYOUT
 
 
 def test_a_result_names_its_machine_and_is_strict_json(tmp_path: Path) -> None:

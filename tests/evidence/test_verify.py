@@ -39,7 +39,8 @@ from mlpdeploy.evidence.ladder import (
 )
 from mlpdeploy.evidence.verify import verify
 from mlpdeploy.graph.precision import Typed
-from mlpdeploy.graph.rewrite import LAYOUT, Rewritten, rewrite, rewrite_as
+from mlpdeploy.graph.rewrite import Rewritten, rewrite, rewrite_as
+from mlpdeploy.graph.rules import LAYOUT
 from mlpdeploy.graph.trace import TensorSpec, Traced, trace
 
 BATCH = Batch(1, 4, 11)

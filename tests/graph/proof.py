@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mlpdeploy.graph.editor import weight
 from mlpdeploy.graph.rewrite import Rewritten, rewrite
 from mlpdeploy.graph.trace import TensorSpec, trace
 
@@ -109,3 +112,17 @@ def targets(result: Rewritten) -> Counter[Any]:
 def moves(result: Rewritten) -> int:
     """How many operations are left that move data: permutes and their spellings."""
     return sum(count for target, count in targets(result).items() if target in MOVES)
+
+
+def structure(module: torch.fx.GraphModule) -> str:
+    """A hash of what a graph computes, operation for operation and number for number, whatever its nodes are called."""
+    known: dict[torch.fx.Node, str] = {}
+    for node in module.graph.nodes:
+        tensor = weight(module, node)
+        if tensor is not None:
+            content = [str(tensor.dtype), list(tensor.shape), tensor.detach().contiguous().numpy().tobytes().hex()]
+        else:
+            arguments = torch.fx.map_arg((node.args, dict(node.kwargs)), known.__getitem__)
+            content = [node.op, str(node.target) if node.op == "call_function" else node.name, str(arguments)]
+        known[node] = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    return next(known[node] for node in module.graph.nodes if node.op == "output")

@@ -18,27 +18,20 @@ from mlpdeploy.graph.chain import back
 from mlpdeploy.graph.editor import Editor, weight
 from mlpdeploy.graph.kinds import convolution_arguments, rearranged, shape_of
 from mlpdeploy.graph.layout import View
-from mlpdeploy.graph.rule import Log, Rule
+from mlpdeploy.graph.rule import Refused, Rule
 
 aten = torch.ops.aten
 
 
-def rewrite(editor: Editor, log: Log) -> None:
-    """Replace every such convolution whose lines lie in front of the channels, and are wanted there."""
-    for node in list(editor.graph.nodes):
-        lines = _lines(editor, node) if node.target is aten.conv2d.default else None
-        if lines is None:
-            continue
-        x: Any = node.args[0]
-        if not _in_front(back(x).view, lines):
-            continue
-        if not _wanted_in_front(node, lines):
-            log.refused(node, "its lines lie in front of the channels, and its result is wanted otherwise")
-            continue
-        with editor.before(node):
-            node.replace_all_uses_with(_convolved(editor, node, lines))
-        editor.graph.erase_node(node)
-        log.fired()
+def find(editor: Editor, node: fx.Node) -> int | Refused | None:
+    """The dimension of such lines, where they lie in front of the channels and are wanted there."""
+    lines = _lines(editor, node) if node.target is aten.conv2d.default else None
+    x: Any = node.args[0] if node.args else None
+    if lines is None or not _in_front(back(x).view, lines):
+        return None
+    if not _wanted_in_front(node, lines):
+        return Refused("its lines lie in front of the channels, and its result is wanted otherwise")
+    return lines
 
 
 def _lines(editor: Editor, node: fx.Node) -> int | None:
@@ -72,7 +65,7 @@ def _wanted_in_front(node: fx.Node, lines: int) -> bool:
     return False
 
 
-def _convolved(editor: Editor, node: fx.Node, lines: int) -> fx.Node:
+def replace(editor: Editor, node: fx.Node, lines: int) -> fx.Node:
     """`node` on one map for each line, and its result back in the order of its dimensions."""
     x: Any = node.args[0]
     across = 5 - lines
@@ -87,4 +80,4 @@ def _convolved(editor: Editor, node: fx.Node, lines: int) -> fx.Node:
     return editor.permute(unfolded, [0, 2, 1, 3] if lines == 2 else [0, 2, 3, 1], origin=node)
 
 
-RULE = Rule("convolve_lines", phase="normalise", rewrite=rewrite)
+RULE = Rule("convolve_lines", "normalise", find, replace)

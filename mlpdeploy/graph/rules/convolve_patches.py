@@ -19,7 +19,7 @@ from torch import fx
 from mlpdeploy.graph.chain import back
 from mlpdeploy.graph.editor import Editor, is_linear_of_constants, weight
 from mlpdeploy.graph.kinds import dim_of, shape_of
-from mlpdeploy.graph.rule import Log, Rule
+from mlpdeploy.graph.rule import Refused, Rule
 
 aten = torch.ops.aten
 
@@ -35,20 +35,11 @@ class Patches:
     stride: tuple[int, int]
 
 
-def rewrite(editor: Editor, log: Log) -> None:
-    """Replace every linear whose columns are those of patches."""
-    for node in list(editor.graph.nodes):
-        if not is_linear_of_constants(node):
-            continue
-        patches = _patches(node.args[0])
-        if patches is None:
-            continue
-        if (reason := _refusal(patches)) is not None:
-            log.refused(node, reason)
-            continue
-        with editor.before(node):
-            node.replace_all_uses_with(_convolution(editor, node, patches))
-        log.fired()
+def find(editor: Editor, node: fx.Node) -> list[Patches] | Refused | None:
+    """The unfoldings whose patches are the columns of a linear."""
+    patches = _patches(node.args[0]) if is_linear_of_constants(node) else None  # type: ignore[arg-type]
+    reason = None if patches is None else _refusal(patches)
+    return patches if reason is None else Refused(reason)
 
 
 def _patches(node: fx.Node) -> list[Patches] | None:
@@ -106,7 +97,8 @@ def _margins(one: Patches, largest: Patches) -> list[int] | None:
     return margins
 
 
-def _convolution(editor: Editor, node: fx.Node, patches: list[Patches]) -> fx.Node:
+def replace(editor: Editor, node: fx.Node, patches: list[Patches]) -> fx.Node:
+    """The convolution, flattened."""
     arguments: Any = (*node.args, None)[:3]
     matrix, bias = weight(editor.module, arguments[1]), arguments[2]
     assert matrix is not None
@@ -124,4 +116,4 @@ def _convolution(editor: Editor, node: fx.Node, patches: list[Patches]) -> fx.No
     return editor.permute(flat, [0, 2, 1], origin=node)
 
 
-RULE = Rule("convolve_patches", phase="normalise", rewrite=rewrite)
+RULE = Rule("convolve_patches", "normalise", find, replace)

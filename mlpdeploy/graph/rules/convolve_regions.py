@@ -11,6 +11,7 @@ The rearrangements, each a copy of the map, are part of how a convolution reads 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from torch import fx
 from mlpdeploy.graph.editor import Editor, weight
 from mlpdeploy.graph.kinds import convolution_arguments, is_tensor, rearranged, shape_of
 from mlpdeploy.graph.layout import Axis, Group, View, flat, numel
-from mlpdeploy.graph.rule import Log, Rule
+from mlpdeploy.graph.rule import Rule
 
 aten = torch.ops.aten
 
@@ -27,14 +28,37 @@ Region = tuple[Group, Group, Group]
 """Axes of the channels of a map, and those of a region along its height and its width."""
 
 
-def rewrite(editor: Editor, log: Log) -> None:
-    """Replace every such convolution together with the rearrangement in front of it or behind it."""
-    for node in list(editor.graph.nodes):
-        kernel = weight(editor.module, node.args[1]) if node.target is aten.conv2d.default else None
-        if kernel is None or not _is_pointwise(node, kernel):
-            continue
-        if _gather_regions(editor, node, kernel) or _scatter_regions(editor, node, kernel):
-            log.fired()
+@dataclass(frozen=True)
+class Folded:
+    """A convolution with regions in its input's channels (`gathers`), or in its own, and the rearrangement of them.
+
+    `outside` is the map as a whole: what the rearrangement reads, or what it makes.
+    """
+
+    outside: fx.Node
+    channels: Group
+    region: Region
+    turns: tuple[int, ...]
+    gathers: bool
+
+
+def find(editor: Editor, node: fx.Node) -> Folded | None:
+    """Such a convolution, with the rearrangement in front of it or behind it."""
+    kernel = weight(editor.module, node.args[1]) if node.target is aten.conv2d.default else None
+    if kernel is None or not _is_pointwise(node, kernel):
+        return None
+    return _rearranged_from(node.args[0]) or _rearranged_to(node)
+
+
+def replace(editor: Editor, node: fx.Node, found: Folded) -> fx.Node | None:
+    """The convolution, or the transposed one, of the whole map."""
+    kernel = weight(editor.module, node.args[1])
+    assert kernel is not None
+    if found.gathers:
+        return _gathered(editor, node, found, kernel)
+    with editor.before(found.outside):
+        found.outside.replace_all_uses_with(_scattered(editor, node, found, kernel))
+    return None
 
 
 def _is_pointwise(node: fx.Node, kernel: torch.Tensor) -> bool:
@@ -42,43 +66,30 @@ def _is_pointwise(node: fx.Node, kernel: torch.Tensor) -> bool:
     return tuple(kernel.shape[2:]) == (1, 1) and list(stride) == [1, 1] and not any(padding) and groups == 1
 
 
-def _gather_regions(editor: Editor, node: fx.Node, kernel: torch.Tensor) -> bool:
-    """Replace `node`, whose input is a map with its regions in the channels."""
-    source, view = _rearranged_from(node.args[0])
-    region = None if view is None else _region(view.stored, view.seen)
-    if view is None or region is None:
-        return False
-    matrix = _reordered(kernel.flatten(1).T, view.seen[1], region)  # channels, height, width, rows
+def _gathered(editor: Editor, node: fx.Node, found: Folded, kernel: torch.Tensor) -> fx.Node:
+    """`node`, whose input is a map with its regions in the channels."""
+    matrix = _reordered(kernel.flatten(1).T, found.channels, found.region)  # channels, height, width, rows
     weights = matrix.permute(3, 0, 1, 2)
-    with editor.before(node):
-        constant = editor.constant(weights, f"{node.args[1].target}_regions", origin=node)  # type: ignore[union-attr]
-        bias = node.args[2] if len(node.args) > 2 else None
-        result = editor.call(node.target, (source, constant, bias, list(weights.shape[2:])), origin=node)
-    node.replace_all_uses_with(result)
-    return True
+    constant = editor.constant(weights, f"{node.args[1].target}_regions", origin=node)  # type: ignore[union-attr]
+    bias = node.args[2] if len(node.args) > 2 else None
+    return editor.call(node.target, (found.outside, constant, bias, list(weights.shape[2:])), origin=node)
 
 
-def _scatter_regions(editor: Editor, node: fx.Node, kernel: torch.Tensor) -> bool:
-    """Replace `node`, from whose channels regions are laid out."""
-    last, view = _rearranged_to(node)
-    region = None if view is None else _region(view.seen, view.stored)
-    if view is None or region is None:
-        return False
-    weights = _reordered(kernel.flatten(1), view.stored[1], region).permute(3, 0, 1, 2)
+def _scattered(editor: Editor, node: fx.Node, found: Folded, kernel: torch.Tensor) -> fx.Node:
+    """`node`, from whose channels regions are laid out."""
+    weights = _reordered(kernel.flatten(1), found.channels, found.region).permute(3, 0, 1, 2)
     stride = list(weights.shape[2:])
     bias = weight(editor.module, node.args[2]) if len(node.args) > 2 else None
-    with editor.before(last):
-        constant = editor.constant(weights, f"{node.args[1].target}_regions", origin=node)  # type: ignore[union-attr]
-        arguments = (node.args[0], constant, None, stride)
-        result = editor.call(aten.conv_transpose2d.input, arguments, origin=node)
-        if bias is not None:
-            periodic = _reordered(bias[:, None], view.stored[1], region).permute(3, 0, 1, 2)
-            turns = [numel(group) if step > 1 else 1 for group, step in zip(view.stored[2:], stride, strict=True)]
-            name = f"{node.args[2].target}_regions"  # type: ignore[union-attr]
-            shift = editor.constant(periodic.repeat(1, 1, *turns), name, origin=node)
-            result = editor.call(aten.add.Tensor, (result, shift), origin=node)
-    last.replace_all_uses_with(result)
-    return True
+    constant = editor.constant(weights, f"{node.args[1].target}_regions", origin=node)  # type: ignore[union-attr]
+    arguments = (node.args[0], constant, None, stride)
+    result = editor.call(aten.conv_transpose2d.input, arguments, origin=node)
+    if bias is None:
+        return result
+    periodic = _reordered(bias[:, None], found.channels, found.region).permute(3, 0, 1, 2)
+    turns = [count if step > 1 else 1 for count, step in zip(found.turns, stride, strict=True)]
+    name = f"{node.args[2].target}_regions"  # type: ignore[union-attr]
+    shift = editor.constant(periodic.repeat(1, 1, *turns), name, origin=node)
+    return editor.call(aten.add.Tensor, (result, shift), origin=node)
 
 
 def _reordered(matrix: torch.Tensor, axes: Group, region: Region) -> torch.Tensor:
@@ -101,8 +112,8 @@ def _region(whole: tuple[Group, ...], folded: tuple[Group, ...]) -> Region | Non
     return (whole[1], height, width) if height + width and members == {*whole[1], *height, *width} else None
 
 
-def _rearranged_from(node: Any) -> tuple[fx.Node, View | None]:
-    """The map that `node` is a rearrangement of with regions in its channels, and how; the nearest there is."""
+def _rearranged_from(node: Any) -> Folded | None:
+    """The map that `node` is a rearrangement of with regions in its channels; the nearest there is."""
     chain: list[fx.Node] = []
     current = node
     while current.op == "call_function" and current.all_input_nodes:
@@ -112,22 +123,22 @@ def _rearranged_from(node: Any) -> tuple[fx.Node, View | None]:
         for link in chain:
             view = rearranged(link, view) if view is not None else None
         if view is None:
-            break
-        if _region(view.stored, view.seen) is not None:
-            return current, view
-    return node, None
+            return None
+        if (region := _region(view.stored, view.seen)) is not None:
+            return Folded(current, view.seen[1], region, (), gathers=True)
+    return None
 
 
-def _rearranged_to(node: fx.Node) -> tuple[fx.Node, View | None]:
-    """The rearrangement of `node` that alone reads it and lays out the regions in its channels, and how."""
+def _rearranged_to(node: fx.Node) -> Folded | None:
+    """The rearrangement of `node` that alone reads it and lays out the regions in its channels."""
     view: View | None = View.of(shape_of(node))
     current = node
     while len(current.users) == 1 and view is not None:
         current = next(iter(current.users))
         view = rearranged(current, view) if current.op == "call_function" else None
-        if view is not None and _region(view.seen, view.stored) is not None:
-            return current, view
-    return node, None
+        if view is not None and (region := _region(view.seen, view.stored)) is not None:
+            return Folded(current, view.stored[1], region, tuple(map(numel, view.stored[2:])), gathers=False)
+    return None
 
 
-RULE = Rule("convolve_regions", phase="normalise", rewrite=rewrite)
+RULE = Rule("convolve_regions", "normalise", find, replace)

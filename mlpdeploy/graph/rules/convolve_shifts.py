@@ -18,7 +18,7 @@ from torch import fx
 
 from mlpdeploy.graph.editor import Editor, weight
 from mlpdeploy.graph.kinds import SPLITS, dim_of, shape_of
-from mlpdeploy.graph.rule import Log, Rule
+from mlpdeploy.graph.rule import Refused, Rule
 
 aten = torch.ops.aten
 
@@ -34,22 +34,16 @@ class Part:
     shift: tuple[int, int]
 
 
-def rewrite(editor: Editor, log: Log) -> None:
-    """Replace every concatenation of such parts."""
-    for node in list(editor.graph.nodes):
-        arguments: Any = (*node.args, 0)
-        if node.target is not aten.cat.default or len(shape_of(node)) != 4 or arguments[1] != 1:
-            continue
-        parts = [_part(part) for part in arguments[0]]
-        known = [part for part in parts if part is not None]
-        if len(known) < len(parts) or len(parts) < 2 or not any(any(part.shift) for part in known):
-            continue
-        reason = _refusal(editor, node, known)
-        if reason is not None:
-            log.refused(node, reason)
-            continue
-        _convolve(editor, node, known)
-        log.fired()
+def find(editor: Editor, node: fx.Node) -> list[Part] | Refused | None:
+    """The parts of a concatenation of such groups."""
+    if node.target is not aten.cat.default or len(shape_of(node)) != 4 or dim_of(node) != 1:
+        return None
+    parts = [_part(part) for part in node.args[0]]  # type: ignore[union-attr, arg-type]
+    known = [part for part in parts if part is not None]
+    if len(known) < len(parts) or len(parts) < 2 or not any(any(part.shift) for part in known):
+        return None
+    reason = _refusal(editor, node, known)
+    return known if reason is None else Refused(reason)
 
 
 def _part(node: fx.Node) -> Part | None:
@@ -117,27 +111,32 @@ def _reads_channels(editor: Editor, user: fx.Node) -> bool:
     return bool(groups == 1)
 
 
-def _convolve(editor: Editor, node: fx.Node, parts: list[Part]) -> None:
+def replace(editor: Editor, node: fx.Node, parts: list[Part]) -> fx.Node:
+    """The convolution; what reads its channels in another order takes its weights so."""
     channels = torch.cat([part.channels for part in parts])
     reach = [max(abs(part.shift[axis]) for part in parts) for axis in (0, 1)]
     dtype = node.meta["val"].dtype
     kernel = torch.zeros(len(channels), 1, 2 * reach[0] + 1, 2 * reach[1] + 1, dtype=dtype)
     for part in parts:
         kernel[part.channels, 0, part.shift[0] + reach[0], part.shift[1] + reach[1]] = 1
-    with editor.before(node):
-        constant = editor.constant(kernel, f"{node.name}_shifts", origin=node)
-        arguments = (parts[0].source, constant, None, [1, 1], reach, [1, 1], len(channels))
-        result = editor.call(aten.conv2d.default, arguments, origin=node)
+    constant = editor.constant(kernel, f"{node.name}_shifts", origin=node)
+    arguments = (parts[0].source, constant, None, [1, 1], reach, [1, 1], len(channels))
+    result = editor.call(aten.conv2d.default, arguments, origin=node)
     place = channels.argsort()
     if place.tolist() != list(range(len(channels))):
         for user in list(node.users):
-            matrix = weight(editor.module, user.args[1])
-            assert matrix is not None
-            with editor.before(user):
-                name = f"{user.args[1].target}_reordered"  # type: ignore[union-attr]
-                ordered = editor.constant(matrix[:, place], name, origin=user)
-            user.args = (user.args[0], ordered, *user.args[2:])
-    node.replace_all_uses_with(result)
+            _reorder(editor, user, place)
+    return result
 
 
-RULE = Rule("convolve_shifts", phase="normalise", rewrite=rewrite)
+def _reorder(editor: Editor, reader: fx.Node, place: torch.Tensor) -> None:
+    """Let a convolution read its channels from where they are now."""
+    matrix = weight(editor.module, reader.args[1])
+    assert matrix is not None
+    with editor.before(reader):
+        name = f"{reader.args[1].target}_reordered"  # type: ignore[union-attr]
+        ordered = editor.constant(matrix[:, place], name, origin=reader)
+    reader.args = (reader.args[0], ordered, *reader.args[2:])
+
+
+RULE = Rule("convolve_shifts", "normalise", find, replace)

@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 
 from mlpdeploy.graph.editor import Editor, weight
 from mlpdeploy.graph.kinds import arguments, shape_of
-from mlpdeploy.graph.rule import Log, Rule
+from mlpdeploy.graph.rule import Refused, Rule
 from mlpdeploy.graph.spectra import (
     BILINEAR,
     STRUCTURAL,
@@ -39,49 +39,47 @@ Pair = tuple[Part, Part]
 """Real and imaginary part."""
 
 
-def rewrite(editor: Editor, log: Log) -> None:
-    """Replace each complex value, from the inputs to the outputs; `log` counts the operations."""
-    _Decomposer(editor, log).run()
+PARTS = "parts"
+"""Where a complex node that was decomposed keeps its Pair, in its `meta`."""
+
+
+def find(editor: Editor, node: fx.Node) -> bool | None:
+    """Whether there is anything complex about it."""
+    return _is_complex(node) or any(map(_is_complex, node.all_input_nodes)) or None
+
+
+def replace(editor: Editor, node: fx.Node, _: bool) -> fx.Node | Refused | None:
+    """Its real form; of a complex result the parts, which its readers find with it."""
+    of = _Decomposer(editor, node)
+    found = of.form(node)
+    if found is None:
+        of.keep()
+        return Refused(f"{node.target} has no form in real numbers")
+    if not _is_complex(node):
+        made: fx.Node = found
+        return made
+    node.meta[PARTS] = found
+    return None
 
 
 class _Decomposer:
-    """Keeps the two parts of every complex node that has been decomposed."""
+    """Writes the real form of one operation in front of it."""
 
-    def __init__(self, editor: Editor, log: Log) -> None:
-        self.editor, self.log = editor, log
-        self.pairs: dict[fx.Node, Pair] = {}
+    def __init__(self, editor: Editor, node: fx.Node) -> None:
+        self.editor, self.node = editor, node
 
-    def run(self) -> None:
-        for node in list(self.editor.graph.nodes):
-            if node.op == "get_attr" and _is_complex(node):
-                self.pairs[node] = self.constant(node)
-            elif node.op == "call_function" and (_is_complex(node) or any(map(_is_complex, node.all_input_nodes))):
-                self.visit(node)
-        self.editor.graph.eliminate_dead_code()
-
-    def visit(self, node: fx.Node) -> None:
-        self.node = node
-        with self.editor.before(node):
-            found = self.form(node)
-            if found is None:
-                self.keep(node)
-                return
-        self.log.fired()
-        if _is_complex(node):
-            self.pairs[node] = found
-        else:
-            node.replace_all_uses_with(found)
-
-    def keep(self, node: fx.Node) -> None:
-        """Leave an operation alone, with complex operands made of their parts again."""
-        self.log.refused(node, f"{node.target} has no form in real numbers")
-        for operand in node.all_input_nodes:
-            if operand in self.pairs and not isinstance(operand.meta["val"], list | tuple):
-                node.replace_input_with(operand, self.call(aten.complex.default, *self.whole(operand)))
+    def keep(self) -> None:
+        """Leave the operation alone, with complex operands made of their parts again."""
+        for operand in self.node.all_input_nodes:
+            if PARTS in operand.meta and not isinstance(operand.meta["val"], list | tuple):
+                self.node.replace_input_with(operand, self.call(aten.complex.default, *self.whole(operand)))
 
     def form(self, node: fx.Node) -> Any:
         """The parts of a complex result, or the node of a real one; None where there is no such form."""
-        if any(_is_complex(operand) and operand not in self.pairs for operand in node.all_input_nodes):
+        for operand in node.all_input_nodes:
+            if operand.op == "get_attr" and _is_complex(operand) and PARTS not in operand.meta:
+                operand.meta[PARTS] = self.constant(operand)
+        if any(_is_complex(operand) and PARTS not in operand.meta for operand in node.all_input_nodes):
             return None
         if node.target in TRANSFORMS:
             return self.transform(node, *TRANSFORMS[node.target])
@@ -107,7 +105,10 @@ class _Decomposer:
         """The parts of an operand."""
         if isinstance(value, complex):
             return value.real or None, value.imag or None
-        return self.pairs[value] if isinstance(value, fx.Node) and value in self.pairs else (value, None)
+        if isinstance(value, fx.Node) and PARTS in value.meta:
+            known: Pair = value.meta[PARTS]
+            return known
+        return value, None
 
     def whole(self, value: Any) -> tuple[fx.Node, fx.Node]:
         """The parts of an operand as nodes: zeros where one is None."""
@@ -288,4 +289,4 @@ _FORMS: Mapping[Any, Callable[..., Any]] = {
 
 _MATRICES = {"complex": complex_matrices, "from real": real_matrices, "to real": hermitian_matrices}
 
-RULE = Rule("decompose_complex", phase="normalise", rewrite=rewrite)
+RULE = Rule("decompose_complex", "normalise", find, replace)

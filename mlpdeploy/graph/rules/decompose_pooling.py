@@ -17,7 +17,7 @@ from torch import fx
 
 from mlpdeploy.graph.editor import Editor
 from mlpdeploy.graph.kinds import arguments, shape_of
-from mlpdeploy.graph.rule import Log, Rule, replace_spellings
+from mlpdeploy.graph.rule import Refused, Rule
 
 aten = torch.ops.aten
 
@@ -28,22 +28,30 @@ MAXIMA: dict[Any, int] = {aten.max_pool1d.default: 1, aten.max_pool2d.default: 2
 Windows = tuple[list[int], list[int], list[int], list[int]]
 
 
-def rewrite(editor: Editor, log: Log) -> None:
-    """Replace each; values and shapes stay."""
-    replace_spellings(editor, log, dict.fromkeys(AVERAGES, _average) | dict.fromkeys(MAXIMA, _maximum))
-
-
-def _average(editor: Editor, node: fx.Node) -> fx.Node | str | None:
-    rank, given = AVERAGES[node.target], arguments(node)
+def find(editor: Editor, node: fx.Node) -> list[int] | Refused | None:
+    """The sizes that are pooled, where an engine would not pool them so."""
+    rank = AVERAGES.get(node.target) or MAXIMA.get(node.target)
+    if rank is None:
+        return None
+    given = arguments(node)
     if not given["ceil_mode"] and given.get("divisor_override") is None:
         return None
-    sizes = _sizes(node, rank)
-    if sizes is None:
-        return "the size of what it pools is not fixed"
-    kernel, stride, padding, _ = windows = _windows(given, rank)
+    sizes = [size for size in shape_of(node.all_input_nodes[0])[-rank:] if isinstance(size, int)]
+    return sizes if len(sizes) == rank else Refused("the size of what it pools is not fixed")
+
+
+def replace(editor: Editor, node: fx.Node, sizes: list[int]) -> fx.Node:
+    """The same pooling of what is padded to whole windows."""
+    windows = _windows(arguments(node), len(sizes))
+    pooled = _average if node.target in AVERAGES else _maximum
+    return pooled(editor, node, sizes, windows)
+
+
+def _average(editor: Editor, node: fx.Node, sizes: list[int], windows: Windows) -> fx.Node:
+    kernel, stride, padding, _ = windows
     ends = _ends(node, sizes, windows)
     pads = [side for start, end in zip(reversed(padding), reversed(ends), strict=True) for side in (start, end)]
-    x = given["self"]
+    x = node.all_input_nodes[0]
     padded = editor.call(aten.constant_pad_nd.default, (x, pads, 0.0), origin=node) if any(pads) else x
     result = editor.call(node.target, (padded, kernel, stride), origin=node)
     ones = torch.ones(1, *sizes, dtype=torch.float64)
@@ -56,26 +64,14 @@ def _average(editor: Editor, node: fx.Node) -> fx.Node | str | None:
     return editor.call(aten.mul.Tensor, (result, constant), origin=node)
 
 
-def _maximum(editor: Editor, node: fx.Node) -> fx.Node | str | None:
-    rank, given = MAXIMA[node.target], arguments(node)
-    if not given["ceil_mode"]:
-        return None
-    sizes = _sizes(node, rank)
-    if sizes is None:
-        return "the size of what it pools is not fixed"
-    windows = _windows(given, rank)
+def _maximum(editor: Editor, node: fx.Node, sizes: list[int], windows: Windows) -> fx.Node:
     beyond = [max(0, end - start) for start, end in zip(windows[2], _ends(node, sizes, windows), strict=True)]
-    x = given["self"]
+    x = node.all_input_nodes[0]
     if any(beyond):
         # As low as can be: a window of a dilated kernel need not reach the last element, which could stand in for it.
         pads = [side for end in reversed(beyond) for side in (0, end)]
         x = editor.call(aten.constant_pad_nd.default, (x, pads, float("-inf")), origin=node)
     return editor.call(node.target, (x, *windows), origin=node)
-
-
-def _sizes(node: fx.Node, rank: int) -> list[int] | None:
-    found = [size for size in shape_of(node.all_input_nodes[0])[-rank:] if isinstance(size, int)]
-    return found if len(found) == rank else None
 
 
 def _windows(given: dict[str, Any], rank: int) -> Windows:
@@ -98,4 +94,4 @@ def _ends(node: fx.Node, sizes: Sequence[int], windows: Windows) -> list[int]:
     ]
 
 
-RULE = Rule("decompose_pooling", phase="normalise", rewrite=rewrite)
+RULE = Rule("decompose_pooling", "normalise", find, replace)

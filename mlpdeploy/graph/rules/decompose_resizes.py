@@ -15,7 +15,7 @@ from torch import Tensor, fx
 
 from mlpdeploy.graph.editor import Editor
 from mlpdeploy.graph.kinds import arguments, shape_of
-from mlpdeploy.graph.rule import Log, Rule, replace_spellings
+from mlpdeploy.graph.rule import Refused, Rule
 
 aten = torch.ops.aten
 
@@ -27,17 +27,18 @@ RESIZES: dict[Any, Any] = {
 }
 
 
-def rewrite(editor: Editor, log: Log) -> None:
-    """Replace each; values and shapes stay."""
-    replace_spellings(editor, log, dict.fromkeys(RESIZES, _projected))
+def find(editor: Editor, node: fx.Node) -> bool | Refused | None:
+    """Whether it is such a resize."""
+    if node.target not in RESIZES:
+        return None
+    sizes = (*shape_of(node.all_input_nodes[0])[-2:], *shape_of(node)[-2:])
+    return all(isinstance(size, int) for size in sizes) or Refused("its size is not fixed")
 
 
-def _projected(editor: Editor, node: fx.Node) -> fx.Node | str | None:
-    given = arguments(node)
-    x = node.all_input_nodes[0]
+def replace(editor: Editor, node: fx.Node, _: bool) -> fx.Node:
+    """The projections."""
+    given, x = arguments(node), node.all_input_nodes[0]
     before, after = shape_of(x), shape_of(node)
-    if not all(isinstance(size, int) for size in (*before[-2:], *after[-2:])):
-        return "its size is not fixed"
     for axis, scale in zip((-1, -2), reversed(_scales(given)), strict=True):
         matrix = _matrix(RESIZES[node.target], int(before[axis]), int(after[axis]), given["align_corners"], scale)
         x = editor.project(x, len(before) + axis, matrix, f"{node.name}_matrix", origin=node)
@@ -58,4 +59,4 @@ def _matrix(resize: Any, before: int, after: int, align_corners: bool, scale: fl
     return resized[0, 0].T
 
 
-RULE = Rule("decompose_resizes", phase="normalise", rewrite=rewrite)
+RULE = Rule("decompose_resizes", "normalise", find, replace)

@@ -8,31 +8,30 @@ Rules that read a roll as a rearrangement of one dimension (`gather_shifts`) the
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
+from torch import fx
 
 from mlpdeploy.graph.editor import Editor
-from mlpdeploy.graph.rule import Log, Rule
+from mlpdeploy.graph.kinds import arguments
+from mlpdeploy.graph.rule import Rule
 
 aten = torch.ops.aten
 
 
-def rewrite(editor: Editor, log: Log) -> None:
-    """Replace every roll along two dimensions or more; one of the flattened tensor has none and is left."""
-    for node in list(editor.graph.nodes):
-        if node.target is not aten.roll.default:
-            continue
-        arguments: Any = (*node.args, [])[:3]
-        source, shifts, dims = arguments
-        if len(dims) < 2:
-            continue
-        with editor.before(node):
-            for shift, dim in zip(shifts, dims, strict=True):
-                source = editor.call(aten.roll.default, (source, [shift], [dim]), origin=node)
-        node.replace_all_uses_with(source)
-        editor.graph.erase_node(node)
-        log.fired()
+def find(editor: Editor, node: fx.Node) -> list[tuple[int, int]] | None:
+    """Shifts and dimensions of a roll along two dimensions or more; one of the flattened tensor has none."""
+    if node.target is not aten.roll.default:
+        return None
+    given = arguments(node)
+    return list(zip(given["shifts"], given["dims"], strict=True)) if len(given["dims"]) > 1 else None
 
 
-RULE = Rule("decompose_rolls", phase="normalise", rewrite=rewrite)
+def replace(editor: Editor, node: fx.Node, rolls: list[tuple[int, int]]) -> fx.Node:
+    """One roll after the other."""
+    result = node.all_input_nodes[0]
+    for shift, dim in rolls:
+        result = editor.call(aten.roll.default, (result, [shift], [dim]), origin=node)
+    return result
+
+
+RULE = Rule("decompose_rolls", "normalise", find, replace)

@@ -17,32 +17,33 @@ from torch import fx
 from mlpdeploy.graph.affine import Affine, affine
 from mlpdeploy.graph.editor import Editor, is_linear_of_constants, weight
 from mlpdeploy.graph.kinds import shape_of
-from mlpdeploy.graph.rule import Log, Rule
+from mlpdeploy.graph.rule import Refused, Rule
 
 aten = torch.ops.aten
 
 
-def rewrite(editor: Editor, log: Log) -> None:
-    """Copy each to all of its readers, or to none; the last of a chain first, so that those before it can follow."""
-    for node in reversed(list(editor.graph.nodes)):
-        link = affine(editor.module, node) if len(node.users) > 1 else None
-        if link is None:
-            continue
-        readers = _readers(node, link)
-        takers = [reader for reader in readers if _takes(editor, reader, link)]
-        if len(takers) < len(readers):
-            if takers:
-                log.refused(node, "a reader is no projection that can take the scale and shift in")
-            continue
-        node.replace_all_uses_with(link.source)
-        for reader in readers:
-            source = next(operand for operand in reader.all_input_nodes if operand.op != "get_attr")
-            operands = [operand if operand is not link.source else source for operand in node.args]
-            with editor.before(reader):
-                copy = editor.call(node.target, operands, dict(node.kwargs), origin=node)
-            reader.replace_input_with(source, copy)
-        editor.graph.erase_node(node)
-        log.fired()
+def find(editor: Editor, node: fx.Node) -> tuple[Affine, list[fx.Node]] | Refused | None:
+    """Such a scale and shift, and all of its readers."""
+    link = affine(editor.module, node) if len(node.users) > 1 else None
+    if link is None:
+        return None
+    readers = _readers(node, link)
+    takers = [reader for reader in readers if _takes(editor, reader, link)]
+    if len(takers) == len(readers):
+        return link, readers
+    return Refused("a reader is no projection that can take the scale and shift in") if takers else None
+
+
+def replace(editor: Editor, node: fx.Node, found: tuple[Affine, list[fx.Node]]) -> None:
+    """Copy it to each reader."""
+    link, readers = found
+    node.replace_all_uses_with(link.source)
+    for reader in readers:
+        source = next(operand for operand in reader.all_input_nodes if operand.op != "get_attr")
+        operands = [operand if operand is not link.source else source for operand in node.args]
+        with editor.before(reader):
+            copy = editor.call(node.target, operands, dict(node.kwargs), origin=node)
+        reader.replace_input_with(source, copy)
 
 
 def _readers(node: fx.Node, link: Affine) -> list[fx.Node]:
@@ -69,4 +70,4 @@ def _takes(editor: Editor, reader: fx.Node, link: Affine) -> bool:
     return link.varies(1) and not (any(padding) and link.shift is not None)
 
 
-RULE = Rule("distribute_affine", phase="algebra", rewrite=rewrite)
+RULE = Rule("distribute_affine", "algebra", find, replace, backwards=True)  # a chain from its end

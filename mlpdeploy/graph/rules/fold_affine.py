@@ -19,8 +19,8 @@ from torch import fx
 
 from mlpdeploy.graph.affine import Affine, affine, averages, rearranges, seen_behind, seen_in_front
 from mlpdeploy.graph.editor import Editor, is_linear_of_constants, weight
-from mlpdeploy.graph.kinds import shape_of
-from mlpdeploy.graph.rule import Log, Rule
+from mlpdeploy.graph.kinds import convolution_arguments, shape_of
+from mlpdeploy.graph.rule import Refused, Rule
 
 aten = torch.ops.aten
 
@@ -43,15 +43,30 @@ class Chain:
         return scale, shift
 
 
-def rewrite(editor: Editor, log: Log) -> None:
-    """Fold around every projection, in the order of the graph."""
-    for node in list(editor.graph.nodes):
-        if is_linear_of_constants(node):
-            _fold_linear(editor, node, log)
-        elif node.target is aten.conv2d.default and weight(editor.module, node.args[1]) is not None:
-            _fold_convolution(editor, node, log)
-        elif node.target is aten.matmul.default and _is_left_product(editor, node):
-            _fold_left_product(editor, node, log)
+@dataclass(frozen=True)
+class Folded:
+    """What is around a projection and goes into its weights."""
+
+    front: Chain
+    behind: Chain
+
+
+def find(editor: Editor, node: fx.Node) -> Folded | Refused | None:
+    """Constant scales and shifts around a linear, a convolution, or a product from the left."""
+    if is_linear_of_constants(node):
+        return _around_linear(editor, node)
+    if node.target is aten.conv2d.default and weight(editor.module, node.args[1]) is not None:
+        return _around_convolution(editor, node)
+    if node.target is aten.matmul.default and _is_left_product(editor, node):
+        return _around_left_product(editor, node)
+    return None
+
+
+def replace(editor: Editor, node: fx.Node, found: Folded) -> fx.Node:
+    """The projection with all that in it."""
+    if node.target is aten.matmul.default:
+        return _left_product(editor, node, found)
+    return _projection(editor, node, found, (1, 1) if node.target is aten.conv2d.default else ())
 
 
 def _is_left_product(editor: Editor, node: fx.Node) -> bool:
@@ -128,50 +143,45 @@ def _make_unit(editor: Editor, first: Affine) -> None:
     first.node.args = (*first.node.args[:2], ones, zeros, *first.node.args[4:])
 
 
-def _fold_linear(editor: Editor, node: fx.Node, log: Log) -> None:
+def _around_linear(editor: Editor, node: fx.Node) -> Folded | None:
     front = _in_front(editor, node.args[0], lambda link: link.varies(-1))  # type: ignore[arg-type]
     behind = _behind(editor, node, lambda link: link.varies(-1))
-    if front.links or behind.links:
-        _replace(editor, node, front, behind, ())
-        log.fired()
+    return Folded(front, behind) if front.links or behind.links else None
 
 
-def _fold_convolution(editor: Editor, node: fx.Node, log: Log) -> None:
-    stride_padding = node.args[4] if len(node.args) > 4 else [0, 0]
-    padded = any(stride_padding)  # type: ignore[arg-type]
-    source: fx.Node = node.args[0]  # type: ignore[assignment]
+def _around_convolution(editor: Editor, node: fx.Node) -> Folded | Refused | None:
+    source, _, _, _, padding, *_ = convolution_arguments(node)
+    padded = any(padding)
     front = _in_front(editor, source, lambda link: link.varies(1) and not (padded and link.shift is not None))
     behind = _behind(editor, node, lambda link: link.varies(1))
-    if padded and not front.links and len(source.users) == 1 and (link := _link(editor, source)) and link.varies(1):
-        log.refused(node, "a shift in front of zero padding is not a bias")
     if front.links or behind.links:
-        _replace(editor, node, front, behind, (1, 1))
-        log.fired()
+        return Folded(front, behind)
+    if padded and len(source.users) == 1 and (link := _link(editor, source)) and link.varies(1):
+        return Refused("a shift in front of zero padding is not a bias")
+    return None
 
 
-def _replace(editor: Editor, node: fx.Node, front: Chain, behind: Chain, kernel: tuple[int, ...]) -> None:
+def _projection(editor: Editor, node: fx.Node, found: Folded, kernel: tuple[int, ...]) -> fx.Node:
     """A linear or convolution with both chains in its weight (N, K / groups, *kernel) and bias (N)."""
     matrix = weight(editor.module, node.args[1])
     assert matrix is not None
-    groups = int(node.args[6]) if kernel and len(node.args) > 6 else 1  # type: ignore[arg-type]
+    groups = convolution_arguments(node)[-1] if kernel else 1
     rows, columns = matrix.shape[0], matrix.shape[1] * groups
     old = weight(editor.module, node.args[2]) if len(node.args) > 2 else None
     bias = torch.zeros(rows, dtype=torch.float64) if old is None else old.double()
-    (scale_in, shift_in), (scale_out, shift_out) = front.total(columns), behind.total(rows)
+    (scale_in, shift_in), (scale_out, shift_out) = found.front.total(columns), found.behind.total(rows)
     inside = _per_row(scale_in, rows, groups), _per_row(shift_in, rows, groups)
     expand = (...,) + (None,) * len(kernel)
     bias = bias + (matrix.double() * inside[1][expand]).flatten(1).sum(1)
     folded = matrix.double() * inside[0][expand] * scale_out[(slice(None), None, *(None,) * len(kernel))]
     bias = bias * scale_out + shift_out
-    _remove(editor, front)
+    _remove(editor, found.front)
     dtype, name = matrix.dtype, str(node.args[1].target)  # type: ignore[union-attr]
-    with editor.before(node):
-        weights = editor.constant(folded.to(dtype), f"{name}_folded", origin=node)
-        biases = editor.constant(bias.to(dtype), f"{name}_bias_folded", origin=node)
-        result = editor.call(node.target, (node.args[0], weights, biases, *node.args[3:]), origin=node)
-    _remove(editor, behind)
-    node.replace_all_uses_with(result)
-    editor.graph.erase_node(node)
+    weights = editor.constant(folded.to(dtype), f"{name}_folded", origin=node)
+    biases = editor.constant(bias.to(dtype), f"{name}_bias_folded", origin=node)
+    result = editor.call(node.target, (node.args[0], weights, biases, *node.args[3:]), origin=node)
+    _remove(editor, found.behind)
+    return result
 
 
 def _per_row(vector: torch.Tensor, rows: int, groups: int) -> torch.Tensor:
@@ -179,8 +189,8 @@ def _per_row(vector: torch.Tensor, rows: int, groups: int) -> torch.Tensor:
     return vector.reshape(groups, 1, -1).expand(groups, rows // groups, -1).reshape(rows, -1)
 
 
-def _fold_left_product(editor: Editor, node: fx.Node, log: Log) -> None:
-    """W @ x: y = (r W q) @ x * c + shift, with q along K, r along N, c along C."""
+def _around_left_product(editor: Editor, node: fx.Node) -> Folded | None:
+    """Around W @ x: y = (r W q) @ x * c + shift, with q along K, r along N, c along C."""
 
     def accepts(link: Affine) -> bool:
         scale = link.scale
@@ -190,28 +200,31 @@ def _fold_left_product(editor: Editor, node: fx.Node, log: Log) -> None:
     source: fx.Node = node.args[1]  # type: ignore[assignment]
     # The scale and shift of a LayerNorm cost nothing there; here they would become operations of their own.
     front = Chain(()) if source.target is aten.layer_norm.default else _in_front(editor, source, accepts)
-    behind = _behind(editor, node, accepts)
+    found = Folded(front, _behind(editor, node, accepts))
     matrix = weight(editor.module, node.args[0])
     assert matrix is not None
-    folded, columns, shift = _left_total(matrix.double(), front, behind)
+    folded, columns, shift = _left_total(matrix.double(), found.front, found.behind)
     steps = (columns is not None) + (shift is not None)
-    if steps >= len(front.links) + len(behind.links) and folded.equal(matrix.double()):
-        return
+    saves = steps < len(found.front.links) + len(found.behind.links) or not folded.equal(matrix.double())
+    return found if saves else None
+
+
+def _left_product(editor: Editor, node: fx.Node, found: Folded) -> fx.Node:
+    matrix = weight(editor.module, node.args[0])
+    assert matrix is not None
+    folded, columns, shift = _left_total(matrix.double(), found.front, found.behind)
     dtype, name = matrix.dtype, str(node.args[0].target)  # type: ignore[union-attr]
-    _remove(editor, front)
-    with editor.before(node):
-        weights = editor.constant(folded.to(dtype), f"{name}_folded", origin=node)
-        result = editor.call(aten.matmul.default, (weights, node.args[1]), origin=node)
-        if columns is not None:
-            scale = editor.constant(columns.to(dtype), f"{name}_scale_folded", origin=node)
-            result = editor.call(aten.mul.Tensor, (result, scale), origin=node)
-        if shift is not None:
-            constant = editor.constant(shift.to(dtype), f"{name}_shift_folded", origin=node)
-            result = editor.call(aten.add.Tensor, (result, constant), origin=node)
-    _remove(editor, behind)
-    node.replace_all_uses_with(result)
-    editor.graph.erase_node(node)
-    log.fired()
+    _remove(editor, found.front)
+    weights = editor.constant(folded.to(dtype), f"{name}_folded", origin=node)
+    result = editor.call(aten.matmul.default, (weights, node.args[1]), origin=node)
+    if columns is not None:
+        scale = editor.constant(columns.to(dtype), f"{name}_scale_folded", origin=node)
+        result = editor.call(aten.mul.Tensor, (result, scale), origin=node)
+    if shift is not None:
+        constant = editor.constant(shift.to(dtype), f"{name}_shift_folded", origin=node)
+        result = editor.call(aten.add.Tensor, (result, constant), origin=node)
+    _remove(editor, found.behind)
+    return result
 
 
 def _left_total(
@@ -249,4 +262,4 @@ def _step(
     return rows, columns, shift
 
 
-RULE = Rule("fold_affine", phase="algebra", rewrite=rewrite)
+RULE = Rule("fold_affine", "algebra", find, replace, after=("distribute_affine",))

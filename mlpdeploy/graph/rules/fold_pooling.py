@@ -18,8 +18,8 @@ from torch import fx
 
 from mlpdeploy.graph.affine import Affine, affine
 from mlpdeploy.graph.editor import Editor, weight
-from mlpdeploy.graph.kinds import shape_of
-from mlpdeploy.graph.rule import Log, Rule
+from mlpdeploy.graph.kinds import arguments, shape_of
+from mlpdeploy.graph.rule import Refused, Rule, drop
 
 aten = torch.ops.aten
 
@@ -47,21 +47,16 @@ class Mixing:
         return total
 
 
-def rewrite(editor: Editor, log: Log) -> None:
-    """Fold around every such difference."""
-    for node in list(editor.graph.nodes):
-        pool: Any = node.args[0] if node.target is aten.sub.Tensor and not node.kwargs else None
-        if not isinstance(pool, fx.Node) or pool.target is not aten.avg_pool2d.default or pool.args[0] != node.args[1]:
-            continue
-        mixing = _around(editor, node, pool)
-        norm = _norm(editor, mixing)
-        if not _saves(mixing, norm):
-            continue
-        if (reason := _refusal(pool)) is not None:
-            log.refused(node, reason)
-            continue
-        _replace(editor, mixing, norm)
-        log.fired()
+def find(editor: Editor, node: fx.Node) -> Mixing | Refused | None:
+    """Such a difference and what is around it, where that saves an operation."""
+    pool: Any = node.args[0] if node.target is aten.sub.Tensor and not node.kwargs else None
+    if not isinstance(pool, fx.Node) or pool.target is not aten.avg_pool2d.default or pool.args[0] != node.args[1]:
+        return None
+    mixing = _around(editor, node, pool)
+    if not _saves(mixing, _norm(editor, mixing)):
+        return None
+    reason = _refusal(pool)
+    return mixing if reason is None else Refused(reason)
 
 
 def _around(editor: Editor, difference: fx.Node, pool: fx.Node) -> Mixing:
@@ -96,15 +91,16 @@ def _saves(mixing: Mixing, norm: tuple[torch.Tensor, torch.Tensor] | None) -> bo
 
 
 def _refusal(pool: fx.Node) -> str | None:
-    arguments: Any = (*pool.args, *(None, [], [0, 0], False, True, None)[len(pool.args) - 1 :])
-    stride, include_pad, divisor = arguments[2], arguments[5], arguments[6]
-    if list(stride) not in ([1], [1, 1]) or shape_of(pool) != shape_of(arguments[0]):
+    given = arguments(pool)
+    if list(given["stride"]) not in ([1], [1, 1]) or shape_of(pool) != shape_of(given["self"]):
         return "its pooling strides"
-    return "its pooling counts zeros around the image" if include_pad or divisor is not None else None
+    padded = given["count_include_pad"] or given["divisor_override"] is not None
+    return "its pooling counts zeros around the image" if padded else None
 
 
-def _replace(editor: Editor, mixing: Mixing, norm: tuple[torch.Tensor, torch.Tensor] | None) -> None:
-    source, pool = mixing.source, mixing.pool
+def replace(editor: Editor, node: fx.Node, mixing: Mixing) -> None:
+    """The difference with one scale, in the norm where there is one."""
+    norm, source, pool = _norm(editor, mixing), mixing.source, mixing.pool
     last = mixing.behind[-1].node if mixing.behind else mixing.difference
     dtype = source.meta["val"].dtype
     if norm is not None:
@@ -120,6 +116,7 @@ def _replace(editor: Editor, mixing: Mixing, norm: tuple[torch.Tensor, torch.Ten
             scale = editor.constant(mixing.scale.to(dtype), "pooling_scale", origin=last)
             result = editor.call(aten.mul.Tensor, (result, scale), origin=last)
     last.replace_all_uses_with(result)
+    drop(editor, [last])
 
 
-RULE = Rule("fold_pooling", phase="algebra", rewrite=rewrite)
+RULE = Rule("fold_pooling", "algebra", find, replace)

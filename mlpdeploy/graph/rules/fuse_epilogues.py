@@ -13,7 +13,8 @@ nothing, so the rule is for those that carry the kernel. Only what nothing else 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from dataclasses import replace as _replaced
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from torch import fx
 from mlpdeploy.graph.editor import Editor, weight
 from mlpdeploy.graph.kinds import shape_of, summands
 from mlpdeploy.graph.ops import SEGMENT_GROUPED_PROJECTION, WITH_EPILOGUE
-from mlpdeploy.graph.rule import Log, Rule
+from mlpdeploy.graph.rule import Refused, Rule
 
 aten = torch.ops.aten
 
@@ -37,22 +38,32 @@ class _Followed:
     scale: fx.Node | None = None
 
 
-def rewrite(editor: Editor, log: Log) -> None:
-    """Fuse sums with what they are added to, then the other biases and GELUs."""
-    for node in list(editor.graph.nodes):
-        if node.target is aten.add.Tensor and not _is_term(node):
-            _accumulate(editor, log, node)
-    editor.graph.eliminate_dead_code()
-    taken: set[fx.Node] = set()
-    for node in reversed(list(editor.graph.nodes)):
-        found = _followed(editor, node)
-        if found is None or found.projection in taken or found.projection is node:
-            continue
-        taken.add(found.projection)
-        with editor.before(node):
-            result = _call(editor, found, None, node)
-            node.replace_all_uses_with(editor.reshape(result, shape_of(node), origin=node))
-        log.fired()
+@dataclass(frozen=True)
+class _Total:
+    """A sum: the projections among its terms, and the others."""
+
+    projections: tuple[_Followed, ...]
+    rest: tuple[fx.Node, ...]
+
+
+def find(editor: Editor, node: fx.Node) -> _Total | _Followed | Refused | None:
+    """A sum with projections among its terms; or the bias or GELU behind one."""
+    if node.target is aten.add.Tensor and not _is_term(node) and (found := _total(editor, node)) is not None:
+        return found
+    followed = _followed(editor, node)
+    return followed if followed is not None and followed.projection is not node else None
+
+
+def replace(editor: Editor, node: fx.Node, found: _Total | _Followed) -> fx.Node:
+    """The projection with its epilogue; of a sum, each accumulated onto what the others give."""
+    if isinstance(found, _Followed):
+        return editor.reshape(_call(editor, found, None, node), shape_of(node), origin=node)
+    result = found.rest[0]
+    for term in found.rest[1:]:
+        result = editor.call(aten.add.Tensor, (result, term), origin=node)
+    for one in found.projections:
+        result = _call(editor, one, result, node)
+    return result
 
 
 def _is_term(node: fx.Node) -> bool:
@@ -61,36 +72,27 @@ def _is_term(node: fx.Node) -> bool:
     return len(users) == 1 and len(summands(users[0])) > len(summands(node))
 
 
-def _accumulate(editor: Editor, log: Log, total: fx.Node) -> None:
-    """Accumulate the projections among the terms of a sum onto the others."""
+def _total(editor: Editor, total: fx.Node) -> _Total | Refused | None:
+    """The sum that `total` ends; None where no term is a projection, or there is one term alone."""
     terms = summands(total)
-    if len(terms) < 2:
-        return
-    found = {term: one for term in terms if (one := _term(editor, log, term, total)) is not None}
-    rest = [term for term in terms if term not in found] or [found.popitem()[0]]
+    known = {term: _term(editor, term, total) for term in terms} if len(terms) > 1 else {}
+    found = {term: one for term, one in known.items() if isinstance(one, _Followed)}
     if not found:
-        return
-    with editor.before(total):
-        result = rest[0]
-        for term in rest[1:]:
-            result = editor.call(aten.add.Tensor, (result, term), origin=total)
-        for one in found.values():
-            result = _call(editor, one, result, total)
-            log.fired()
-    total.replace_all_uses_with(result)
+        return next((one for one in known.values() if isinstance(one, Refused)), None)
+    rest = [term for term in terms if term not in found] or [found.popitem()[0]]
+    return _Total(tuple(found.values()), tuple(rest)) if found else None
 
 
-def _term(editor: Editor, log: Log, term: fx.Node, total: fx.Node) -> _Followed | None:
-    """What a term of a sum is; None where it is no projection, or the kernel cannot scale it so."""
+def _term(editor: Editor, term: fx.Node, total: fx.Node) -> _Followed | Refused | None:
+    """What a term of a sum is; None where it is no projection, Refused where the kernel cannot scale it so."""
     for value, scale in _factors(term):
         source: Any = value.args[0] if value.target is aten.reshape.default else value
         alone = all(len(step.users) == 1 for step in (term, value, source))
         if not alone or (found := _followed(editor, source)) is None:
             continue
         if scale is not None and (reason := _misfit(found.projection, scale, total)) is not None:
-            log.refused(term, reason)
-            return None
-        return replace(found, scale=scale)
+            return Refused(reason)
+        return _replaced(found, scale=scale)
     return None
 
 
@@ -153,4 +155,4 @@ def _call(editor: Editor, found: _Followed, accumulate: fx.Node | None, origin: 
     return editor.call(WITH_EPILOGUE, arguments, origin=origin if accumulate is None else found.projection)
 
 
-RULE = Rule("fuse_epilogues", phase="fusion", rewrite=rewrite, default=False)
+RULE = Rule("fuse_epilogues", "fusion", find, replace, backwards=True, default=False)  # whole sums before their terms

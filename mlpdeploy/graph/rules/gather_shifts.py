@@ -17,39 +17,41 @@ from torch import fx
 
 from mlpdeploy.graph.editor import Editor, weight
 from mlpdeploy.graph.kinds import shape_of
-from mlpdeploy.graph.rule import Log, Rule
+from mlpdeploy.graph.rule import Rule, drop
 
 aten = torch.ops.aten
 
-JOINS = {aten.roll.default, aten.cat.default}
 CUTS = {aten.slice.Tensor, aten.narrow.default}
 
 
 @dataclass(frozen=True)
-class Selection:
-    """`source` with the elements `indices` of one dimension; `joined`: it takes more than slices to say so."""
+class Gathered:
+    """`source` with the elements `indices` of dimension `dim`; `joined`: it takes more than slices to say so."""
 
     source: fx.Node
+    dim: int
     indices: torch.Tensor
     joined: bool
 
 
-def rewrite(editor: Editor, log: Log) -> None:
-    """Replace the last operation of each such chain, and drop the others where nothing else reads them."""
-    for node in reversed(list(editor.graph.nodes)):
-        dim = _dim_of(node) if node.users else None
-        if dim is None:
-            continue
-        found = _selection(node, dim)
-        if found is None or not found.joined:
-            continue
-        with editor.before(node):
-            result = _selected(editor, node, found, dim)
-        node.replace_all_uses_with(result)
-        _drop(editor, node)
-        if found.source is not result:
-            _move_constant(editor, found, result, dim)
-        log.fired()
+def find(editor: Editor, node: fx.Node) -> Gathered | None:
+    """The last operation of such a chain, as elements of one tensor."""
+    dim = _dim_of(node)
+    found = None if dim is None else _gathered(node, dim)
+    return found if found is not None and found.joined else None
+
+
+def replace(editor: Editor, node: fx.Node, found: Gathered) -> fx.Node | None:
+    """The gather; behind it a constant that was added in front."""
+    size = int(shape_of(found.source)[found.dim])
+    if found.indices.tolist() == list(range(size)):
+        return found.source
+    indices = editor.constant(found.indices, f"{node.name}_indices", origin=node)
+    result = editor.call(aten.index_select.default, (found.source, found.dim, indices), origin=node)
+    node.replace_all_uses_with(result)
+    drop(editor, [node])
+    _move_constant(editor, found, result)
+    return None
 
 
 def _dim_of(node: fx.Node) -> int | None:
@@ -66,47 +68,32 @@ def _dim_of(node: fx.Node) -> int | None:
     return index if isinstance(shape_of(node)[index], int) else None
 
 
-def _selection(node: fx.Node, dim: int) -> Selection | None:
+def _gathered(node: fx.Node, dim: int) -> Gathered | None:
     """`node` as elements of one tensor along `dim`; None where it joins several tensors."""
     arguments: Any = node.args
     if node.target in CUTS and shape_of(node) == shape_of(arguments[0]):
-        return _selection(arguments[0], dim)
+        return _gathered(arguments[0], dim)
     if _dim_of(node) != dim:
         size = shape_of(node)[dim]
-        return Selection(node, torch.arange(size), False) if isinstance(size, int) else None
+        return Gathered(node, dim, torch.arange(size), False) if isinstance(size, int) else None
     if node.target is aten.cat.default:
-        parts = [_selection(part, dim) for part in arguments[0]]
+        parts = [_gathered(part, dim) for part in arguments[0]]
         known = [part for part in parts if part is not None]
         if len(known) < len(parts) or len({part.source for part in known}) > 1:
             return None
-        return Selection(known[0].source, torch.cat([part.indices for part in known]), True)
-    inner = _selection(arguments[0], dim)
+        return Gathered(known[0].source, dim, torch.cat([part.indices for part in known]), True)
+    inner = _gathered(arguments[0], dim)
     if inner is None:
         return None
     if node.target is aten.roll.default:
-        return Selection(inner.source, inner.indices.roll(arguments[1][0]), True)
+        return Gathered(inner.source, dim, inner.indices.roll(arguments[1][0]), True)
     if any(isinstance(argument, fx.Node) for argument in arguments[2:]):
         return None
-    return Selection(inner.source, node.target(inner.indices, 0, *arguments[2:]), inner.joined)  # type: ignore[operator]
+    indices = node.target(inner.indices, 0, *arguments[2:])  # type: ignore[operator]
+    return Gathered(inner.source, dim, indices, inner.joined)
 
 
-def _selected(editor: Editor, node: fx.Node, found: Selection, dim: int) -> fx.Node:
-    if found.indices.tolist() == list(range(int(shape_of(found.source)[dim]))):
-        return found.source
-    indices = editor.constant(found.indices, f"{node.name}_indices", origin=node)
-    return editor.call(aten.index_select.default, (found.source, dim, indices), origin=node)
-
-
-def _drop(editor: Editor, node: fx.Node) -> None:
-    """Erase `node` and what it alone reads along a dimension."""
-    operands = node.all_input_nodes
-    editor.graph.erase_node(node)
-    for operand in operands:
-        if not operand.users and operand.target in JOINS | CUTS:
-            _drop(editor, operand)
-
-
-def _move_constant(editor: Editor, found: Selection, result: fx.Node, dim: int) -> None:
+def _move_constant(editor: Editor, found: Gathered, result: fx.Node) -> None:
     """Where `result` alone reads `x + constant`, gather x and the constant each."""
     added = found.source
     if added.target is not aten.add.Tensor or added.kwargs or list(added.users) != [result]:
@@ -118,13 +105,13 @@ def _move_constant(editor: Editor, found: Selection, result: fx.Node, dim: int) 
         return
     with editor.before(result):
         moved = editor.call(aten.index_select.default, (x, *result.args[1:]), origin=result)
-        if shift.shape[dim] > 1:
-            shift = shift.index_select(dim, found.indices)
+        if shift.shape[found.dim] > 1:
+            shift = shift.index_select(found.dim, found.indices)
         again = editor.constant(shift, f"{constant.target}_moved", origin=added)  # type: ignore[union-attr]
         total = editor.call(aten.add.Tensor, (moved, again), origin=added)
     result.replace_all_uses_with(total)
-    editor.graph.erase_node(result)
-    editor.graph.erase_node(added)
+    drop(editor, [result])
 
 
-RULE = Rule("gather_shifts", phase="normalise", rewrite=rewrite)
+AFTER = ("convolve_regions", "decompose_rolls")
+RULE = Rule("gather_shifts", "normalise", find, replace, AFTER, backwards=True)  # the last of a chain takes it whole

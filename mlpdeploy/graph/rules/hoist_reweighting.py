@@ -16,29 +16,28 @@ from mlpdeploy.graph.editor import Editor, is_linear_of_constants, weight
 from mlpdeploy.graph.kinds import dims_of, keeps_dims, shape_of, terms
 from mlpdeploy.graph.layout import Axis, Group, View, flat, numel
 from mlpdeploy.graph.ops import SEGMENT_GROUPED_PROJECTION
-from mlpdeploy.graph.rule import Log, Rule
+from mlpdeploy.graph.rule import Refused, Rule
 
 aten = torch.ops.aten
 
 
-def rewrite(editor: Editor, log: Log) -> None:
-    """Hoist every mean over a sum of projections among which is a segment-grouped one."""
-    for node in list(editor.graph.nodes):
-        if node.target is not aten.mean.dim or keeps_dims(node) or not dims_of(node):
-            continue
-        leaves = terms(node.args[0])
-        if len(leaves) < 2 or not any(_segments(leaf) for leaf in leaves):
-            continue
-        reason = next((reason for leaf in leaves if (reason := _refusal(node, leaf))), None)
-        if reason is not None:
-            log.refused(node, reason)
-            continue
-        with editor.before(node):
-            total = _mean(editor, node, leaves[0])
-            for leaf in leaves[1:]:
-                total = editor.call(aten.add.Tensor, (total, _mean(editor, node, leaf)), origin=node)
-        node.replace_all_uses_with(total)
-        log.fired()
+def find(editor: Editor, node: fx.Node) -> list[fx.Node] | Refused | None:
+    """The terms of a sum that is averaged, where a segment-grouped projection is among them."""
+    if node.target is not aten.mean.dim or keeps_dims(node) or not dims_of(node):
+        return None
+    leaves = terms(node.all_input_nodes[0])
+    if len(leaves) < 2 or not any(_segments(leaf) for leaf in leaves):
+        return None
+    reason = next((reason for leaf in leaves if (reason := _refusal(node, leaf))), None)
+    return leaves if reason is None else Refused(reason)
+
+
+def replace(editor: Editor, node: fx.Node, leaves: list[fx.Node]) -> fx.Node:
+    """The sum of their means."""
+    total = _mean(editor, node, leaves[0])
+    for leaf in leaves[1:]:
+        total = editor.call(aten.add.Tensor, (total, _mean(editor, node, leaf)), origin=node)
+    return total
 
 
 def _segments(leaf: fx.Node) -> fx.Node | None:
@@ -103,4 +102,4 @@ def _mean(editor: Editor, node: fx.Node, leaf: fx.Node) -> fx.Node:
     return editor.reshape(result, shape_of(node), origin=leaf)
 
 
-RULE = Rule("hoist_reweighting", phase="algebra", rewrite=rewrite, default=False)
+RULE = Rule("hoist_reweighting", "algebra", find, replace, default=False)

@@ -19,7 +19,7 @@ from torch import fx
 
 from mlpdeploy.graph.editor import Editor, weight
 from mlpdeploy.graph.kinds import SPLITS, convolution_arguments, dim_of, is_getitem, shape_of
-from mlpdeploy.graph.rule import Log, Rule
+from mlpdeploy.graph.rule import Refused, Rule
 
 aten = torch.ops.aten
 
@@ -28,7 +28,7 @@ MOST_PRODUCTS = 4
 
 
 @dataclass(frozen=True)
-class Group:
+class Depthwise:
     """A depthwise convolution of the channels from `start`, which take the elements `rows` and `columns` of a map."""
 
     source: fx.Node
@@ -39,31 +39,19 @@ class Group:
     bias: torch.Tensor | None
 
 
-def rewrite(editor: Editor, log: Log) -> None:
-    """Replace every concatenation of such convolutions."""
-    for node in list(editor.graph.nodes):
-        if node.target is not aten.cat.default or len(shape_of(node)) != 4 or _dim(node) != 1:
-            continue
-        parts: Any = node.args[0]
-        groups = [_group(editor, part) for part in parts]
-        found = [group for group in groups if group is not None]
-        if len(found) < 2 or len(found) < len(groups) or not _complete(found, node):
-            continue
-        if (reason := _refusal(found)) is not None:
-            log.refused(node, reason)
-            continue
-        with editor.before(node):
-            node.replace_all_uses_with(_merged(editor, found, node))
-        log.fired()
-    editor.graph.eliminate_dead_code()
+def find(editor: Editor, node: fx.Node) -> list[Depthwise] | Refused | None:
+    """The convolutions that a concatenation joins."""
+    if node.target is not aten.cat.default or len(shape_of(node)) != 4 or dim_of(node) != 1:
+        return None
+    groups = [_group(editor, part) for part in node.args[0]]  # type: ignore[union-attr, arg-type]
+    found = [group for group in groups if group is not None]
+    if len(found) < 2 or len(found) < len(groups) or not _complete(found, node):
+        return None
+    reason = _refusal(found)
+    return found if reason is None else Refused(reason)
 
 
-def _dim(node: fx.Node) -> int:
-    dim: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
-    return int(dim) % len(shape_of(node))
-
-
-def _group(editor: Editor, node: fx.Node) -> Group | None:
+def _group(editor: Editor, node: fx.Node) -> Depthwise | None:
     """`node` as such a convolution, of stride 1 and `same` padding, that one operation reads; else None."""
     kernel = weight(editor.module, node.args[1]) if node.target is aten.conv2d.default else None
     if kernel is None or len(node.users) != 1:
@@ -83,7 +71,7 @@ def _group(editor: Editor, node: fx.Node) -> Group | None:
     channels = _channels(x)
     if channels is None:
         return None
-    return Group(*channels, places[0], places[1], kernel, weight(editor.module, bias))
+    return Depthwise(*channels, places[0], places[1], kernel, weight(editor.module, bias))
 
 
 def _moved(editor: Editor, node: fx.Node) -> tuple[fx.Node, int, torch.Tensor] | None:
@@ -112,7 +100,7 @@ def _channels(node: fx.Node) -> tuple[fx.Node, int] | None:
     return arguments[0].args[0], sum(sizes[: arguments[1]])
 
 
-def _complete(groups: list[Group], node: fx.Node) -> bool:
+def _complete(groups: list[Depthwise], node: fx.Node) -> bool:
     """Whether the groups are all channels of one tensor, in order."""
     ends = [group.start + len(group.kernel) for group in groups]
     starts = [group.start for group in groups]
@@ -120,14 +108,15 @@ def _complete(groups: list[Group], node: fx.Node) -> bool:
     return one and starts == [0, *ends[:-1]] and shape_of(groups[0].source) == shape_of(node)
 
 
-def _refusal(groups: list[Group]) -> str | None:
+def _refusal(groups: list[Depthwise]) -> str | None:
     height, width = (max(group.kernel.shape[dim] for group in groups) for dim in (2, 3))
     before = sum(group.kernel.numel() for group in groups)
     after = sum(len(group.kernel) for group in groups) * height * width
     return f"one kernel for all has {after / before:.1f} times the products" if after > MOST_PRODUCTS * before else None
 
 
-def _merged(editor: Editor, groups: list[Group], node: fx.Node) -> fx.Node:
+def replace(editor: Editor, node: fx.Node, groups: list[Depthwise]) -> fx.Node:
+    """One convolution of all the channels."""
     height, width = (max(group.kernel.shape[dim] for group in groups) for dim in (2, 3))
     kernels = []
     for group in groups:
@@ -144,7 +133,7 @@ def _merged(editor: Editor, groups: list[Group], node: fx.Node) -> fx.Node:
     return editor.call(aten.conv2d.default, arguments, origin=node)
 
 
-def _gathered(editor: Editor, groups: list[Group], node: fx.Node) -> fx.Node:
+def _gathered(editor: Editor, groups: list[Depthwise], node: fx.Node) -> fx.Node:
     """Every channel with the elements of its map that its group takes; whole rows of them where it takes these."""
     source = groups[0].source
     batch, channels, height, width = shape_of(source)
@@ -165,4 +154,4 @@ def _gathered(editor: Editor, groups: list[Group], node: fx.Node) -> fx.Node:
     return editor.reshape(result, [batch, channels, height, width], origin=node)
 
 
-RULE = Rule("merge_depthwise", phase="normalise", rewrite=rewrite)
+RULE = Rule("merge_depthwise", "normalise", find, replace, after=("decompose_rolls",))

@@ -10,28 +10,25 @@ one into T. Networks over categorical fields (FinalMLP) take one gather where th
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import torch
 from torch import fx
 
 from mlpdeploy.graph.editor import Editor, weight
-from mlpdeploy.graph.kinds import dim_of, shape_of
-from mlpdeploy.graph.rule import Log, Rule
+from mlpdeploy.graph.kinds import arguments, dim_of, shape_of
+from mlpdeploy.graph.rule import Refused, Rule
 
 aten = torch.ops.aten
 
 
-def rewrite(editor: Editor, log: Log) -> None:
-    """Merge the tables of every concatenation of embeddings."""
-    for node in list(editor.graph.nodes):
-        parts = node.args[0] if node.target is aten.cat.default else []
-        if len(parts) < 2 or not all(_is_lookup(editor, part) for part in parts):
-            continue
-        if reason := _refusal(node, parts):
-            log.refused(node, reason)
-        else:
-            _merge(editor, node, parts)
-            log.fired()
+def find(editor: Editor, node: fx.Node) -> list[fx.Node] | Refused | None:
+    """The lookups that a concatenation joins."""
+    parts: Any = node.args[0] if node.target is aten.cat.default else []
+    if len(parts) < 2 or not all(_is_lookup(editor, part) for part in parts):
+        return None
+    reason = _refusal(node, parts)
+    return list(parts) if reason is None else Refused(reason)
 
 
 def _is_lookup(editor: Editor, node: fx.Node) -> bool:
@@ -52,27 +49,21 @@ def _refusal(node: fx.Node, parts: list[fx.Node]) -> str | None:
     return None if dim_of(node) == 1 else "its rows are concatenated along the batch"
 
 
-def _merge(editor: Editor, node: fx.Node, parts: list[fx.Node]) -> None:
+def replace(editor: Editor, node: fx.Node, parts: list[fx.Node]) -> fx.Node:
+    """One lookup in one table."""
     ids = parts[0].args[1].args[0]  # type: ignore[union-attr]
     fields = int(shape_of(ids)[1])  # type: ignore[arg-type]
-    columns = [_index(part.args[1]) % fields for part in parts]  # type: ignore[arg-type]
+    columns = [int(arguments(part.args[1])["index"]) % fields for part in parts]  # type: ignore[arg-type]
     tables = [weight(editor.module, part.args[0]) for part in parts]
     rows = itertools.accumulate((len(table) for table in tables[:-1]), initial=0)  # type: ignore[arg-type]
-    with editor.before(node):
-        if columns != list(range(fields)):
-            picked = editor.constant(torch.tensor(columns), "columns", origin=node)
-            ids = editor.call(aten.index_select.default, (ids, 1, picked), origin=node)
-        begins = editor.constant(torch.tensor(list(rows)), "rows", origin=node)
-        shifted = editor.call(aten.add.Tensor, (ids, begins), origin=node)
-        table = editor.constant(torch.cat(tables), "tables", origin=parts[0])  # type: ignore[arg-type]
-        found = editor.call(aten.embedding.default, (table, shifted), origin=parts[0])
-        merged = editor.reshape(found, shape_of(node), origin=node)
-    node.replace_all_uses_with(merged)
+    if columns != list(range(fields)):
+        picked = editor.constant(torch.tensor(columns), "columns", origin=node)
+        ids = editor.call(aten.index_select.default, (ids, 1, picked), origin=node)
+    begins = editor.constant(torch.tensor(list(rows)), "rows", origin=node)
+    shifted = editor.call(aten.add.Tensor, (ids, begins), origin=node)
+    table = editor.constant(torch.cat(tables), "tables", origin=parts[0])  # type: ignore[arg-type]
+    found = editor.call(aten.embedding.default, (table, shifted), origin=parts[0])
+    return editor.reshape(found, shape_of(node), origin=node)
 
 
-def _index(column: fx.Node) -> int:
-    """The `index` argument of select."""
-    return int(column.args[2] if len(column.args) > 2 else column.kwargs["index"])  # type: ignore[arg-type]
-
-
-RULE = Rule("merge_embeddings", phase="algebra", rewrite=rewrite)
+RULE = Rule("merge_embeddings", "algebra", find, replace)

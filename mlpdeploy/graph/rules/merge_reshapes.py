@@ -11,63 +11,66 @@ An engine may copy, and TensorRT's network has a layer, for each reshape that is
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 from torch import fx
 
 from mlpdeploy.graph.editor import Editor
-from mlpdeploy.graph.kinds import REDUCTIONS, dim_of, dims_of, is_pointwise, keeps_dims, shape_of
-from mlpdeploy.graph.rule import Log, Rule
+from mlpdeploy.graph.kinds import REDUCTIONS, arguments, dim_of, dims_of, is_pointwise, keeps_dims, shape_of
+from mlpdeploy.graph.rule import Rule
 
 aten = torch.ops.aten
 
 
-def rewrite(editor: Editor, log: Log) -> None:
-    """Merge each later reshape into the earlier one."""
-    for node in list(editor.graph.nodes):
-        if node.target is not aten.reshape.default:
-            continue
-        if (reduced := _reduced(editor, node)) is not None:
-            node.replace_all_uses_with(reduced)
-            log.fired()
-            continue
-        between = _between(node)
-        if between is None:
-            continue
-        with editor.before(node):
-            first = between[0].args[0] if between else node.args[0]
-            result = editor.reshape(first.args[0], shape_of(node), origin=node)  # type: ignore[union-attr, arg-type]
-            for link in between:
-                result = _again(editor, link, result)
-        node.replace_all_uses_with(result)
-        log.fired()
+@dataclass(frozen=True)
+class Merged:
+    """Which dimensions a reduction drops or keeps instead; or the operations between two reshapes."""
+
+    reduction: fx.Node | None = None
+    dims: tuple[int, ...] = ()
+    between: tuple[fx.Node, ...] = ()
 
 
-def _reduced(editor: Editor, node: fx.Node) -> fx.Node | None:
+def find(editor: Editor, node: fx.Node) -> Merged | None:
+    """What a reshape can be merged into."""
+    if node.target is not aten.reshape.default:
+        return None
+    between = _between(node)
+    return _reduced(node) or (None if between is None else Merged(between=tuple(between)))
+
+
+def replace(editor: Editor, node: fx.Node, found: Merged) -> fx.Node:
+    """The same without it."""
+    if (reduction := found.reduction) is not None:
+        options = {key: value for key, value in reduction.kwargs.items() if key not in ("dim", "keepdim")}
+        given = (reduction.args[0], list(found.dims), not keeps_dims(reduction))
+        return editor.call(reduction.target, given, options, origin=reduction)
+    first: Any = found.between[0].args[0] if found.between else node.args[0]
+    result = editor.reshape(first.args[0], shape_of(node), origin=node)
+    for link in found.between:
+        result = _again(editor, link, result)
+    return result
+
+
+def _reduced(node: fx.Node) -> Merged | None:
     """The reduction that `node` alone reads, where `node` only drops its dimensions of 1 or puts them back."""
     reduction: fx.Node = node.args[0]  # type: ignore[assignment]
     if reduction.target not in REDUCTIONS or len(reduction.users) != 1:
         return None
-    source: fx.Node = reduction.args[0]  # type: ignore[assignment]
-    shape, keep = shape_of(source), not keeps_dims(reduction)
+    shape, keep = shape_of(reduction.all_input_nodes[0]), not keeps_dims(reduction)
     dims = dims_of(reduction) or tuple(range(len(shape)))
-    if shape_of(node) != tuple(1 if dim in dims else size for dim, size in enumerate(shape) if keep or dim not in dims):
-        return None
-    options = {key: value for key, value in reduction.kwargs.items() if key not in ("dim", "keepdim")}
-    with editor.before(node):
-        return editor.call(reduction.target, (source, list(dims), keep), options, origin=reduction)
+    wanted = tuple(1 if dim in dims else size for dim, size in enumerate(shape) if keep or dim not in dims)
+    return Merged(reduction, dims) if shape_of(node) == wanted else None
 
 
 def _again(editor: Editor, link: fx.Node, x: fx.Node) -> fx.Node:
     """The same operation on `x`."""
     if link.target is aten.softmax.int:
-        return editor.call(link.target, (x,), {"dim": -1, "dtype": _dtype_of(link)}, origin=link)
+        return editor.call(link.target, (x,), {"dim": -1, "dtype": arguments(link)["dtype"]}, origin=link)
     args, kwargs = fx.map_arg((link.args, dict(link.kwargs)), lambda _: x)
     return editor.call(link.target, args, kwargs, origin=link)
-
-
-def _dtype_of(softmax: fx.Node) -> torch.dtype | None:
-    """The dtype that a softmax converts to, where it does."""
-    return softmax.args[2] if len(softmax.args) > 2 else softmax.kwargs.get("dtype")  # type: ignore[return-value]
 
 
 def _between(node: fx.Node) -> list[fx.Node] | None:
@@ -92,4 +95,4 @@ def _indifferent(link: fx.Node, later: fx.Node) -> bool:
     return is_pointwise(link) and len(link.all_input_nodes) == 1
 
 
-RULE = Rule("merge_reshapes", phase="algebra", rewrite=rewrite)
+RULE = Rule("merge_reshapes", "algebra", find, replace, after=("hoist_reweighting",))

@@ -12,33 +12,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import fx
 
 from mlpdeploy.graph.editor import Editor, weight
+from mlpdeploy.graph.kinds import arguments
 from mlpdeploy.graph.layout import size_of
-from mlpdeploy.graph.rule import Log, Rule, replace_spellings
+from mlpdeploy.graph.rule import Refused, Rule, by_target
 
 aten = torch.ops.aten
 
 
-def rewrite(editor: Editor, log: Log) -> None:
-    """Replace each contraction with a constant; `log` counts them by kind."""
-    replace_spellings(editor, log, _SPELLINGS)
+@dataclass(frozen=True)
+class Contraction:
+    """tensordot(x, tensor, axes), then permute(order), and a bias. Its dims: x's left over, then the tensor's."""
+
+    x: fx.Node
+    tensor: torch.Tensor
+    axes: tuple[Sequence[int], Sequence[int]]
+    order: Sequence[int]
+    bias: fx.Node | None = None
 
 
-def _contract(
-    editor: Editor,
-    node: fx.Node,
-    x: fx.Node,
-    tensor: torch.Tensor,
-    axes: tuple[Sequence[int], Sequence[int]],
-    order: Sequence[int],
-    bias: fx.Node | None = None,
-) -> fx.Node:
-    """tensordot(x, tensor, axes), then permute(order), as one linear. Its dims: x's left over, then the tensor's."""
+def replace(editor: Editor, node: fx.Node, found: Contraction) -> fx.Node:
+    """The contraction as one linear."""
+    x, tensor, axes = found.x, found.tensor, found.axes
     shape = [size_of(size) for size in x.meta["val"].shape]
     free = [dim for dim in range(len(shape)) if dim not in axes[0]]
     rows = [dim for dim in range(tensor.dim()) if dim not in axes[1]]
@@ -47,9 +48,9 @@ def _contract(
     left = editor.permute(x, [*free, *axes[0]], origin=node)
     left = editor.reshape(left, [shape[dim] for dim in free] + [columns], origin=node)
     constant = editor.constant(matrix, f"{node.name}_weight", origin=node)
-    result = editor.call(aten.linear.default, (left, constant, bias), origin=node)
+    result = editor.call(aten.linear.default, (left, constant, found.bias), origin=node)
     result = editor.reshape(result, [shape[dim] for dim in free] + [tensor.shape[dim] for dim in rows], origin=node)
-    return editor.permute(result, order, origin=node)
+    return editor.permute(result, found.order, origin=node)
 
 
 def _operands(editor: Editor, nodes: Sequence[Any]) -> tuple[fx.Node, torch.Tensor, bool] | None:
@@ -62,7 +63,7 @@ def _operands(editor: Editor, nodes: Sequence[Any]) -> tuple[fx.Node, torch.Tens
     return (nodes[1], first, True) if first is not None else (nodes[0], second, False)  # type: ignore[return-value]
 
 
-def _einsum(editor: Editor, node: fx.Node) -> fx.Node | str | None:
+def _einsum(editor: Editor, node: fx.Node) -> Contraction | Refused | None:
     equation, nodes = node.args[:2]
     found = _operands(editor, nodes)  # type: ignore[arg-type]
     if found is None:
@@ -73,18 +74,18 @@ def _einsum(editor: Editor, node: fx.Node) -> fx.Node | str | None:
         terms.reverse()
     mine, theirs = terms
     if len(set(mine)) < len(mine) or len(set(theirs)) < len(theirs):
-        return "an index is repeated in one operand"
+        return Refused("an index is repeated in one operand")
     shared = [label for label in mine if label in theirs]
     if any(label in out for label in shared):
-        return "an index is kept by both operands: one weight per group"
+        return Refused("an index is kept by both operands: one weight per group")
     if any(label not in out and label not in shared for label in mine + theirs):
-        return "an index of one operand is summed out alone"
+        return Refused("an index of one operand is summed out alone")
     sizes = x.meta["val"].shape
     if not shared or any(sizes[mine.index(label)] != tensor.shape[theirs.index(label)] for label in shared):
-        return "no index is contracted at its full size"
+        return Refused("no index is contracted at its full size")
     axes = ([mine.index(label) for label in shared], [theirs.index(label) for label in shared])
     produced = [label for label in mine + theirs if label not in shared]
-    return _contract(editor, node, x, tensor, axes, [produced.index(label) for label in out])
+    return Contraction(x, tensor, axes, [produced.index(label) for label in out])
 
 
 def _labels(equation: str, ranks: Sequence[int]) -> tuple[list[list[str]], list[str]]:
@@ -107,7 +108,7 @@ def _term(term: str, rank: int) -> list[str]:
     return [*head, *(f".{hidden - 1 - index}" for index in range(hidden)), *tail]
 
 
-def _tensordot(editor: Editor, node: fx.Node) -> fx.Node | str | None:
+def _tensordot(editor: Editor, node: fx.Node) -> Contraction | Refused | None:
     arguments: Any = node.args
     first, second, dims_first, dims_second = arguments[:4]
     found = _operands(editor, (first, second))
@@ -118,38 +119,34 @@ def _tensordot(editor: Editor, node: fx.Node) -> fx.Node | str | None:
     axes = ([d % len(x.meta["val"].shape) for d in pair[0]], [d % tensor.dim() for d in pair[1]])
     free, rows = len(x.meta["val"].shape) - len(axes[0]), tensor.dim() - len(axes[1])
     order = [*range(free, free + rows), *range(free)] if swapped else list(range(free + rows))
-    return _contract(editor, node, x, tensor, axes, order)
+    return Contraction(x, tensor, axes, order)
 
 
-def _matmul(editor: Editor, node: fx.Node) -> fx.Node | str | None:
+def _matmul(editor: Editor, node: fx.Node) -> Contraction | Refused | None:
     found = _operands(editor, node.args)
     if found is None:
         return None
     x, tensor, swapped = found
     rank = len(x.meta["val"].shape)
     if rank < 2 or tensor.dim() < 2 or tensor.dim() > rank or math.prod(tensor.shape[:-2]) != 1:
-        return "the weight is not one matrix"
+        return Refused("the weight is not one matrix")
     tensor = tensor.reshape(tensor.shape[-2:])
     if not swapped:
-        return _contract(editor, node, x, tensor, ([rank - 1], [0]), list(range(rank)))
-    return _contract(editor, node, x, tensor, ([rank - 2], [1]), [*range(rank - 2), rank - 1, rank - 2])
+        return Contraction(x, tensor, ([rank - 1], [0]), list(range(rank)))
+    return Contraction(x, tensor, ([rank - 2], [1]), [*range(rank - 2), rank - 1, rank - 2])
 
 
-def _conv1d(editor: Editor, node: fx.Node) -> fx.Node | str | None:
-    arguments: Any = (*node.args, *(None, [1], [0], [1], 1)[len(node.args) - 2 :])
-    x, kernel, bias, stride, padding, _, groups = arguments
-    tensor = weight(editor.module, kernel)
-    if tensor is None or weight(editor.module, x) is not None:
+def _conv1d(editor: Editor, node: fx.Node) -> Contraction | None:
+    given = arguments(node)
+    x, bias, tensor = given["input"], given["bias"], weight(editor.module, given["weight"])
+    if tensor is None or weight(editor.module, x) is not None or len(x.meta["val"].shape) != 3:
         return None
-    if tensor.shape[2] != 1 or groups != 1 or list(stride) != [1] or list(padding) != [0]:
+    if tensor.shape[2] != 1 or given["groups"] != 1 or list(given["stride"]) != [1] or list(given["padding"]) != [0]:
         return None
-    assert isinstance(x, fx.Node) and (bias is None or isinstance(bias, fx.Node))
-    if len(x.meta["val"].shape) != 3:
-        return None
-    return _contract(editor, node, x, tensor.squeeze(2), ([1], [1]), [0, 2, 1], bias)
+    return Contraction(x, tensor.squeeze(2), ([1], [1]), [0, 2, 1], bias)
 
 
-_SPELLINGS = {
+FINDS = {
     aten.einsum.default: _einsum,
     aten.tensordot.default: _tensordot,
     aten.matmul.default: _matmul,
@@ -157,4 +154,4 @@ _SPELLINGS = {
     aten.conv1d.default: _conv1d,
 }
 
-RULE = Rule("normalise_contractions", phase="normalise", rewrite=rewrite)
+RULE = Rule("normalise_contractions", "normalise", by_target(FINDS), replace, after=("decompose_complex",))

@@ -9,32 +9,27 @@ dynamic batch TensorRT computes the size of every slice at run time, in two doze
 
 from __future__ import annotations
 
-import operator
 from typing import Any
 
 import torch
 from torch import fx
 
 from mlpdeploy.graph.editor import Editor
-from mlpdeploy.graph.kinds import dim_of
-from mlpdeploy.graph.rule import Log, Rule
+from mlpdeploy.graph.kinds import dim_of, is_getitem
+from mlpdeploy.graph.rule import Refused, Rule
 
 aten = torch.ops.aten
 
 
-def rewrite(editor: Editor, log: Log) -> None:
-    """Replace every unbinding of which only single parts are read."""
-    for node in list(editor.graph.nodes):
-        if node.target is not aten.unbind.int:
-            continue
-        if any(user.target is not operator.getitem for user in node.users):
-            log.refused(node, "its parts are used as a list")
-            continue
-        _pick(editor, node)
-        log.fired()
+def find(editor: Editor, node: fx.Node) -> bool | Refused | None:
+    """Whether it is an unbinding of which only single parts are read."""
+    if node.target is not aten.unbind.int:
+        return None
+    return all(map(is_getitem, node.users)) or Refused("its parts are used as a list")
 
 
-def _pick(editor: Editor, node: fx.Node) -> None:
+def replace(editor: Editor, node: fx.Node, _: bool) -> None:
+    """A selection for each part, where it is taken out of the list."""
     count, dim = len(node.meta["val"]), dim_of(node)
     for user in list(node.users):
         index: Any = user.args[1]
@@ -42,7 +37,6 @@ def _pick(editor: Editor, node: fx.Node) -> None:
             part = editor.call(aten.select.int, (node.args[0], dim, index % count), origin=node)
         user.replace_all_uses_with(part)
         editor.graph.erase_node(user)
-    editor.graph.erase_node(node)
 
 
-RULE = Rule("pick_parts", phase="normalise", rewrite=rewrite)
+RULE = Rule("pick_parts", "normalise", find, replace, after=("resolve_shapes",))

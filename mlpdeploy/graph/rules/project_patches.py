@@ -8,6 +8,7 @@ A patch's rows of kw * c numbers are contiguous in memory, so the patch is contr
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,28 +18,39 @@ from mlpdeploy.graph.editor import Editor, weight
 from mlpdeploy.graph.kinds import convolution_arguments, is_tensor, rearranged, shape_of
 from mlpdeploy.graph.layout import View, flat
 from mlpdeploy.graph.ops import SEGMENT_GROUPED_PROJECTION
-from mlpdeploy.graph.rule import Log, Rule
+from mlpdeploy.graph.rule import Refused, Rule, drop
 
 aten = torch.ops.aten
 
 
-def rewrite(editor: Editor, log: Log) -> None:
-    """Replace every such convolution together with the rearrangements around it."""
-    for node in list(editor.graph.nodes):
-        if node.target is not aten.conv2d.default or weight(editor.module, node.args[1]) is None:
-            continue
-        source, last = _channels_last_source(node), _channels_last_result(node)
-        if source is None or last is None:
-            continue
-        kernel = weight(editor.module, node.args[1])
-        assert kernel is not None
-        if (reason := _refusal(node, kernel)) is not None:
-            log.refused(node, reason)
-            continue
-        with editor.before(last):
-            result = _projected(editor, node, source, kernel)
-            last.replace_all_uses_with(editor.reshape(result, shape_of(last), origin=node))
-        log.fired()
+@dataclass(frozen=True)
+class Patches:
+    """What a convolution over patches reads, as it is stored, and the rearrangement of its result: channels last."""
+
+    source: fx.Node
+    last: fx.Node
+
+
+def find(editor: Editor, node: fx.Node) -> Patches | Refused | None:
+    """Such a convolution between its rearrangements."""
+    kernel = weight(editor.module, node.args[1]) if node.target is aten.conv2d.default else None
+    if kernel is None:
+        return None
+    source, last = _channels_last_source(node), _channels_last_result(node)
+    if source is None or last is None:
+        return None
+    reason = _refusal(node, kernel)
+    return Patches(source, last) if reason is None else Refused(reason)
+
+
+def replace(editor: Editor, node: fx.Node, found: Patches) -> None:
+    """The projection in the place of the rearrangement behind it."""
+    kernel = weight(editor.module, node.args[1])
+    assert kernel is not None
+    with editor.before(found.last):
+        result = _projected(editor, node, found.source, kernel)
+        found.last.replace_all_uses_with(editor.reshape(result, shape_of(found.last), origin=node))
+    drop(editor, [found.last])
 
 
 def _channels_last_source(node: fx.Node) -> fx.Node | None:
@@ -102,4 +114,4 @@ def _projected(editor: Editor, node: fx.Node, source: fx.Node, kernel: torch.Ten
     return result if bias is None else editor.call(aten.add.Tensor, (result, bias), origin=node)
 
 
-RULE = Rule("project_patches", phase="algebra", rewrite=rewrite)
+RULE = Rule("project_patches", "algebra", find, replace, after=("fold_affine",))

@@ -55,4 +55,4 @@ def emit(
     return result, ((before, produced, after) if before else (produced, after))
 
 
-RULE = Lowering("project_tokens", matches, guard, emit)
+RULE = Lowering("project_tokens", matches, guard, emit, after=("project_segments",))

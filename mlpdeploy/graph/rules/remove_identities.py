@@ -8,12 +8,14 @@ An engine would drop them as well; the rules after this one would have to look t
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import fx
 
 from mlpdeploy.graph.editor import Editor
 from mlpdeploy.graph.kinds import shape_of
-from mlpdeploy.graph.rule import Log, Rule
+from mlpdeploy.graph.rule import Rule
 
 aten = torch.ops.aten
 
@@ -28,27 +30,29 @@ DROPOUTS = {aten.dropout.default, aten.feature_dropout.default, aten.alpha_dropo
 CASTS = {aten.to.dtype, aten._to_copy.default, aten.to.dtype_layout, aten.to.device, aten.type_as.default}
 
 
+def find(editor: Editor, node: fx.Node) -> bool | None:
+    """Whether it does nothing."""
+    return _is_identity(node) or None
+
+
 def _is_identity(node: fx.Node) -> bool:
+    given: Any = node.args
     if node.target in DROPOUTS:
-        return bool(not node.args[2] or node.args[1] == 0)
+        return bool(not given[2] or given[1] == 0)
     if node.target in CASTS:
-        return bool(node.meta["val"].dtype == node.args[0].meta["val"].dtype)  # type: ignore[union-attr]
+        return bool(node.meta["val"].dtype == given[0].meta["val"].dtype)
     if node.target is aten.slice.Tensor:
-        return shape_of(node) == shape_of(node.args[0])  # type: ignore[arg-type]
+        return shape_of(node) == shape_of(given[0])
     if node.target is aten.pad.default:
-        return not any(node.args[1])  # type: ignore[arg-type]
+        return not any(given[1])
     if node.target is aten.cat.default:
-        return len(node.args[0]) == 1  # type: ignore[arg-type]
+        return len(given[0]) == 1
     return node.target in ALWAYS
 
 
-def rewrite(editor: Editor, log: Log) -> None:
-    """Remove each; values and shapes stay."""
-    for node in list(editor.graph.nodes):
-        if node.op == "call_function" and _is_identity(node):
-            node.replace_all_uses_with(node.all_input_nodes[0])
-            editor.graph.erase_node(node)
-            log.fired()
+def replace(editor: Editor, node: fx.Node, _: bool) -> fx.Node:
+    """What it is given; values and shapes stay."""
+    return node.all_input_nodes[0]
 
 
-RULE = Rule("remove_identities", phase="normalise", rewrite=rewrite)
+RULE = Rule("remove_identities", "normalise", find, replace)

@@ -18,26 +18,25 @@ from mlpdeploy.graph.chain import Chain, chains
 from mlpdeploy.graph.editor import Editor, weight
 from mlpdeploy.graph.kinds import shape_of
 from mlpdeploy.graph.layout import Group, flat
-from mlpdeploy.graph.rule import Log, Rule
+from mlpdeploy.graph.rule import Refused, Rule
 
 aten = torch.ops.aten
 
 
-def rewrite(editor: Editor, log: Log) -> None:
-    """Move every such norm in front of the rearrangement."""
-    for node in list(editor.graph.nodes):
-        if node.target is not aten.layer_norm.default or len(node.args[1]) != 1:
-            continue
-        chain = next((chain for chain in chains(node.args[0]) if _dimensions(chain) is not None), None)
-        if chain is None:
-            continue
-        if any(arg is not None and weight(editor.module, arg) is None for arg in node.args[2:4]):
-            log.refused(node, "its affine parameters are computed from the inputs")
-            continue
-        with editor.before(node):
-            result = chain.replayed(editor, _normalised(editor, node, chain))
-        node.replace_all_uses_with(result)
-        log.fired()
+def find(editor: Editor, node: fx.Node) -> Chain | Refused | None:
+    """The rearrangement in front of such a norm."""
+    if node.target is not aten.layer_norm.default or len(node.args[1]) != 1:  # type: ignore[arg-type]
+        return None
+    chain = next((chain for chain in chains(node.args[0]) if _dimensions(chain) is not None), None)  # type: ignore[arg-type]
+    computed = any(arg is not None and weight(editor.module, arg) is None for arg in node.args[2:4])
+    if chain is not None and computed:
+        return Refused("its affine parameters are computed from the inputs")
+    return chain
+
+
+def replace(editor: Editor, node: fx.Node, chain: Chain) -> fx.Node:
+    """The norm in front, and the rearrangement behind it."""
+    return chain.replayed(editor, _normalised(editor, node, chain))
 
 
 def _dimensions(chain: Chain) -> int | None:
@@ -72,4 +71,4 @@ def _reordered(
     return editor.constant(factored.reshape(shape), str(constant.target), origin=origin)
 
 
-RULE = Rule("reorder_normalisation", phase="normalise", rewrite=rewrite)
+RULE = Rule("reorder_normalisation", "normalise", find, replace)

@@ -18,53 +18,44 @@ from mlpdeploy.graph.branches import Merged, Region, matrices, merged, projectio
 from mlpdeploy.graph.editor import Editor
 from mlpdeploy.graph.kinds import shape_of
 from mlpdeploy.graph.layout import flat
-from mlpdeploy.graph.rule import Log, Rule
+from mlpdeploy.graph.rule import Refused, Rule
 
 aten = torch.ops.aten
 
 
-def rewrite(editor: Editor, log: Log) -> None:
-    """Replace every sum of parallel branches, the longest first."""
-    position = {node: index for index, node in enumerate(editor.graph.nodes)}
-    replaced: set[fx.Node] = set()
-    for node in reversed(list(editor.graph.nodes)):
-        if node.target is not aten.add.Tensor or node in replaced:
-            continue
-        found = region(editor.module, node, position)
-        if found is None:
-            continue
-        reasons: list[str] = []
-        for projection in projections(editor.module, found):
-            whole = merged(editor.module, found, projection)
-            if isinstance(whole, Merged):
-                _replace(editor, found, whole)
-                replaced.update(found.nodes)
-                log.fired()
-                break
-            reasons.append(whole)
-        else:
-            if reasons:
-                log.refused(node, reasons[0])
+def find(editor: Editor, node: fx.Node) -> tuple[Region, Merged] | Refused | None:
+    """A sum of parallel branches, and the projection that they amount to."""
+    found = region(editor.module, node) if node.target is aten.add.Tensor else None
+    if found is None:
+        return None
+    reasons: list[str] = []
+    for projection in projections(editor.module, found):
+        whole = merged(editor.module, found, projection)
+        if isinstance(whole, Merged):
+            return found, whole
+        reasons.append(whole)
+    return Refused(reasons[0]) if reasons else None
 
 
-def _replace(editor: Editor, found: Region, whole: Merged) -> None:
-    anchor, top = whole.projection.anchor, found.nodes[-1]
+def replace(editor: Editor, node: fx.Node, match: tuple[Region, Merged]) -> fx.Node:
+    """That projection."""
+    found, whole = match
+    anchor = whole.projection.anchor
     matrix, bias = matrices(editor.module, found, whole)
     like = anchor.args[1].meta["val"]  # type: ignore[union-attr]
     name = str(anchor.args[1].target)  # type: ignore[union-attr]
     rows = matrix.shape[0] * matrix.shape[1]
     tensor = matrix.reshape(rows, *like.shape[1:]).to(like.dtype)
     order, seen = (*whole.projection.kept, *whole.produced), flat(whole.result.seen)
-    with editor.before(top):
-        weights = editor.constant(tensor, f"{name}_merged", origin=anchor)
-        biases = editor.constant(bias.reshape(rows).to(like.dtype), f"{name}_bias_merged", origin=anchor)
-        args = (anchor.args[0], weights, biases, *anchor.args[3:])
-        projected = editor.call(anchor.target, args, origin=anchor)
-        if order != seen:
-            projected = editor.reshape(projected, [axis.size for axis in order], origin=top)
-            projected = editor.permute(projected, [order.index(axis) for axis in seen], origin=top)
-        projected = editor.reshape(projected, shape_of(top), origin=top)
-    top.replace_all_uses_with(projected)
+    weights = editor.constant(tensor, f"{name}_merged", origin=anchor)
+    biases = editor.constant(bias.reshape(rows).to(like.dtype), f"{name}_bias_merged", origin=anchor)
+    args = (anchor.args[0], weights, biases, *anchor.args[3:])
+    projected = editor.call(anchor.target, args, origin=anchor)
+    if order != seen:
+        projected = editor.reshape(projected, [axis.size for axis in order], origin=node)
+        projected = editor.permute(projected, [order.index(axis) for axis in seen], origin=node)
+    return editor.reshape(projected, shape_of(node), origin=node)
 
 
-RULE = Rule("reparameterise", phase="normalise", rewrite=rewrite)
+AFTER = ("normalise_contractions", "remove_identities")
+RULE = Rule("reparameterise", "normalise", find, replace, AFTER, backwards=True)  # the longest sum first

@@ -12,20 +12,29 @@ sizes; of a size that is symbolic, no exporter can say so.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import fx
 
 from mlpdeploy.graph.editor import Editor
 from mlpdeploy.graph.kinds import SPLITS, dim_of, shape_of
 from mlpdeploy.graph.layout import size_of
-from mlpdeploy.graph.rule import Log, Rule, Spelling, replace_spellings
+from mlpdeploy.graph.rule import Rule
 
 aten = torch.ops.aten
 
+Spelling = Callable[[Editor, fx.Node], fx.Node]
 
-def rewrite(editor: Editor, log: Log) -> None:
-    """Replace each; values and shapes stay."""
-    replace_spellings(editor, log, _SPELLINGS)
+
+def find(editor: Editor, node: fx.Node) -> Spelling | None:
+    """How to spell it with sizes alone."""
+    return _parts if node.target in SPLITS and _is_batch(node) else _SPELLINGS.get(node.target)
+
+
+def replace(editor: Editor, node: fx.Node, spelling: Spelling) -> fx.Node:
+    """That; values and shapes stay."""
+    return spelling(editor, node)
 
 
 def _reshaped(editor: Editor, node: fx.Node) -> fx.Node:
@@ -50,13 +59,17 @@ def _cast(editor: Editor, node: fx.Node) -> fx.Node:
     return editor.call(aten.to.dtype, (x, like.meta["val"].dtype), origin=node)
 
 
-def _parts(editor: Editor, node: fx.Node) -> fx.Node | None:
-    x, dim, parts = node.args[0], dim_of(node), node.meta["val"]
-    assert isinstance(x, fx.Node)
-    shape, sizes = shape_of(x), {size_of(part.shape[dim]) for part in parts}
-    if isinstance(shape[dim], int) or len(sizes) != 1 or shape[dim] != len(parts) * next(iter(sizes)):
-        return None
-    split = [*shape[:dim], len(parts), *sizes, *shape[dim + 1 :]]
+def _is_batch(node: fx.Node) -> bool:
+    """Whether it cuts a dimension that is a multiple of the batch into parts of one size."""
+    dim, parts, whole = dim_of(node), node.meta["val"], shape_of(node.all_input_nodes[0])
+    sizes = {size_of(part.shape[dim]) for part in parts}
+    return not isinstance(whole[dim], int) and len(sizes) == 1 and whole[dim] == len(parts) * next(iter(sizes))
+
+
+def _parts(editor: Editor, node: fx.Node) -> fx.Node:
+    x, dim, parts = node.all_input_nodes[0], dim_of(node), node.meta["val"]
+    shape = shape_of(x)
+    split = [*shape[:dim], len(parts), size_of(parts[0].shape[dim]), *shape[dim + 1 :]]
     return editor.call(aten.unbind.int, (editor.reshape(x, split, origin=node), dim), origin=node)
 
 
@@ -71,7 +84,6 @@ _SPELLINGS: dict[object, Spelling] = {
     aten.reshape_as.default: _reshaped,
     aten.expand_as.default: _expanded,
     aten.type_as.default: _cast,
-    **dict.fromkeys(SPLITS, _parts),
 }
 
-RULE = Rule("resolve_shapes", phase="normalise", rewrite=rewrite)
+RULE = Rule("resolve_shapes", "normalise", find, replace)

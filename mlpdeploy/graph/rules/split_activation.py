@@ -11,6 +11,6 @@ from __future__ import annotations
 import functools
 
 from mlpdeploy.graph.rule import Rule
-from mlpdeploy.graph.rules.split_projection import split
+from mlpdeploy.graph.rules.split_projection import find, replace
 
-RULE = Rule("split_activation", phase="algebra", rewrite=functools.partial(split, activated=True))
+RULE = Rule("split_activation", "algebra", functools.partial(find, activated=True), replace, after=("fold_affine",))

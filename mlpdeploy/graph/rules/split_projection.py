@@ -1,100 +1,144 @@
-"""A projection whose result is split becomes one projection for each part.
+"""A projection of which only parts are used becomes one projection for each part.
 
-before: linear(x, W) -> chunk -> u, v                      (GLU, SwiGLU, on channels or on tokens)
+before: linear(x, W) -> chunk -> u, v                           (GLU, SwiGLU, on channels or on tokens)
 after:  u = linear(x, W_u), v = linear(x, W_v)
 
+before: conv2d(x, W) -> gelu -> u = y[:, :k], v = y[:, k:]      (Strip-MLP: one half through the strips)
+after:  u = gelu(conv2d(x, W[:k])), v = gelu(conv2d(x, W[k:]))
+
 The parts are never copied out of a larger tensor; with a dynamic batch TensorRT computes no slice sizes at run time.
-Where an activation lies in between, see `split_activation`.
+Where an activation lies behind a linear, see `split_activation`.
 """
 
 from __future__ import annotations
 
-import functools
 import itertools
-import operator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import fx
 
 from mlpdeploy.graph.editor import Editor, is_linear_of_constants, weight
-from mlpdeploy.graph.kinds import SPLITS, dim_of, is_pointwise, shape_of
-from mlpdeploy.graph.rule import Log, Rule
+from mlpdeploy.graph.kinds import SPLITS, arguments, convolution_arguments, dim_of, is_getitem, is_pointwise, shape_of
+from mlpdeploy.graph.rule import Refused, Rule
 
 aten = torch.ops.aten
 
+LINEAR, LEFT, CONVOLUTION = -1, -2, -3
+"""Kinds of projections, by the dimension that they produce."""
 
-def split(editor: Editor, log: Log, activated: bool) -> None:
-    """Split every projection whose parts alone are used, and that has, or has not, an activation before the split."""
-    for node in list(editor.graph.nodes):
-        if node.target not in SPLITS:
-            continue
-        chain = _chain(editor, node, activated)
-        if isinstance(chain, str):
-            log.refused(node, chain)
-        elif chain:
-            _split(editor, node, chain)
-            log.fired()
+Cuts = dict[fx.Node, tuple[int, int]]
+"""What takes parts of a dimension: the first index, and behind the last."""
 
 
-def _chain(editor: Editor, node: fx.Node, activated: bool) -> list[fx.Node] | str | None:
-    """The projection and the pointwise operations up to the split `node`; a reason, or None, where it is not so."""
-    dim = dim_of(node) - len(shape_of(node.all_input_nodes[0]))
-    chain: list[fx.Node] = []
-    current = node.all_input_nodes[0]
-    while True:
-        chain.insert(0, current)
-        if is_linear_of_constants(current):
-            found = dim == -1
-            break
-        if current.target is aten.matmul.default and weight(editor.module, current.args[0]) is not None:
-            found = dim == -2
-            break
-        active = [operand for operand in current.all_input_nodes if operand.op != "get_attr"]
-        if not is_pointwise(current) or len(active) != 1 or shape_of(active[0]) != shape_of(current):
-            return None
-        current = active[0]
-    if not found or activated != any(len(link.all_input_nodes) == 1 for link in chain[1:]):
+@dataclass(frozen=True)
+class Parted:
+    """A projection and the pointwise operations behind it, and what takes parts of the result along `dim`."""
+
+    chain: tuple[fx.Node, ...]
+    dim: int
+    cuts: Cuts
+
+
+def find(editor: Editor, node: fx.Node, activated: bool = False) -> Parted | Refused | None:
+    """A projection of which parts alone are used: a linear or left product that is `activated`, or all others."""
+    dim = _produced(editor, node)
+    if dim is None:
         return None
-    if any(len(link.users) != 1 for link in chain):
-        return "the whole result is used as well"
-    if any(user.target is not operator.getitem for user in node.users):
-        return "its parts are used as a list"
+    chain = _chain(node)
+    acts = dim != CONVOLUTION and any(len(link.all_input_nodes) == 1 for link in chain[1:])
+    cuts = _cuts(chain[-1], dim) if acts == activated else None
+    if cuts is None or isinstance(cuts, Refused):
+        return cuts
+    if dim == CONVOLUTION and convolution_arguments(node)[-1] != 1:
+        return Refused("it is a grouped convolution")
+    if any(end > start for (_, end), (start, _) in itertools.pairwise(sorted(set(cuts.values())))):
+        return Refused("its parts overlap")
+    return Parted(tuple(chain), dim, cuts)
+
+
+def replace(editor: Editor, node: fx.Node, found: Parted) -> None:
+    """A chain of operations for each part, in the place of what takes it."""
+    last, parts = found.chain[-1], dict[tuple[int, int], fx.Node]()
+    with editor.before(last.next):
+        for cut, rows in found.cuts.items():
+            if rows not in parts:
+                parts[rows] = _part(editor, found, slice(*rows))
+            cut.replace_all_uses_with(parts[rows])
+
+
+def _produced(editor: Editor, node: fx.Node) -> int | None:
+    if is_linear_of_constants(node):
+        return LINEAR
+    if node.target is aten.matmul.default and weight(editor.module, node.args[0]) is not None:
+        return LEFT
+    convolves = node.target is aten.conv2d.default and weight(editor.module, node.args[1]) is not None
+    return CONVOLUTION if convolves else None
+
+
+def _chain(node: fx.Node) -> list[fx.Node]:
+    """The projection, and the pointwise operations that follow and read one activation each."""
+    chain = [node]
+    while len(chain[-1].users) == 1:
+        user = next(iter(chain[-1].users))
+        active = [operand for operand in user.all_input_nodes if operand.op != "get_attr"]
+        if not is_pointwise(user) or active != [chain[-1]] or shape_of(user) != shape_of(node):
+            break
+        chain.append(user)
     return chain
 
 
-def _split(editor: Editor, node: fx.Node, chain: list[fx.Node]) -> None:
-    sizes = [int(part.shape[dim_of(node)]) for part in node.meta["val"]]
-    starts = itertools.accumulate(sizes, initial=0)
-    projection, *links = chain
-    dim = -1 if is_linear_of_constants(projection) else -2
-    parts: dict[int, fx.Node] = {}
-    with editor.before(node):
-        for index, (start, size) in enumerate(zip(starts, sizes, strict=False)):
-            rows = slice(start, start + size)
-            parts[index] = _projected(editor, projection, rows)
-            for link in links:
-                operands = {arg: _part(editor, arg, rows, dim) for arg in link.all_input_nodes if arg.op == "get_attr"}
-                operands |= {arg: parts[index] for arg in link.all_input_nodes if arg.op != "get_attr"}
-                args, kwargs = fx.map_arg((link.args, dict(link.kwargs)), operands.__getitem__)
-                parts[index] = editor.call(link.target, args, kwargs, origin=link)
-    for user in list(node.users):
-        user.replace_all_uses_with(parts[user.args[1]])  # type: ignore[index]
+def _cuts(last: fx.Node, dim: int) -> Cuts | Refused | None:
+    """What takes parts of `last` along a dimension; None where nothing does."""
+    place = len(shape_of(last)) + dim
+    takers = [user for user in last.users if user.target in {*SPLITS, aten.slice.Tensor} and dim_of(user) == place]
+    cuts: Cuts = {}
+    for user in takers:
+        if user.target is aten.slice.Tensor:
+            given = arguments(user)
+            bounds = given["start"], given["end"]
+            if given["step"] != 1 or any(isinstance(bound, fx.Node) for bound in bounds):
+                return None
+            cuts[user] = slice(*bounds).indices(int(shape_of(last)[place]))[:2]
+            continue
+        if not all(map(is_getitem, user.users)):
+            return Refused("its parts are used as a list")
+        ends = [*itertools.accumulate(int(part.shape[place]) for part in user.meta["val"])]
+        begins = [0, *ends]
+        for one in user.users:
+            index: Any = one.args[1]
+            cuts[one] = begins[index], ends[index]
+    if takers and len(takers) < len(last.users):
+        return Refused("the whole result is used as well")
+    return cuts or None
 
 
-def _projected(editor: Editor, projection: fx.Node, rows: slice) -> fx.Node:
+def _part(editor: Editor, found: Parted, rows: slice) -> fx.Node:
+    """The last of the chain for some rows of the projection."""
+    node, *links = found.chain
+    result = _projected(editor, node, found.dim, rows)
+    for link in links:
+        operands = {
+            one: _rows(editor, one, rows, found.dim) if one.op == "get_attr" else result for one in link.all_input_nodes
+        }
+        args, kwargs = fx.map_arg((link.args, dict(link.kwargs)), operands.__getitem__)
+        result = editor.call(link.target, args, kwargs, origin=link)
+    return result
+
+
+def _projected(editor: Editor, node: fx.Node, dim: int, rows: slice) -> fx.Node:
     """The projection with some rows of its weight and bias."""
-    if not is_linear_of_constants(projection):
-        matrix, x = projection.args
-        return editor.call(projection.target, (_part(editor, matrix, rows, -2), x), origin=projection)  # type: ignore[arg-type]
-    x, matrix, bias = (*projection.args, None)[:3]
-    part = _part(editor, matrix, rows, -2)  # type: ignore[arg-type]
-    bias = None if bias is None else _part(editor, bias, rows, -1)  # type: ignore[arg-type]
-    return editor.call(projection.target, (x, part, bias), origin=projection)
+    if dim == LEFT:
+        return editor.call(node.target, (_rows(editor, node.args[0], rows, -2), node.args[1]), origin=node)
+    x, matrix, bias, *rest = (*node.args, None)[: max(3, len(node.args))]
+    part = _rows(editor, matrix, rows, -2 if dim == LINEAR else -4)
+    shift = None if bias is None else _rows(editor, bias, rows, -1)
+    return editor.call(node.target, (x, part, shift, *rest), dict(node.kwargs), origin=node)
 
 
-def _part(editor: Editor, constant: fx.Node, rows: slice, dim: int) -> fx.Node:
-    """Rows of a weight along `dim`; the weight itself where it broadcasts along it."""
+def _rows(editor: Editor, constant: Any, rows: slice, dim: int) -> fx.Node:
+    """Part of a constant along `dim`; the constant itself where it broadcasts along it."""
     tensor = weight(editor.module, constant)
     assert tensor is not None
     if tensor.dim() < -dim or tensor.shape[dim] == 1:
@@ -103,4 +147,4 @@ def _part(editor: Editor, constant: fx.Node, rows: slice, dim: int) -> fx.Node:
     return editor.constant(tensor[index], f"{constant.target}_{rows.start}", origin=constant)
 
 
-RULE = Rule("split_projection", phase="algebra", rewrite=functools.partial(split, activated=False))
+RULE = Rule("split_projection", "algebra", find, replace, after=("fold_affine", "project_patches"))

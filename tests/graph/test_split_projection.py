@@ -1,4 +1,4 @@
-"""Convolutions whose channels are cut apart, and what looks like that and is not."""
+"""Projections whose results are cut apart, convolutions above all, and what looks like that and is not."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Net(nn.Module):
         super().__init__()
         self.forward_ = forward_
         self.point, self.bare = nn.Conv2d(4, 6, 1), nn.Conv2d(4, 6, 3, 2, 1, bias=False)
-        self.grouped = nn.Conv2d(4, 6, 1, groups=2)
+        self.grouped, self.line = nn.Conv2d(4, 6, 1, groups=2), nn.Linear(6, 7)
         self.norm, self.place = nn.BatchNorm2d(6), nn.Parameter(torch.empty(6, 5, 6))
         self.edge = nn.Parameter(torch.empty(6))
 
@@ -43,12 +43,26 @@ def joined(y: Tensor) -> Tensor:
         lambda net, x: (y := net.point(x).split((2, 4), 1))[0].sin().mean(1) + y[1].exp().mean(1),
         lambda net, x: (y := net.point(x).chunk(3, 1))[0].sin() + y[1].exp() * y[2],
         lambda net, x: (y := net.point(x))[:, 4:].sin() + y[:, 1:3].exp(),
+        lambda net, x: net.point(x)[:, :2].sin(),
+        lambda net, x: (y := net.point(x))[:, :2].sin() + y[:, :2].exp() * y[:, 2:4],
+        lambda net, x: net.line(x)[..., 2:].sin().sum(-1) + net.line(x)[..., 1:].exp().sum(-1),
     ],
-    ids=["slices", "norm, no bias", "a map", "an edge", "split", "chunk", "in another order, not all"],
+    ids=[
+        "slices",
+        "norm, no bias",
+        "a map",
+        "an edge",
+        "split",
+        "chunk",
+        "in another order, not all",
+        "one of them",
+        "one twice",
+        "of a linear",
+    ],
 )
-def test_each_group_has_its_convolution(forward: Forward) -> None:
+def test_each_part_has_its_projection(forward: Forward) -> None:
     result = prove(Net(forward), (4, 5, 6))
-    assert fired(result)["split_convolution"] == 1
+    assert fired(result)["split_projection"] == 1
     left = targets(result)
     assert left[aten.conv2d.default] in (2, 3)
     assert not left.keys() & {aten.slice.Tensor, aten.split_with_sizes.default, aten.chunk.default}
@@ -58,16 +72,15 @@ def test_each_group_has_its_convolution(forward: Forward) -> None:
     ("forward", "why"),
     [
         (lambda net, x: joined(net.grouped(x)), ["it is a grouped convolution"]),
-        (lambda net, x: (y := net.point(x))[:, :4].sin() + y[:, 2:].exp(), ["its groups of channels overlap"]),
-        (lambda net, x: joined(y := net.point(x)) + y.amax(1), []),
-        (lambda net, x: net.point(x)[:, :2].sin(), []),
+        (lambda net, x: (y := net.point(x))[:, :4].sin() + y[:, 2:].exp(), ["its parts overlap"]),
+        (lambda net, x: joined(y := net.point(x)) + y.amax(1), ["the whole result is used as well"]),
         (lambda net, x: (y := net.point(x))[:, ::2].sin() + y[:, 1::2].exp(), []),
         (lambda net, x: (y := net.point(x))[:, :, :3].sin() + y[:, :, 2:].exp(), []),
         (lambda net, x: joined(net.point(x) * x.mean(1, keepdim=True)), []),
         (lambda net, x: joined((y := net.point(x)).sin() + y), []),
     ],
-    ids=["grouped", "overlap", "all is read", "one group", "strides", "rows", "two activations", "read twice"],
+    ids=["grouped", "overlap", "all is read", "strides", "rows", "two activations", "read twice"],
 )
 def test_near_misses_stay(forward: Forward, why: list[str]) -> None:
     result = prove(Net(forward), (4, 5, 6))
-    assert (fired(result)["split_convolution"], reasons(result, "split_convolution")) == (0, why)
+    assert (fired(result)["split_projection"], reasons(result, "split_projection")) == (0, why)
