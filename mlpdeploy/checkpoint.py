@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,14 +20,19 @@ from mlpdeploy import weight_files
 from mlpdeploy.errors import CheckpointError
 from mlpdeploy.text import plain as one_line
 
-AVERAGED = ("state_dict_ema", "model_ema", "ema", "params_ema")
-PLAIN = ("state_dict", "model_state_dict", "model", "params", "student")
+AVERAGED = (
+    *("state_dict_ema", "ema_state_dict", "model_ema", "ema_model", "model_ema_state_dict", "ema_model_state_dict"),
+    *("averaged_model", "swa_model", "swa_state_dict", "ema", "params_ema", "shadow", "teacher"),
+)
+PLAIN = ("state_dict", "model_state_dict", "model", "network", "net", "params", "student")
 """What training programs call the state dict, its moving average first."""
 INSERTED = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 """What torch.compile, FSDP and activation checkpointing put into the keys, wherever they wrap a module."""
 PARALLEL, COUNTED = "module.", "n_averaged"
 """What DataParallel puts in front of all keys, and torch's AveragedModel beside that."""
 LISTED = 10
+SHARE = 0.4
+"""Of the keys, which a part of a state dict must hold to be tried by itself."""
 
 
 class Weights(NamedTuple):
@@ -98,6 +104,9 @@ def _changed(tensor: Tensor, ours: Tensor) -> str | None:
 
     A constant of the network may be infinite, as masks of attention are, where the network made it so itself.
     """
+    if ours.is_floating_point() and not (tensor.is_floating_point() or tensor.is_complex()):
+        kind = str(tensor.dtype).removeprefix("torch.")
+        return f"{kind}, which are codes and no weights without their scales: save the weights in floating point"
     if tensor.is_complex() and not ours.is_complex():
         return "complex numbers, of which the network would keep the real part: give its own checkpoint"
     loaded = tensor.to(ours.dtype)
@@ -116,7 +125,7 @@ def _changed(tensor: Tensor, ours: Tensor) -> str | None:
 
 def _unwrapped(content: Any, path: Path, ema: bool | None) -> Weights:
     held = content if isinstance(content, Mapping) else {}
-    averaged = next((name for name in AVERAGED if isinstance(held.get(name), Mapping)), None)
+    averaged = next((name for name in AVERAGED if _has_tensors(held.get(name))), None)
     plain = next((name for name in PLAIN if isinstance(held.get(name), Mapping)), None)
     if ema and averaged is None:
         raise CheckpointError(f"{path}: holds no averaged weights: drop --ema")
@@ -132,6 +141,13 @@ def _unwrapped(content: Any, path: Path, ema: bool | None) -> Weights:
         inside = (w for w in (*AVERAGED, *PLAIN, "module") if isinstance(content.get(w), Mapping))
         taken = None if any(isinstance(value, Tensor) for value in content.values()) else next(inside, None)
     return Weights(_plain(_state(content, path)), tuple(notes))
+
+
+def _has_tensors(content: Any) -> bool:
+    """Whether a state dict lies there, perhaps within what a wrapper adds."""
+    if not isinstance(content, Mapping):
+        return False
+    return any(isinstance(value, Tensor) or _has_tensors(value) for value in content.values())
 
 
 def _state(content: Any, path: Path) -> dict[str, Tensor]:
@@ -168,12 +184,21 @@ def _plain(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return state
 
 
-def unprefixed(state: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
-    """The state dict, and what it is without the names that all of its keys begin with: one less each time."""
-    yield state
+def unprefixed(state: dict[str, Tensor], ema: bool | None = None) -> Iterator[Weights]:
+    """The state dict, and what it is without the names that all of its keys begin with: one less each time.
+
+    Then those of its parts that hold a good share of it, without what stands beside them: a loss, metrics, averages.
+    """
+    yield Weights(state)
     while all("." in key for key in state) and len({key.partition(".")[0] for key in state}) == 1:
         state = {key.partition(".")[2]: value for key, value in state.items()}
-        yield state
+        yield Weights(state)
+    counts = Counter(key.partition(".")[0] for key in state if "." in key)
+    parts = [name for name, count in counts.most_common() if count >= SHARE * len(state)]
+    for name in sorted(parts, key=lambda name: (name in AVERAGED) == (ema is False)):
+        inner = _plain({key.partition(".")[2]: one for key, one in state.items() if key.startswith(f"{name}.")})
+        others = _some(key for key in state if not key.startswith(f"{name}."))
+        yield Weights(inner, (f"weights of {name!r} in the checkpoint; left out: {others}",))
 
 
 def fits(ours: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> bool:

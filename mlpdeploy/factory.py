@@ -181,7 +181,12 @@ def _make_object(recipe: Recipe, choice: NetworkChoice, options: Mapping[str, An
 
 
 def _check_accepts(name: str, found: Callable[..., Any], options: dict[str, Any]) -> None:
-    parameters = inspect.signature(found).parameters.values()
+    try:
+        parameters = inspect.signature(found).parameters.values()
+    except ValueError as error:  # of something that is not written in Python
+        raise InputError(
+            f"{name} is no factory of networks: name a function or class that makes an nn.Module"
+        ) from error
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         return
     refused = sorted(options.keys() - {parameter.name for parameter in parameters})

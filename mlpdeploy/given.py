@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from mlpdeploy.errors import InputError, NetworkError
-from mlpdeploy.guest import bare, copied, guest, one_line, require_usable
+from mlpdeploy.guest import bare, copied, guest, in_eval, one_line, require_usable
 from mlpdeploy.recipe import GIVEN, IMAGE, Input, given
 from mlpdeploy.sound import in_float32
 from mlpdeploy.source import Source
@@ -117,7 +117,7 @@ def _copied(network: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
     """A copy in float32, and notes on what that changed. Raises NetworkError where its weights cannot be used."""
     network = bare(network)
     require_usable(network)
-    ours = copied(network).cpu().eval()
+    ours = in_eval(copied(network).cpu())
     notes = in_float32(ours)
     return ours.requires_grad_(False), notes
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import re
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 from torch import nn
@@ -46,35 +47,63 @@ def settings_kept() -> Iterator[None]:
 
 
 def bare(network: nn.Module) -> nn.Module:
-    """The network itself: without what torch.compile, DataParallel or DistributedDataParallel wrapped around it.
+    """The network itself: without what torch.compile, DataParallel, AveragedModel or their like wrapped around it.
 
     Raises NetworkError for a TorchScript module, of which no network is left.
     """
     while isinstance(inner := getattr(network, _WRAPPED.get(type(network).__name__, ""), None), nn.Module):
         network = inner
     if isinstance(network, torch.jit.ScriptModule):
-        raise NetworkError("a TorchScript module cannot be traced by torch.export: give the nn.Module it was made of")
+        raise NetworkError(SCRIPTED)
     return network
 
 
-_WRAPPED = {"OptimizedModule": "_orig_mod", "DataParallel": "module", "DistributedDataParallel": "module"}
+def in_eval(network: nn.Module) -> nn.Module:
+    """The network in eval mode; what torch.export made has no other mode, and says so by an error."""
+    with suppress(NotImplementedError):
+        network.eval()
+    return network
+
+
+_WRAPPED = {
+    "OptimizedModule": "_orig_mod", "DataParallel": "module", "DistributedDataParallel": "module",
+    "AveragedModel": "module",
+}  # fmt: skip
 """The attribute in which a wrapper holds what it wraps, by the wrapper's name."""
 
 
 def require_usable(network: nn.Module) -> None:
-    """Raises InputError, in one line, for a network whose modules cannot be walked or whose weights hold no numbers."""
+    """Raises InputError, in one line, for a network whose modules cannot be walked or whose weights hold no numbers.
+
+    NetworkError where a part of it is TorchScript or quantised, of which no network is left.
+    """
     name = type(network).__name__
     if (circle := _circle(network)) is not None:
         raise InputError(f"{name}: {circle} is a module inside of which it lies; keep such a link out of the modules")
     try:
         tensors = [*network.named_parameters(), *network.named_buffers()]
+        lost = next((why for path, one in network.named_modules() if (why := _lost(one, path or name))), None)
     except RecursionError:
         raise InputError(f"{name} nests modules deeper than Python follows ({sys.getrecursionlimit()} calls)") from None
+    if lost is not None:
+        raise NetworkError(f"{name}: {lost}")
     for path, tensor in tensors:
         if is_lazy(tensor):
             raise InputError(f"{name}: {path} is lazy and has no shape yet; call the network once, or give its size")
         if tensor.is_meta:
             raise InputError(f"{name}: {path} is on the meta device and holds no numbers; load it first")
+
+
+SCRIPTED = "a TorchScript module cannot be traced by torch.export: give the nn.Module it was made of"
+
+
+def _lost(module: nn.Module, path: str) -> str | None:
+    """Why no network can be had of a part of one; None where it can."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return f"{path} is TorchScript, which torch.export cannot trace: give the nn.Module it was made of"
+    if re.match(r"torch\.(ao\.)?nn\.(intrinsic\.)?quantized", type(module).__module__):
+        return f"{path} is quantised already ({type(module).__name__}): give the network in float, and build it in int8"
+    return None
 
 
 def _circle(network: nn.Module) -> str | None:

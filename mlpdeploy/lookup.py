@@ -168,8 +168,10 @@ def _only_artifact(selection: Selection, precision: str | None, backend: str | N
         raise InputError(f"backend {backend!r} is not known: choose one of {', '.join(backends())}")
     found = _artifacts(selection, precision or "*", backend or "*")
     if not found:
-        root = selection.out / selection.folder_name
-        raise ArtifactError(f"nothing of {selection.name} is built below {root}: run `mlpdeploy build` first")
+        root, others = selection.out / selection.folder_name, ", ".join(map(str, _artifacts(selection, "*")))
+        asked = " ".join(word for word in (selection.name, precision, backend) if word is not None)
+        built = f"; built are {others}" if others else ""
+        raise ArtifactError(f"nothing of {asked} is built below {root}: run `mlpdeploy build` first{built}")
     if len(found) > 1:
         raise InputError(f"{selection.name} has {len(found)} artifacts, give one: {', '.join(map(str, found))}")
     return found[0]

@@ -43,7 +43,8 @@ def parse_input(text: str) -> Input:
     found = re.fullmatch(r"(\w+):([0-9,x]*)(?::(float32|int64))?(?::(-?[0-9]{1,18})\.\.(-?[0-9]{1,18}))?", text.strip())
     if found is None:
         raise InputError(
-            f"input {text!r}: give NAME:SHAPE[:DTYPE[:LOW..HIGH]], such as x:3,224,224 or ids:16:int64:0..999"
+            f"input {text!r}: give NAME:SHAPE[:DTYPE[:LOW..HIGH]], such as x:3,224,224 or ids:16:int64:0..999; "
+            "DTYPE is float32, or int64 for whole numbers of any kind"
         )
     name, shape, dtype, low, high = found.groups()
     if dtype == "int64" and low is None:

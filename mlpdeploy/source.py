@@ -222,7 +222,7 @@ def _network(needed: _Needed) -> tuple[nn.Module, int | None, tuple[str, ...]]:
     Raises NetworkError where its weights cannot be used.
     """
     from mlpdeploy import sound, weights
-    from mlpdeploy.guest import require_usable
+    from mlpdeploy.guest import in_eval, require_usable
 
     classes: int | None = None
     told: tuple[str, ...] = ()
@@ -235,7 +235,7 @@ def _network(needed: _Needed) -> tuple[nn.Module, int | None, tuple[str, ...]]:
             weights.randomise(network, choice.seed)
     require_usable(network)
     notes = (*told, *sound.in_float32(network))
-    return network.eval().requires_grad_(False), classes, notes
+    return in_eval(network).requires_grad_(False), classes, notes
 
 
 def _from_checkpoint(needed: _Needed, path: Path) -> tuple[nn.Module, int | None, tuple[str, ...]]:
@@ -243,9 +243,9 @@ def _from_checkpoint(needed: _Needed, path: Path) -> tuple[nn.Module, int | None
     from mlpdeploy import checkpoint as checkpoints
 
     theirs, refusal = checkpoints.read(path, needed.choice.ema), None
-    for state in checkpoints.unprefixed(theirs.state):
+    for state, notes in checkpoints.unprefixed(theirs.state, needed.choice.ema):
         try:
-            return *_with(needed, state, path), theirs.notes
+            return *_with(needed, state, path), (*theirs.notes, *notes)
         except CheckpointError as error:
             refusal = refusal or error
     assert refusal is not None

@@ -78,6 +78,11 @@ def _read(path: Path) -> Any:
 
     if path.stat().st_size == 0:
         raise CheckpointError(f"{path}: is empty: download it again")
+    with path.open("rb") as file:
+        start = file.read(64).lstrip()
+    for first, what in DISGUISES.items():
+        if start.lower().startswith(first):
+            raise CheckpointError(f"{path}: {what}")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -93,11 +98,23 @@ def _read(path: Path) -> Any:
         reason = error.strerror or error  # "Invalid argument" is what torch gets from a file that was cut short
         raise CheckpointError(f"{path}: cannot be read ({reason}); if it is truncated, download it again") from error
     except (Exception, SafetensorError) as error:  # a broken file can break its reader anywhere
+        if "locating file data.pkl" in str(error):
+            raise CheckpointError(
+                f"{path}: is an archive without a state dict, as torch.export's are: {SAVE}"
+            ) from error
         if "TorchScript" in str(error):
             raise CheckpointError(f"{path}: is a TorchScript archive, which is code: {SAVE}") from error
         lines = str(error).splitlines() or [type(error).__name__]
         raise CheckpointError(f"{path}: broken or not a checkpoint ({lines[0][:120]}): download it again") from error
 
+
+DISGUISES = {
+    b"version https://git-lfs": "is a pointer of Git LFS, not the file that it stands for: run git lfs pull",
+    b"<!doctype html": "is a web page, not a checkpoint: download it again",
+    b"<html": "is a web page, not a checkpoint: download it again",
+    b"\x93numpy": "is one array of NumPy, not weights by name: save them as .npz or safetensors",
+}
+"""How files begin that are often taken for a checkpoint."""
 
 SAVE = "save the state dict alone, as safetensors"
 

@@ -8,6 +8,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file, save_model
@@ -49,6 +50,65 @@ def test_of_two_sets_of_weights_the_one_that_was_asked_for_is_taken_and_that_is_
     assert checkpoint.read(path).notes == () and "drop --no-ema" in refusal(path, False)
     with pytest.raises(InputError, match="pass --checkpoint"):
         Selection("mixer_s32", ema=True)
+
+
+AVERAGES: dict[str, Any] = {
+    "ema_state_dict": lambda w: w,
+    "ema_model_state_dict": lambda w: w,
+    "teacher": lambda w: w,
+    "averaged_model": lambda w: {"n_averaged": torch.tensor(3), **{f"module.{key}": one for key, one in w.items()}},
+    "ema": lambda w: {"decay": 0.999, "shadow": w},
+}
+
+
+@pytest.mark.parametrize("name", AVERAGES)
+def test_averages_are_known_under_all_their_names(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "a.pth"
+    for plain in ("model", "model_state_dict", "student", "network"):
+        torch.save({plain: weights(1), name: AVERAGES[name](weights(2)), "epoch": 3}, path)
+        assert torch.equal(checkpoint.read(path).state["weight"], weights(2)["weight"])
+        assert checkpoint.read(path).notes and torch.equal(
+            checkpoint.read(path, ema=False).state["weight"], weights(1)["weight"]
+        )
+
+
+def test_what_stands_beside_a_network_is_left_out_and_named(tmp_path: Path) -> None:
+    inner = {f"net.{key}": one for key, one in weights(1).items()}
+    path = tmp_path / "last.ckpt"
+    torch.save({"state_dict": {**inner, "loss.weight": torch.ones(7)}}, path)
+    found = list(checkpoint.unprefixed(checkpoint.read(path).state))
+    assert [sorted(one.state) for one in found][-1] == ["bias", "weight"]
+    assert found[-1].notes == ("weights of 'net' in the checkpoint; left out: loss.weight",)
+    both = {f"model.{key}": one for key, one in weights(1).items()}
+    both |= {f"model_ema.module.{key}": one for key, one in weights(2).items()}
+    for ema, seeds in ((None, [2, 1]), (True, [2, 1]), (False, [1, 2])):
+        parts = [one.state for one in checkpoint.unprefixed(both, ema) if one.notes]
+        assert all(
+            torch.equal(part["weight"], weights(seed)["weight"]) for part, seed in zip(parts, seeds, strict=True)
+        )
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.bool], ids=str)
+def test_codes_are_no_weights(tmp_path: Path, dtype: torch.dtype) -> None:
+    torch.save({"weight": weights()["weight"].to(dtype), "bias": weights()["bias"]}, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=r"weight holds .*, which are codes and no weights without their scales"):
+        loaded(tmp_path / "a.pth", nn.Linear(4, 3))
+
+
+def test_what_is_taken_for_a_checkpoint_is_called_what_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "a.pth"
+    for content, said in (
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
+        (b"\n<!DOCTYPE html><html>", "is a web page"),
+        (b"<html><body>404", "is a web page"),
+    ):
+        path.write_bytes(content)
+        assert said in refusal(path)
+    np.save(tmp_path / "b.npy", np.zeros(3))
+    assert "is one array of NumPy" in refusal(tmp_path / "b.npy")
+    exported = torch.export.export(nn.Linear(4, 3), (torch.zeros(2, 4),))
+    torch.export.save(exported, tmp_path / "c.pt2")
+    assert "is an archive without a state dict" in refusal(tmp_path / "c.pt2")
 
 
 FORMATS: dict[str, Any] = {

@@ -13,6 +13,7 @@ import onnxscript
 import torch
 from onnxscript import opset20
 from torch import fx, nn
+from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from mlpdeploy.engine import elementary, norms
 from mlpdeploy.engine.backends._base import one_line
@@ -119,7 +120,8 @@ def _unsupported(module: fx.GraphModule, program: torch.export.ExportedProgram |
         for node in program.run_decompositions().graph.nodes
         if any(repr(node.target) in text or str(node.target) in text for text in chain)
     )
-    for node in (*whole, *parts):
+    unknown = (node for node in program.graph.nodes if _is_unknown(node))
+    for node in (*whole, *parts, *unknown):
         source = known.get((node.meta.get("custom") or {}).get(ORIGIN, ""))
         if source is not None:
             where = network_of(source) or "the network itself"
@@ -127,6 +129,16 @@ def _unsupported(module: fx.GraphModule, program: torch.export.ExportedProgram |
             place = f", {_PATH.sub('', line[0].strip())}" if line else ""
             return f"{source.target} has no ONNX form: module '{where}'{place}; replace it there"
     return f"the network cannot be written as ONNX: {one_line(chain[-1])}"
+
+
+def _is_unknown(node: fx.Node) -> bool:
+    """Whether neither the exporter nor we have a form for an operation."""
+    target: Any = node.target
+    if not isinstance(target, torch._ops.OpOverload) or target in _TRANSLATIONS:
+        return False
+    if torch._C._dispatch_has_kernel_for_dispatch_key(target.name(), "CompositeImplicitAutograd"):
+        return False  # the exporter takes it apart
+    return not ONNXRegistry.from_torchlib().is_registered(target)
 
 
 def _segment_grouped_projection(

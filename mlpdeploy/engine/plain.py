@@ -14,7 +14,7 @@ from torch import nn
 from mlpdeploy.engine.emit import Emitted
 from mlpdeploy.engine.functions import OPSET
 from mlpdeploy.graph.precision import Typed
-from mlpdeploy.graph.trace import TensorSpec, quiet, trace
+from mlpdeploy.graph.trace import TensorSpec, dynamic_shapes, quiet, trace
 from mlpdeploy.guest import copied
 
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -40,7 +40,7 @@ def plain(network: nn.Module, specs: Sequence[TensorSpec], precision: str) -> Em
         program = torch.onnx.export(
             network, tuple(spec.example(2) for spec in specs), dynamo=True, opset_version=OPSET, verbose=False,
             input_names=[spec.name for spec in specs], output_names=[output.name for output in graph.outputs],
-            dynamic_shapes=({0: torch.export.Dim.DYNAMIC},) * len(specs),
+            dynamic_shapes=dynamic_shapes(network, [{0: torch.export.Dim.DYNAMIC}] * len(specs)),
         )  # fmt: skip
     assert program is not None
     model = program.model_proto

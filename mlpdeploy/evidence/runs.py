@@ -65,18 +65,21 @@ class Widen(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         args, kwargs = pytree.tree_map(_widened, (args, kwargs or {}))
-        if not func._schema.is_mutable and _is_mixed(args, kwargs):
-            args, kwargs = pytree.tree_map(lambda leaf: leaf.double() if _is_float(leaf) else leaf, (args, kwargs))
+        if not func._schema.is_mutable and not func.is_view:
+            args, kwargs = pytree.tree_map(_wide, (args, kwargs))
         return func(*args, **kwargs)
 
 
-def _is_mixed(*values: Any) -> bool:
-    """Whether there are tensors of float64 and of float32 among the arguments of an operation."""
-    return {torch.float32, torch.float64} <= {leaf.dtype for leaf in pytree.tree_leaves(values) if _is_float(leaf)}
+WIDER = {torch.float32: torch.float64, torch.complex64: torch.complex128}
 
 
 def _widened(value: Any) -> Any:
-    return torch.float64 if value is torch.float32 else value
+    return WIDER.get(value, value) if isinstance(value, torch.dtype) else value
+
+
+def _wide(value: Any) -> Any:
+    """A tensor of numbers in single precision as one in double precision."""
+    return value.to(WIDER[value.dtype]) if isinstance(value, torch.Tensor) and value.dtype in WIDER else value
 
 
 def float64_run(module: Callable[..., object], inputs: Sequence[TensorSpec], outputs: Sequence[str]) -> Run:

@@ -10,6 +10,7 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
+from mlpdeploy.evidence.runs import WIDER
 from mlpdeploy.graph.editor import Editor, weight
 from mlpdeploy.graph.trace import TensorSpec, Traced
 
@@ -22,8 +23,8 @@ def in_float64(specs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
 def widened(traced: Traced) -> Traced:
     """The graph with weights, inputs and every dtype that it names in float64; `traced` stays as it is.
 
-    What it computes from nothing, in float32, stays in float32 until it meets another number, as where the network
-    itself runs (see `runs.Widen`).
+    What it makes of nothing, in float32, are the numbers of float32, as where the network itself runs (see
+    `runs.Widen`).
     """
     return _Widening(traced).run()
 
@@ -56,16 +57,15 @@ class _Widening:
     def call(self, node: fx.Node) -> fx.Node:
         args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), self.copies.__getitem__)
         args, kwargs = pytree.tree_map(_wide, (args, kwargs))
-        if {torch.float32, torch.float64} <= {_dtype(one) for one in pytree.tree_leaves((args, kwargs))}:
-            args, kwargs = pytree.tree_map(lambda one: self.cast(one, node), (args, kwargs))
+        args, kwargs = pytree.tree_map(lambda one: self.cast(one, node), (args, kwargs))
         copy = self.editor.call(node.target, args, kwargs, origin=node)
         copy.name = node.name
         return copy
 
     def cast(self, value: Any, origin: fx.Node) -> Any:
-        if _dtype(value) is not torch.float32:
+        if (dtype := _dtype(value)) not in WIDER:
             return value
-        return self.editor.call(torch.ops.aten.to.dtype, (value, torch.float64), origin=origin)
+        return self.editor.call(torch.ops.aten.to.dtype, (value, WIDER[dtype]), origin=origin)
 
     def weight(self, node: fx.Node) -> fx.Node:
         name = str(node.target)
@@ -91,4 +91,4 @@ def _dtype(value: Any) -> Any:
 
 
 def _wide(value: Any) -> Any:
-    return torch.float64 if value is torch.float32 else value
+    return WIDER.get(value, value) if isinstance(value, torch.dtype) else value

@@ -48,6 +48,8 @@ def affine(module: nn.Module, node: fx.Node) -> Affine | None:
     found = reader(module, node) if reader is not None else None
     if found is None or shape_of(found[0]) != shape_of(node):
         return None
+    if found[0].meta["val"].dtype != node.meta["val"].dtype:  # whole numbers, which the operation makes real ones
+        return None
     source, scale, shift = found
     return Affine(node, source, _ranked(scale, node), _ranked(shift, node))
 

@@ -31,7 +31,7 @@ def require_symbolic_batch(network: nn.Module, module: fx.GraphModule, batches: 
         if refused and (place := _place(network, module, guard.sloc, refused[-TRIED:])):
             raise NetworkError(
                 f"{type(network).__name__} works only for some batch sizes ({guard.expr}), decided in{place};"
-                " use integer arithmetic (//) or -1 in reshape there"
+                " use x.shape[0] for len(x), integer arithmetic (//), or -1 in reshape there"
             )
     if any(isinstance(size, int) for size in sizes):
         fixed = next(size for size in sizes if isinstance(size, int))

@@ -114,7 +114,10 @@ def _is_pure(node: fx.Node) -> bool:
 
 
 def _is_exact(value: object) -> bool:
-    """Whether a tensor made out of nothing is the same in every dtype: 0, 1, 2, but not 1/3 in float32."""
+    """Whether a tensor made out of nothing is the same in every dtype: 0, 1, 2, but not 1/3 in float32.
+
+    One that no dtype was asked for has float32's numbers wherever its network runs.
+    """
     if not isinstance(value, torch.Tensor):
         return False
     return not value.is_floating_point() or bool((value == value.round()).all())
@@ -133,7 +136,7 @@ def fold_constants(module: fx.GraphModule) -> fx.GraphModule:
             args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), constant.__getitem__)  # type: ignore[arg-type]
             with torch.no_grad():
                 value = node.target(*args, **kwargs)
-            if node.all_input_nodes or _is_exact(value):
+            if node.all_input_nodes or _is_exact(value) or node.kwargs.get("dtype") is None:
                 constant[node] = value
     for node, value in list(constant.items()):
         live = [user for user in node.users if user not in constant]

@@ -1,7 +1,7 @@
 """What each phase promises to the next about a graph; checked after every phase, so that the next can rely on it.
 
 After each: shapes are known, nothing depends on weights alone, and what a rule makes other operations of is gone.
-After layout: tensors are rearranged by `reshape` and `permute` alone, and no `permute` reads another one.
+After layout: axes are permuted by `permute` alone, and no `permute` reads another one.
 """
 
 from __future__ import annotations
@@ -22,14 +22,10 @@ GONE = {
 }
 """Operations that no graph holds once a rule has run."""
 
-REARRANGEMENTS = frozenset(
-    (
-        *(aten.transpose.int, aten.t.default, aten.movedim.int, aten.movedim.intlist, aten.swapaxes.default),
-        *(aten.view.default, aten.flatten.using_ints, aten.unflatten.int, aten.unsqueeze.default),
-        *(aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims),
-    )
-)
-"""Other spellings of `reshape` and `permute`, which no real tensor has behind the layout pass."""
+PERMUTATIONS = {
+    aten.transpose.int, aten.t.default, aten.movedim.int, aten.movedim.intlist, aten.swapaxes.default,
+}  # fmt: skip
+"""Other spellings of `permute`, which no real tensor has behind the layout pass."""
 
 
 def check(module: fx.GraphModule, phase: str, ran: Collection[str]) -> None:
@@ -46,6 +42,6 @@ def check(module: fx.GraphModule, phase: str, ran: Collection[str]) -> None:
         constant = operands and all(operand.op == "get_attr" for operand in operands)
         assert not constant, f"{node.name} depends on weights alone after {phase}"
         if phase == "layout" and LAYOUT in ran and is_real(node):
-            assert node.target not in REARRANGEMENTS, f"{node.name} is left after {phase}"
+            assert node.target not in PERMUTATIONS, f"{node.name} is left after {phase}"
             moved = node.target is aten.permute.default and operands[0].target is aten.permute.default
             assert not moved, f"{node.name} permutes what is permuted after {phase}"

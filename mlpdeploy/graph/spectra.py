@@ -31,8 +31,20 @@ STRUCTURAL = {
     aten.unbind.int, aten.expand.default, aten.repeat.default, aten.flip.default, aten.roll.default,
     aten.fft_fftshift.default, aten.fft_ifftshift.default, aten.sum.dim_IntList, aten.mean.dim, aten.clone.default,
     aten.contiguous.default, aten.alias.default, aten.detach.default, aten.resolve_conj.default,
+    aten.slice_scatter.default, aten.select_scatter.default, aten.copy.default, aten.fill.Tensor, aten.where.self,
+    aten.gather.default,
 }  # fmt: skip
 """Operations that do to a complex tensor what they do to its two parts."""
+
+FILLS: Mapping[Any, tuple[str, ...]] = {
+    aten.pad.default: ("value",),
+    aten.constant_pad_nd.default: ("value",),
+    aten.masked_fill.Scalar: ("value",),
+    aten.fill.Scalar: ("value",),
+}
+"""Operations that are structural where what they fill in is zero, and the argument that says so."""
+
+ZEROS = {aten.zeros.default, aten.new_zeros.default, aten.zeros_like.default}
 
 TRANSFORMS: Mapping[Any, tuple[str, int]] = {
     aten.fft_fft.default: ("complex", -1),

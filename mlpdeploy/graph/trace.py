@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from mlpdeploy.graph.place import apart, around_trace, blame, place_of, placehol
 from mlpdeploy.graph.quiet import quiet
 from mlpdeploy.graph.regions import inline_regions
 from mlpdeploy.graph.strides import resolve_strides
-from mlpdeploy.guest import guest
+from mlpdeploy.guest import guest, in_eval
 
 TRACE_BATCH = 3
 """Batch of the example that is traced: 0 and 1 would be specialised, and 2 is a usual size of other axes."""
@@ -86,9 +87,10 @@ def trace(
     Raises NetworkError, naming the module and line of the user's network, where control flow depends on data, where
     an operation cannot be traced, or where the code fixes or restricts the batch.
     """
-    kept, network = network.eval(), apart(network, buffers=True)
+    kept, network = in_eval(network), apart(network, buffers=True)
     examples = tuple(spec.example(TRACE_BATCH) for spec in inputs)
-    dynamic = tuple({0: torch.export.Dim.AUTO} for _ in inputs)
+    dynamic = dynamic_shapes(network, [{0: torch.export.Dim.AUTO} for _ in inputs])
+    _require_free_names(network)
 
     def refused(error: BaseException) -> NetworkError:
         place = blame(network, error) or around_trace(apart(kept), examples)
@@ -106,6 +108,7 @@ def trace(
     _free_of_strides(module.graph)
     _require_no_state(network, exported, program)
     _require_known_values(network, module)
+    _require_writable(network, module)
     require_symbolic_batch(network, module, batches)
     _rename_inputs(module, inputs)
     _freeze(module)
@@ -116,6 +119,30 @@ def trace(
     if outputs and len(outputs) != len(paths):
         raise InputError(f"{len(outputs)} names of outputs, and the network returns {len(paths)} tensors")
     return Traced(module, tuple(inputs), _outputs(module, outputs or output_names(paths)), mapping)
+
+
+def dynamic_shapes(network: nn.Module, shapes: Sequence[Any]) -> tuple[Any, ...]:
+    """What torch.export is told of a network's inputs, one each: those that `*args` takes are one tuple to it."""
+    parameters = inspect.signature(network.forward).parameters.values()
+    named = [one for one in parameters if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
+    if len(shapes) <= len(named) or not any(one.kind is one.VAR_POSITIONAL for one in parameters):
+        return tuple(shapes)
+    return (*shapes[: len(named)], tuple(shapes[len(named) :]))
+
+
+def _require_free_names(network: nn.Module) -> None:
+    """Raise where a part of the network has a name that the traced module keeps for itself."""
+    taken = next(
+        (name for name in RESERVED if name in {**network._modules, **network._parameters, **network._buffers}), None
+    )
+    if taken is not None:
+        raise NetworkError(
+            f"{type(network).__name__} has a part called {taken!r}, which torch.export cannot: rename it"
+        )
+
+
+RESERVED = ("meta", "graph", "code")
+"""Attributes of every `fx.GraphModule`."""
 
 
 def _rename_inputs(module: fx.GraphModule, inputs: Sequence[TensorSpec]) -> None:
@@ -142,12 +169,30 @@ def _outputs(module: fx.GraphModule, names: Sequence[str]) -> tuple[TensorSpec, 
     for name, value in zip(names, values, strict=True):
         shape = f"{name} of the network has shape {tuple(value.shape)}"
         if value.dim() == 0 or isinstance(value.shape[0], int):
-            raise NetworkError(f"{shape}: its first axis is not the batch")
+            raise NetworkError(f"{shape}: its first axis is not the batch{_lost_batch(module)}")
         if 0 in value.shape[1:]:
             raise NetworkError(f"{shape}: there is nothing in it")
         if value.is_complex():
             raise NetworkError(f"{name} of the network is complex, which no engine gives: return its view_as_real")
     return tuple(TensorSpec(n, tuple(int(s) for s in v.shape[1:]), v.dtype) for n, v in zip(names, values, strict=True))
+
+
+def _lost_batch(module: fx.GraphModule) -> str:
+    """Which operation made a number of the batch; nothing where none did."""
+
+    def is_free(node: fx.Node) -> bool:
+        value = node.meta.get("val")
+        return isinstance(value, torch.Tensor) and value.dim() > 0 and not isinstance(value.shape[0], int)
+
+    for node in module.graph.nodes:
+        value = node.meta.get("val")
+        fixed = isinstance(value, torch.Tensor) and value.dim() > 0 and value.shape[0] == TRACE_BATCH
+        if node.op == "call_function" and fixed and not is_free(node) and any(map(is_free, node.all_input_nodes)):
+            return (
+                f", since torch.export takes it for {TRACE_BATCH} in {node.target}, in{place_of(node)}: write that "
+                "otherwise (torch.gather for take_along_dim)"
+            )
+    return ""
 
 
 def _without_none(module: fx.GraphModule, paths: Sequence[pytree.KeyPath]) -> list[pytree.KeyPath]:
@@ -183,10 +228,12 @@ def _key(key: Any) -> str:
 
 
 def _functional(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
-    """Without operations that write into their input, so that a value can be had in another layout."""
+    """Without operations that write into their input, so that a value can be had in another layout, nor vmap."""
     graphs = (part.graph for part in program.graph_module.modules() if isinstance(part, fx.GraphModule))
-    nodes = (node for graph in graphs for node in graph.nodes if isinstance(node.target, torch._ops.OpOverload))
-    return program.run_decompositions({}) if any(node.target._schema.is_mutable for node in nodes) else program
+    targets = {node.target for graph in graphs for node in graph.nodes if node.op == "call_function"}
+    written = any(isinstance(one, torch._ops.OpOverload) and one._schema.is_mutable for one in targets)
+    mapped = any(getattr(one, "__module__", "").startswith("torch._functorch") for one in targets)
+    return program.run_decompositions({}) if written or mapped else program
 
 
 def _restore_batch_norms(graph: fx.Graph) -> None:
@@ -248,6 +295,35 @@ def _require_known_values(network: nn.Module, module: fx.GraphModule) -> None:
             )
 
 
+def _require_writable(network: nn.Module, module: fx.GraphModule) -> None:
+    """Raise where an operation is of a kind that no file of an engine can hold."""
+    for node in module.graph.nodes:
+        reason = _unwritable(module, node) if node.op == "call_function" else None
+        if reason is not None:
+            raise NetworkError(f"{type(network).__name__} {reason}, in{place_of(node)}")
+
+
+def _unwritable(module: fx.GraphModule, node: fx.Node) -> str | None:
+    values = pytree.tree_leaves(node.meta.get("val"))
+    low = next((one.dtype for one in values if isinstance(one, torch.Tensor) and one.dtype in LOWEST), None)
+    if low is not None:
+        return f"computes in {str(low).removeprefix('torch.')}, which no engine gives back: leave such casts out"
+    operands = (getattr(module, str(one.target), None) for one in node.all_input_nodes if one.op == "get_attr")
+    if any(isinstance(one, torch.Generator | torch.ScriptObject) for one in (*operands, *node.kwargs.values())):
+        return "draws from a generator of random numbers in forward: draw once, and register a buffer"
+    if node.target is torch.ops.aten.lstm.input:
+        _, _, weights, biases, layers, _, _, both, _ = node.args
+        if len(weights) != layers * (2 if both else 1) * (4 if biases else 2):  # type: ignore[arg-type, operator]
+            return "has an LSTM with proj_size, which no ONNX file can say: put a Linear behind the LSTM"
+    return None
+
+
+LOWEST = {
+    dtype for name in dir(torch) if name.startswith("float8") and isinstance(dtype := getattr(torch, name), torch.dtype)
+}
+"""Formats of numbers that only products of quantised codes know."""
+
+
 def _explain(error: BaseException) -> str:
     """One line for what torch.export tells in pages."""
     text = str(error)
@@ -255,6 +331,10 @@ def _explain(error: BaseException) -> str:
         return "its control flow depends on the values of a tensor; use torch.where or remove the branch"
     if "fake tensor in the exported program" in text:
         return "it goes through .data, or keeps a tensor between calls; compute with the tensor itself"
+    if "register a pytree" in text:
+        kind = re.search(r"<class '([^']*)'>", text)
+        what = f"returns a {kind[1].rpartition('.')[2]}" if kind else "returns something"
+        return f"it {what}, which torch.export cannot see into; return a tensor, or a tuple, list or dict of tensors"
     if "internal overlap" in text:
         return "it writes into a view that holds an element twice; compute a new tensor, with clone() or out of place"
     first = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)

@@ -35,6 +35,7 @@ from types import SimpleNamespace
 import onnx
 from mlpdeploy.engine.backend import Batch, BuildRequest, pick
 from mlpdeploy.engine.backends import _nvidia
+from mlpdeploy.engine.emit import Emitted
 from mlpdeploy.errors import MlpdeployError
 _nvidia.probe = lambda: _nvidia.Gpu("Stand-in 80", "sm80", "12.8")
 class Silent:
@@ -43,10 +44,7 @@ said = []
 def attempt(name, *, precision="fp16", gpus=()):
     try:
         folder = pathlib.Path({folder!r})
-        given = SimpleNamespace(
-            model=onnx.load(folder / f"{{precision}}.onnx"), typed=SimpleNamespace(inputs=(), outputs=()),
-            fp32_nodes=(), int8_nodes=(),
-        )
+        given = Emitted(onnx.load(folder / f"{{precision}}.onnx"), SimpleNamespace(inputs=(), outputs=()))
         built = pick(name).build(given, BuildRequest(precision, Batch(1, 2, 4), gpus, level=2), folder, Silent())
         said.append([built.facts["executed"], built.facts["gpus"], built.facts["gpu"]])
     except MlpdeployError as error:

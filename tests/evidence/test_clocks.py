@@ -207,7 +207,7 @@ def test_sittings_and_pairs_are_timed_there_too(gpu: Gpu) -> None:
 def test_the_phases_are_shown_within_80_columns() -> None:
     manifest = {"recipe": {"name": "a"}, "files": {"model.onnx": {"sha256": ""}}, "selection": {}}
     document = documents.on_gpu(documents.bench(manifest))
-    document["network"] |= {"precision": "fp16", "backend": "tensorrt", "weights": "given"}
+    document["network"] |= {"precision": "fp16", "backend": "tensorrt", "device": "cuda", "weights": "given"}
     document["machine"]["gpu"] = {"name": "Example GPU"}
     console = Console(width=80, record=True, file=io.StringIO())
     print_bench(console, document)

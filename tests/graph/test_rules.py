@@ -106,6 +106,17 @@ class Fields(nn.Module):
         return self.head(torch.cat([table(ids[:, i]) for i, table in enumerate(self.tables)], 1))
 
 
+class Bags(nn.Module):
+    """The mean of the vectors of three ids."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bag, self.head = nn.EmbeddingBag(3, 4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.bag((x.clamp(-1, 1) + 1).to(torch.int64)))
+
+
 class Locality(nn.Module):
     """A matrix over the grid of every share-set beside depthwise convolutions, and a gate (RepMLP at train time)."""
 
@@ -176,6 +187,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Shape]] = {
     "regions": (lambda: HireBlock(8, 3, 1), (8, 4, 5)),
     "axial": (lambda: AxialShift(10, 5), (10, 4, 5)),
     "fields": (Fields, (3,)),
+    "bags": (Bags, (3,)),
     "locality": (Locality, (4, 3, 3)),
     "rafts": (rafts, (3, 8, 8)),
     "windows": (windows, (4, 4, 4)),
@@ -187,6 +199,7 @@ FIRES = {
     "convolve_patches": ("rafts", 1),
     "convolve_regions": ("regions", 4),
     "convolve_shifts": ("axial", 2),
+    "decompose_bags": ("bags", 1),
     "decompose_complex": ("spectra", 3),
     "decompose_pooling": ("pyramid", 2),
     "decompose_resizes": ("pyramid", 1),

@@ -45,7 +45,7 @@ def joined(y: Tensor) -> Tensor:
         lambda net, x: (y := net.point(x))[:, 4:].sin() + y[:, 1:3].exp(),
         lambda net, x: net.point(x)[:, :2].sin(),
         lambda net, x: (y := net.point(x))[:, :2].sin() + y[:, :2].exp() * y[:, 2:4],
-        lambda net, x: net.line(x)[..., 2:].sin().sum(-1) + net.line(x)[..., 1:].exp().sum(-1),
+        lambda net, x: (y := net.line(x))[..., 2:].sin().sum(-1) + y[..., :2].exp().sum(-1),
     ],
     ids=[
         "slices",
@@ -64,7 +64,7 @@ def test_each_part_has_its_projection(forward: Forward) -> None:
     result = prove(Net(forward), (4, 5, 6))
     assert fired(result)["split_projection"] == 1
     left = targets(result)
-    assert left[aten.conv2d.default] in (2, 3)
+    assert left[aten.conv2d.default] + left[aten.linear.default] in (1, 2, 3)
     assert not left.keys() & {aten.slice.Tensor, aten.split_with_sizes.default, aten.chunk.default}
 
 

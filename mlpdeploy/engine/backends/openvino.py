@@ -35,6 +35,8 @@ PRODUCTS = ("Convolution", "FullyConnected", "MatMul")
 INDICES = frozenset({"i32", "i64", "u32", "u64", "boolean"})
 """Of ids and places, which no precision is meant for."""
 INT8 = frozenset({"i8", "u8"})
+MASKS = INDICES | INT8
+"""Of what has no numbers: OpenVINO's boolean is u8. A product of such types would be one of INT8 codes."""
 _COMPUTING = frozenset({*PRODUCTS, "MVN", "Eltwise", "Reduce", "Softmax"})
 
 
@@ -81,7 +83,8 @@ class OpenVino(EngineBackend):
         except RuntimeError as error:
             raise BuildError(f"OpenVINO refuses the ONNX file: {_reason(error)}\n{error}") from error
         executed = _executed(compiled)
-        if request.precision == "fp32" and set().union(*executed.values()) - {"f32", *INDICES}:
+        numbers = {kind: set(found) - ({*INDICES} if kind in PRODUCTS else MASKS) for kind, found in executed.items()}
+        if request.precision == "fp32" and set().union(*numbers.values()) - {"f32"}:
             raise BuildError(f"OpenVINO would not compute in f32 throughout: {executed}; use another backend")
         products = [kind for kind in PRODUCTS if kind in executed]
         if request.precision == "int8" and not any(INT8 & set(executed[kind]) for kind in products):
@@ -102,6 +105,7 @@ class OpenVino(EngineBackend):
         # A request serves one call at a time. Small networks gain a fifth by having as many as there are callers, since
         # one call's arrays are prepared while another computes; large ones lose nothing.
         idle = [compiled.create_infer_request()]
+        read = {name for port in compiled.inputs for name in port.get_names()}  # not what no operation uses
 
         def run(inputs: Arrays) -> dict[str, np.ndarray]:
             try:
@@ -109,7 +113,7 @@ class OpenVino(EngineBackend):
             except IndexError:
                 request = compiled.create_infer_request()
             try:
-                results = request.infer({name: _tensor(openvino, array) for name, array in inputs.items()})
+                results = request.infer({name: _tensor(openvino, inputs[name]) for name in read & inputs.keys()})
                 return {port.name: _array(results[port.name], port.dtype) for port in signature.outputs}
             finally:
                 idle.append(request)
@@ -129,9 +133,10 @@ class OpenVino(EngineBackend):
             if "originalLayersNames" in info:
                 origins[node.get_friendly_name()] = info["originalLayersNames"].astype(str).split(",")
         request, rows = compiled.create_infer_request(), {}
+        read = {name for port in compiled.inputs for name in port.get_names()}
         seconds: dict[str, list[float]] = {}
         for arrays in inputs:
-            request.infer({name: _tensor(openvino, array) for name, array in arrays.items()})
+            request.infer({name: _tensor(openvino, arrays[name]) for name in read & arrays.keys()})
             for row in request.profiling_info:
                 if row.status == openvino.ProfilingInfo.Status.EXECUTED:
                     rows[row.node_name] = row.node_type

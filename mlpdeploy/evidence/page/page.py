@@ -128,7 +128,7 @@ def _pictures(
 def _rules(manifest: Document) -> dict[str, list[Document]]:
     """The rules and forms that fired, those that refused somewhere, and the names of those that found nothing to do."""
     forms = [{**form, "refused": [], "form": True} for form in manifest.get("forms", ())]
-    rules = [*manifest["rules"], *forms]
+    rules = [*({**rule, "form": False} for rule in manifest["rules"]), *forms]
     return {
         "fired": [rule for rule in rules if rule["fired"]],
         "refused": [rule for rule in rules if rule["refused"]],

@@ -22,8 +22,10 @@ from mlpdeploy.graph.kinds import arguments, shape_of
 from mlpdeploy.graph.rule import Refused, Rule
 from mlpdeploy.graph.spectra import (
     BILINEAR,
+    FILLS,
     STRUCTURAL,
     TRANSFORMS,
+    ZEROS,
     Transform,
     axes,
     complex_matrices,
@@ -83,8 +85,10 @@ class _Decomposer:
             return None
         if node.target in TRANSFORMS:
             return self.transform(node, *TRANSFORMS[node.target])
-        if node.target in STRUCTURAL or node.target is operator.getitem:
+        if node.target in STRUCTURAL or node.target is operator.getitem or _fills_zeros(node):
             return self.both(node)
+        if node.target in ZEROS:
+            return self.zeros(node), None
         if node.target in BILINEAR:
             return self.bilinear(node)
         found = _FORMS.get(node.target)
@@ -127,6 +131,11 @@ class _Decomposer:
             return self.call(aten.add.Tensor, second if sign > 0 else self.negative(second), first)
         return self.call(aten.add.Tensor if sign > 0 else aten.sub.Tensor, first, second)
 
+    def zeros(self, node: fx.Node) -> fx.Node:
+        """Real zeros of the shape of a complex node."""
+        sizes = [self.editor.size(size, origin=node) for size in shape_of(node)]
+        return self.call(aten.zeros.default, sizes, dtype=node.meta["val"].dtype.to_real())
+
     def negative(self, part: Part) -> Part:
         if part is None:
             return None
@@ -134,7 +143,7 @@ class _Decomposer:
 
     def both(self, node: fx.Node) -> Pair:
         """What an operation that only moves, picks, joins or adds up values does to either part."""
-        operands = [one for one in node.all_input_nodes if isinstance(one.meta.get("val"), Tensor | list | tuple)]
+        operands = [one for one in node.all_input_nodes if _has_numbers(one)]  # not indices and masks
         whole = {one: self.whole(one) for one in operands}
         sides = (fx.map_arg((node.args, dict(node.kwargs)), lambda one: whole[one][side] if one in whole else one)  # noqa: B023
                  for side in (0, 1))  # fmt: skip
@@ -144,11 +153,8 @@ class _Decomposer:
     def bilinear(self, node: fx.Node) -> Pair | None:
         """(a + ib)(c + id), whatever the product is: of elements, of matrices, an einsum of two."""
         first, second = self.two(node)
-        if (
-            first is None
-            or len(node.all_input_nodes) > 2
-            or (len(node.args) > 2 and node.target is aten.linear.default)
-        ):
+        bias = node.args[2] if node.target is aten.linear.default and len(node.args) > 2 else None
+        if first is None or (len(node.all_input_nodes) > 2 and bias is None):
             return None
 
         def product(left: Part, right: Part) -> Part:
@@ -163,7 +169,9 @@ class _Decomposer:
             return self.call(node.target, left, right)
 
         (a, b), (c, d) = self.parts(first), self.parts(second)
-        return self.sum(product(a, c), product(b, d), -1), self.sum(product(a, d), product(b, c))
+        re, im = self.sum(product(a, c), product(b, d), -1), self.sum(product(a, d), product(b, c))
+        shift = self.parts(bias)
+        return self.sum(re, shift[0]), self.sum(im, shift[1])
 
     @staticmethod
     def two(node: fx.Node) -> tuple[Any, Any]:
@@ -206,6 +214,16 @@ class _Decomposer:
 def _is_complex(node: fx.Node) -> bool:
     values = pytree.tree_leaves(node.meta.get("val"))
     return any(isinstance(value, Tensor) and value.is_complex() for value in values)
+
+
+def _has_numbers(node: fx.Node) -> bool:
+    """Whether a node's value is of real or complex numbers, or is a list of such."""
+    values = [value for value in pytree.tree_leaves(node.meta.get("val")) if isinstance(value, Tensor)]
+    return bool(values) and all(value.is_floating_point() or value.is_complex() for value in values)
+
+
+def _fills_zeros(node: fx.Node) -> bool:
+    return node.target in FILLS and all(not arguments(node).get(name) for name in FILLS[node.target])
 
 
 def _real(of: _Decomposer, x: Any) -> Any:
