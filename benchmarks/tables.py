@@ -15,17 +15,18 @@ from pathlib import Path
 
 from benchmarks.network_tables import engines, executed, families, graph, launches, remaining, zoo
 from benchmarks.recorded import recorded
-from benchmarks.time_tables import build, cpu, gate, install, int8, rules
+from benchmarks.time_tables import build, cpu, gate, install, int8, rules, summary
 from mlpdeploy.recipe import folder
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
-PAGES = (ROOT / "README.md", ROOT / "docs" / "support.md")
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 FILLED = (*PAGES, *sorted(folder().glob("*.toml")))
 TABLES: dict[str, tuple[Callable[..., list[str]], tuple[str, ...]]] = {
     "graph": (graph, ("graph",)),
     "rules": (rules, ("rules",)),
     "cpu": (cpu, ("cpu",)),
+    "summary": (summary, ("graph", "cpu")),
     "build": (build, ("build",)),
     "install": (install, ("install",)),
     "zoo": (zoo, ("zoo",)),

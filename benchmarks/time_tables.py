@@ -41,6 +41,27 @@ def cpu(document: Document) -> list[str]:
     return [*table(head, rows), "", *source(document, ["onnxruntime", "openvino", "torch"])]
 
 
+SUMMED_UP = ("mixer_b16", "resmlp_24", "gmlp_s16", "gmixer_24", "vip_s7")
+
+
+def summary(parsed: Document, timed: Document) -> list[str]:
+    """What the rules do to a few networks: layers and transposes that TensorRT parses, and times in OpenVINO."""
+    rows = []
+    for name in SUMMED_UP:
+        before, after = (parsed["results"][name][when] for when in ("before", "after"))
+        row = timed["results"][name]["batch 1"]
+        ratios = row["ours"]["openvino"]
+        counts = [f"{before['total'][what]} → {after['total'][what]}" for what in ("layers", "transposes")]
+        times = [f"{row['latency']['openvino ours']['median_ms']:.1f}"]
+        times += [worth(ratios[rival], inverse=True) for rival in ("openvino plain", "eager", "torch.compile")]
+        rows.append([f"`{name}`", *counts, *times])
+    head = ["network", "layers", "transposes", "OpenVINO, ms", "plain export", "eager", "`torch.compile`"]
+    where = source({**parsed, "results": {}}, ["tensorrt-rtx"]) + source(
+        {**timed, "results": {}}, ["openvino", "torch"]
+    )
+    return [*table(head, rows), "", " Times: ".join(where)]
+
+
 def install(document: Document) -> list[str]:
     """Gigabytes of an installation, and what is left of it without what only a GPU needs."""
     bytes_ = document["results"]

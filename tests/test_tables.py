@@ -87,6 +87,12 @@ def test_the_pages_show_the_results(page: Path) -> None:
     assert tables.rewritten(text) == text, "run `python -m benchmarks.tables`"
 
 
+@pytest.mark.parametrize("page", tables.PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files(page: Path) -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8"))
+    assert not [link for link in links if not (page.parent / link).exists()]
+
+
 def test_a_family_counts_what_was_verified_and_shows_its_smallest_network() -> None:
     stages = ("rewritten graph, float64", "typed graph, PyTorch", "emitted ONNX, ONNX Runtime")
     passed = {"verified": True, "errors": dict(zip(stages, (1e-15, 2e-3, 1e-3), strict=True))}
