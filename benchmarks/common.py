@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from benchmarks.tables import RESULTS
-from mlpdeploy import pipeline
+from mlpdeploy import stages
 from mlpdeploy.engine.backend import Backend, Batch, BuildRequest, Runner
 from mlpdeploy.engine.emit import Emitted, emit
 from mlpdeploy.engine.functions import OPSET as OPSET
@@ -81,7 +81,7 @@ def parser(doc: str | None, chosen: Collection[str] | None = None) -> argparse.A
 
 def load(name: str, seed: int) -> tuple[nn.Module, list[TensorSpec]]:
     """A recipe's network with random weights, and what it takes."""
-    source = pipeline.load(Selection(name, seed=seed), Stages())
+    source = stages.load(Selection(name, seed=seed), Stages())
     return source.network, source.specs()
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import common
-from mlpdeploy.recipe import find
+from mlpdeploy.find import find
 
 BACKEND = "tensorrt-rtx"
 

@@ -10,13 +10,14 @@ Importing this package imports neither torch nor any inference engine; the funct
 """
 
 from mlpdeploy import errors
+from mlpdeploy._version import __version__ as __version__
 from mlpdeploy.api import Engine, compile, load
-from mlpdeploy.pipeline import bench, build, doctor, history, inspect, regress, verify
-from mlpdeploy.recipe import Recipe, find
+from mlpdeploy.commands import bench, doctor, history, inspect, regress
+from mlpdeploy.find import find
+from mlpdeploy.pipeline import build, verify
+from mlpdeploy.recipe import Recipe
 from mlpdeploy.selection import Selection
 from mlpdeploy.source import reference
-
-__version__ = "0.1.0"
 
 __all__ = [
     "Engine",

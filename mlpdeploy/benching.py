@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlpdeploy import pipeline, store, trust
+from mlpdeploy import store, trust
 from mlpdeploy.benching_session import KNOWN, Session
 from mlpdeploy.engine.backend import pick
 from mlpdeploy.errors import ArtifactError, InputError
@@ -29,6 +29,7 @@ from mlpdeploy.session import (
     require_executable,
     thread_count,
 )
+from mlpdeploy.stages import load
 from mlpdeploy.store import Artifact
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def bench(
             )
         sizes = list(dict.fromkeys(sizes)) or sorted({selection.profile.min, selection.profile.opt})
         stack.enter_context(held_to(threads))
-        source = source or pipeline.load(selection, stages)
+        source = source or load(selection, stages)
         session = Session(artifact, selection, backend, source, threads, folder, stages, trusted)
         # All that needs room on a disk comes before anything is measured, so that no measurement is lost to it.
         rivals, left_out = session.rivals(against, others, sizes[0])

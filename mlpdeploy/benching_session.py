@@ -8,13 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlpdeploy import documents, pipeline, store, trust
+from mlpdeploy import documents, store, trust
 from mlpdeploy.engine.backend import Backend, BuildRequest
 from mlpdeploy.engine.backends._base import one_line
 from mlpdeploy.errors import MachineLacks
 from mlpdeploy.progress import Stages
 from mlpdeploy.selection import Selection
 from mlpdeploy.session import built_copy
+from mlpdeploy.stages import load, plan_network, rewrite_network, trace_network
 from mlpdeploy.store import Artifact
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ class Session:
 
         medians = {s: {n: 1e3 * t.latency(n).median for n in t.seconds} for s, t in taken.items()}
         executed = str(self.engine.facts.get("executed", ""))
-        outputs = pipeline.trace_network(self.source, self.stages).outputs
+        outputs = trace_network(self.source, self.stages).outputs
         device = self._torch()[1]
         return roofline(
             self.source.network, self.specs, outputs, self.precision, executed, self.threads, device, medians
@@ -126,10 +127,11 @@ class Session:
         from mlpdeploy.engine.emit import emit
         from mlpdeploy.evidence import contenders
 
-        traced, found = pipeline.trace_network(self.source, self.stages), {}
+        traced, found = trace_network(self.source, self.stages), {}
         for rule in self._fired():
             without = replace(self.selection, disabled_rules=(*self.selection.disabled_rules, rule))
-            emitted = emit(pipeline.compile_network(traced, without, self.stages).typed)
+            rewritten = rewrite_network(traced, without, self.stages)
+            emitted = emit(plan_network(traced, rewritten, without, self.stages).typed)
             built = self._built(f"without-{rule}", emitted, without.request(self.precision))
             found[rule] = contenders.engine(rule, "rule", f"without {rule}", built, self.specs)
         return found
@@ -192,7 +194,7 @@ class Session:
 
         original, artifact = built_copy(other, self.folder / other.folder_name, self.stages.listener)
         trust.require(original, self.backend, self.trusted)
-        specs = pipeline.load(other, self.stages).specs()
+        specs = load(other, self.stages).specs()
         loadable = contenders.Loadable(self.backend, artifact.engine, artifact.manifest["facts"]).on(self.threads)
         what = f"{other.name} {other.precision} with {self.backend.name}"
         return contenders.engine(other.name, "recipe", what, loadable, specs)

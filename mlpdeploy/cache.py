@@ -37,6 +37,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlpdeploy import kernels, recipe, store
+from mlpdeploy._version import __version__
 from mlpdeploy.engine.backends._base import installed_version
 from mlpdeploy.errors import CheckpointError, InputError
 from mlpdeploy.files import sha256
@@ -107,8 +108,6 @@ def settings() -> dict[str, str]:
 
 def versions() -> dict[str, str]:
     """The versions of mlpdeploy and of the libraries that decide what it emits; only those that are installed."""
-    from mlpdeploy import __version__
-
     here = {library: installed_version(library) for library in LIBRARIES}
     return {"mlpdeploy": __version__} | {library: version for library, version in here.items() if version is not None}
 

@@ -17,14 +17,16 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from mlpdeploy import __version__, pipeline
+from mlpdeploy import __version__, commands, pipeline
+from mlpdeploy.arguments import TAKES
 from mlpdeploy.cli_measure import bench, history, regress, sensitivity
 from mlpdeploy.console import Live, print_artifact, print_build, print_doctor, print_verification
 from mlpdeploy.engine.backends import _nvidia
 from mlpdeploy.errors import InputError, MlpdeployError
 from mlpdeploy.leftovers import FULL
 from mlpdeploy.listing import print_catalogue, print_rulebook
-from mlpdeploy.options import CALIBRATION, FIELDS, Data, Json, Out, Trust, choosing, opening, print_json, printing
+from mlpdeploy.lookup import find_artifact
+from mlpdeploy.options import Data, Json, Out, Trust, choosing, opening, print_json, printing
 from mlpdeploy.processes import Interruption, Terminated, unwinding
 from mlpdeploy.rulebook import rulebook
 from mlpdeploy.selection import OUT, Selection
@@ -91,7 +93,7 @@ def list_command(pattern: Pattern = None, rules: Rules = False, as_json: Json = 
     """List the recipes: what they cost, what was published, and what the rules do to each; or the rules."""
     if rules and pattern is not None:
         raise InputError("list --rules lists all rules: leave the pattern out")
-    found = rulebook() if rules else pipeline.catalogue(pattern)
+    found = rulebook() if rules else commands.catalogue(pattern)
     if as_json:
         print_json(found)
     elif rules:
@@ -101,7 +103,7 @@ def list_command(pattern: Pattern = None, rules: Rules = False, as_json: Json = 
 
 
 @app.command()
-@choosing(*FIELDS)
+@choosing(*TAKES["build"])
 def build(
     selection: Selection,
     *,
@@ -121,7 +123,7 @@ def build(
 
 
 @app.command()
-@opening(*(name for name in FIELDS if name not in CALIBRATION))
+@opening(*TAKES["verify"])
 def verify(
     selection: Selection,
     artifact: Artifact | None,
@@ -158,7 +160,7 @@ def inspect(
     as_json: Json = False,
 ) -> None:
     """Show what is in an artifact: versions, batch sizes, dtypes, rules, and what verification found."""
-    found = pipeline.inspect(target, precision=precision, backend=backend, out=out)
+    found = commands.inspect(target, precision=precision, backend=backend, out=out)
     if as_json:
         print_json(found)
     else:
@@ -181,7 +183,7 @@ def report(
     from mlpdeploy import reporting
     from mlpdeploy.console import print_report
 
-    artifact = pipeline.find_artifact(target, precision=precision, backend=backend, out=out)
+    artifact = find_artifact(target, precision=precision, backend=backend, out=out)
     found = reporting.report(artifact, html=html, markdown=markdown)
     if as_json:
         print_json(found)
@@ -192,7 +194,7 @@ def report(
 @app.command()
 def doctor(as_json: Json = False) -> None:
     """Show what this machine has, which backends work on it, and what to install for the others."""
-    found = pipeline.doctor()
+    found = commands.doctor()
     if as_json:
         print_json(found)
     else:

@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from mlpdeploy import pipeline
+from mlpdeploy import commands
+from mlpdeploy.arguments import FIELDS, TAKES
 from mlpdeploy.console import Live
 from mlpdeploy.options import (
-    FIELDS,
     Data,
     Json,
     Name,
@@ -32,7 +32,7 @@ from mlpdeploy.store import Artifact
 from mlpdeploy.terminal import Terminal
 
 
-@opening(*FIELDS)
+@opening(*TAKES["bench"])
 def bench(
     selection: Selection,
     artifact: Artifact | None,
@@ -55,7 +55,7 @@ def bench(
     require_room(save)
     rivals = None if against is None else [part.strip() for part in against.split(",") if part.strip()]
     with Live(Terminal(stderr=True)).shown() as live:
-        found = pipeline.bench(
+        found = commands.bench(
             selection, artifact=artifact, against=rivals, sizes=sizes, threads=threads, seconds=time, credit=credit,
             trusted=trust, progress=live,
         )  # fmt: skip
@@ -68,7 +68,7 @@ def bench(
             print_bench(Terminal(), document)
 
 
-@choosing(*FIELDS)
+@choosing(*TAKES["regress"])
 def regress(
     selection: Selection,
     *,
@@ -114,7 +114,7 @@ def regress(
     )
     require_room(save, junit, markdown)
     with Live(Terminal(stderr=True)).shown() as live:
-        found = pipeline.regress(
+        found = commands.regress(
             selection,
             baseline,
             limits=limits,
@@ -154,7 +154,7 @@ def history(
     from mlpdeploy.evidence.history import svg as drawn
     from mlpdeploy.scoreboard import print_history
 
-    found = pipeline.history(Selection(name, out=out))
+    found = commands.history(Selection(name, out=out))
     if svg is not None:
         write(svg, drawn(found))
     if as_json:
@@ -169,7 +169,7 @@ def sensitivity(selection: Selection, *, as_json: Json = False) -> None:
     from mlpdeploy.console_int8 import print_sensitivity
 
     with Live(Terminal(stderr=True)).shown() as live:
-        found, picture = pipeline.sensitivity(selection, progress=live)
+        found, picture = commands.sensitivity(selection, progress=live)
     if as_json:
         print_json(found | {"picture": str(picture)})
     else:

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from mlpdeploy import pipeline
 from mlpdeploy.baseline import Baseline
 from mlpdeploy.engine.backend import Backend
 from mlpdeploy.errors import InputError, MachineLacks
 from mlpdeploy.lookup import backend_of
 from mlpdeploy.progress import Stages
 from mlpdeploy.selection import Selection
+from mlpdeploy.stages import load
 from mlpdeploy.store import Artifact
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def latency(other: Baseline, artifact: Artifact, selection: Selection, terms: Te
     if reason is not None:
         gates = (regress.not_measured(regress.LATENCY, "ms", terms.limit, reason, size) for size in terms.sizes)
         return tuple(gates), ()
-    specs = pipeline.load(selection, stages).specs()
+    specs = load(selection, stages).specs()
     candidate = _contender("candidate", artifact, backend, specs, terms.threads)
     if other.artifact is None:
         return against_saved(other, candidate, terms, stages)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from mlpdeploy.evidence.sensitivity import Sensitivity
     from mlpdeploy.graph.quantise import Quantisation
     from mlpdeploy.graph.rewrite import Rewritten
-    from mlpdeploy.pipeline import Compiled
+    from mlpdeploy.stages import Compiled
 
 
 @dataclass(frozen=True)
@@ -171,13 +171,13 @@ def paid_off(compiled: Compiled, selection: Selection, stages: Stages) -> dict[s
     from mlpdeploy.graph.precision import apply, plan
 
     assert compiled.int8 is not None
-    int8, plain = compiled.int8, compiled.unbalanced
+    int8, plain = compiled.int8, compiled.rewritten
 
     def make(precision: str, beside: str | None) -> Emitted:
         if beside is None:
             return emit(apply(plain, plan(plain, precision, samples=int8.rows)))
-        planned = plan(compiled.rewritten, "int8", samples=int8.rows, quantisation=int8.quantisation, beside=beside)
-        return emit(apply(compiled.rewritten, planned))
+        planned = plan(compiled.balanced, "int8", samples=int8.rows, quantisation=int8.quantisation, beside=beside)
+        return emit(apply(compiled.balanced, planned))
 
     with stages("worth it?"):
         found = worth(make, backends(), int8.rows, selection.request(), stages)

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from mlpdeploy.evidence.ladder import Verification
     from mlpdeploy.graph.rule import RuleReport
     from mlpdeploy.graph.trace import TensorSpec
-    from mlpdeploy.pipeline import Compiled
     from mlpdeploy.source import Source
+    from mlpdeploy.stages import Compiled
 
 
 def describe(
@@ -61,14 +61,14 @@ def describe(
         "versions": cache.versions() | backend.versions() | {"python": platform.python_version()},
         "gpus": list(selection.gpus),
         "facts": built.facts,
-        "rules": [*map(_rule, compiled.rewritten.report)],
+        "rules": [*map(_rule, compiled.balanced.report)],
         "forms": [
             {"name": form.name, "fired": form.fired, "seconds": round(form.seconds, 4)} for form in built.prepared.forms
         ],
-        "transposes": [asdict(left) for left in transposes(compiled.rewritten.module.graph)],
+        "transposes": [asdict(left) for left in transposes(compiled.balanced.module.graph)],
         "kept_fp32": [{"node": kept.node, "module": kept.module, "reason": kept.reason} for kept in compiled.plan.kept],
         "int8": None if compiled.int8 is None else _int8(compiled) | {"worth": paid_off},
-        "ops": {"before": _operations(before), "after": _operations(compiled.rewritten.module)},
+        "ops": {"before": _operations(before), "after": _operations(compiled.balanced.module)},
         "dtypes": _dtypes(after),
         "seconds": dict(seconds),
         "notes": [*source.notes, *notes],
@@ -116,7 +116,7 @@ def _int8(compiled: Compiled) -> dict[str, Any]:
     from mlpdeploy.graph.quantise import sites
 
     assert compiled.int8 is not None
-    plan, found = compiled.plan, sites(compiled.rewritten.module)
+    plan, found = compiled.plan, sites(compiled.balanced.module)
     quantised = [plan.quantised[name].site for name in plan.quantised]
     macs = sum(site.macs for site in found.found.values())
     return compiled.int8.summary() | {

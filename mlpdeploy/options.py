@@ -64,11 +64,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document to s
 
 DATA = (*IMAGES, "limit")
 """Fields about rows of data, which may be others than those at the build."""
-CALIBRATION = ("calibration", "calibrator", "max_drop", "min_sqnr")
-"""Fields of how INT8 is calibrated, which an engine that is built knows."""
 _FIELDS = {field.name: field for field in Selection.fields()}
-FIELDS = tuple(name for name in _FIELDS if name != "name")
-"""All that can be asked for behind a name, in the order in which help shows it."""
 
 Command = Callable[..., None]
 

@@ -110,7 +110,7 @@ def _defaults() -> dict[str, Any]:
     return tomllib.loads((folder() / "defaults.toml").read_text(encoding="utf-8"))
 
 
-def _make(name: str, *layers: Mapping[str, Any]) -> Recipe:
+def made(name: str, *layers: Mapping[str, Any]) -> Recipe:
     """A recipe from tables, later ones first; budgets are merged precision by precision."""
     facts: dict[str, Any] = {"name": name, "input_shape": ()}
     budgets: dict[str, Budget] = {}
@@ -131,7 +131,7 @@ def recipes() -> Mapping[str, Recipe]:
             continue
         table = tomllib.loads(path.read_text(encoding="utf-8"))
         for name, facts in table.pop("networks").items():
-            found[name] = _make(name, table, facts)
+            found[name] = made(name, table, facts)
     return found
 
 
@@ -159,23 +159,7 @@ def canonical(name: str) -> str:
     raise InputError(f"there is no network {name!r}: {hint} timm:<model> and package.module:factory work too")
 
 
-def find(name: str) -> Recipe:
-    """The recipe of a name. Raises InputError where the name is unknown or what it names cannot be imported."""
-    name = canonical(name)
-    if kind(name) == "recipe":
-        return recipes()[name]
-    if kind(name) == "given":
-        raise InputError(f"{name} was a network in hand in Python, no name finds it: pass it to mlpdeploy.compile")
-    from mlpdeploy import factory
-
-    if kind(name) == "timm":
-        factory.check_timm(name)
-        return _make(name, {"family": "timm", "factory": name, "source": "timm"})
-    factory.imported(name)
-    return _make(name, {"family": "user", "factory": name, "source": name, "prepared": False})
-
-
 def given(name: str, inputs: tuple[Input, ...]) -> Recipe:
     """The recipe of a network in hand, called `name` (which starts with GIVEN), that takes `inputs`."""
     facts = {"family": "user", "factory": name, "num_classes": 0, "inputs": [vars(one) for one in inputs]}
-    return _make(name, facts | {"prepared": False})
+    return made(name, facts | {"prepared": False})

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from mlpdeploy.choice import NetworkChoice
 from mlpdeploy.errors import CheckpointError, InputError
+from mlpdeploy.find import find
 from mlpdeploy.parse import parse_input
-from mlpdeploy.recipe import IMAGE, Input, Recipe, find, kind, recipes
+from mlpdeploy.recipe import IMAGE, Input, Recipe, kind, recipes
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

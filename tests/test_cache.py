@@ -13,8 +13,8 @@ from mlpdeploy import cache
 from mlpdeploy.engine.backend import backends
 from mlpdeploy.engine.backends import _host, _nvidia
 from mlpdeploy.errors import ArtifactError, CheckpointError
+from mlpdeploy.find import find
 from mlpdeploy.lookup import key_of
-from mlpdeploy.recipe import find
 from mlpdeploy.selection import Selection
 
 VERSIONS = {"onnxruntime": "1.0"}

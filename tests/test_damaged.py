@@ -14,7 +14,7 @@ import onnx
 import pytest
 
 import mlpdeploy
-from mlpdeploy import baseline, files, pipeline, reporting, store
+from mlpdeploy import baseline, commands, files, reporting, store
 from mlpdeploy.documents import Number, wrong
 from mlpdeploy.errors import ArtifactError, InputError, MlpdeployError
 from mlpdeploy.evidence import bench
@@ -80,7 +80,7 @@ def use(folder: Path) -> None:
     from mlpdeploy.terminal import Terminal
 
     steps: list[Callable[[], Any]] = [
-        lambda: print_artifact(Terminal(quiet=True), pipeline.inspect(str(folder))),
+        lambda: print_artifact(Terminal(quiet=True), commands.inspect(str(folder))),
         lambda: reporting.report(store.open_artifact(folder), html=folder.parent / "a.html"),
         lambda: reporting.report(store.open_artifact(folder), markdown=folder.parent / "a.md"),
         lambda: repr(mlpdeploy.load(folder)),

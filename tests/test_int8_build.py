@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mlpdeploy import pipeline
+from mlpdeploy import commands, pipeline
 from mlpdeploy.choice import NetworkChoice
 from mlpdeploy.cli import main
 from mlpdeploy.errors import ArtifactError, InputError
 from mlpdeploy.evidence.samples import load_samples
+from mlpdeploy.find import find
 from mlpdeploy.graph.quantise import Quantisation
 from mlpdeploy.int8 import Int8
-from mlpdeploy.recipe import find
 from mlpdeploy.selection import Selection
 from mlpdeploy.source import source_of
 
@@ -178,18 +178,18 @@ def test_build_then_verify_without_the_data(tmp_path: Path) -> None:
     assert verification.inputs == "calibration"
     assert [stage.status for stage in verification.stages] == ["passed"] * 8
     # It is timed without the data too, against what computes in the precision beside it.
-    measured = pipeline.bench(selection(tmp_path / "out", None), against=("export",), sizes=[1], seconds=0.5).to_json()
+    measured = commands.bench(selection(tmp_path / "out", None), against=("export",), sizes=[1], seconds=0.5).to_json()
     (export,) = (one for one in measured["measurements"][0]["contenders"] if one["kind"] == "export")
     assert "the plain export in fp32" in export["what"] and measured["roofline"] is None
     with pytest.raises(InputError, match="credit rules in fp16"):
-        pipeline.bench(selection(tmp_path / "out", None), credit=True)
+        commands.bench(selection(tmp_path / "out", None), credit=True)
     with pytest.raises(InputError, match="or build the engine first"):
-        pipeline.bench(selection(tmp_path / "elsewhere", None))
+        commands.bench(selection(tmp_path / "elsewhere", None))
     # The gate builds its candidate, so it needs the data.
-    held = pipeline.regress(given, str(artifact.folder), sizes=[1], seconds=0.5, undecided="pass")
+    held = commands.regress(given, str(artifact.folder), sizes=[1], seconds=0.5, undecided="pass")
     assert held.to_json()["selection"]["calibration"] == "random"
     with pytest.raises(InputError, match="INT8 needs --calibration"):
-        pipeline.regress(selection(tmp_path / "out", None), str(artifact.folder), sizes=[1], seconds=0.5)
+        commands.regress(selection(tmp_path / "out", None), str(artifact.folder), sizes=[1], seconds=0.5)
     # The same again is found, other data are not, and a lost calibration is one line.
     assert pipeline.build(given).cached
     (artifact.folder / "quantisation.json").unlink()
@@ -200,13 +200,13 @@ def test_build_then_verify_without_the_data(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_calibration_is_found_again_and_another_calibrator_is_another(tmp_path: Path) -> None:
     given = selection(tmp_path / "out", "random")
-    first, _ = pipeline.sensitivity(given)
-    again, picture = pipeline.sensitivity(given)
+    first, _ = commands.sensitivity(given)
+    again, picture = commands.sensitivity(given)
     assert first == again
     assert len(list((tmp_path / "out").rglob("calibration/*.json"))) == 1
     assert [row["sqnr_db"] for row in first["sites"]] == sorted(row["sqnr_db"] for row in first["sites"])
     assert "mlp_tokens" in picture.read_text(encoding="utf-8")
-    pipeline.sensitivity(selection(tmp_path / "out", "random", calibrator="max"))
+    commands.sensitivity(selection(tmp_path / "out", "random", calibrator="max"))
     assert len(list((tmp_path / "out").rglob("calibration/*.json"))) == 2
 
 
@@ -215,7 +215,7 @@ def test_a_network_without_a_product_for_int8_is_one_line(tmp_path: Path) -> Non
     given = Selection("narrow_example:net", "int8", "onnxruntime", "1:2:3", input_shape=(8,), calibration="random",
                       out=tmp_path / "out")  # fmt: skip
     with pytest.raises(InputError, match="no product of this network can take INT8"):
-        pipeline.sensitivity(given)
+        commands.sensitivity(given)
     with pytest.raises(InputError, match="no product of this network can take INT8"):
         pipeline.build(replace(given, min_sqnr=30.0))
 

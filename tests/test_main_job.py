@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mlpdeploy import cli as command_line
-from mlpdeploy import pipeline, recipe
+from mlpdeploy import commands, pipeline, recipe
 from mlpdeploy.engine.backend import backends
 from mlpdeploy.evidence.ladder import ITSELF
 from mlpdeploy.recipe import Budget
@@ -133,7 +133,7 @@ def test_other_precisions_and_engines(
     assert [check["batch"] for check in stages[-2]["checks"]] == [1, 2, 3]
     if backend != "tensorrt-rtx":
         assert stages[-1]["status"] == "passed"
-    elif isinstance(pipeline.doctor()["machine"]["gpu"], str):
+    elif isinstance(commands.doctor()["machine"]["gpu"], str):
         assert stages[-1]["status"] == "not executed" and "no NVIDIA GPU" in stages[-1]["reason"]
 
 
@@ -180,5 +180,5 @@ def test_python_callers_get_the_same(here: Path) -> None:
     assert not artifact.cached and pipeline.build(selection).cached
     verification = pipeline.verify(selection)
     assert verification.passed and verification.verdict() == "passed"
-    found: dict[str, Any] = pipeline.inspect("mixer_s32")
+    found: dict[str, Any] = commands.inspect("mixer_s32")
     assert Path(found["folder"]) == artifact.folder and found["verification"]["passed"]

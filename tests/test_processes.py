@@ -219,7 +219,7 @@ def test_signals_are_as_before_behind_it_and_those_of_others_are_theirs() -> Non
 def test_the_exit_code_is_that_of_the_signal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("mlpdeploy.pipeline.doctor", lambda: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr("mlpdeploy.commands.doctor", lambda: os.kill(os.getpid(), signal.SIGTERM))
     assert in_process("doctor", "--json") == 143
     printed = capsys.readouterr()
     where = "in <lambda> (test_processes.py, line "

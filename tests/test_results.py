@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from mlpdeploy import files, gating, pipeline, results
+from mlpdeploy import commands, files, gating, pipeline, results
 from mlpdeploy.errors import InputError
 from mlpdeploy.evidence import gate, history
 from mlpdeploy.evidence.regress import latency_gate
@@ -96,7 +96,7 @@ def test_a_run_whose_history_cannot_be_written_is_not_lost(tmp_path: Path, monke
     monkeypatch.setattr(gating, "regress", lambda *_, **__: run)
     monkeypatch.setattr("mlpdeploy.evidence.history.add", no_space)
     with pytest.warns(UserWarning, match="the history cannot be written"):
-        assert pipeline.regress(Selection("mixer_s32", out=tmp_path), "elsewhere") is run
+        assert commands.regress(Selection("mixer_s32", out=tmp_path), "elsewhere") is run
 
 
 @pytest.mark.parametrize("append", [False, True])

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import mlpdeploy
-from mlpdeploy import baseline, files, pipeline, reporting, store, trust
+from mlpdeploy import baseline, commands, files, reporting, store, trust
 from mlpdeploy.engine.backend import backends
 from mlpdeploy.errors import ArtifactError
 from mlpdeploy.evidence.facts import facts_of
@@ -159,5 +159,5 @@ def test_one_s_own_runs_as_before_in_other_processes(cli: Cli, tmp_path: Path) -
     (tmp_path / "my_nets.py").write_text(NETS)
     selection = ("my_nets:Net", "--input-shape", "3,16,16", "--backend", "onnxruntime", "--batch", "1:2:4")
     cli("build", *selection, PYTHONPATH=f"{Path(__file__).parent.parent}:{tmp_path}")
-    manifest = pipeline.inspect("my_nets:Net", out=tmp_path / "artifacts")["manifest"]
+    manifest = commands.inspect("my_nets:Net", out=tmp_path / "artifacts")["manifest"]
     assert trust.is_own(manifest)

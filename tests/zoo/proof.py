@@ -6,13 +6,13 @@ import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
-from mlpdeploy import pipeline
 from mlpdeploy.engine.backend import BuildRequest, backends
 from mlpdeploy.engine.emit import emit
 from mlpdeploy.evidence.ladder import Verification
 from mlpdeploy.evidence.verify import verify
 from mlpdeploy.progress import Stages
 from mlpdeploy.selection import Selection
+from mlpdeploy.stages import load, plan_network, rewrite_network, trace_network
 
 BATCH = "1:2:5"
 ENGINE = "openvino"
@@ -22,8 +22,9 @@ def climb(selection: Selection) -> Verification:
     """The ladder of a selection: rewritten in float64, typed, through ONNX Runtime, and executed by OpenVINO."""
     stages, backend = Stages(), backends()[ENGINE]
     selection = selection.with_backend(ENGINE)
-    source = pipeline.load(selection, stages)
-    compiled = pipeline.compile_network(pipeline.trace_network(source, stages), selection, stages)
+    source = load(selection, stages)
+    traced = trace_network(source, stages)
+    compiled = plan_network(traced, rewrite_network(traced, selection, stages), selection, stages)
     emitted = emit(compiled.typed)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))

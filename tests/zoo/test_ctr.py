@@ -13,11 +13,12 @@ from PIL import Image
 from torch import Tensor
 
 import mlpdeploy
-from mlpdeploy import pipeline, weights
+from mlpdeploy import weights
 from mlpdeploy.errors import CheckpointError, InputError
 from mlpdeploy.graph.trace import TensorSpec, trace
 from mlpdeploy.progress import Stages
 from mlpdeploy.selection import Selection
+from mlpdeploy.stages import load
 from mlpdeploy.zoo import final_mlp
 from mlpdeploy.zoo.final_mlp import Tower, dualmlp, finalmlp
 from tests.conftest import Cli
@@ -106,7 +107,7 @@ def test_a_checkpoint_of_dualmlp_tells_its_fields_and_sizes(tmp_path: Path) -> N
 
 def test_ids_are_drawn_below_the_smallest_number_of_ids_of_the_checkpoint(tmp_path: Path) -> None:
     torch.save(tiny().state_dict(), tmp_path / "trained.model")
-    source = pipeline.load(Selection("finalmlp", checkpoint=tmp_path / "trained.model"), Stages())
+    source = load(Selection("finalmlp", checkpoint=tmp_path / "trained.model"), Stages())
     assert source.specs() == [TensorSpec("ids", (3,), torch.int64, 0, 5)]
 
 

@@ -12,12 +12,13 @@ from rich.console import Console
 from torch import Tensor, nn
 
 import mlpdeploy
-from mlpdeploy import pipeline, weights
+from mlpdeploy import commands, pipeline, weights
 from mlpdeploy.console import print_artifact
+from mlpdeploy.find import find
 from mlpdeploy.listing import print_catalogue
 from mlpdeploy.progress import Stages
-from mlpdeploy.recipe import find
 from mlpdeploy.selection import Selection
+from mlpdeploy.stages import load
 from mlpdeploy.zoo import deep_eraser
 from mlpdeploy.zoo.deep_eraser import DeepEraser, ResidualBlock, SeparableGru
 from tests.graph.proof import prove
@@ -109,14 +110,14 @@ def test_official_checkpoint_loads_strictly_as_data_parallel_saved_it(tmp_path: 
 
 def test_two_inputs_are_listed_by_name() -> None:
     console = Console(file=io.StringIO(), width=80, no_color=True)
-    print_catalogue(console, pipeline.catalogue("deeperaser"), detailed=True)
+    print_catalogue(console, commands.catalogue("deeperaser"), detailed=True)
     lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
     assert any(line.split()[:3] == ["deeperaser", "2", "inputs"] for line in lines)
     assert "    takes image 3x224x224 of 0 to 1, mask 1x224x224 of 0 to 1" in lines
 
 
 def test_image_size_is_that_of_both_inputs() -> None:
-    source = pipeline.load(Selection("deeperaser", image_size=32), Stages())
+    source = load(Selection("deeperaser", image_size=32), Stages())
     assert [(spec.name, spec.shape) for spec in source.specs()] == [("image", (3, 32, 32)), ("mask", (1, 32, 32))]
     assert find("deeperaser").num_classes is None
 
@@ -135,7 +136,7 @@ def test_builds_verifies_and_is_inspected(tmp_path: Path) -> None:
         f"output_{index}" for index in range(8)
     }
     console = Console(file=io.StringIO(), width=80, no_color=True)
-    print_artifact(console, pipeline.inspect(str(artifact.folder)))
+    print_artifact(console, commands.inspect(str(artifact.folder)))
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "image float32 batch x 3 x 16 x 16" in text
     assert "mask float32 batch x 1 x 16 x 16" in text

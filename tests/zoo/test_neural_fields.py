@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 import mlpdeploy
-from mlpdeploy import pipeline, weights
+from mlpdeploy import weights
 from mlpdeploy.graph.precision import plan
 from mlpdeploy.progress import Stages
 from mlpdeploy.selection import Selection
+from mlpdeploy.stages import load, rewrite_network, trace_network
 from mlpdeploy.zoo import cam, fresh
 from tests.zoo.official import official
 from tests.zoo.proof import prove
@@ -146,8 +147,8 @@ def test_an_official_checkpoint_loads_from_a_file(name: str, tmp_path: Path) -> 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_large_angles_and_places_stay_in_fp32(name: str, products: int, precision: str) -> None:
     selection = Selection(name)
-    source = pipeline.load(selection, Stages())
-    rewritten = pipeline.compile_network(pipeline.trace_network(source, Stages()), selection, Stages()).rewritten
+    source = load(selection, Stages())
+    rewritten = rewrite_network(trace_network(source, Stages()), selection, Stages())
     kept = {found.node for found in plan(rewritten, precision).kept}
     called = [node for node in rewritten.module.graph.nodes if node.op == "call_function"]
     exact = {"aten::grid_sampler"}

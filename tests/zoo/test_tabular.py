@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import mlpdeploy
-from mlpdeploy import pipeline, weights
+from mlpdeploy import weights
 from mlpdeploy.graph.trace import TensorSpec
 from mlpdeploy.progress import Stages
 from mlpdeploy.selection import Selection
+from mlpdeploy.stages import load
 from mlpdeploy.zoo import g2m, transtee
 from tests.conftest import Cli
 from tests.graph import proof as graph
@@ -115,7 +116,7 @@ def test_official_checkpoints_load_from_a_file(tmp_path: Path) -> None:
 
 def test_student_of_another_graph(tmp_path: Path) -> None:
     torch.save(g2m.Student((50, 8, 8, 3)).state_dict(), tmp_path / "trained.pth")
-    source = pipeline.load(Selection("ff_g2m_student", checkpoint=tmp_path / "trained.pth"), Stages())
+    source = load(Selection("ff_g2m_student", checkpoint=tmp_path / "trained.pth"), Stages())
     assert source.specs() == [TensorSpec("features", (50,), torch.float32, 0, 1)]
     assert source.network(torch.ones(2, 50))[1].shape == (2, 3)
     assert source.recipe.num_classes == 3

@@ -1,0 +1,104 @@
+"""The stages that the commands share, from a name to the graph whose every dtype is decided.
+
+load -> trace_network -> check -> rewrite_network -> (int8.calibration) -> plan_network
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mlpdeploy.choice import NetworkChoice
+from mlpdeploy.engine.backend import Batch, backends
+from mlpdeploy.progress import Stages
+from mlpdeploy.selection import Selection
+from mlpdeploy.source import Source, source_of
+
+if TYPE_CHECKING:
+    from mlpdeploy.graph.precision import Plan, Typed
+    from mlpdeploy.graph.quantise import Quantisation
+    from mlpdeploy.graph.rewrite import Rewritten
+    from mlpdeploy.graph.trace import Traced
+    from mlpdeploy.int8 import Int8
+
+MOST_SIZES = 256
+"""Batch sizes that are tried one by one."""
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What the graph compiler made of a network, each stage's result.
+
+    `balanced` is the rewritten graph after an INT8 plan moved ranges from activations to weights; without INT8 it is
+    `rewritten` itself.
+    """
+
+    traced: Traced
+    rewritten: Rewritten
+    balanced: Rewritten
+    plan: Plan
+    typed: Typed
+    int8: Int8 | None = None
+
+
+def load(selection: NetworkChoice, stages: Stages) -> Source:
+    """The network that was chosen, with its weights."""
+    with stages("load"):
+        found = source_of(selection)
+    for note in found.notes:
+        stages.say(note)
+    return found
+
+
+def check(source: Source, traced: Traced, selection: Selection, stages: Stages) -> tuple[str, ...]:
+    """Find the network one function of each row, and its trace the same; says and gives notes on its outputs."""
+    with stages("check"):
+        from mlpdeploy.evidence import itself
+
+        notes = itself.check(source.network, traced, selection.seed)
+    for note in notes:
+        stages.say(f"note: {note}")
+    return notes
+
+
+def trace_network(source: Source, stages: Stages, batch: Batch | None = None) -> Traced:
+    """The network's graph, over inputs of the shapes that its recipe says, a batch axis in front.
+
+    Raises NetworkError where it treats some sizes of a `batch` in another way than others.
+    """
+    with stages("trace"):
+        from mlpdeploy.graph.trace import trace
+
+        sizes = () if batch is None else (*range(batch.min, min(batch.max, MOST_SIZES)), *batch.sizes())
+        return trace(source.network, source.specs(), sizes, source.output_names)
+
+
+def rewrite_network(traced: Traced, selection: Selection, stages: Stages) -> Rewritten:
+    """The same function as an engine likes it."""
+    with stages("rewrite"):
+        from mlpdeploy.graph.rewrite import rewrite
+
+        backend = backends().get(selection.backend)
+        off = () if backend is None else backend.off
+        return rewrite(traced, selection.disabled_in_graph, selection.enabled_rules, off)
+
+
+def plan_network(
+    traced: Traced,
+    rewritten: Rewritten,
+    selection: Selection,
+    stages: Stages,
+    int8: Int8 | None = None,
+    beside_int8: str | None = None,
+) -> Compiled:
+    """The graph whose every dtype is decided; of INT8 by its ranges, with what is `beside_int8` in that precision."""
+    with stages("plan precision"):
+        from mlpdeploy.graph.equalise import equalise
+        from mlpdeploy.graph.precision import apply, plan
+
+        quantisation: Quantisation | None = None if int8 is None else int8.quantisation
+        balanced = rewritten if quantisation is None else equalise(rewritten, quantisation.equalised)
+        samples, beside = None if int8 is None else int8.rows, beside_int8 or "fp32"
+        planned = plan(balanced, selection.precision, selection.io, samples, quantisation, beside)
+        typed = apply(balanced, planned)
+    return Compiled(traced, rewritten, balanced, planned, typed, int8)
