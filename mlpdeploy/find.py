@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from mlpdeploy import factory
 from mlpdeploy.errors import InputError
 from mlpdeploy.recipe import Recipe, canonical, kind, made, recipes
 
@@ -14,6 +13,8 @@ def find(name: str) -> Recipe:
         return recipes()[name]
     if kind(name) == "given":
         raise InputError(f"{name} was a network in hand in Python, no name finds it: pass it to mlpdeploy.compile")
+    from mlpdeploy import factory
+
     if kind(name) == "timm":
         factory.check_timm(name)
         return made(name, {"family": "timm", "factory": name, "source": "timm"})
