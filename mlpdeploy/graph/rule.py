@@ -101,16 +101,18 @@ def run(rule: Rule, editor: Editor, log: Log) -> None:
                 continue
             found = made
         log.refused(node, found.reason)
-    editor.graph.eliminate_dead_code()
+    if log.count:
+        editor.graph.eliminate_dead_code()
 
 
 def drop(editor: Editor, nodes: Iterable[fx.Node]) -> None:
     """Erase operations that nothing reads, and what only they read."""
-    for node in nodes:
+    waiting = list(nodes)
+    while waiting:
+        node = waiting.pop()
         if not node._erased and not node.users and node.op == "call_function":
-            operands = node.all_input_nodes
+            waiting += node.all_input_nodes
             editor.graph.erase_node(node)
-            drop(editor, operands)
 
 
 def by_target(finds: Mapping[Any, Find]) -> Find:

@@ -239,7 +239,7 @@ def test_the_time_of_a_layer_is_the_median_of_its_runs(tmp_path: Path, monkeypat
             self.profiling_info = [row]
 
     compiled = SimpleNamespace(
-        get_runtime_model=lambda: SimpleNamespace(get_ops=lambda: []), create_infer_request=Request
+        get_runtime_model=lambda: SimpleNamespace(get_ops=lambda: []), create_infer_request=Request, inputs=[]
     )
     monkeypatch.setattr(openvino_backend, "_imported", lambda *_, **__: compiled)
     (layer,) = openvino_backend.BACKEND.profile(engine, {}, [{}, {}])

@@ -105,7 +105,7 @@ class OpenVino(EngineBackend):
         # A request serves one call at a time. Small networks gain a fifth by having as many as there are callers, since
         # one call's arrays are prepared while another computes; large ones lose nothing.
         idle = [compiled.create_infer_request()]
-        read = {name for port in compiled.inputs for name in port.get_names()}  # not what no operation uses
+        read = _read(compiled)
 
         def run(inputs: Arrays) -> dict[str, np.ndarray]:
             try:
@@ -133,7 +133,7 @@ class OpenVino(EngineBackend):
             if "originalLayersNames" in info:
                 origins[node.get_friendly_name()] = info["originalLayersNames"].astype(str).split(",")
         request, rows = compiled.create_infer_request(), {}
-        read = {name for port in compiled.inputs for name in port.get_names()}
+        read = _read(compiled)
         seconds: dict[str, list[float]] = {}
         for arrays in inputs:
             request.infer({name: _tensor(openvino, arrays[name]) for name in read & arrays.keys()})
@@ -184,6 +184,11 @@ def _imported(openvino: Any, engine: Path, facts: Mapping[str, Any], **more: Any
         return core.import_model(engine.read_bytes(), "CPU", config | more)
     except RuntimeError as error:
         raise ArtifactError(f"OpenVINO cannot load {engine}: {_reason(error)}") from error
+
+
+def _read(compiled: Any) -> set[str]:
+    """The names of the inputs that an engine takes: not of those that no operation reads."""
+    return {name for port in compiled.inputs for name in port.get_names()}
 
 
 def _executed(compiled: Any) -> dict[str, list[str]]:
