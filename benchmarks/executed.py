@@ -19,7 +19,7 @@ from benchmarks import common
 from mlpdeploy.engine.backend import Batch, backends
 from mlpdeploy.engine.emit import Emitted
 from mlpdeploy.errors import MlpdeployError
-from mlpdeploy.find import find
+from mlpdeploy.finding import find
 from mlpdeploy.graph.rewrite import on_by_default
 from mlpdeploy.graph.trace import trace
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import common
-from mlpdeploy.find import find
+from mlpdeploy.finding import find
 
 BACKEND = "tensorrt-rtx"
 

@@ -13,7 +13,7 @@ from mlpdeploy import errors
 from mlpdeploy._version import __version__ as __version__
 from mlpdeploy.api import Engine, compile, load
 from mlpdeploy.commands import bench, doctor, history, inspect, regress
-from mlpdeploy.find import find
+from mlpdeploy.finding import find
 from mlpdeploy.pipeline import build, verify
 from mlpdeploy.recipe import Recipe
 from mlpdeploy.selection import Selection

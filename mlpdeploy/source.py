@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlpdeploy.choice import NetworkChoice
 from mlpdeploy.errors import CheckpointError, InputError
-from mlpdeploy.find import find
+from mlpdeploy.finding import find
 from mlpdeploy.parse import parse_input
 from mlpdeploy.recipe import IMAGE, Input, Recipe, kind, recipes
 

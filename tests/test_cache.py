@@ -13,7 +13,7 @@ from mlpdeploy import cache
 from mlpdeploy.engine.backend import backends
 from mlpdeploy.engine.backends import _host, _nvidia
 from mlpdeploy.errors import ArtifactError, CheckpointError
-from mlpdeploy.find import find
+from mlpdeploy.finding import find
 from mlpdeploy.lookup import key_of
 from mlpdeploy.selection import Selection
 

@@ -13,7 +13,7 @@ import pytest
 
 import mlpdeploy
 from mlpdeploy import cli as command_line
-from mlpdeploy import pipeline
+from mlpdeploy import commands
 from mlpdeploy.errors import ArtifactError, BuildError, GateFailed, InputError, MachineLacks, MlpdeployError
 from mlpdeploy.parse import parse_batch, parse_shape
 from mlpdeploy.recipe import recipes
@@ -182,7 +182,7 @@ def test_exit_codes(
     def fail() -> None:
         raise error
 
-    monkeypatch.setattr(pipeline, "doctor", fail)
+    monkeypatch.setattr(commands, "doctor", fail)
     assert in_process("doctor") == code
     printed = capsys.readouterr()
     assert printed.out == "" and printed.err.count("\n") == 1
@@ -197,7 +197,7 @@ def test_debug_shows_where(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail() -> None:
         raise RuntimeError("defect")
 
-    monkeypatch.setattr(pipeline, "doctor", fail)
+    monkeypatch.setattr(commands, "doctor", fail)
     if way == "environment":
         monkeypatch.setenv("MLPDEPLOY_DEBUG", "1")
     with pytest.raises(RuntimeError, match="defect"):

@@ -17,7 +17,7 @@ from mlpdeploy.choice import NetworkChoice
 from mlpdeploy.cli import main
 from mlpdeploy.errors import ArtifactError, InputError
 from mlpdeploy.evidence.samples import load_samples
-from mlpdeploy.find import find
+from mlpdeploy.finding import find
 from mlpdeploy.graph.quantise import Quantisation
 from mlpdeploy.int8 import Int8
 from mlpdeploy.selection import Selection

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mlpdeploy import cli as command_line
-from mlpdeploy import commands, pipeline, recipe
+from mlpdeploy import commands, finding, pipeline, recipe
 from mlpdeploy.engine.backend import backends
 from mlpdeploy.evidence.ladder import ITSELF
 from mlpdeploy.recipe import Budget
@@ -52,7 +52,7 @@ def test_the_main_job(name: str, cli: Cli, tmp_path: Path) -> None:
     assert parsed["outside"]["transposes"] <= 1
     assert manifest["files"].keys() == {"model.onnx", "engine.plan", "graph.json"}
     fired = {rule["name"]: rule["fired"] for rule in manifest["rules"] if rule["fired"]}
-    assert recipe.find(name).rules.items() <= fired.items()
+    assert finding.find(name).rules.items() <= fired.items()
     assert RANDOM in (folder / "report.md").read_text() and "Not verified yet" in (folder / "report.md").read_text()
 
     again = cli("build", name, "--precision", "fp16", "--backend", "tensorrt-rtx", *batch)
@@ -94,9 +94,9 @@ def test_a_missed_budget_names_the_stage_and_the_tolerance_that_would_pass(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run("build", *SMALL, "--backend", "tensorrt-rtx")
-    budgets = dict(recipe.find("mixer_s32").budgets) | {"fp16": Budget(1e-7, 0.99)}
-    strict = replace(recipe.find("mixer_s32"), budgets=budgets)
-    monkeypatch.setattr(recipe, "recipes", lambda: {"mixer_s32": strict})
+    budgets = dict(finding.find("mixer_s32").budgets) | {"fp16": Budget(1e-7, 0.99)}
+    strict = replace(finding.find("mixer_s32"), budgets=budgets)
+    monkeypatch.setattr(finding, "recipes", lambda: {"mixer_s32": strict})
     capsys.readouterr()
 
     run("verify", *SMALL, "--backend", "tensorrt-rtx", "--json", code=1)

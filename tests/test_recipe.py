@@ -20,7 +20,7 @@ import mlpdeploy
 from mlpdeploy import factory
 from mlpdeploy.choice import NetworkChoice
 from mlpdeploy.errors import InputError, MachineLacks
-from mlpdeploy.find import find
+from mlpdeploy.finding import find
 from mlpdeploy.recipe import canonical, recipes
 from mlpdeploy.source import complete, reference
 

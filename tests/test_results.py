@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from mlpdeploy import commands, files, gating, pipeline, results
+from mlpdeploy import commands, files, gating, results
 from mlpdeploy.errors import InputError
 from mlpdeploy.evidence import gate, history
 from mlpdeploy.evidence.regress import latency_gate
@@ -41,7 +41,7 @@ def measured(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     """What a run found, without the run."""
     found = document(GATES[request.param])
     run = SimpleNamespace(to_json=lambda: found, passed=found["passed"])
-    monkeypatch.setattr(pipeline, "regress", lambda *_, **__: run)
+    monkeypatch.setattr(commands, "regress", lambda *_, **__: run)
     return found
 
 
@@ -74,7 +74,7 @@ def test_all_files_are_written_where_there_is_room(
 def test_room_is_looked_for_before_anything_is_measured(
     option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(pipeline, "regress", lambda *_, **__: pytest.fail("it was measured"))
+    monkeypatch.setattr(commands, "regress", lambda *_, **__: pytest.fail("it was measured"))
     monkeypatch.setattr(tempfile, "TemporaryFile", no_space)
     assert in_process(*COMMAND, option, str(tmp_path / "deep" / "a")) == 2
     said = capsys.readouterr().err
@@ -88,7 +88,7 @@ def test_the_history_has_room_before_too(command: str, tmp_path: Path) -> None:
     selection = Selection("mixer_s32", out=tmp_path)
     arguments = () if command == "bench" else ("elsewhere",)
     with pytest.raises(InputError, match=r"history.jsonl: cannot be written \(Is a directory\)"):
-        getattr(pipeline, command)(selection, *arguments)
+        getattr(commands, command)(selection, *arguments)
 
 
 def test_a_run_whose_history_cannot_be_written_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

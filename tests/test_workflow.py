@@ -14,7 +14,7 @@ import typer.main
 
 from mlpdeploy.cli import app
 from mlpdeploy.engine.backend import backends
-from mlpdeploy.find import find
+from mlpdeploy.finding import find
 from tests.conftest import REPOSITORY
 
 WORKFLOW = REPOSITORY / ".github" / "workflows" / "regress.yml"

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import mlpdeploy
 from mlpdeploy import commands, pipeline, weights
 from mlpdeploy.console import print_artifact
-from mlpdeploy.find import find
+from mlpdeploy.finding import find
 from mlpdeploy.listing import print_catalogue
 from mlpdeploy.progress import Stages
 from mlpdeploy.selection import Selection

@@ -131,7 +131,7 @@ def test_images_that_no_grid_divides_are_refused() -> None:
 
 
 def test_there_are_no_classes() -> None:
-    assert mlpdeploy.recipe.find("maxim_3s").num_classes is None
+    assert mlpdeploy.find("maxim_3s").num_classes is None
     with pytest.raises(InputError, match="maxim_3s does not classify: drop --num-classes"):
         mlpdeploy.reference("maxim_3s", num_classes=10)
 
