@@ -17,6 +17,7 @@ import torch
 from mlpdeploy import recipe as recipes
 from mlpdeploy import source, weights
 from mlpdeploy.choice import NetworkChoice
+from mlpdeploy.finding import find
 from tests.graph.proof import tensors
 from tests.zoo import definitions
 from tests.zoo.definitions.tensors import Keys
@@ -49,7 +50,7 @@ def smallest_first() -> list[object]:
 
 @pytest.mark.parametrize("name", smallest_first())
 def test_it_computes_what_it_is_defined_as(name: str) -> None:
-    family = recipes.find(name).family
+    family = find(name).family
     found = source.source_of(NetworkChoice(name, image_size=SIZES.get(family)))
     network = found.network.double()
     weights.randomise(network, 1)
