@@ -16,6 +16,7 @@ import torch
 from benchmarks import common, graph
 from benchmarks.recorded import fired, with_rules
 from mlpdeploy import recipe as recipes
+from mlpdeploy.finding import find
 from mlpdeploy.graph.trace import TensorSpec
 from mlpdeploy.zoo import vip
 from tests.conftest import REPOSITORY
@@ -36,7 +37,7 @@ AGAIN = "if this is meant: python -m benchmarks.graph "
 
 def each(names: Iterable[str]) -> pytest.MarkDecorator:
     """A test of every network, of which only the smallest is fast, and only FAMILIES are not large."""
-    large = [name for name in names if recipes.find(name).family not in FAMILIES]
+    large = [name for name in names if find(name).family not in FAMILIES]
     slow = [name for name in names if name not in large and name != SMALL]
     marks = {name: pytest.mark.large for name in large} | {name: pytest.mark.slow for name in slow}
     return pytest.mark.parametrize("name", [pytest.param(name, marks=marks.get(name, ())) for name in names])
@@ -50,7 +51,7 @@ def test_nothing_has_changed(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_transposes_are_gone(name: str) -> None:
-    after, family = GOLDEN[name]["after"], recipes.find(name).family
+    after, family = GOLDEN[name]["after"], find(name).family
     if family in FAMILIES_WITH_ONE_TRANSPOSE:
         assert after["outside"]["transposes"] <= 1 and not after["bodies"]
     if family == "vip":
@@ -70,7 +71,7 @@ def test_nothing_is_worse_than_in_the_plain_export(name: str) -> None:
     assert after["transposes"] <= before["transposes"]
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if recipes.find(name).family in FAMILIES_WITH_FEWER_LAYERS])
+@pytest.mark.parametrize("name", [name for name in NAMES if find(name).family in FAMILIES_WITH_FEWER_LAYERS])
 def test_a_quarter_of_the_layers_is_gone(name: str) -> None:
     assert GOLDEN[name]["after"]["total"]["layers"] <= FEWER * GOLDEN[name]["before"]["total"]["layers"]
 
@@ -83,7 +84,7 @@ def test_the_stored_plain_export_is_that_of_the_network() -> None:
 
 @each(PLAIN)
 def test_a_quarter_of_the_layers_is_gone_with_the_constructors_weights(name: str) -> None:
-    recipe = recipes.find(name)
+    recipe = find(name)
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(0)
         kind, _, model = recipe.factory.partition(":")
@@ -96,7 +97,7 @@ def test_a_quarter_of_the_layers_is_gone_with_the_constructors_weights(name: str
 def test_every_recipe_is_measured_and_lists_what_fires() -> None:
     assert list(recipes.recipes()) == NAMES
     for name in NAMES:
-        assert dict(recipes.find(name).rules) == fired(GOLDEN[name]), "python -m benchmarks.tables"
+        assert dict(find(name).rules) == fired(GOLDEN[name]), "python -m benchmarks.tables"
 
 
 def test_the_recipes_files_take_new_counts_and_keep_the_rest() -> None:
@@ -105,4 +106,4 @@ def test_the_recipes_files_take_new_counts_and_keep_the_rest() -> None:
         for name in (name for name in NAMES if f"[networks.{name}]" in text):
             other = with_rules(text, name, {"a_rule": 3})
             assert other != text and other.count("rules = { a_rule = 3 }") == 1
-            assert with_rules(other, name, dict(recipes.find(name).rules)) == text
+            assert with_rules(other, name, dict(find(name).rules)) == text
