@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from mlpdeploy.evidence.bench import Credit, Layers
     from mlpdeploy.evidence.contenders import Contender as Rival
     from mlpdeploy.evidence.contenders import Loadable
+    from mlpdeploy.graph.trace import TensorSpec, Traced
     from mlpdeploy.source import Source
 
 AGAINST = ("eager", "compile", "export")
@@ -54,11 +56,20 @@ class Session:
 
         self.artifact, self.selection, self.backend, self.source = artifact, selection, backend, source
         self.threads, self.folder, self.stages, self.trusted = threads, folder, stages, trusted
-        self.specs = source.specs()
         # What an engine in INT8 is held against computes in the precision of what lies between its products.
         self.precision = backend.beside_int8 or "fp32" if selection.precision == "int8" else selection.precision
         self.engine = Loadable(backend, artifact.engine, artifact.manifest["facts"]).on(threads)
         self.export: Loadable | None = None
+
+    @cached_property
+    def traced(self) -> Traced:
+        """The network's graph."""
+        return trace_network(self.source, self.stages, self.selection.profile)
+
+    @property
+    def specs(self) -> Sequence[TensorSpec]:
+        """What the network takes."""
+        return self.traced.inputs
 
     def rivals(
         self, against: Sequence[str] | None, others: Mapping[str, Selection], size: int
@@ -103,11 +114,8 @@ class Session:
 
         medians = {s: {n: 1e3 * t.latency(n).median for n in t.seconds} for s, t in taken.items()}
         executed = str(self.engine.facts.get("executed", ""))
-        outputs = trace_network(self.source, self.stages).outputs
-        device = self._torch()[1]
-        return roofline(
-            self.source.network, self.specs, outputs, self.precision, executed, self.threads, device, medians
-        )
+        network, outputs, device = self.source.network, self.traced.outputs, self._torch()[1]
+        return roofline(network, self.specs, outputs, self.precision, executed, self.threads, device, medians)
 
     def layers(self, size: int) -> Layers:
         """Times by module of our engine, and of the plain export where it was built."""
@@ -127,11 +135,11 @@ class Session:
         from mlpdeploy.engine.emit import emit
         from mlpdeploy.evidence import contenders
 
-        traced, found = trace_network(self.source, self.stages), {}
+        found = {}
         for rule in self._fired():
             without = replace(self.selection, disabled_rules=(*self.selection.disabled_rules, rule))
-            rewritten = rewrite_network(traced, without, self.stages)
-            emitted = emit(plan_network(traced, rewritten, without, self.stages).typed)
+            rewritten = rewrite_network(self.traced, without, self.stages)
+            emitted = emit(plan_network(self.traced, rewritten, without, self.stages).typed)
             built = self._built(f"without-{rule}", emitted, without.request(self.precision))
             found[rule] = contenders.engine(rule, "rule", f"without {rule}", built, self.specs)
         return found

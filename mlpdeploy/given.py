@@ -161,9 +161,14 @@ def _input(name: str, array: np.ndarray, value_range: tuple[float, float] | None
 
 
 def _try(network: nn.Module, arrays: Mapping[str, np.ndarray]) -> None:
-    """Raises NetworkError where the network does not take its own example."""
-    rows = [np.array(array[:TRIED_ROWS], dtype=_kind(str(array.dtype))) for array in arrays.values()]
+    """Raises NetworkError where the network takes neither the first rows of its own example nor all of it."""
+    given = [np.array(array, dtype=_kind(str(array.dtype))) for array in arrays.values()]
     shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in arrays.items())
     what = f"{type(network).__name__} does not take the example ({shapes})"
     with guest(lambda error: NetworkError(f"{what}: {one_line(error)}")), torch.inference_mode():
-        network(*map(torch.from_numpy, rows))
+        try:
+            network(*(torch.from_numpy(array[:TRIED_ROWS]) for array in given))
+        except Exception:
+            if len(given[0]) <= TRIED_ROWS:
+                raise
+            network(*map(torch.from_numpy, given))

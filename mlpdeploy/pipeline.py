@@ -141,7 +141,7 @@ def verify(
         # The engine was built for images that are prepared as they were then; the rows may be said to be so now.
         before = Selection.from_json(artifact.manifest["selection"])
         source = (source or load(selection, stages)).with_images(before)
-        traced = trace_network(source, stages)
+        traced = trace_network(source, stages, selection.profile)
         check_traced(artifact, traced)
         if isinstance(data, str):
             shown = source.with_images(selection).with_outputs(traced.outputs)

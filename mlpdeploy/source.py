@@ -79,15 +79,17 @@ class Source:
         rows = (spec.shape[0] for spec in outputs if len(spec.shape) == 1 and spec.shape[0] > 1)
         return replace(self, recipe=replace(self.recipe, num_classes=next(rows, None)))
 
-    def _pixels(self, of: Input) -> tuple[tuple[float, ...], ...]:
+    def _pixels(self, of: Input) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """A black and a white pixel of an image whose normalisation is known; nothing of another input."""
         recipe = self.recipe
         channels = of.shape[0] if of.dtype == "float32" and len(of.shape) == 3 and of.low is None else None
         if not recipe.prepared or channels != len(recipe.mean):
-            return ()
-        return tuple(
-            tuple((value - mean) / std for mean, std in zip(recipe.mean, recipe.std, strict=True)) for value in (0, 1)
-        )
+            return (), ()
+
+        def pixel(value: int) -> tuple[float, ...]:
+            return tuple((value - mean) / std for mean, std in zip(recipe.mean, recipe.std, strict=True))
+
+        return pixel(0), pixel(1)
 
 
 def reference(

@@ -5,11 +5,12 @@ load -> trace_network -> check -> rewrite_network -> (int8.calibration) -> plan_
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mlpdeploy.choice import NetworkChoice
 from mlpdeploy.engine.backend import Batch, backends
+from mlpdeploy.errors import NetworkError
 from mlpdeploy.progress import Stages
 from mlpdeploy.selection import Selection
 from mlpdeploy.source import Source, source_of
@@ -61,16 +62,33 @@ def check(source: Source, traced: Traced, selection: Selection, stages: Stages) 
     return notes
 
 
-def trace_network(source: Source, stages: Stages, batch: Batch | None = None) -> Traced:
+def trace_network(source: Source, stages: Stages, batch: Batch | None) -> Traced:
     """The network's graph, over inputs of the shapes that its recipe says, a batch axis in front.
 
-    Raises NetworkError where it treats some sizes of a `batch` in another way than others.
+    A network whose code fixes the batch is traced for the one size that `batch` says; without a `batch`, for the one
+    that it takes. Raises NetworkError where it treats some sizes of a `batch` in another way than others.
     """
     with stages("trace"):
+        from mlpdeploy.graph.guards import only_size
         from mlpdeploy.graph.trace import trace
 
         sizes = () if batch is None else (*range(batch.min, min(batch.max, MOST_SIZES)), *batch.sizes())
-        return trace(source.network, source.specs(), sizes, source.output_names)
+        specs, single = source.specs(), batch.max if batch is not None and batch.min == batch.max else None
+        try:
+            return trace(source.network, specs, sizes, source.output_names)
+        except NetworkError as refused:
+            only = single or only_size(source.network, specs, () if batch is None else batch.sizes())
+            if only is None:
+                raise
+            if batch is not None and single is None:
+                raise NetworkError(f"{refused}; its code fixes the batch: --batch {only} builds it") from refused
+            try:
+                fixed = [replace(spec, batch=only) for spec in specs]
+                traced = trace(source.network, fixed, (), source.output_names)
+            except NetworkError:
+                raise refused from None
+    stages.say(f"note: the network is traced at batch {only} alone, which its code fixes")
+    return traced
 
 
 def rewrite_network(traced: Traced, selection: Selection, stages: Stages) -> Rewritten:

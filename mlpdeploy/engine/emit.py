@@ -25,6 +25,7 @@ from mlpdeploy.errors import NetworkError
 from mlpdeploy.graph import ops
 from mlpdeploy.graph.place import network_of
 from mlpdeploy.graph.precision import Typed
+from mlpdeploy.graph.rows import fixed_batch
 from mlpdeploy.graph.trace import TRACE_BATCH, quiet
 
 BATCH = "batch"
@@ -46,7 +47,7 @@ class Emitted:
 
 
 def emit(typed: Typed) -> Emitted:
-    """Export `typed` to ONNX with a dynamic batch, checked by onnx's own checker.
+    """Export `typed` to ONNX with a dynamic batch, or the one it is fixed at, checked by onnx's own checker.
 
     Raises NetworkError, naming the operation and the module of the user's network, where ONNX has no such operation.
     """
@@ -74,8 +75,9 @@ class _Named(nn.Module):
 
 
 def _exported(typed: Typed) -> torch.onnx.ONNXProgram:
-    examples = tuple(spec.example(TRACE_BATCH) for spec in typed.inputs)
-    dynamic = ({0: torch.export.Dim(BATCH, min=1, max=2**16)},) * len(examples)
+    fixed = fixed_batch(typed.inputs)
+    examples = tuple(spec.example(fixed or TRACE_BATCH) for spec in typed.inputs)
+    dynamic = (None if fixed else {0: torch.export.Dim(BATCH, min=1, max=2**16)},) * len(examples)
     program = None
     with torch.no_grad(), quiet():
         try:

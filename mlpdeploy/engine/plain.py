@@ -14,6 +14,7 @@ from torch import nn
 from mlpdeploy.engine.emit import Emitted
 from mlpdeploy.engine.functions import OPSET
 from mlpdeploy.graph.precision import Typed
+from mlpdeploy.graph.rows import fixed_batch
 from mlpdeploy.graph.trace import TensorSpec, dynamic_shapes, quiet, trace
 from mlpdeploy.guest import copied
 
@@ -34,13 +35,13 @@ def plain(network: nn.Module, specs: Sequence[TensorSpec], precision: str) -> Em
     for parameter in (*network.parameters(), *network.buffers()):
         if parameter.is_floating_point():  # complex ones stay as they are, as `half()` leaves them
             parameter.data = parameter.data.to(dtype)
-    graph = trace(network, specs)
+    graph, fixed = trace(network, specs), fixed_batch(specs)
     with warnings.catch_warnings(), quiet():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            network, tuple(spec.example(2) for spec in specs), dynamo=True, opset_version=OPSET, verbose=False,
+            network, tuple(spec.example(fixed or 2) for spec in specs), dynamo=True, opset_version=OPSET, verbose=False,
             input_names=[spec.name for spec in specs], output_names=[output.name for output in graph.outputs],
-            dynamic_shapes=dynamic_shapes(network, [{0: torch.export.Dim.DYNAMIC}] * len(specs)),
+            dynamic_shapes=dynamic_shapes(network, [None if fixed else {0: torch.export.Dim.DYNAMIC}] * len(specs)),
         )  # fmt: skip
     assert program is not None
     model = program.model_proto

@@ -28,6 +28,7 @@ from mlpdeploy.evidence.recorded import (
     tensors,
 )
 from mlpdeploy.graph.place import apart, line_of, place_of
+from mlpdeploy.graph.rows import fixed_batch
 from mlpdeploy.graph.trace import TensorSpec, Traced
 
 TRIES = 16
@@ -58,7 +59,12 @@ def changed(network: nn.Module, inputs: Sequence[TensorSpec], rows: Arrays) -> s
 
 
 def mixed(network: nn.Module, inputs: Sequence[TensorSpec], rows: Arrays) -> str:
-    """What makes a row of a network depend on which other rows are in its batch, or on how many."""
+    """What makes a row of a network depend on which other rows are in its batch, or on how many.
+
+    Not looked for where the network takes a single batch size, in which no row can be alone.
+    """
+    if fixed_batch(inputs) is not None:
+        return ""
     count = len(next(iter(rows.values())))
     together = recorded(apart(network), inputs, rows)
     alone = [recorded(apart(network), inputs, {n: v[i : i + 1] for n, v in rows.items()}) for i in range(count)]

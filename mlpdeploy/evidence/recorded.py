@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
@@ -13,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mlpdeploy.engine.backend import Arrays
 from mlpdeploy.graph.place import Here, here
+from mlpdeploy.graph.rows import fixed_batch
 from mlpdeploy.graph.trace import TensorSpec
 
 TENSOR = "tensor"
@@ -77,9 +79,11 @@ def recorded(network: nn.Module, inputs: Sequence[TensorSpec], rows: Arrays) -> 
 
 
 def tensors(inputs: Sequence[TensorSpec], rows: Arrays) -> list[Tensor]:
-    """The rows in float32, or as integers."""
+    """The rows in float32, or as integers; of a network that takes a single batch size, as many as that."""
     kinds = [torch.float32 if spec.dtype.is_floating_point else spec.dtype for spec in inputs]
-    return [torch.tensor(rows[spec.name], dtype=kind) for spec, kind in zip(inputs, kinds, strict=True)]
+    count = len(next(iter(rows.values())))
+    index = np.resize(np.arange(count), fixed_batch(inputs) or count)
+    return [torch.tensor(rows[spec.name][index], dtype=kind) for spec, kind in zip(inputs, kinds, strict=True)]
 
 
 def same(first: Operation, second: Operation) -> bool:

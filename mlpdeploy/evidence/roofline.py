@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mlpdeploy.engine.plain import DTYPES
 from mlpdeploy.evidence import machine
 from mlpdeploy.evidence.bench import Limit, Roofline
+from mlpdeploy.graph.rows import fixed_batch
 from mlpdeploy.graph.trace import TensorSpec
 
 SIZES = (512, 1024, 2048)
@@ -56,7 +57,7 @@ def roofline(
 
 def macs_of(network: nn.Module, inputs: Sequence[TensorSpec]) -> int:
     """Multiply-accumulates of the products and convolutions for one image; nothing is computed but shapes."""
-    batch = 2
+    batch = fixed_batch(inputs) or 2
     counter: Any = FlopCounterMode(display=False)
     with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True), counter:
         network(*(torch.zeros((batch, *spec.shape), dtype=spec.dtype) for spec in inputs))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import ml_dtypes
@@ -15,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mlpdeploy.engine.backend import Arrays, Batch
 from mlpdeploy.engine.backends.onnxruntime import open_session
 from mlpdeploy.engine.forms import round_results
+from mlpdeploy.graph.rows import chunks, fixed_batch
 from mlpdeploy.graph.trace import TensorSpec
 
 Outputs = dict[str, np.ndarray]
@@ -25,12 +27,10 @@ SINGLE = Batch(1, 1, 1)
 
 def in_batches(run: Run, arrays: Arrays, batch: Batch) -> Outputs:
     """`run` over many rows in batches of the optimal size; the last is filled up with its own rows."""
-    count, parts = len(next(iter(arrays.values()))), []
-    for start in range(0, count, batch.opt):
-        index = np.arange(start, min(start + batch.opt, count))
-        filled = np.resize(index, max(len(index), batch.min))
-        outputs = run({name: values[filled] for name, values in arrays.items()})
-        parts.append({name: values[: len(index)] for name, values in outputs.items()})
+    parts = []
+    for index, count in chunks(len(next(iter(arrays.values()))), batch.opt, batch.min):
+        outputs = run({name: values[index] for name, values in arrays.items()})
+        parts.append({name: values[:count] for name, values in outputs.items()})
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
@@ -40,7 +40,10 @@ def module_run(
     outputs: Sequence[str],
     dtype: torch.dtype | None = None,
 ) -> Run:
-    """A torch module, its inputs positional. Floating-point inputs take `dtype`, or their own where it is None."""
+    """A torch module, its inputs positional. Floating-point inputs take `dtype`, or their own where it is None.
+
+    One that takes a single batch size runs over any number of rows, so many at a time.
+    """
 
     def run(arrays: Arrays) -> Outputs:
         tensors = []
@@ -54,7 +57,8 @@ def module_run(
         found = [leaf.float() if leaf.dtype == torch.bfloat16 else leaf for leaf in leaves]
         return dict(zip(outputs, (leaf.numpy() for leaf in found), strict=True))
 
-    return run
+    fixed = fixed_batch(inputs)
+    return run if fixed is None else partial(in_batches, run, batch=Batch(fixed, fixed, fixed))
 
 
 class Widen(TorchDispatchMode):

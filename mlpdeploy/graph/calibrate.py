@@ -24,6 +24,7 @@ from mlpdeploy.graph.equalise import Channels, equalise, factors
 from mlpdeploy.graph.precision import INT8, apply, plan
 from mlpdeploy.graph.quantise import Quantisation, Site, sites
 from mlpdeploy.graph.rewrite import Rewritten
+from mlpdeploy.graph.rows import chunks, fixed_batch
 
 AUTO = "auto"
 BATCH = 8
@@ -89,19 +90,18 @@ def sqnr_db(reference: np.ndarray, output: np.ndarray) -> float:
 
 def outputs(module: Callable[..., Any], data: Arrays, inputs: Any) -> np.ndarray:
     """All outputs of a graph over `data`, flattened to (rows, numbers)."""
-    parts = []
+    parts, count = [], len(next(iter(data.values())))
     with torch.inference_mode():
         for batch in batches(data, inputs):
             leaves = pytree.tree_leaves(module(*batch))
             parts.append(np.concatenate([leaf.float().numpy().reshape(len(leaf), -1) for leaf in leaves], axis=1))
-    return np.concatenate(parts)
+    return np.concatenate(parts)[:count]
 
 
 def batches(data: Arrays, inputs: Any) -> Iterator[list[torch.Tensor]]:
-    """The data in the order and the dtypes of the inputs' specs, BATCH rows at a time."""
-    count = len(next(iter(data.values())))
-    for start in range(0, count, BATCH):
-        rows = slice(start, start + BATCH)
+    """The data in the order and the dtypes of the inputs' specs, BATCH rows at a time, or as many as they say."""
+    size = fixed_batch(inputs)
+    for rows, _ in chunks(len(next(iter(data.values()))), size or BATCH, size or 1):
         yield [torch.from_numpy(np.ascontiguousarray(data[spec.name][rows])).to(spec.dtype) for spec in inputs]
 
 

@@ -5,17 +5,25 @@ from __future__ import annotations
 import os
 import traceback
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils import _pytree as pytree
 
 from mlpdeploy.errors import NetworkError
-from mlpdeploy.graph.place import is_torch, network_of, place_of, placeholders, site
+from mlpdeploy.graph.place import apart, is_torch, network_of, place_of, placeholders, site
 from mlpdeploy.graph.quiet import quiet
+from mlpdeploy.guest import guest
+
+if TYPE_CHECKING:
+    from mlpdeploy.graph.trace import TensorSpec
 
 CHECKED_BATCHES = (1, 2, 3, 5, 8, 64)
+ODD = 3
+USUAL = (1, 2, 4, 8, 16, 32, 64, 128)
+"""Batches at which a network is tried that does not take every one: one that nobody fixes, and those that people do."""
 TRIED = 4
 """Batches at which an operation that does not take them is looked for."""
 
@@ -36,6 +44,24 @@ def require_symbolic_batch(network: nn.Module, module: fx.GraphModule, batches: 
     if any(isinstance(size, int) for size in sizes):
         fixed = next(size for size in sizes if isinstance(size, int))
         raise NetworkError(f"{type(network).__name__} fixes the batch at {fixed}; keep its first axis free")
+
+
+def only_size(network: nn.Module, inputs: Sequence[TensorSpec], sizes: Sequence[int]) -> int | None:
+    """A batch that a network takes though it does not take every one; of `sizes`, or a usual one.
+
+    None where it takes a batch of 3, or none at all.
+    """
+    copied = apart(network)
+
+    def takes(size: int) -> bool:
+        try:
+            with guest(lambda error: NetworkError(str(error))), torch.no_grad():
+                found = pytree.tree_leaves(copied(*(spec.example(size) for spec in inputs)))
+        except NetworkError:
+            return False
+        return all(len(one.shape) > 0 and one.shape[0] == size for one in found if isinstance(one, torch.Tensor))
+
+    return None if takes(ODD) else next(filter(takes, dict.fromkeys((*sizes, *USUAL))), None)
 
 
 def _holds(expression: Any, batch: int) -> bool:

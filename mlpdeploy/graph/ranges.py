@@ -20,6 +20,7 @@ from torch import fx
 from mlpdeploy.graph.extremes import LARGE, extremes
 from mlpdeploy.graph.kinds import packet, root_of
 from mlpdeploy.graph.rewrite import Rewritten
+from mlpdeploy.graph.rows import chunks, fixed_batch
 from mlpdeploy.graph.trace import TensorSpec
 
 aten = torch.ops.aten
@@ -70,9 +71,9 @@ def measure(rewritten: Rewritten, samples: Mapping[str, np.ndarray] | None, watc
     found = extremes(rewritten.inputs, rng)
     large = [place for place, name in enumerate(found.names) if name == LARGE]
     others = [place for place, name in enumerate(found.names) if name != LARGE]
-    run = _Run(rewritten.module, {node.name for node in watched})
+    run = _Run(rewritten.module, {node.name for node in watched}, fixed_batch(rewritten.inputs))
     with single_thread(), torch.no_grad():
-        run.run(*_tensors(rewritten.inputs, ordinary))
+        run.over(_tensors(rewritten.inputs, ordinary))
         run.over_extremes(_tensors(rewritten.inputs, {name: rows[others] for name, rows in found.arrays.items()}))
         usual = Peaks(dict(run.peaks), dict(run.inside))
         run.over_extremes(_tensors(rewritten.inputs, {name: rows[large] for name, rows in found.arrays.items()}))
@@ -97,20 +98,25 @@ def _tensors(specs: Sequence[TensorSpec], arrays: Mapping[str, np.ndarray]) -> l
 class _Run(fx.Interpreter):
     """Runs the network, and keeps what its values reach."""
 
-    def __init__(self, module: fx.GraphModule, watched: Collection[str]) -> None:
+    def __init__(self, module: fx.GraphModule, watched: Collection[str], fixed: int | None) -> None:
         super().__init__(module)
-        self.watched = watched
+        self.watched, self.fixed = watched, fixed
         self.finite_only = False
         self.peaks: dict[str, float] = {}
         self.inside: dict[str, float] = {}
         self.lows: dict[str, float] = {}
+
+    def over(self, inputs: Sequence[torch.Tensor]) -> None:
+        """Run over rows, all at once or as many as the network takes."""
+        for index, _ in chunks(len(inputs[0]), self.fixed or len(inputs[0]), self.fixed or 1):
+            self.run(*(values[index] for values in inputs))
 
     def over_extremes(self, inputs: Sequence[torch.Tensor]) -> None:
         """Run over extreme rows; one that the network itself refuses (an index made of 0 / 0) is left out."""
         self.finite_only = True
         for row in range(len(inputs[0])):
             with contextlib.suppress(RuntimeError, IndexError, ValueError):
-                self.run(*(values[row : row + 1] for values in inputs))
+                self.over([values[row : row + 1] for values in inputs])
 
     def run_node(self, n: fx.Node) -> Any:
         result = super().run_node(n)

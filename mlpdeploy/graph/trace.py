@@ -1,4 +1,4 @@
-"""Stage 1: a network becomes a graph of whole ATen operations whose batch stays symbolic."""
+"""Stage 1: a network becomes a graph of whole ATen operations whose batch stays symbolic where its code lets it."""
 
 from __future__ import annotations
 
@@ -11,14 +11,21 @@ from typing import Any
 import numpy as np
 import torch
 from torch import fx, nn
-from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.utils import _pytree as pytree
 
 from mlpdeploy.errors import InputError, NetworkError
 from mlpdeploy.graph.guards import require_symbolic_batch
-from mlpdeploy.graph.place import apart, around_trace, blame, place_of, placeholders
+from mlpdeploy.graph.place import apart, around_trace, blame, placeholders
 from mlpdeploy.graph.quiet import quiet
+from mlpdeploy.graph.refusals import (
+    lost_batch,
+    require_free_names,
+    require_known_values,
+    require_no_state,
+    require_writable,
+)
 from mlpdeploy.graph.regions import inline_regions
+from mlpdeploy.graph.rows import fixed_batch
 from mlpdeploy.graph.strides import resolve_strides
 from mlpdeploy.guest import guest, in_eval
 
@@ -31,7 +38,8 @@ class TensorSpec:
     """An input or output: its name, its shape without the batch axis, and its dtype.
 
     `low` and `high` bound the values that an input may have, where it cannot have any: indices, coordinates. Of an
-    image whose normalisation is known, `black` and `white` are the values of such a pixel, one a channel.
+    image whose normalisation is known, `black` and `white` are the values of such a pixel, one a channel. `batch` is
+    the only batch size that the network takes, None where it takes any.
     """
 
     name: str
@@ -41,6 +49,7 @@ class TensorSpec:
     high: float | None = None
     black: tuple[float, ...] = ()
     white: tuple[float, ...] = ()
+    batch: int | None = None
 
     def example(self, batch: int) -> torch.Tensor:
         """The lowest value, or zeros, in this shape: `(batch, *shape)`."""
@@ -80,7 +89,8 @@ class Traced:
 def trace(
     network: nn.Module, inputs: Sequence[TensorSpec], batches: Iterable[int] = (), outputs: Sequence[str] = ()
 ) -> Traced:
-    """Trace `network` (put in eval mode) with every input's first axis as one batch of any size, `batches` among them.
+    """Trace `network` (put in eval mode) with every input's first axis as one batch of any size, `batches` among them;
+    or of the one size that the inputs' specs say.
 
     `outputs` are what its outputs are called; none: what the network calls them. Raises InputError for other numbers of
     names than outputs.
@@ -88,9 +98,10 @@ def trace(
     an operation cannot be traced, or where the code fixes or restricts the batch.
     """
     kept, network = in_eval(network), apart(network, buffers=True)
-    examples = tuple(spec.example(TRACE_BATCH) for spec in inputs)
-    dynamic = dynamic_shapes(network, [{0: torch.export.Dim.AUTO} for _ in inputs])
-    _require_free_names(network)
+    fixed = fixed_batch(inputs)
+    examples = tuple(spec.example(fixed or TRACE_BATCH) for spec in inputs)
+    dynamic = dynamic_shapes(network, [None if fixed else {0: torch.export.Dim.AUTO} for _ in inputs])
+    require_free_names(network)
 
     def refused(error: BaseException) -> NetworkError:
         place = blame(network, error) or around_trace(apart(kept), examples)
@@ -106,10 +117,11 @@ def trace(
     _restore_batch_norms(module.graph)
     resolve_strides(module, type(network).__name__)
     _free_of_strides(module.graph)
-    _require_no_state(network, exported, program)
-    _require_known_values(network, module)
-    _require_writable(network, module)
-    require_symbolic_batch(network, module, batches)
+    require_no_state(network, exported, program)
+    require_known_values(network, module)
+    require_writable(network, module)
+    if fixed is None:
+        require_symbolic_batch(network, module, batches)
     _rename_inputs(module, inputs)
     _freeze(module)
     module.graph.eliminate_dead_code()
@@ -118,7 +130,7 @@ def trace(
     mapping = all(path and isinstance(path[0], pytree.MappingKey) for path in paths)
     if outputs and len(outputs) != len(paths):
         raise InputError(f"{len(outputs)} names of outputs, and the network returns {len(paths)} tensors")
-    return Traced(module, tuple(inputs), _outputs(module, outputs or output_names(paths)), mapping)
+    return Traced(module, tuple(inputs), _outputs(module, outputs or output_names(paths), fixed), mapping)
 
 
 def dynamic_shapes(network: nn.Module, shapes: Sequence[Any]) -> tuple[Any, ...]:
@@ -128,21 +140,6 @@ def dynamic_shapes(network: nn.Module, shapes: Sequence[Any]) -> tuple[Any, ...]
     if len(shapes) <= len(named) or not any(one.kind is one.VAR_POSITIONAL for one in parameters):
         return tuple(shapes)
     return (*shapes[: len(named)], tuple(shapes[len(named) :]))
-
-
-def _require_free_names(network: nn.Module) -> None:
-    """Raise where a part of the network has a name that the traced module keeps for itself."""
-    taken = next(
-        (name for name in RESERVED if name in {**network._modules, **network._parameters, **network._buffers}), None
-    )
-    if taken is not None:
-        raise NetworkError(
-            f"{type(network).__name__} has a part called {taken!r}, which torch.export cannot: rename it"
-        )
-
-
-RESERVED = ("meta", "graph", "code")
-"""Attributes of every `fx.GraphModule`."""
 
 
 def _rename_inputs(module: fx.GraphModule, inputs: Sequence[TensorSpec]) -> None:
@@ -157,7 +154,7 @@ def _freeze(module: fx.GraphModule) -> None:
         setattr(module.get_submodule(owner), leaf, nn.Parameter(parameter.detach(), requires_grad=False))
 
 
-def _outputs(module: fx.GraphModule, names: Sequence[str]) -> tuple[TensorSpec, ...]:
+def _outputs(module: fx.GraphModule, names: Sequence[str], fixed: int | None) -> tuple[TensorSpec, ...]:
     output = next(node for node in reversed(module.graph.nodes) if node.op == "output")
     nodes = [node for node in output.args[0] if isinstance(node, fx.Node)]
     values = [value for node in nodes if isinstance(value := node.meta.get("val"), torch.Tensor)]
@@ -168,31 +165,13 @@ def _outputs(module: fx.GraphModule, names: Sequence[str]) -> tuple[TensorSpec, 
     names = [f"{name}_of_network" if name in taken else name for name in names]
     for name, value in zip(names, values, strict=True):
         shape = f"{name} of the network has shape {tuple(value.shape)}"
-        if value.dim() == 0 or isinstance(value.shape[0], int):
-            raise NetworkError(f"{shape}: its first axis is not the batch{_lost_batch(module)}")
+        if value.dim() == 0 or (value.shape[0] != fixed if fixed else isinstance(value.shape[0], int)):
+            raise NetworkError(f"{shape}: its first axis is not the batch{lost_batch(module, TRACE_BATCH)}")
         if 0 in value.shape[1:]:
             raise NetworkError(f"{shape}: there is nothing in it")
         if value.is_complex():
             raise NetworkError(f"{name} of the network is complex, which no engine gives: return its view_as_real")
     return tuple(TensorSpec(n, tuple(int(s) for s in v.shape[1:]), v.dtype) for n, v in zip(names, values, strict=True))
-
-
-def _lost_batch(module: fx.GraphModule) -> str:
-    """Which operation made a number of the batch; nothing where none did."""
-
-    def is_free(node: fx.Node) -> bool:
-        value = node.meta.get("val")
-        return isinstance(value, torch.Tensor) and value.dim() > 0 and not isinstance(value.shape[0], int)
-
-    for node in module.graph.nodes:
-        value = node.meta.get("val")
-        fixed = isinstance(value, torch.Tensor) and value.dim() > 0 and value.shape[0] == TRACE_BATCH
-        if node.op == "call_function" and fixed and not is_free(node) and any(map(is_free, node.all_input_nodes)):
-            return (
-                f", since torch.export takes it for {TRACE_BATCH} in {node.target}, in{place_of(node)}: write that "
-                "otherwise (torch.gather for take_along_dim)"
-            )
-    return ""
 
 
 def _without_none(module: fx.GraphModule, paths: Sequence[pytree.KeyPath]) -> list[pytree.KeyPath]:
@@ -254,74 +233,6 @@ def _free_of_strides(graph: fx.Graph) -> None:
             graph.erase_node(node)
         elif node.target in (aten.view.default, aten._unsafe_view.default):
             node.target = aten.reshape.default
-
-
-def _require_no_state(
-    network: nn.Module, exported: torch.export.ExportedProgram, program: torch.export.ExportedProgram
-) -> None:
-    """Raise where the network writes into its inputs or buffers; `exported` is the program as it was written."""
-    signature = program.graph_signature
-    changed = [*signature.buffers_to_mutate.values(), *signature.user_inputs_to_mutate.values()]
-    if changed:
-        held = {node for node, buffer in exported.graph_signature.inputs_to_buffers.items() if buffer == changed[0]}
-        raise NetworkError(
-            f"{type(network).__name__} writes into {changed[0]!r}{_writer(exported.graph, {changed[0], *held})}; a "
-            "network must leave its inputs and buffers alone: compute a new tensor"
-        )
-
-
-def _writer(graph: fx.Graph, names: set[str]) -> str:
-    """`, in module 'a.b' (file.py, line 7)`: the first operation that writes into a placeholder, or a view of it."""
-    views = {node for node in graph.nodes if node.name in names}
-    for node in graph.nodes:
-        target = node.target
-        if isinstance(target, torch._ops.OpOverload) and views.intersection(node.all_input_nodes):
-            if target._schema.is_mutable and node.args[0] in views:
-                return f", in{place_of(node)}"
-            if target.is_view:
-                views.add(node)
-    return ""
-
-
-def _require_known_values(network: nn.Module, module: fx.GraphModule) -> None:
-    """Raise where a shape or a number depends on the values of a tensor."""
-    for node in module.graph.nodes:
-        values = node.meta.get("val")
-        values = values if isinstance(values, list | tuple) else [values]
-        if node.op == "call_function" and any(map(free_unbacked_symbols, values)):
-            raise NetworkError(
-                f"{type(network).__name__} makes a number or a shape out of the values of a tensor ({node.target}), in"
-                f"{place_of(node)}; keep it a tensor of a fixed shape there"
-            )
-
-
-def _require_writable(network: nn.Module, module: fx.GraphModule) -> None:
-    """Raise where an operation is of a kind that no file of an engine can hold."""
-    for node in module.graph.nodes:
-        reason = _unwritable(module, node) if node.op == "call_function" else None
-        if reason is not None:
-            raise NetworkError(f"{type(network).__name__} {reason}, in{place_of(node)}")
-
-
-def _unwritable(module: fx.GraphModule, node: fx.Node) -> str | None:
-    values = pytree.tree_leaves(node.meta.get("val"))
-    low = next((one.dtype for one in values if isinstance(one, torch.Tensor) and one.dtype in LOWEST), None)
-    if low is not None:
-        return f"computes in {str(low).removeprefix('torch.')}, which no engine gives back: leave such casts out"
-    operands = (getattr(module, str(one.target), None) for one in node.all_input_nodes if one.op == "get_attr")
-    if any(isinstance(one, torch.Generator | torch.ScriptObject) for one in (*operands, *node.kwargs.values())):
-        return "draws from a generator of random numbers in forward: draw once, and register a buffer"
-    if node.target is torch.ops.aten.lstm.input:
-        _, _, weights, biases, layers, _, _, both, _ = node.args
-        if len(weights) != layers * (2 if both else 1) * (4 if biases else 2):  # type: ignore[arg-type, operator]
-            return "has an LSTM with proj_size, which no ONNX file can say: put a Linear behind the LSTM"
-    return None
-
-
-LOWEST = {
-    dtype for name in dir(torch) if name.startswith("float8") and isinstance(dtype := getattr(torch, name), torch.dtype)
-}
-"""Formats of numbers that only products of quantised codes know."""
 
 
 def _explain(error: BaseException) -> str:

@@ -85,8 +85,9 @@ class Signature:
             raise InputError(f"all inputs must have one batch size; they have {sorted(batches)}")
         for batch in batches:
             if not self.smallest <= batch <= self.largest:
+                upwards = "" if self.smallest == self.largest else f" to {self.largest}"
                 raise InputError(
-                    f"the engine was built for batch {self.smallest} to {self.largest}; it was given {batch}; "
+                    f"the engine was built for batch {self.smallest}{upwards}; it was given {batch}; "
                     "build it with another --batch"
                 )
 

@@ -22,12 +22,15 @@ def exported(emitted: Emitted, batch: Batch) -> Any:
     """The ExportedProgram of the typed graph, on the CPU, for every batch up to the largest."""
     import torch
 
+    from mlpdeploy.graph.rows import fixed_batch
+
+    fixed = fixed_batch(emitted.typed.inputs)
     # Traced at two rows or more: a size of one would be taken for a constant.
-    rows = max(2, min(batch.opt, batch.max))
+    rows = fixed or max(2, min(batch.opt, batch.max))
     sample = tuple(torch.zeros((rows, *spec.shape), dtype=spec.dtype) for spec in emitted.typed.inputs)
-    dim = torch.export.Dim("batch", min=1, max=max(2, batch.max))
+    free = None if fixed else {0: torch.export.Dim("batch", min=1, max=max(2, batch.max))}
     with torch.no_grad():
-        return torch.export.export(emitted.typed.module, sample, dynamic_shapes=tuple({0: dim} for _ in sample))
+        return torch.export.export(emitted.typed.module, sample, dynamic_shapes=(free,) * len(sample))
 
 
 def meanings() -> dict[Any, Any]:
