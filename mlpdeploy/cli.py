@@ -221,9 +221,19 @@ def _device_first(arguments: list[str]) -> list[str]:
     return arguments
 
 
+def _require_words(arguments: Sequence[str]) -> None:
+    """Raise InputError for an empty argument: a path that is empty would be the folder that one is in."""
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        option, equals, value = argument.partition("=")
+        if not argument or (equals and not value and option.startswith("--")):
+            where = option or before
+            raise InputError(f"{where + ': ' if where else ''}an argument is empty; is a variable of the shell unset?")
+
+
 def _run(arguments: list[str], debug: bool) -> int:
     interruption = Interruption()
     try:
+        _require_words(arguments)
         with unwinding() as interruption:
             code = app(args=arguments, prog_name="mlpdeploy", standalone_mode=False)
             sys.stdout.flush()
