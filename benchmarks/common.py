@@ -23,9 +23,10 @@ from mlpdeploy.engine.functions import OPSET as OPSET
 from mlpdeploy.engine.plain import plain as plain
 from mlpdeploy.evidence.compare import compare, usual
 from mlpdeploy.evidence.machine import differences, fingerprint
-from mlpdeploy.graph import precision as precisions
+from mlpdeploy.graph.precision import plan
 from mlpdeploy.graph.rewrite import Rewritten, rewrite
 from mlpdeploy.graph.trace import TensorSpec, Traced
+from mlpdeploy.graph.typed import apply
 from mlpdeploy.progress import Stages
 from mlpdeploy.recipe import recipes
 from mlpdeploy.selection import Selection
@@ -94,7 +95,7 @@ def ours(
 ) -> tuple[Emitted, Rewritten]:
     """The graph after our rules, emitted; and the rewritten graph with its report."""
     rewritten = rewrite(traced, disabled, enabled, off)
-    return emit(precisions.apply(rewritten, precisions.plan(rewritten, precision))), rewritten
+    return emit(apply(rewritten, plan(rewritten, precision))), rewritten
 
 
 @contextlib.contextmanager

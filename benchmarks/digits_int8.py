@@ -19,9 +19,10 @@ from mlpdeploy.engine.emit import emit
 from mlpdeploy.evidence.runs import onnx_run
 from mlpdeploy.graph.calibrate import calibrate
 from mlpdeploy.graph.equalise import equalise
-from mlpdeploy.graph.precision import apply, plan
+from mlpdeploy.graph.precision import plan
 from mlpdeploy.graph.rewrite import rewrite
 from mlpdeploy.graph.trace import TensorSpec, trace
+from mlpdeploy.graph.typed import apply
 from tests.digits import accuracy, load, split
 
 SPREAD = 50.0

@@ -34,10 +34,11 @@ from mlpdeploy.engine.emit import Emitted, emit
 from mlpdeploy.evidence import timing
 from mlpdeploy.graph.calibrate import calibrate
 from mlpdeploy.graph.equalise import equalise
-from mlpdeploy.graph.precision import apply, plan
+from mlpdeploy.graph.precision import plan
 from mlpdeploy.graph.quantise import Quantisation
 from mlpdeploy.graph.rewrite import Rewritten, rewrite
 from mlpdeploy.graph.trace import TensorSpec, trace
+from mlpdeploy.graph.typed import apply
 from mlpdeploy.recipe import recipes
 
 SPEED = ("vip_s14", "mixer_b16", "resmlp_24", "gmlp_s16")

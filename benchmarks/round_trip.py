@@ -19,9 +19,10 @@ from mlpdeploy.engine.emit import emit
 from mlpdeploy.evidence.runs import onnx_run
 from mlpdeploy.graph.calibrate import outputs, sqnr_db
 from mlpdeploy.graph.equalise import equalise
-from mlpdeploy.graph.precision import apply, plan
+from mlpdeploy.graph.precision import plan
 from mlpdeploy.graph.quantise import Quantisation
 from mlpdeploy.graph.rewrite import Rewritten
+from mlpdeploy.graph.typed import apply
 
 FAINT_DB = 50.0
 """Differences this far below the signal are single codes."""

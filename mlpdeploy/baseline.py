@@ -23,6 +23,7 @@ from typing import Any
 
 from mlpdeploy import store
 from mlpdeploy.arguments import arguments
+from mlpdeploy.copying import copied_from
 from mlpdeploy.errors import InputError, MachineLacks
 from mlpdeploy.leftovers import PREFIX, is_dead, workplace
 from mlpdeploy.processes import run
@@ -85,7 +86,7 @@ def _saved(reference: str, path: Path) -> Baseline:
 
 def _kept(reference: str, path: Path, folder: Path) -> Baseline:
     """A copy of the artifact, since building the candidate may replace the very folder."""
-    artifact = store.copied_from(path, folder / "artifact")
+    artifact = copied_from(path, folder / "artifact")
     said = {"kind": "artifact", "created": artifact.manifest["created"]}
     return Baseline(reference, {"reference": reference, **said}, artifact=artifact)
 

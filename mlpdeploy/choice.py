@@ -5,19 +5,17 @@ Every field says how it is asked for on the command line, whose options are made
 
 from __future__ import annotations
 
-import difflib
 import math
-import pkgutil
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mlpdeploy.checks import at_least, distinct, known_rule, one_of
 from mlpdeploy.engine import form
 from mlpdeploy.engine.backend import Batch, BuildRequest, backends
 from mlpdeploy.errors import InputError
-from mlpdeploy.graph import rules
 from mlpdeploy.parse import parse_batch, parse_input, parse_mean, parse_shape, parse_std, parse_words
 from mlpdeploy.recipe import canonical, kind
 
@@ -103,8 +101,8 @@ class NetworkChoice:
         object.__setattr__(self, "name", canonical(self.name))
         if len(self.folder_name.encode()) > LONGEST_NAME:
             raise InputError(f"a name of {len(self.name)} characters: no folder can be called so")
-        _at_least("image size", self.image_size, 1)
-        _at_least("number of classes", self.num_classes, 1)
+        at_least("image size", self.image_size, 1)
+        at_least("number of classes", self.num_classes, 1)
         if not 0 <= self.seed < 2**63:  # every generator takes 63 bits
             raise InputError(f"seed {str(self.seed)[:32]}: give a whole number from 0 to {2**63 - 1}")
         _check_ports(self)
@@ -171,16 +169,16 @@ class EngineChoice:
     def __post_init__(self) -> None:
         for names in ("disabled_rules", "enabled_rules"):
             object.__setattr__(self, names, tuple(sorted(getattr(self, names))))
-        _one_of("precision", self.precision, PRECISIONS)
-        _one_of("io", self.io, IO)
-        _one_of("plugin", self.plugin, PLUGIN)
+        one_of("precision", self.precision, PRECISIONS)
+        one_of("io", self.io, IO)
+        one_of("plugin", self.plugin, PLUGIN)
         parse_batch(self.batch)
         if self.level is not None and not 0 <= self.level <= 5:
             raise InputError(f"builder level {self.level}: TensorRT's levels are 0 to 5")
         for rule in self.disabled_rules:
-            _known_rule(rule, form.names())
+            known_rule(rule, form.names())
         for rule in self.enabled_rules:
-            _known_rule(rule)
+            known_rule(rule)
         for gpu in self.gpus:
             if not re.fullmatch(r"sm[0-9]{2,3}|current", gpu):
                 raise InputError(f"GPU {gpu!r}: give compute capabilities such as sm86,sm89, or current")
@@ -221,8 +219,8 @@ class Int8Choice:
     limit: int | None = option(None, "Rows of data that are used, spread evenly; 256.", metavar="N")
 
     def __post_init__(self) -> None:
-        _one_of("calibrator", self.calibrator, CALIBRATORS)
-        _at_least("limit", self.limit, 1)
+        one_of("calibrator", self.calibrator, CALIBRATORS)
+        at_least("limit", self.limit, 1)
         if self.max_drop is not None and self.min_sqnr is not None:
             raise InputError("--max-drop and --min-sqnr exclude each other: give one of the two")
         if self.max_drop is not None and not 0 <= self.max_drop <= 100:
@@ -251,23 +249,15 @@ def _check_ports(choice: NetworkChoice) -> None:
         if kind(choice.name) == "recipe":
             raise InputError(f"{choice.name} fixes its input's shape: --image-size N changes its height and width")
     if choice.inputs:
-        _distinct("--input", [parse_input(text).name for text in choice.inputs])
+        distinct("--input", [parse_input(text).name for text in choice.inputs])
         if choice.input_shape is not None or choice.image_size is not None:
             raise InputError("--input says all of what the network takes: drop --input-shape and --image-size")
         if kind(choice.name) == "recipe":
             raise InputError(f"{choice.name} fixes its inputs: --input-names renames them")
     for flag, names in (("--input-names", choice.input_names), ("--output-names", choice.output_names)):
-        _distinct(flag, names)
+        distinct(flag, names)
     if both := set(choice.input_names) & set(choice.output_names):
         raise InputError(f"an input and an output are called {min(both)!r}: give each a name of its own")
-
-
-def _distinct(flag: str, names: Sequence[str]) -> None:
-    for name in names:
-        if not re.fullmatch(r"[\w.-]{1,100}", name):
-            raise InputError(f"{flag} {name!r}: give letters, digits, and . _ -")
-        if list(names).count(name) > 1:
-            raise InputError(f"{flag}: {name!r} stands there twice")
 
 
 def _check_images(choice: NetworkChoice) -> None:
@@ -283,25 +273,4 @@ def _check_images(choice: NetworkChoice) -> None:
     if crop is not None and not 0 < crop <= 1:
         raise InputError(f"crop {crop}: give the share of the shorter edge that is kept, above 0 and up to 1")
     if choice.resize is not None:
-        _one_of("resize", choice.resize, RESIZES)
-
-
-def _one_of(what: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise InputError(f"{what} {value!r} is not known: choose one of {', '.join(known)}")
-
-
-def _known_rule(name: str, forms: Sequence[str] = ()) -> None:
-    """A rule is a file of `graph/rules/`; to know its name it need not be imported, which would take torch."""
-    known = [*(module.name for module in pkgutil.iter_modules(rules.__path__)), rules.LAYOUT, *forms]
-    if name not in known and name in form.names():
-        raise InputError(f"{name} is a form of the file, and on wherever it serves: only --disable-rule takes it")
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=2)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"the rules are {', '.join(known)}"
-        raise InputError(f"no rule is named {name!r}: {hint}")
-
-
-def _at_least(what: str, value: int | None, least: int) -> None:
-    if value is not None and value < least:
-        raise InputError(f"{what} {value}: it must be at least {least}")
+        one_of("resize", choice.resize, RESIZES)

@@ -20,11 +20,12 @@ from typer.core import TyperGroup
 from mlpdeploy import __version__, commands, pipeline
 from mlpdeploy.arguments import TAKES
 from mlpdeploy.cli_measure import bench, history, regress, sensitivity
-from mlpdeploy.console import Live, print_artifact, print_build, print_doctor, print_verification
+from mlpdeploy.console import print_artifact, print_build, print_doctor, print_verification
 from mlpdeploy.engine.backends import _nvidia
 from mlpdeploy.errors import InputError, MlpdeployError
 from mlpdeploy.leftovers import FULL
 from mlpdeploy.listing import print_catalogue, print_rulebook
+from mlpdeploy.live import Live
 from mlpdeploy.lookup import find_artifact
 from mlpdeploy.options import Data, Json, Out, Trust, choosing, opening, print_json, printing
 from mlpdeploy.processes import Interruption, Terminated, unwinding

@@ -9,7 +9,7 @@ import typer
 
 from mlpdeploy import commands
 from mlpdeploy.arguments import FIELDS, TAKES
-from mlpdeploy.console import Live
+from mlpdeploy.live import Live
 from mlpdeploy.options import (
     Data,
     Json,

@@ -168,7 +168,8 @@ def paid_off(compiled: Compiled, selection: Selection, stages: Stages) -> dict[s
     """INT8's latency beside that of FP16 and FP32, on every backend that runs here (see `evidence.worth`)."""
     from mlpdeploy.engine.emit import Emitted, emit
     from mlpdeploy.evidence.worth import worth
-    from mlpdeploy.graph.precision import apply, plan
+    from mlpdeploy.graph.precision import plan
+    from mlpdeploy.graph.typed import apply
 
     assert compiled.int8 is not None
     int8, plain = compiled.int8, compiled.rewritten

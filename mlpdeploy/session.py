@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from mlpdeploy import pipeline, store
+from mlpdeploy.copying import TRIES, copy
 from mlpdeploy.engine.backend import Backend, backends
 from mlpdeploy.errors import ArtifactError, InputError, MachineLacks
 from mlpdeploy.lookup import backend_of, folder_of
 from mlpdeploy.progress import Listener, Stages
 from mlpdeploy.selection import Selection
-from mlpdeploy.store import TRIES, Artifact
+from mlpdeploy.store import Artifact
 
 
 def require_executable(backend: Backend, precision: str) -> None:
@@ -85,7 +86,7 @@ def built_copy(
 def copy_of(artifact: Artifact, folder: Path) -> Artifact | None:
     """The artifact and what was attached to it, in a folder of this run; None where it was replaced meanwhile."""
     try:
-        return store.copy(artifact, folder)
+        return copy(artifact, folder)
     except ArtifactError:
         return None
 

@@ -16,10 +16,11 @@ from mlpdeploy.selection import Selection
 from mlpdeploy.source import Source, source_of
 
 if TYPE_CHECKING:
-    from mlpdeploy.graph.precision import Plan, Typed
+    from mlpdeploy.graph.precision import Plan
     from mlpdeploy.graph.quantise import Quantisation
     from mlpdeploy.graph.rewrite import Rewritten
     from mlpdeploy.graph.trace import Traced
+    from mlpdeploy.graph.typed import Typed
     from mlpdeploy.int8 import Int8
 
 MOST_SIZES = 256
@@ -112,7 +113,8 @@ def plan_network(
     """The graph whose every dtype is decided; of INT8 by its ranges, with what is `beside_int8` in that precision."""
     with stages("plan precision"):
         from mlpdeploy.graph.equalise import equalise
-        from mlpdeploy.graph.precision import apply, plan
+        from mlpdeploy.graph.precision import plan
+        from mlpdeploy.graph.typed import apply
 
         quantisation: Quantisation | None = None if int8 is None else int8.quantisation
         balanced = rewritten if quantisation is None else equalise(rewritten, quantisation.equalised)

@@ -13,22 +13,22 @@ writer's and is removed. The manifest has size and SHA-256 of each file, and ope
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import json
 import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mlpdeploy import documents, schema, trust
 from mlpdeploy.errors import ArtifactError, InputError
-from mlpdeploy.files import opened, sha256, sync, write
+from mlpdeploy.files import sha256, sync, write
 from mlpdeploy.leftovers import FULL, clear, lies_in_temporary, no_room
+from mlpdeploy.swap import previous_of, replace_folder
 
 SCHEMA = 2
 MODEL, GRAPH, MANIFEST = "model.onnx", "graph.json", "manifest.json"
@@ -45,11 +45,6 @@ DOCUMENTS: dict[str, Any] = {
 
 ATTACHED = (VERIFICATION, BENCH, REPORT, PAGE)
 """What is added to an artifact after it was built."""
-
-TRIES = 3
-"""Times that an artifact is copied, where another process builds it again while it is read."""
-
-_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
 @dataclass(frozen=True)
@@ -91,14 +86,14 @@ class Draft:
         if read.keys() != described.keys():  # the user's code ran in this process
             raise ArtifactError("Python's json does not give back what it is given: does the network's code change it?")
         manifest = trust.sealed(read)
-        texts = {MANIFEST: _dump(manifest), REPORT: report(manifest)}
+        texts = {MANIFEST: dump(manifest), REPORT: report(manifest)}
         for name, text in texts.items():
             (self.folder / name).write_text(text, encoding="utf-8")
         for path in (*files.values(), *(self.folder / name for name in texts)):
             sync(path)
         for path in (*(p for p in self.folder.rglob("*") if p.is_dir()), self.folder):
             sync(path)
-        _replace_folder(self.folder, self.target)
+        replace_folder(self.folder, self.target)
         return Artifact(self.target, manifest)
 
 
@@ -112,7 +107,7 @@ def locked(
     and gives that error, for who then has to write.
     """
     try:
-        lock = _acquired(folder, say)
+        lock = acquired(folder, say)
     except InputError as error:
         if not optional:
             raise
@@ -126,7 +121,7 @@ def locked(
         lock.release()
 
 
-def _acquired(folder: Path, say: Callable[[str], None] | None) -> Any:
+def acquired(folder: Path, say: Callable[[str], None] | None) -> Any:
     """An artifact's lock, in a file that every user who may write into its folder can open; it is waited for.
 
     None where another process has it, without `say`. Raises InputError where this user cannot have it.
@@ -135,7 +130,7 @@ def _acquired(folder: Path, say: Callable[[str], None] | None) -> Any:
 
     with _writing(folder, everything=True):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(_lock(folder), mode=0o600 | folder.parent.stat().st_mode & 0o666)
+        lock = FileLock(lock_of(folder), mode=0o600 | folder.parent.stat().st_mode & 0o666)
         try:
             lock.acquire(timeout=0)
         except Timeout:
@@ -146,7 +141,7 @@ def _acquired(folder: Path, say: Callable[[str], None] | None) -> Any:
     return lock
 
 
-def _lock(folder: Path) -> Path:
+def lock_of(folder: Path) -> Path:
     return folder.parent / f".{folder.name}.lock"
 
 
@@ -165,37 +160,6 @@ def draft(folder: Path) -> Iterator[Draft]:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def copy(artifact: Artifact, folder: Path) -> Artifact:
-    """This very artifact, and what was attached to it, at another folder, in one step; one that is there is replaced.
-
-    Raises InputError where something that is no artifact lies there, or where it cannot be written, and ArtifactError
-    where another engine was built in the artifact's place since it was opened.
-    """
-    if os.path.realpath(folder) == os.path.realpath(artifact.folder):
-        require_same(artifact)
-        return artifact
-    with locked(folder):
-        if os.path.lexists(folder) and not (folder / MANIFEST).is_file():
-            raise InputError(f"{folder} exists and is no artifact of mlpdeploy: give another folder")
-        with draft(folder) as copied:
-            _copy_files(artifact, copied.folder)
-            for path in (*copied.folder.rglob("*"), copied.folder):
-                sync(path)
-            _replace_folder(copied.folder, folder)
-    return Artifact(folder, artifact.manifest)
-
-
-def copied_from(path: Path, folder: Path) -> Artifact:
-    """The artifact at a path, as it is now, copied to a folder. Raises what `open_artifact` and `copy` raise."""
-    for _ in range(TRIES):
-        artifact = open_artifact(path)
-        try:
-            return copy(artifact, folder)
-        except ArtifactError:  # built again meanwhile
-            continue
-    return copy(open_artifact(path), folder)
-
-
 def require_same(artifact: Artifact) -> None:
     """Raises ArtifactError where another artifact lies in the folder than when it was opened."""
     if read_manifest(artifact.folder) != artifact.manifest:
@@ -204,48 +168,10 @@ def require_same(artifact: Artifact) -> None:
         )
 
 
-def _copy_files(artifact: Artifact, folder: Path) -> None:
-    """This very artifact, and what was attached to it, into a folder of one's own, held against its manifest.
-
-    Nothing else that lies beside it comes along, and no link is followed out of it. Where nobody works on the artifact,
-    nobody can begin to meanwhile; a build that has begun is not waited for. Raises ArtifactError as `copy` does.
-    """
-    with ExitStack() as stack:
-        with suppress(InputError):  # who may not write there may read
-            if os.path.lexists(_lock(artifact.folder)) and (lock := _acquired(artifact.folder, None)) is not None:
-                stack.callback(lock.release)
-        for name, facts in artifact.manifest["files"].items():
-            if _copied(artifact, name, folder) != facts["sha256"]:
-                require_same(artifact)
-                raise ArtifactError(f"{artifact.folder / name} was altered after it was built: build it again")
-        for name in ATTACHED:
-            if os.path.lexists(artifact.folder / name):
-                _copied(artifact, name, folder)
-        require_same(artifact)
-    (folder / MANIFEST).write_text(_dump(artifact.manifest), encoding="utf-8")
-
-
-def _copied(artifact: Artifact, name: str, folder: Path) -> str:
-    """Copy one file; its hash. Raises ArtifactError where it is none, or not there any more."""
-    source, target = artifact.folder / name, folder / name
-    _require_inside(source, artifact.folder)
-    try:
-        with opened(source) as file:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with target.open("wb") as written:
-                shutil.copyfileobj(file, written, 1 << 20)
-    except OSError as error:
-        if error.filename is None or Path(error.filename) != source:
-            raise
-        require_same(artifact)
-        raise ArtifactError(f"{source} cannot be read ({error.strerror or error}): build it again") from error
-    return sha256(target)
-
-
 def attached(artifact: Artifact, name: str) -> dict[str, Any] | None:
     """A JSON document beside the engine; None where there is none. Raises ArtifactError where it cannot be used."""
     path = artifact.folder / name
-    _require_inside(path, artifact.folder)
+    require_inside(path, artifact.folder)
     return documents.read(path, DOCUMENTS[name])
 
 
@@ -268,7 +194,7 @@ def open_artifact(path: Path) -> Artifact:
     Raises ArtifactError, naming the file, where one is missing or altered, or where the manifest cannot be used.
     """
     folder = path.parent if os.path.isfile(path) else path
-    if not os.path.exists(folder) and os.path.exists(_previous(folder)):
+    if not os.path.exists(folder) and os.path.exists(previous_of(folder)):
         with locked(folder):  # recovers it
             pass
     manifest = read_manifest(folder)
@@ -287,7 +213,7 @@ def open_artifact(path: Path) -> Artifact:
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest alone. Raises ArtifactError where there is none, or none of this version."""
     path, again = folder / MANIFEST, "build it again with --force"
-    _require_inside(path, folder)
+    require_inside(path, folder)
     manifest = documents.read(path, {"schema": object, "files": {str: object}}, again)
     if manifest is None:
         raise ArtifactError(f"there is no artifact at {folder}: run `mlpdeploy build` first")
@@ -323,37 +249,14 @@ def _is_inside(path: Path, folder: Path) -> bool:
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
-def _require_inside(path: Path, folder: Path) -> None:
+def require_inside(path: Path, folder: Path) -> None:
     if os.path.lexists(path) and not _is_inside(path, folder):
         raise ArtifactError(f"{path} is a link that leads out of the artifact: remove it")
 
 
-def _replace_folder(new: Path, target: Path) -> None:
-    if not target.exists():
-        new.rename(target)
-    elif not _exchange(new, target):
-        target.rename(_previous(target))
-        new.rename(target)
-        shutil.rmtree(_previous(target))
-    sync(target.parent)
-
-
-def _exchange(first: Path, second: Path) -> bool:
-    """Swap two folders' names in one step; False where the system or the file system cannot."""
-    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if os.name == "posix" else None
-    if renameat2 is None:
-        return False
-    if renameat2(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE) == 0:
-        return True
-    code = ctypes.get_errno()
-    if code in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EXDEV):
-        return False
-    raise OSError(code, os.strerror(code), str(second))
-
-
 def _recover(folder: Path) -> None:
     """Finish or undo what a killed writer began; the lock must be held."""
-    previous = _previous(folder)
+    previous = previous_of(folder)
     if previous.exists() and not folder.exists():
         previous.rename(folder)
     for leftover in (previous, *folder.parent.glob(f".{folder.name}.draft-*")):
@@ -361,11 +264,7 @@ def _recover(folder: Path) -> None:
     clear(folder)
 
 
-def _previous(folder: Path) -> Path:
-    return folder.parent / f".{folder.name}.previous"
-
-
-def _dump(value: Any) -> str:
+def dump(value: Any) -> str:
     return json.dumps(value, indent=2, allow_nan=False) + "\n"
 
 

@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from mlpdeploy.engine.emit import Emitted, emit
 from mlpdeploy.engine.forms import multiply_means, project_columns
 from mlpdeploy.errors import NetworkError
-from mlpdeploy.graph.precision import apply, plan
+from mlpdeploy.graph.precision import plan
 from mlpdeploy.graph.rewrite import rewrite
 from mlpdeploy.graph.trace import TensorSpec, trace
+from mlpdeploy.graph.typed import apply
 from mlpdeploy.zoo.vip import VisionPermutator
 
 

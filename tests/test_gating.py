@@ -212,7 +212,7 @@ def test_an_engine_that_fails_its_verification_fails_the_gate(plain: Selection, 
 def test_an_artifact_that_is_replaced_while_it_is_copied_is_read_again(
     plain: Selection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    selection, copy = replace(plain, out=tmp_path), store.copy
+    selection, copy = replace(plain, out=tmp_path), session.copy
     pipeline.build(selection)
     again = [True]
 
@@ -221,11 +221,11 @@ def test_an_artifact_that_is_replaced_while_it_is_copied_is_read_again(
             pipeline.build(replace(selection, seed=1), force=True)
         return copy(artifact, target)
 
-    monkeypatch.setattr(store, "copy", replaced)
+    monkeypatch.setattr(session, "copy", replaced)
     original, copied = session.built_copy(selection, tmp_path / "copy", None)
     assert copied.manifest == original.manifest == store.read_manifest(copied.folder)
     assert copied.manifest["selection"]["seed"] == 0
-    again[:] = [True] * store.TRIES
+    again[:] = [True] * session.TRIES
     with pytest.raises(ArtifactError, match="was built again by another process each time it was read: try again"):
         session.built_copy(selection, tmp_path / "copy", None)
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from mlpdeploy.api import _cast
 from mlpdeploy.errors import InputError
 from mlpdeploy.given import named_arrays
+from mlpdeploy.handle import _cast
 
 
 @pytest.mark.filterwarnings("ignore")  # of quantised and nested tensors, which PyTorch means to change

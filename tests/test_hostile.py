@@ -13,7 +13,7 @@ import pytest
 from markdown_it import MarkdownIt  # what Rich reads Markdown with
 from rich.console import Console
 
-from mlpdeploy import console, console_int8, listing, scoreboard
+from mlpdeploy import console, console_int8, listing, live, scoreboard
 from mlpdeploy.evidence import history, outcome
 from mlpdeploy.evidence.markdown import code
 from mlpdeploy.evidence.report import report
@@ -107,8 +107,8 @@ PRINTERS: dict[str, Callable[[Console, str], None]] = {
         ),
         evil,
     ),
-    "progress": lambda to, evil: console.Live(to).say(evil),
-    "stages": lambda to, evil: console.Live(to).end(evil, 1.0, False),
+    "progress": lambda to, evil: live.Live(to).say(evil),
+    "stages": lambda to, evil: live.Live(to).end(evil, 1.0, False),
 }  # fmt: skip
 
 

@@ -14,9 +14,10 @@ from mlpdeploy.engine.backends.onnxruntime import open_session
 from mlpdeploy.engine.emit import emit
 from mlpdeploy.engine.forms import round_results
 from mlpdeploy.errors import InputError
-from mlpdeploy.graph.precision import Plan, Typed, apply, plan
+from mlpdeploy.graph.precision import Plan, plan
 from mlpdeploy.graph.rewrite import Rewritten, rewrite
 from mlpdeploy.graph.trace import TensorSpec, trace
+from mlpdeploy.graph.typed import Typed, apply
 
 aten = torch.ops.aten
 

@@ -18,7 +18,8 @@ from typing import Any
 
 import pytest
 
-from mlpdeploy import files, leftovers, store
+from mlpdeploy import files, leftovers, store, swap
+from mlpdeploy.copying import copied_from, copy
 from mlpdeploy.errors import ArtifactError, InputError
 from tests.conftest import REPOSITORY
 from tests.evidence.documents import whole
@@ -28,10 +29,10 @@ FACTS: dict[str, Any] = whole(engine="engine.bin", key="k")
 WRITER = """
 import sys, itertools
 from pathlib import Path
-from mlpdeploy import store
+from mlpdeploy import store, swap
 from tests.evidence.documents import whole
 if sys.argv[2] == "no exchange":
-    store._exchange = lambda first, second: False
+    swap.exchange = lambda first, second: False
 folder = Path(sys.argv[1])
 for generation in itertools.count(int(sys.argv[3])):
     with store.locked(folder), store.draft(folder) as draft:
@@ -72,7 +73,7 @@ def test_written_and_opened(folder: Path) -> None:
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """How a folder is replaced: in one step, or as on systems that have none."""
     if request.param == "no exchange":
-        monkeypatch.setattr(store, "_exchange", lambda first, second: False)
+        monkeypatch.setattr(swap, "exchange", lambda first, second: False)
     return str(request.param)
 
 
@@ -90,7 +91,7 @@ def test_exchange_is_one_step(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "file").write_text(name)
-    if not store._exchange(tmp_path / "a", tmp_path / "b"):
+    if not swap.exchange(tmp_path / "a", tmp_path / "b"):
         pytest.skip("this file system cannot exchange two folders")
     assert ((tmp_path / "a" / "file").read_text(), (tmp_path / "b" / "file").read_text()) == ("b", "a")
 
@@ -321,7 +322,7 @@ def test_copies_made_while_it_is_built_again_and_again_are_whole_or_say_so(folde
         for number in range(300):
             target = tmp_path / "copies" / f"{number % 2}"
             try:
-                found = store.copy(store.open_artifact(folder), target)
+                found = copy(store.open_artifact(folder), target)
             except ArtifactError as error:
                 assert "was replaced since it was loaded" in str(error)
                 replaced += 1
@@ -335,7 +336,7 @@ def test_copies_made_while_it_is_built_again_and_again_are_whole_or_say_so(folde
     finally:
         writer.kill()
         writer.wait()
-    assert store.copied_from(folder, tmp_path / "last").manifest == store.open_artifact(folder).manifest
+    assert copied_from(folder, tmp_path / "last").manifest == store.open_artifact(folder).manifest
 
 
 def test_a_copy_takes_what_belongs_to_the_artifact_and_follows_no_link(folder: Path, tmp_path: Path) -> None:
@@ -345,11 +346,11 @@ def test_a_copy_takes_what_belongs_to_the_artifact_and_follows_no_link(folder: P
     (tmp_path / "secrets" / "key").write_text("secret")
     (folder / "sub").symlink_to(tmp_path / "secrets")
     os.mkfifo(folder / "pipe")
-    copied = store.copy(artifact, tmp_path / "copy")
+    copied = copy(artifact, tmp_path / "copy")
     assert names(copied.folder) == {"model.onnx", "engine.bin", "report.md", "manifest.json", "verification.json"}
     (folder / store.BENCH).symlink_to(tmp_path / "secrets" / "key")
     with pytest.raises(ArtifactError, match="a link that leads out of the artifact"):
-        store.copy(artifact, tmp_path / "copy")
+        copy(artifact, tmp_path / "copy")
     assert store.open_artifact(tmp_path / "copy") == copied
 
 
@@ -357,11 +358,11 @@ def test_a_copy_of_what_was_replaced_or_altered_says_so(folder: Path, tmp_path: 
     before = write(folder)
     change(folder / "engine.bin")
     with pytest.raises(ArtifactError, match=r"engine\.bin was altered"):
-        store.copy(before, tmp_path / "copy")
+        copy(before, tmp_path / "copy")
     write(folder, b"two")
     for target in (tmp_path / "copy", folder):
         with pytest.raises(ArtifactError, match="was replaced since it was loaded: load it again"):
-            store.copy(before, target)
+            copy(before, target)
     assert not (tmp_path / "copy").exists()
 
 

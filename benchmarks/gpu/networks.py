@@ -18,9 +18,10 @@ from torch import Tensor, fx, nn
 from benchmarks.gpu import timer
 from mlpdeploy.choice import NetworkChoice
 from mlpdeploy.engine.backends import _programs
-from mlpdeploy.graph.precision import apply, plan
+from mlpdeploy.graph.precision import plan
 from mlpdeploy.graph.rewrite import rewrite
 from mlpdeploy.graph.trace import trace
+from mlpdeploy.graph.typed import apply
 from mlpdeploy.source import source_of
 
 NAMES = ("vip_s7", "vip_s14", "mixer_b16", "resmlp_24", "gmlp_s16", "vip_m7", "raft_mlp_s")

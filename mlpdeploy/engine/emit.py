@@ -24,9 +24,9 @@ from mlpdeploy.engine.tidy import ORIGIN, tidy
 from mlpdeploy.errors import NetworkError
 from mlpdeploy.graph import ops
 from mlpdeploy.graph.place import network_of
-from mlpdeploy.graph.precision import Typed
 from mlpdeploy.graph.rows import fixed_batch
 from mlpdeploy.graph.trace import TRACE_BATCH, quiet
+from mlpdeploy.graph.typed import Typed
 
 BATCH = "batch"
 """Name of the symbolic first dimension in the ONNX file."""

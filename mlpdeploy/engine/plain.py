@@ -13,9 +13,9 @@ from torch import nn
 
 from mlpdeploy.engine.emit import Emitted
 from mlpdeploy.engine.functions import OPSET
-from mlpdeploy.graph.precision import Typed
 from mlpdeploy.graph.rows import fixed_batch
 from mlpdeploy.graph.trace import TensorSpec, dynamic_shapes, quiet, trace
+from mlpdeploy.graph.typed import Typed
 from mlpdeploy.guest import copied
 
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}

@@ -28,7 +28,7 @@ from mlpdeploy.evidence.edges import edges_of
 from mlpdeploy.evidence.runs import SINGLE, Outputs, float64_run, in_batches, module_run
 from mlpdeploy.evidence.wide import widened
 from mlpdeploy.graph.place import apart, blame
-from mlpdeploy.graph.precision import single_thread
+from mlpdeploy.graph.ranges import single_thread
 from mlpdeploy.graph.trace import Traced
 from mlpdeploy.guest import one_line
 

@@ -48,10 +48,10 @@ from mlpdeploy.evidence.rung import Finding, accuracy, climb, held_against
 from mlpdeploy.evidence.runs import CONVERSIONS, Run, float64_run, onnx_run, specified_run, typed_run
 from mlpdeploy.evidence.wide import widened
 from mlpdeploy.graph.equalise import equalise
-from mlpdeploy.graph.precision import Typed
 from mlpdeploy.graph.quantise import Quantisation
 from mlpdeploy.graph.rewrite import Rewritten, rewrite_as
 from mlpdeploy.graph.trace import Traced, trace
+from mlpdeploy.graph.typed import Typed
 from mlpdeploy.guest import copied
 from mlpdeploy.recipe import Budget
 

@@ -21,10 +21,11 @@ from mlpdeploy.errors import InputError
 from mlpdeploy.graph.calibrators import BINS, CALIBRATORS, Histogram, threshold
 from mlpdeploy.graph.editor import weight
 from mlpdeploy.graph.equalise import Channels, equalise, factors
-from mlpdeploy.graph.precision import INT8, apply, plan
+from mlpdeploy.graph.precision import INT8, plan
 from mlpdeploy.graph.quantise import Quantisation, Site, sites
 from mlpdeploy.graph.rewrite import Rewritten
 from mlpdeploy.graph.rows import chunks, fixed_batch
+from mlpdeploy.graph.typed import apply
 
 AUTO = "auto"
 BATCH = 8

@@ -16,6 +16,7 @@ from torch import fx
 
 from mlpdeploy.graph import kinds
 from mlpdeploy.graph.editor import Editor, is_linear_of_constants
+from mlpdeploy.graph.grouping import boundary, common_order, groups_of, padded
 from mlpdeploy.graph.kinds import dim_of, dims_of, is_getitem, is_pointwise, is_tensor, keeps_dims, rearranged, shape_of
 from mlpdeploy.graph.layout import Axis, Group, View, align, blocks, flat, numel, permutation, runs
 from mlpdeploy.graph.projection import CHANNELS, Lowering, Projection, Value, regroup, relaid
@@ -116,7 +117,7 @@ class _Propagation:
         order, axes = value.view.order, value.view.seen[dim]
         start = order.index(axes[0])
         others = (*value.view.seen[:dim], *value.view.seen[dim + 1 :])
-        index = _boundary(others, start)
+        index = boundary(others, start)
         if index is not None and flat(others) == (*order[:start], *order[start + len(axes) :]):
             groups: tuple[Group, ...] = (*others[:index], axes, *others[index:])
         else:
@@ -243,7 +244,7 @@ class _Propagation:
         """Works on tensors as they lie, where they lie alike; smaller operands are reshaped so that they broadcast."""
         shape = shape_of(node)
         operands = [operand for operand in node.all_input_nodes if isinstance(self.values[operand], Value)]
-        views = [_padded(self.values[operand].view, len(shape)) for operand in operands]
+        views = [padded(self.values[operand].view, len(shape)) for operand in operands]
         want = self.wants[node]
         views = views if want is None or want is CONFLICT else [*views, want]
         reference = next(view for view, operand in zip(views, operands, strict=False) if shape_of(operand) == shape)
@@ -252,8 +253,8 @@ class _Propagation:
                 return self.other(node)
             reference, views[index] = pair
         full = [view for view, operand in zip(views, operands, strict=False) if shape_of(operand) == shape]
-        order = _common(full, want if want is None or want is CONFLICT else views[-1])
-        groups = _groups(reference, order, views[: len(operands)])
+        order = common_order(full, want if want is None or want is CONFLICT else views[-1])
+        groups = groups_of(reference, order, views[: len(operands)])
         tensors = {
             operand: self.broadcast(Value(self.values[operand].node, view), groups, node)
             for operand, view in zip(operands, views, strict=False)
@@ -268,36 +269,3 @@ class _Propagation:
         while laid and not laid[0] and len(laid) > len(shape_of(value.node)):
             laid.pop(0)
         return self.laid(value, laid, origin)
-
-
-def _boundary(groups: tuple[Group, ...], count: int) -> int | None:
-    """How many of `groups` hold the first `count` axes; None where a group reaches across that place."""
-    index = 0
-    while count > 0:
-        count -= len(groups[index])
-        index += 1
-    return index if count == 0 else None
-
-
-def _padded(view: View, rank: int) -> View:
-    return View(view.stored, ((),) * (rank - len(view.seen)) + view.seen)
-
-
-def _common(views: list[View], want: View | None) -> Group:
-    """The memory order for a pointwise operation on `views`, all told in the same axes."""
-    first, seen = views[0].order, flat(views[0].seen)
-    alike = all(view.order == first for view in views)
-    if alike and (want is None or first == seen):
-        return first
-    return seen if want is None or want is CONFLICT else want.order
-
-
-def _groups(reference: View, order: Group, views: list[View]) -> tuple[Group, ...]:
-    """Dimensions for `order`, such that each operand has all the axes of a dimension or none."""
-    if order == flat(reference.seen):
-        groups = reference.seen
-    else:
-        groups = reference.stored if order == reference.order else tuple((axis,) for axis in order)
-    for view in views:
-        groups = tuple(run for group in groups for run in (runs(group, view.order) if group else [()]))
-    return groups

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from mlpdeploy.zoo import flax
 from mlpdeploy.zoo.maxim_blocks import ConvolutionalAttention, CrossGating, DenseAttention, MultiAxisGmlp
+from mlpdeploy.zoo.maxim_unused import add_unused
 
 LEVELS = 3
 SIZES = (16, 16, 8)
@@ -257,35 +258,6 @@ def _number(stage: int, part: int, target: int, source: int) -> int:
     return ((stage * 2 + part) * LEVELS + LEVELS - 1 - target) * LEVELS + place
 
 
-class _Unused(nn.Module):
-    """A 2x2 transposed convolution from no channels at all, which the port makes where it enlarges nothing."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(0, dim, 2, 2))
-        self.bias = nn.Parameter(torch.zeros(dim))
-
-
-def _add_unused(network: Maxim) -> Maxim:
-    """Everything that the port makes and never uses."""
-    dims = [network.features * 2**level for level in range(LEVELS)]
-    for stage in range(network.stages):
-        for level, (dim, size) in enumerate(zip(dims, SIZES, strict=True)):
-            decoder = network.get_submodule(f"stage_{stage}_decoder_block_{level}.UNetEncoderBlock_0")
-            decoder.add_module("cross_gating_block", CrossGating(dim, dim, size))
-            decoder.add_module("Conv_1", nn.Conv2d(dim, dim, 4, stride=2, padding=1))
-            if stage == 0:
-                encoder = network.part(stage, "encoder_block", level)
-                encoder.add_module("cross_gating_block", CrossGating(dim, dim, size))
-            else:
-                inputs = min(2 * dim, dims[-1])
-                network.add_module(f"stage_{stage}_input_catconv_{level}", nn.Conv2d(inputs, dim, 1))
-    for block in [module for module in network.modules() if isinstance(module, CrossGating)]:
-        if block.below is None:
-            block.add_module("ConvTranspose_0", _Unused(block.Conv_0.out_channels))
-    return network
-
-
 def maxim_1s(image_size: int = 256) -> Maxim:
     """MAXIM S-1: one U-Net, 6.1 M parameters."""
     return Maxim(1, image_size=image_size)
@@ -299,7 +271,7 @@ def maxim_2s(image_size: int = 256) -> Maxim:
 def maxim_3s(image_size: int = 256, unused: bool = True) -> Maxim:
     """MAXIM S-3: three U-Nets, 22.2 M parameters, and 4.5 M that the port makes and never uses."""
     network = Maxim(3, image_size=image_size)
-    return _add_unused(network) if unused else network
+    return add_unused(network, SIZES) if unused else network
 
 
 def read(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -12,8 +12,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from mlpdeploy.engine.emit import Emitted
-from mlpdeploy.graph.precision import Typed
 from mlpdeploy.graph.trace import TensorSpec
+from mlpdeploy.graph.typed import Typed
 
 TORCH = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 # A network of five roundings agrees to a few units in the last place of its largest output.

@@ -16,9 +16,10 @@ from mlpdeploy.engine.backend import Backend, Batch, BuildRequest, Built, backen
 from mlpdeploy.engine.backends import _nvidia, _programs
 from mlpdeploy.engine.emit import Emitted, emit
 from mlpdeploy.errors import ArtifactError, BuildError
-from mlpdeploy.graph.precision import Typed, apply, plan
+from mlpdeploy.graph.precision import plan
 from mlpdeploy.graph.rewrite import rewrite
 from mlpdeploy.graph.trace import TensorSpec, trace
+from mlpdeploy.graph.typed import Typed, apply
 
 
 class Silent:

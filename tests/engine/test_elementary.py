@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from mlpdeploy.engine.emit import emit
 from mlpdeploy.evidence.runs import onnx_run
-from mlpdeploy.graph.precision import apply, plan
+from mlpdeploy.graph.precision import plan
 from mlpdeploy.graph.rewrite import rewrite
 from mlpdeploy.graph.trace import TensorSpec, trace
+from mlpdeploy.graph.typed import apply
 
 SMALL = [sign * 10.0**power for power in range(-30, 0) for sign in (1, -1)]
 LARGE = [0.0, 0.5, -0.5, 1.0, 3.0, 10.0, 80.0, 1e4, 1e30]

@@ -14,9 +14,10 @@ from mlpdeploy.engine.backend import Batch, BuildRequest, backends
 from mlpdeploy.engine.emit import Emitted, emit
 from mlpdeploy.engine.forms import flatten_grids
 from mlpdeploy.evidence.runs import onnx_run
-from mlpdeploy.graph.precision import apply, plan
+from mlpdeploy.graph.precision import plan
 from mlpdeploy.graph.rewrite import rewrite
 from mlpdeploy.graph.trace import TensorSpec, trace
+from mlpdeploy.graph.typed import apply
 
 
 class Silent:

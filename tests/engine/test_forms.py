@@ -17,9 +17,10 @@ from mlpdeploy.engine import form
 from mlpdeploy.engine.backend import Batch, BuildRequest, backends
 from mlpdeploy.engine.emit import Emitted, emit
 from mlpdeploy.errors import InputError
-from mlpdeploy.graph.precision import apply, plan
+from mlpdeploy.graph.precision import plan
 from mlpdeploy.graph.rewrite import rewrite
 from mlpdeploy.graph.trace import TensorSpec, trace
+from mlpdeploy.graph.typed import apply
 from mlpdeploy.progress import Stages
 from mlpdeploy.rulebook import FILE, rulebook
 

@@ -17,10 +17,11 @@ from mlpdeploy.engine.forms import keep_mean_axes
 from mlpdeploy.errors import BuildError, InputError
 from mlpdeploy.graph.calibrate import calibrate, outputs
 from mlpdeploy.graph.equalise import equalise
-from mlpdeploy.graph.precision import apply, plan
+from mlpdeploy.graph.precision import plan
 from mlpdeploy.graph.quantise import sites
 from mlpdeploy.graph.rewrite import rewrite
 from mlpdeploy.graph.trace import TensorSpec, trace
+from mlpdeploy.graph.typed import apply
 from mlpdeploy.zoo.vip import VisionPermutator
 
 SHAPE = (3, 32, 32)

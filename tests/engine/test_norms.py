@@ -10,9 +10,10 @@ from torch import nn
 
 from mlpdeploy import weights
 from mlpdeploy.engine.emit import Emitted, emit
-from mlpdeploy.graph import precision
+from mlpdeploy.graph.precision import plan
 from mlpdeploy.graph.rewrite import rewrite
 from mlpdeploy.graph.trace import TensorSpec, trace
+from mlpdeploy.graph.typed import apply
 
 NETWORKS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "one group": (nn.GroupNorm(1, 8), (8, 5, 6)),
@@ -30,7 +31,7 @@ def emitted(name: str, wanted: str) -> tuple[nn.Module, Emitted]:
     network, shape = NETWORKS[name]
     weights.randomise(network.eval(), 1)
     rewritten = rewrite(trace(network, [TensorSpec("x", shape, torch.float32)]))
-    return network, emit(precision.apply(rewritten, precision.plan(rewritten, wanted)))
+    return network, emit(apply(rewritten, plan(rewritten, wanted)))
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -15,9 +15,10 @@ from mlpdeploy.engine.backends.openvino import _reason
 from mlpdeploy.engine.emit import Emitted, emit
 from mlpdeploy.engine.forms import part_wraps
 from mlpdeploy.evidence.runs import onnx_run
-from mlpdeploy.graph.precision import apply, plan
+from mlpdeploy.graph.precision import plan
 from mlpdeploy.graph.rewrite import rewrite
 from mlpdeploy.graph.trace import TensorSpec, trace
+from mlpdeploy.graph.typed import apply
 
 
 class Padded(nn.Module):

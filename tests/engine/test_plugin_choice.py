@@ -21,8 +21,8 @@ from mlpdeploy.engine.emit import Emitted
 from mlpdeploy.engine.functions import BODIES, OPSET, SEGMENTS, Body
 from mlpdeploy.errors import BuildError, InputError
 from mlpdeploy.graph import ops
-from mlpdeploy.graph.precision import Typed
 from mlpdeploy.graph.trace import TensorSpec
+from mlpdeploy.graph.typed import Typed
 from tests.engine.fake_gpu import SECONDS, Gpu, gpu
 
 __all__ = ["gpu"]

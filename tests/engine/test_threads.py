@@ -23,9 +23,10 @@ from mlpdeploy.engine.backends import _contexts, _nvidia, _polygraphy
 from mlpdeploy.engine.backends._base import EngineBackend, sha256
 from mlpdeploy.engine.emit import emit
 from mlpdeploy.errors import ArtifactError, MachineLacks
-from mlpdeploy.graph.precision import apply, plan
+from mlpdeploy.graph.precision import plan
 from mlpdeploy.graph.rewrite import rewrite
 from mlpdeploy.graph.trace import TensorSpec, trace
+from mlpdeploy.graph.typed import apply
 
 THREADS, CALLS = 8, 200
 CPU = ("openvino", "onnxruntime", "inductor")

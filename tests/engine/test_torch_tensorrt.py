@@ -16,8 +16,8 @@ from mlpdeploy.engine.backends import _nvidia, _programs, torch_tensorrt
 from mlpdeploy.engine.emit import Emitted
 from mlpdeploy.errors import ArtifactError, BuildError, InputError
 from mlpdeploy.graph import ops
-from mlpdeploy.graph.precision import Typed
 from mlpdeploy.graph.trace import TensorSpec
+from mlpdeploy.graph.typed import Typed
 
 
 class Network(torch.nn.Module):

@@ -12,9 +12,10 @@ from mlpdeploy.engine.emit import Emitted, emit
 from mlpdeploy.evidence.ladder import EMITTED, REWRITTEN, TYPED
 from mlpdeploy.evidence.runs import onnx_run
 from mlpdeploy.evidence.verify import verify
-from mlpdeploy.graph.precision import apply, plan
+from mlpdeploy.graph.precision import plan
 from mlpdeploy.graph.rewrite import Rewritten, rewrite
 from mlpdeploy.graph.trace import TensorSpec, trace
+from mlpdeploy.graph.typed import apply
 from mlpdeploy.recipe import Budget, recipes
 from tests.digits import accuracy, fixture, load
 

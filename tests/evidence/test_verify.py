@@ -38,10 +38,10 @@ from mlpdeploy.evidence.ladder import (
     judge,
 )
 from mlpdeploy.evidence.verify import verify
-from mlpdeploy.graph.precision import Typed
 from mlpdeploy.graph.rewrite import Rewritten, rewrite, rewrite_as
 from mlpdeploy.graph.rules import LAYOUT
 from mlpdeploy.graph.trace import TensorSpec, Traced, trace
+from mlpdeploy.graph.typed import Typed
 
 BATCH = Batch(1, 4, 11)
 FP16 = Budget(3e-3, 0.99)

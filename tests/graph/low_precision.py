@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from mlpdeploy.engine.emit import emit
 from mlpdeploy.evidence.runs import onnx_run
 from mlpdeploy.graph.extremes import extremes
-from mlpdeploy.graph.precision import apply, plan
+from mlpdeploy.graph.precision import plan
 from mlpdeploy.graph.rewrite import Rewritten, rewrite
 from mlpdeploy.graph.trace import TensorSpec, trace
+from mlpdeploy.graph.typed import apply
 
 POINTS = TensorSpec("x", (8,), torch.float32)
 ALLOWED = {"fp16": 5e-3, "bf16": 4e-2}

@@ -11,8 +11,9 @@ from timm.models.mlp_mixer import MlpMixer
 from torch import Tensor, nn
 
 from mlpdeploy.engine.emit import emit
-from mlpdeploy.graph.precision import apply, plan
+from mlpdeploy.graph.precision import plan
 from mlpdeploy.graph.remaining import transposes
+from mlpdeploy.graph.typed import apply
 
 CHANNELS, GRID, BLOCKS, IMAGE = 16, 14, 2, (3, 224, 224)
 

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from low_precision import Forward, Net, kept, off, traced
 from torch import Tensor
 
-from mlpdeploy.graph.precision import apply, plan
+from mlpdeploy.graph.precision import plan
+from mlpdeploy.graph.typed import apply
 
 
 def shown(net: Net, indices: Tensor) -> Tensor:

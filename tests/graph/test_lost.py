@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from low_precision import ALLOWED, Forward, kept, off, rows, traced
 
-from mlpdeploy.graph.precision import apply, plan
+from mlpdeploy.graph.precision import plan
+from mlpdeploy.graph.typed import apply
 
 NEEDED: dict[str, tuple[Forward, set[str]]] = {
     "x / (|x| + 1e-8)": (lambda net, x: x / (x.abs() + 1e-8), {"add", "div"}),

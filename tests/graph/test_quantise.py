@@ -9,10 +9,11 @@ from torch import nn
 
 from mlpdeploy.graph import ops
 from mlpdeploy.graph.calibrate import calibrate, fake_quantised, outputs, sqnr_db
-from mlpdeploy.graph.precision import apply, plan
+from mlpdeploy.graph.precision import plan
 from mlpdeploy.graph.quantise import Quantisation, channel_scales, codes, sites, storable
 from mlpdeploy.graph.rewrite import Rewritten, rewrite
 from mlpdeploy.graph.trace import TensorSpec, trace
+from mlpdeploy.graph.typed import apply
 from mlpdeploy.zoo.vip import VisionPermutator
 
 

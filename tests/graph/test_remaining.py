@@ -8,10 +8,11 @@ from torch import Tensor, nn
 
 from mlpdeploy.engine.backends.tensorrt import parse_prepared
 from mlpdeploy.engine.emit import emit
-from mlpdeploy.graph.precision import apply, plan
+from mlpdeploy.graph.precision import plan
 from mlpdeploy.graph.remaining import transposes
 from mlpdeploy.graph.rewrite import rewrite
 from mlpdeploy.graph.trace import TensorSpec, trace
+from mlpdeploy.graph.typed import apply
 
 
 class Stem(nn.Module):

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from mlpdeploy.engine.emit import emit
 from mlpdeploy.graph.kinds import SPLITS
-from mlpdeploy.graph.precision import apply, plan
+from mlpdeploy.graph.precision import plan
+from mlpdeploy.graph.typed import apply
 
 Forward = Callable[[nn.Module, Tensor], Tensor]
 

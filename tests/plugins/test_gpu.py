@@ -100,9 +100,10 @@ def test_its_epilogue_is_the_same_eager_compiled_and_tuned(rows: int) -> None:
 @pytest.mark.parametrize("rules", [(), ("fuse_epilogues", "hoist_reweighting")], ids=["default", "epilogues"])
 def test_the_inductor_backend_carries_the_kernel(rules: tuple[str, ...], tmp_path: Path) -> None:
     from mlpdeploy.engine.emit import Emitted
-    from mlpdeploy.graph.precision import apply, plan
+    from mlpdeploy.graph.precision import plan
     from mlpdeploy.graph.rewrite import rewrite
     from mlpdeploy.graph.trace import TensorSpec, trace
+    from mlpdeploy.graph.typed import apply
     from mlpdeploy.zoo.vip import VisionPermutator
 
     torch.manual_seed(0)

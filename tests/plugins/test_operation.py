@@ -215,9 +215,10 @@ def test_a_cache_that_cannot_be_written_costs_nothing(tmp_path: Path) -> None:
 
 
 def test_a_build_for_a_gpu_measures_each_projection_at_its_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    from mlpdeploy.graph.precision import apply, plan
+    from mlpdeploy.graph.precision import plan
     from mlpdeploy.graph.rewrite import rewrite
     from mlpdeploy.graph.trace import TensorSpec, trace
+    from mlpdeploy.graph.typed import apply
     from mlpdeploy.zoo.vip import VisionPermutator
 
     network = VisionPermutator((1,), (12,), (4,), (False,), patch_size=4, image_size=16, num_classes=10).eval()
@@ -243,9 +244,10 @@ def shapes_of(operands: Any) -> tuple[Any, ...]:
 
 
 def test_a_build_measures_epilogues_with_all_their_operands(monkeypatch: pytest.MonkeyPatch) -> None:
-    from mlpdeploy.graph.precision import apply, plan
+    from mlpdeploy.graph.precision import plan
     from mlpdeploy.graph.rewrite import rewrite
     from mlpdeploy.graph.trace import TensorSpec, trace
+    from mlpdeploy.graph.typed import apply
     from mlpdeploy.zoo.vip import VisionPermutator
 
     network = VisionPermutator((1,), (12,), (4,), (False,), patch_size=4, image_size=16, num_classes=10).eval()

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mlpdeploy.engine.backend import Batch, BuildRequest
     from mlpdeploy.engine.emit import Emitted
     from mlpdeploy.engine.parsed import ParsedNetwork
-    from mlpdeploy.graph.precision import Typed
+    from mlpdeploy.graph.typed import Typed
 
     Made = tuple[bytes, ParsedNetwork]
 

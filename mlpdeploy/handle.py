@@ -1,0 +1,236 @@
+"""A built engine as an object: call it, prove it, time it, keep it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from mlpdeploy import pipeline, store, trust
+from mlpdeploy.copying import copy
+from mlpdeploy.engine.held import Held
+from mlpdeploy.errors import ArtifactError, InputError
+from mlpdeploy.recipe import kind
+from mlpdeploy.selection import Selection
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from mlpdeploy.evidence.ladder import Verification
+    from mlpdeploy.progress import Listener
+    from mlpdeploy.source import Source
+    from mlpdeploy.store import Artifact
+
+
+class Engine:
+    """A built engine: an artifact, and what is needed to run it and to prove it.
+
+    Made by `compile` and `load`. It holds the loaded engine from the first call on, until `close` (it is a context
+    manager too). Several threads may call it at once. An engine that this machine cannot run can still be verified and
+    saved. Where another engine is built in its folder, one that was loaded goes on as it was, and everything else says
+    so: load it again.
+
+    It may be pickled, as multiprocessing does: what arrives is loaded anew from the folder, without the network. Of a
+    process that is forked, engines that were called before the fork are not part.
+    """
+
+    def __init__(self, artifact: Artifact, source: Source | None = None, *, trusted: bool = False) -> None:
+        self.folder = artifact.folder
+        self.manifest: dict[str, Any] = artifact.manifest
+        self.cached = artifact.cached
+        self.temporary = False
+        self._artifact, self._source, self._trusted = artifact, source, trusted
+        self._held = Held(
+            artifact.manifest["backend"], artifact.engine, artifact.manifest["facts"],
+            lambda backend: trust.require(artifact, backend, trusted),
+        )  # fmt: skip
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _again, (str(self.folder.absolute()), self.manifest, self._trusted)
+
+    def __repr__(self) -> str:
+        m = self.manifest
+        batch = "{min}:{opt}:{max}".format(**m["batch"])
+        return f"<mlpdeploy.Engine {m['recipe']['name']} {m['precision']} {m['backend']}, batch {batch}>"
+
+    def __call__(self, *inputs: Any) -> Any:
+        """The network's outputs for a batch of inputs: one tensor, a tuple of several, or a dict where it returns one.
+
+        Inputs are torch tensors or NumPy arrays, batch first, in the order of the network's arguments (or one sequence,
+        or one mapping by name); outputs are of the same kind, tensors on the device of the first input. The engine's
+        own dtypes are those of `io`: floating-point inputs are converted.
+
+        Raises MachineLacks where this machine cannot run the engine, InputError where the inputs do not fit it.
+        """
+        import torch
+
+        from mlpdeploy.given import named_arrays, to_tensor
+
+        given = inputs[0] if len(inputs) == 1 else inputs
+        arrays = named_arrays(given, [port["name"] for port in self.inputs])
+        try:
+            found = self._held({port["name"]: _cast(arrays[port["name"]], port) for port in self.inputs})
+        except ArtifactError:
+            store.require_same(self._artifact)  # which says better what happened
+            raise
+        values: list[Any] = [found[port["name"]] for port in self.manifest["outputs"]]
+        first = next(iter(given.values() if isinstance(given, Mapping) else inputs))
+        first = first[0] if isinstance(first, tuple | list) else first
+        if isinstance(first, torch.Tensor):
+            values = [to_tensor(value, first.device) for value in values]
+        if self.manifest.get("mapping"):
+            return dict(zip((port["name"] for port in self.manifest["outputs"]), values, strict=True))
+        return values[0] if len(values) == 1 else tuple(values)
+
+    @property
+    def inputs(self) -> list[dict[str, Any]]:
+        """What it takes: name, shape (`batch` first) and dtype of each input."""
+        return list(self.manifest["inputs"])
+
+    @property
+    def cannot_run(self) -> str | None:
+        """None where this machine can run the engine, else one line: why not."""
+        return self._held.cannot_run()
+
+    def verify(
+        self,
+        network: nn.Module | None = None,
+        *,
+        data: Any = None,
+        labels: Any = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        crop: float | None = None,
+        resize: str | None = None,
+        limit: int | None = None,
+        quick: bool = False,
+        progress: Listener | None = None,
+    ) -> Verification:
+        """Climb the ladder of `mlpdeploy verify`; the findings are kept beside the engine too.
+
+        `data` are real inputs (arrays or tensors like the example, an .npz file, or a folder of images), on which the
+        agreement of the top-1 class is gated; `labels` (n,) give accuracies as well. How the images of a folder are
+        prepared is known of a recipe's network and where `compile` was told; else `mean` and `std` say it, and `crop`
+        and `resize`, as `mlpdeploy verify` has them. `limit` rows of it are used. `quick` leaves out the largest batch.
+        An engine that was compiled from a network in Python and then loaded needs that `network` again: an artifact
+        does not hold it.
+
+        Raises InputError where the network is missing, or `data` does not fit it, and ArtifactError where the engine
+        was built from a network with other weights.
+        """
+        selection = replace(
+            Selection.from_json(self.manifest["selection"]), mean=floats(mean), std=floats(std), crop=crop,
+            resize=resize, limit=limit,
+        )  # fmt: skip
+        source, samples = self._network(network), self._samples(data, labels)
+        return pipeline.verify(
+            selection, source=source, artifact=self._artifact, data=samples, quick=quick, trusted=self._trusted,
+            progress=progress,
+        )  # fmt: skip
+
+    def bench(self, network: nn.Module | None = None, **options: Any) -> Any:
+        """Time it beside its baselines, as `mlpdeploy bench` does; the result is kept beside the engine too.
+
+        `network` is needed where `verify` needs it. The options are those of `mlpdeploy.benching.bench`: `against`,
+        `sizes`, `threads`, `seconds`, `credit`. Raises MachineLacks where this machine cannot run the engine.
+        """
+        from mlpdeploy import benching
+
+        selection = Selection.from_json(self.manifest["selection"])
+        store.require_same(self._artifact)
+        source = self._network(network)
+        return benching.bench(selection, source=source, artifact=self._artifact, trusted=self._trusted, **options)
+
+    def report(self, *, html: str | Path | None = None, markdown: str | Path | None = None) -> list[Path]:
+        """Write the page and the Markdown that `mlpdeploy report` writes; the files that were written.
+
+        `html` and `markdown` say where, each on its own; without both, report.html and report.md lie in `folder`.
+        Raises InputError without both where that is a temporary folder.
+        """
+        from mlpdeploy import reporting
+
+        if self.temporary and html is None and markdown is None:
+            raise InputError("this engine's folder goes with it: say html='report.html', or save the engine first")
+        store.require_same(self._artifact)
+        where = {"html": html, "markdown": markdown}
+        found = reporting.report(self._artifact, **{key: Path(path) for key, path in where.items() if path is not None})
+        return [Path(file) for file in found["files"]]
+
+    def save(self, path: str | Path) -> Path:
+        """Keep the engine, with everything that was found about it, in a folder of its own; gives the folder.
+
+        An artifact that was there is replaced, in one step. Raises InputError where something else is there.
+        """
+        return copy(self._artifact, Path(path)).folder
+
+    def close(self) -> None:
+        """Let go of the loaded engine, once calls in progress are done; a later call loads it again."""
+        self._held.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _network(self, network: nn.Module | None) -> Source | None:
+        """The network to verify against; None where the selection's name finds it, and may be used to find it."""
+        name = self.manifest["selection"]["name"]
+        if network is None and kind(name) == "given" and self._source is None:
+            raise InputError("the artifact does not hold the network it was compiled from: engine.verify(network)")
+        if network is None and kind(name) == "user" and self._source is None:
+            trust.require_named(self._artifact, name, self._trusted)
+        if network is None:
+            return self._source
+        from mlpdeploy.given import source_like
+
+        if kind(name) not in ("given", "user"):
+            raise InputError(f"this engine was built from {name}, which is found by its name: leave the network out")
+        built = Selection.from_json(self.manifest["selection"])
+        return source_like(network, self.inputs, name).called((), built.output_names)
+
+    def _samples(self, data: Any, labels: Any) -> Any:
+        if data is None or isinstance(data, str | Path):
+            if labels is not None:
+                raise InputError("labels need the rows that they belong to: pass arrays as data")
+            return None if data is None else str(data)
+        from mlpdeploy.evidence.samples import Samples
+
+        return Samples(*rows_of(data, labels, [port["name"] for port in self.inputs]))
+
+
+def _again(folder: str, manifest: dict[str, Any], trusted: bool) -> Engine:
+    """An engine that was pickled. Raises ArtifactError where its folder is gone, or holds another one by now."""
+    artifact = store.Artifact(Path(folder), manifest)
+    store.require_same(artifact)
+    return Engine(artifact, trusted=trusted)
+
+
+def floats(values: Sequence[float] | None) -> tuple[float, ...] | None:
+    return None if values is None else tuple(map(float, values))
+
+
+def rows_of(data: Any, labels: Any, names: Sequence[str]) -> tuple[dict[str, Any], Any]:
+    """Rows by input name, and the class (n,) of each where they are known."""
+    import numpy as np
+
+    from mlpdeploy.given import named_arrays
+
+    arrays = named_arrays(data, names)
+    count = len(next(iter(arrays.values())))
+    known = None if labels is None else np.asarray(labels).astype(np.int64)
+    if known is not None and known.shape != (count,):
+        raise InputError(f"{known.shape} labels do not fit {count} rows")
+    return arrays, known
+
+
+def _cast(array: Any, port: dict[str, Any]) -> Any:
+    """An input as the engine takes it: numbers are converted, but not floating-point ones to integers."""
+    import ml_dtypes
+    import numpy as np
+
+    wanted = np.dtype(ml_dtypes.bfloat16 if port["dtype"] == "bfloat16" else port["dtype"])
+    if array.dtype != wanted and np.issubdtype(wanted, np.integer) and not np.issubdtype(array.dtype, np.integer):
+        raise InputError(f"input {port['name']!r} takes {port['dtype']}, it was given {array.dtype}")
+    return np.require(array, wanted, ("C", "W"))  # a library may refuse numbers that it could not overwrite
