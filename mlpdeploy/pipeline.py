@@ -151,13 +151,14 @@ def verify(
         compiled = plan_network(traced, rewritten, selection, stages, int8, backend.beside_int8)
         with stages("verify"):
             from mlpdeploy import manifest, reporting
+            from mlpdeploy.evidence.culprit import own_precision
             from mlpdeploy.evidence.verify import verify as climb
 
             reason = backend.executable()
             engine = None
             if reason is None:
                 engine = stack.enter_context(backend.load(artifact.engine, artifact.manifest["facts"]))
-            budgets = source.recipe.budgets
+            own = own_precision(traced.module)
             verification = climb(
                 source.network,
                 compiled.balanced,
@@ -166,13 +167,13 @@ def verify(
                 engine,
                 reason,
                 replace(selection.profile, max=selection.profile.opt) if quick else selection.profile,
-                budgets[selection.precision],
+                source.recipe.budget(selection.precision, own),
                 None if data is None else data.arrays,
                 selection.seed,
                 stages,
                 labels=None if data is None else data.labels,
                 # No CPU has TF32: there its graph is computed in FP32.
-                cpu_budget=budgets["fp32"] if selection.precision == "tf32" else None,
+                cpu_budget=source.recipe.budget("fp32", own) if selection.precision == "tf32" else None,
                 quantisation=None if int8 is None else int8.quantisation,
                 rows=None if int8 is None else int8.rows,
                 traced=compiled.traced,

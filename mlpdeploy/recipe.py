@@ -98,6 +98,11 @@ class Recipe:
         """The name and the aliases."""
         return (self.name, *self.aliases)
 
+    def budget(self, precision: str, own: str | None = None) -> Budget:
+        """That of a precision; of a network that computes in its `own` lower one by itself, that of the coarser."""
+        asked = [self.budgets[name] for name in (precision, own) if name is not None]
+        return max(asked, key=lambda budget: budget.max_relative_error)
+
 
 def folder() -> Path:
     """Where the recipes lie: inside the package where it was installed, beside it in a checkout."""

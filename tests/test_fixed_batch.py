@@ -108,6 +108,15 @@ def test_no_size_is_promised_where_none_would_do() -> None:
         assert "--batch" not in str(caught.value)
 
 
+def test_no_size_is_promised_where_the_first_axis_is_another() -> None:
+    class TimeFirst(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.transpose(0, 1) * 2
+
+    with pytest.raises(NetworkError, match=r"its first axis is not the batch$"):
+        mlpdeploy.compile(TimeFirst(), torch.randn(2, 16, 8), precision="fp32", backend="onnxruntime")
+
+
 def test_rows_must_not_meet_in_a_fixed_batch_either() -> None:
     with pytest.raises(NetworkError, match="lets a row depend on the others"):
         mlpdeploy.compile(network("mixing"), example("mixing"), precision="fp32", backend="onnxruntime", batch=4)

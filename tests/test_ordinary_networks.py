@@ -235,3 +235,24 @@ def test_what_is_no_factory_is_said() -> None:
     for name in ("torch:randn", "os:getcwd"):
         with pytest.raises(InputError, match=r"no factory of networks|must make an nn.Module"):
             mlpdeploy.build(mlpdeploy.Selection(name, input_shape=(8,), precision="fp32", backend="onnxruntime"))
+
+
+@pytest.mark.parametrize("low", [torch.float16, torch.bfloat16])
+def test_what_computes_in_half_by_itself_is_held_to_the_budget_of_that(low: torch.dtype) -> None:
+    """An engine may round otherwise than PyTorch where the network itself rounds so coarsely."""
+
+    class Halved(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.first, self.last = nn.Linear(24, 24), nn.Linear(24, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last((self.first(x).to(low) * 2).float())
+
+    engine = mlpdeploy.compile(Halved().eval(), ROWS, precision="fp32", backend="openvino", batch="1:2:4")
+    found = engine.verify()
+    assert found.passed, found.verdict()
+    allowed = {stage.name: stage.budget.max_relative_error for stage in found.stages}
+    assert allowed["engine"] == (6e-3 if low is torch.float16 else 6e-2)
+    assert allowed["rewritten graph, float64"] == 1e-9

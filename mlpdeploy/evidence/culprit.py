@@ -31,6 +31,8 @@ from mlpdeploy.graph.place import apart, line_of, place_of
 from mlpdeploy.graph.rows import fixed_batch
 from mlpdeploy.graph.trace import TensorSpec, Traced
 
+HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
 TRIES = 16
 """Runs of an operation that may be random, of which one must differ; a dropped path is dropped now and then."""
 
@@ -125,10 +127,11 @@ def drawn(network: nn.Module, traced: Traced, rows: Arrays) -> str:
     return f"{_title(found)} draws random numbers{_where(found, seen, lambda one: one.random)}; {RANDOM}"
 
 
-def computes_low(module: fx.GraphModule) -> bool:
-    """Whether a network, as its graph says, computes in half precision by itself."""
-    values = (pytree.tree_leaves(node.meta.get("val")) for node in module.graph.nodes)
-    return any(isinstance(one, Tensor) and one.dtype in (torch.float16, torch.bfloat16) for v in values for one in v)
+def own_precision(module: fx.GraphModule) -> str | None:
+    """The half precision in which a network, as its graph says, computes by itself: the coarser of two, or none."""
+    values = (one for node in module.graph.nodes for one in pytree.tree_leaves(node.meta.get("val")))
+    found = {value.dtype for value in values if isinstance(value, Tensor)}
+    return next((name for name, dtype in HALVES.items() if dtype in found), None)
 
 
 def unbounded(network: nn.Module, traced: Traced, rows: Arrays) -> str:

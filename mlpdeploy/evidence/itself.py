@@ -136,7 +136,7 @@ class _Trial:
         """Whether an error between two ways of computing it is more than rounding; `exactly` has it in float64."""
         if error <= ROUNDED:
             return False
-        if culprit.computes_low(self.traced.module):
+        if culprit.own_precision(self.traced.module) is not None:
             return error > LOW
         try:
             return exactly(copy.deepcopy(self.network).double()) > EXACT

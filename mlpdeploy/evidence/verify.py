@@ -28,7 +28,7 @@ import torch
 from torch import fx, nn
 
 from mlpdeploy.engine.backend import Arrays, Batch, Progress
-from mlpdeploy.evidence.culprit import computes_low
+from mlpdeploy.evidence.culprit import own_precision
 from mlpdeploy.evidence.edges import Factor
 from mlpdeploy.evidence.first_rungs import FirstRungs
 from mlpdeploy.evidence.itself import constants
@@ -110,7 +110,7 @@ def verify(
     sizes, real = batch.sizes(), rows if samples is None else samples
     wide = copied(network).double()
     traced = traced or trace(network, rewritten.inputs)
-    low = computes_low(rewritten.module)
+    low = own_precision(traced.module) is not None
     first = FirstRungs(network, wide, rewritten.inputs, names, real, seed, progress, low=low)
     stages = [first.twice(), first.row_by_row()]
     reference = None

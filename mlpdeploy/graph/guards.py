@@ -53,15 +53,19 @@ def only_size(network: nn.Module, inputs: Sequence[TensorSpec], sizes: Sequence[
     """
     copied = apart(network)
 
-    def takes(size: int) -> bool:
+    def outputs(size: int) -> list[torch.Tensor] | None:
         try:
             with guest(lambda error: NetworkError(str(error))), torch.no_grad():
                 found = pytree.tree_leaves(copied(*(spec.example(size) for spec in inputs)))
         except NetworkError:
-            return False
-        return all(len(one.shape) > 0 and one.shape[0] == size for one in found if isinstance(one, torch.Tensor))
+            return None
+        return [one for one in found if isinstance(one, torch.Tensor)]
 
-    return None if takes(ODD) else next(filter(takes, dict.fromkeys((*sizes, *USUAL))), None)
+    def takes(size: int) -> bool:
+        found = outputs(size)
+        return bool(found) and all(one.dim() > 0 and len(one) == size for one in found or ())
+
+    return next(filter(takes, dict.fromkeys((*sizes, *USUAL))), None) if outputs(ODD) is None else None
 
 
 def _holds(expression: Any, batch: int) -> bool:
