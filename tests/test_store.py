@@ -317,6 +317,7 @@ def test_copies_made_while_it_is_built_again_and_again_are_whole_or_say_so(folde
     )
     try:
         while "generation" not in store.read_manifest(folder):
+            assert writer.poll() is None
             time.sleep(0.01)
         whole, replaced = set(), 0
         for number in range(300):
