@@ -21,7 +21,7 @@ import torch
 
 from benchmarks import common
 from mlpdeploy.graph.rewrite import rewrite
-from mlpdeploy.graph.trace import trace
+from mlpdeploy.graph.tracing.trace import trace
 
 CHOSEN = ("vip_s14", "vip_s7", "vip_m7", "vip_l7")
 

@@ -18,18 +18,18 @@ from torch.utils import _pytree as pytree
 from benchmarks.tables import RESULTS
 from mlpdeploy import stages
 from mlpdeploy.engine.backend import Backend, Batch, BuildRequest, Runner
-from mlpdeploy.engine.emit import Emitted, emit
-from mlpdeploy.engine.functions import OPSET as OPSET
-from mlpdeploy.engine.plain import plain as plain
-from mlpdeploy.evidence.compare import compare, usual
-from mlpdeploy.evidence.machine import differences, fingerprint
-from mlpdeploy.graph.precision import plan
+from mlpdeploy.engine.onnx.emit import Emitted, emit
+from mlpdeploy.engine.onnx.functions import OPSET as OPSET
+from mlpdeploy.engine.onnx.plain import plain as plain
+from mlpdeploy.evidence.latency.machine import differences, fingerprint
+from mlpdeploy.evidence.proof.compare import compare, usual
+from mlpdeploy.graph.precision.plan import plan
+from mlpdeploy.graph.precision.typed import apply
 from mlpdeploy.graph.rewrite import Rewritten, rewrite
-from mlpdeploy.graph.trace import TensorSpec, Traced
-from mlpdeploy.graph.typed import apply
+from mlpdeploy.graph.tracing.trace import TensorSpec, Traced
 from mlpdeploy.progress import Stages
-from mlpdeploy.recipe import recipes
 from mlpdeploy.selection import Selection
+from mlpdeploy.zoo.recipe import recipes
 
 FP32_BUDGET = 1e-4
 """Largest relative error that another order of the same FP32 sums explains in the deepest networks."""

@@ -19,8 +19,8 @@ from torch import nn
 
 from benchmarks import common
 from mlpdeploy.engine.backend import Arrays, Batch, backends
-from mlpdeploy.evidence import timing
-from mlpdeploy.graph.trace import TensorSpec, trace
+from mlpdeploy.evidence.latency import timing
+from mlpdeploy.graph.tracing.trace import TensorSpec, trace
 
 EAGER, COMPILED = "eager", "torch.compile"
 

@@ -15,14 +15,14 @@ import torch
 from torch import nn
 
 import mlpdeploy
-from mlpdeploy.engine.emit import emit
-from mlpdeploy.evidence.runs import onnx_run
-from mlpdeploy.graph.calibrate import calibrate
-from mlpdeploy.graph.equalise import equalise
-from mlpdeploy.graph.precision import plan
+from mlpdeploy.engine.onnx.emit import emit
+from mlpdeploy.evidence.proof.runs import onnx_run
+from mlpdeploy.graph.int8.calibrate import calibrate
+from mlpdeploy.graph.int8.equalise import equalise
+from mlpdeploy.graph.precision.plan import plan
+from mlpdeploy.graph.precision.typed import apply
 from mlpdeploy.graph.rewrite import rewrite
-from mlpdeploy.graph.trace import TensorSpec, trace
-from mlpdeploy.graph.typed import apply
+from mlpdeploy.graph.tracing.trace import TensorSpec, trace
 from tests.digits import accuracy, load, split
 
 SPREAD = 50.0

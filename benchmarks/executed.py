@@ -17,11 +17,11 @@ import torch
 
 from benchmarks import common
 from mlpdeploy.engine.backend import Batch, backends
-from mlpdeploy.engine.emit import Emitted
+from mlpdeploy.engine.onnx.emit import Emitted
 from mlpdeploy.errors import MlpdeployError
-from mlpdeploy.finding import find
 from mlpdeploy.graph.rewrite import on_by_default
-from mlpdeploy.graph.trace import trace
+from mlpdeploy.graph.tracing.trace import trace
+from mlpdeploy.network.finding import find
 
 BATCHES = (1, 3)
 

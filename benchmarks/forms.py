@@ -21,9 +21,9 @@ from onnx import TensorProto, helper, inliner, numpy_helper
 
 from benchmarks import common
 from mlpdeploy.engine.forms import multiply_means, project_columns
-from mlpdeploy.engine.functions import OPSET, SEGMENTS, Body
-from mlpdeploy.evidence import timing
-from mlpdeploy.graph.ops import DOMAIN
+from mlpdeploy.engine.onnx.functions import OPSET, SEGMENTS, Body
+from mlpdeploy.evidence.latency import timing
+from mlpdeploy.graph.custom_ops import DOMAIN
 
 PROJECTIONS = {"32 x (32, 32, 6)": (32, 32, 32, 6), "1 x (32, 1024, 8)": (1, 32, 1024, 8),
                "16 x (16, 16, 24)": (16, 16, 16, 24), "1 x (16, 256, 32)": (1, 16, 256, 32)}  # fmt: skip

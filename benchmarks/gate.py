@@ -31,16 +31,17 @@ import numpy as np
 import torch
 
 from benchmarks import common
-from mlpdeploy import gating, pipeline
+from mlpdeploy import pipeline
+from mlpdeploy.commands import gating
+from mlpdeploy.commands.measuring import thread_count
 from mlpdeploy.engine.backend import Batch, BuildRequest, backends
-from mlpdeploy.evidence import contenders, gate, machine, pairs, timing
-from mlpdeploy.graph.trace import trace
+from mlpdeploy.evidence.latency import contenders, load_pairs, machine, sequential_test, timing
+from mlpdeploy.graph.tracing.trace import trace
 from mlpdeploy.selection import Selection
-from mlpdeploy.session import thread_count
 
 CHOSEN = ("mixer_s32",)
 LIMIT, SLOWDOWN, RUNS = 0.03, 0.05, 10_000
-VERDICTS = (gate.PASSED, gate.REGRESSED, gate.UNDECIDED)
+VERDICTS = (sequential_test.PASSED, sequential_test.REGRESSED, sequential_test.UNDECIDED)
 
 
 def slowed(one: contenders.Contender, factor: float) -> contenders.Contender:
@@ -118,7 +119,7 @@ def record(
     baseline: contenders.Contender, candidate: contenders.Contender, count: int, seconds: float, seed: int
 ) -> dict[str, Any]:
     """Pairs at batch 1: their log ratios and those of their two loads, and the median latency."""
-    taken = [one for (one,) in itertools.islice(pairs.pairs(baseline, candidate, {1: seconds}, seed), count)]
+    taken = [one for (one,) in itertools.islice(load_pairs.pairs(baseline, candidate, {1: seconds}, seed), count)]
     loads = [one.log_ratios for one in taken]
     return {
         "median_ms": round(1e3 * float(np.median([load.median for one in taken for load in one.baseline])), 4),
@@ -133,8 +134,8 @@ def real(logs: Sequence[float]) -> dict[str, Any]:
     """The runs that the recorded pairs make, one after the other; the last one, which may lack pairs, is left out."""
     runs, start = [], 0
     while start < len(logs):
-        found = gate.run(logs[start : start + gate.LOOKS[-1]], LIMIT)
-        if found.verdict == gate.UNDECIDED and start + gate.LOOKS[-1] > len(logs):
+        found = sequential_test.run(logs[start : start + sequential_test.LOOKS[-1]], LIMIT)
+        if found.verdict == sequential_test.UNDECIDED and start + sequential_test.LOOKS[-1] > len(logs):
             break
         runs.append(found)
         start += found.pairs
@@ -144,9 +145,9 @@ def real(logs: Sequence[float]) -> dict[str, Any]:
 def simulated(logs: Sequence[float], slowdown: float, seed: int, runs: int = RUNS) -> dict[str, Any]:
     """Runs on noise drawn from recorded A/A pairs, each with a random sign, and a true slowdown on top."""
     rng = np.random.default_rng(seed)
-    shape = (runs, gate.LOOKS[-1])
+    shape = (runs, sequential_test.LOOKS[-1])
     noise = rng.choice(np.asarray(logs), shape) * rng.choice([-1.0, 1.0], shape)
-    return _counted([gate.run(one, LIMIT) for one in noise + math.log1p(slowdown)])
+    return _counted([sequential_test.run(one, LIMIT) for one in noise + math.log1p(slowdown)])
 
 
 def measure(name: str, backend: str, count: int, seconds: float, seed: int) -> dict[str, Any]:
@@ -174,7 +175,7 @@ def measure(name: str, backend: str, count: int, seconds: float, seed: int) -> d
     }
 
 
-def _counted(runs: Sequence[gate.Slowdown]) -> dict[str, Any]:
+def _counted(runs: Sequence[sequential_test.Slowdown]) -> dict[str, Any]:
     """How many runs said what, and after how many pairs."""
     verdicts = [one.verdict for one in runs]
     counts = {verdict: verdicts.count(verdict) for verdict in VERDICTS}
@@ -226,7 +227,8 @@ def _recorded_rows(name: str, backend: str, arguments: argparse.Namespace) -> No
 def _write(rows: dict[str, Any], folder: Path) -> None:
     """Each row as soon as it is there, so that a long run that is stopped keeps what it has."""
     settings = {
-        "precision": "fp32", "threads": 1, "batch": 1, "limit": LIMIT, "slowdown": SLOWDOWN, "looks": list(gate.LOOKS),
+        "precision": "fp32", "threads": 1, "batch": 1, "limit": LIMIT, "slowdown": SLOWDOWN,
+        "looks": list(sequential_test.LOOKS),
     }  # fmt: skip
     print(common.write("gate", rows, settings, folder, alone=True))
 

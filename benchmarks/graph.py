@@ -20,9 +20,9 @@ from torch import nn
 from benchmarks import common
 from mlpdeploy.engine.backend import backends
 from mlpdeploy.engine.backends.tensorrt import parse, parse_prepared
-from mlpdeploy.engine.parsed import ParsedNetwork
-from mlpdeploy.graph.remaining import transposes
-from mlpdeploy.graph.trace import TensorSpec, trace
+from mlpdeploy.engine.backends.tensorrt.parsed import ParsedNetwork
+from mlpdeploy.graph.layout.remaining import transposes
+from mlpdeploy.graph.tracing.trace import TensorSpec, trace
 
 BACKEND = "tensorrt-rtx"
 PARTS = (("before", "total"), ("after", "total"), ("after", "outside"))

@@ -30,16 +30,16 @@ from benchmarks.cpu import compiled, torch_runner
 from benchmarks.digits_int8 import accuracies
 from benchmarks.round_trip import round_trip
 from mlpdeploy.engine.backend import Batch, BuildRequest, backends
-from mlpdeploy.engine.emit import Emitted, emit
-from mlpdeploy.evidence import timing
-from mlpdeploy.graph.calibrate import calibrate
-from mlpdeploy.graph.equalise import equalise
-from mlpdeploy.graph.precision import plan
-from mlpdeploy.graph.quantise import Quantisation
+from mlpdeploy.engine.onnx.emit import Emitted, emit
+from mlpdeploy.evidence.latency import timing
+from mlpdeploy.graph.int8.calibrate import calibrate
+from mlpdeploy.graph.int8.equalise import equalise
+from mlpdeploy.graph.int8.sites import Quantisation
+from mlpdeploy.graph.precision.plan import plan
+from mlpdeploy.graph.precision.typed import apply
 from mlpdeploy.graph.rewrite import Rewritten, rewrite
-from mlpdeploy.graph.trace import TensorSpec, trace
-from mlpdeploy.graph.typed import apply
-from mlpdeploy.recipe import recipes
+from mlpdeploy.graph.tracing.trace import TensorSpec, trace
+from mlpdeploy.zoo.recipe import recipes
 
 SPEED = ("vip_s14", "mixer_b16", "resmlp_24", "gmlp_s16")
 OURS, PLAIN, THEIRS = "openvino int8", "openvino fp32 plain", "openvino int8 by onnxruntime's quantiser"

@@ -15,9 +15,9 @@ from typing import Any
 from benchmarks import common
 from benchmarks.rules import ALL, CHOSEN, variants
 from mlpdeploy.engine.backend import Batch, BuildRequest, backends
-from mlpdeploy.engine.emit import Emitted
+from mlpdeploy.engine.onnx.emit import Emitted
 from mlpdeploy.graph.rewrite import all_rules, rewrite
-from mlpdeploy.graph.trace import trace
+from mlpdeploy.graph.tracing.trace import trace
 
 PLAIN = "plain export"
 BACKEND = "tensorrt-rtx"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from benchmarks.markdown import Document, by_part, measured, rule_name, source, table
-from mlpdeploy.evidence.ladder import EMITTED, REWRITTEN, TYPED
-from mlpdeploy.recipe import recipes
+from mlpdeploy.evidence.proof.ladder import EMITTED, REWRITTEN, TYPED
+from mlpdeploy.zoo.recipe import recipes
 
 STAGES = (REWRITTEN, TYPED, EMITTED)
 

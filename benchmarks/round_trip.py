@@ -15,14 +15,14 @@ import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 
-from mlpdeploy.engine.emit import emit
-from mlpdeploy.evidence.runs import onnx_run
-from mlpdeploy.graph.calibrate import outputs, sqnr_db
-from mlpdeploy.graph.equalise import equalise
-from mlpdeploy.graph.precision import plan
-from mlpdeploy.graph.quantise import Quantisation
+from mlpdeploy.engine.onnx.emit import emit
+from mlpdeploy.evidence.proof.runs import onnx_run
+from mlpdeploy.graph.int8.calibrate import outputs, sqnr_db
+from mlpdeploy.graph.int8.equalise import equalise
+from mlpdeploy.graph.int8.sites import Quantisation
+from mlpdeploy.graph.precision.plan import plan
+from mlpdeploy.graph.precision.typed import apply
 from mlpdeploy.graph.rewrite import Rewritten
-from mlpdeploy.graph.typed import apply
 
 FAINT_DB = 50.0
 """Differences this far below the signal are single codes."""

@@ -24,12 +24,12 @@ import torch
 
 from benchmarks import common
 from mlpdeploy.engine.backend import Batch, backends
-from mlpdeploy.engine.emit import Emitted
+from mlpdeploy.engine.onnx.emit import Emitted
 from mlpdeploy.errors import BuildError
-from mlpdeploy.evidence import timing
+from mlpdeploy.evidence.latency import timing
 from mlpdeploy.graph.rewrite import all_rules, on_by_default, rewrite
 from mlpdeploy.graph.rules import LAYOUT
-from mlpdeploy.graph.trace import TensorSpec, Traced, trace
+from mlpdeploy.graph.tracing.trace import TensorSpec, Traced, trace
 
 CHOSEN = (
     "vip_s7", "mixer_s32", "resmlp_12", "gmlp_s16", "raft_mlp_s", "strip_mlp_t_light", "ms_mlp_t", "swin_t",

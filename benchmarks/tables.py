@@ -16,7 +16,7 @@ from pathlib import Path
 from benchmarks.network_tables import engines, executed, families, graph, launches, remaining, zoo
 from benchmarks.recorded import recorded
 from benchmarks.time_tables import build, cpu, gate, install, int8, rules, summary
-from mlpdeploy.recipe import folder
+from mlpdeploy.zoo.recipe import folder
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import common
-from mlpdeploy.finding import find
+from mlpdeploy.network.finding import find
 
 BACKEND = "tensorrt-rtx"
 

@@ -13,11 +13,11 @@ from mlpdeploy import errors
 from mlpdeploy._version import __version__ as __version__
 from mlpdeploy.api import Engine, compile, load
 from mlpdeploy.commands import bench, doctor, history, inspect, regress
-from mlpdeploy.finding import find
+from mlpdeploy.network.finding import find
+from mlpdeploy.network.source import reference
 from mlpdeploy.pipeline import build, verify
-from mlpdeploy.recipe import Recipe
 from mlpdeploy.selection import Selection
-from mlpdeploy.source import reference
+from mlpdeploy.zoo.recipe import Recipe
 
 __all__ = [
     "Engine",

@@ -1,5 +1,5 @@
 """`python -m mlpdeploy`."""
 
-from mlpdeploy.cli import main
+from mlpdeploy.terminal.cli import main
 
 main()

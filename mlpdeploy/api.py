@@ -28,18 +28,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlpdeploy import pipeline, store
-from mlpdeploy.choice import BATCH
+from mlpdeploy import pipeline
+from mlpdeploy.artifact import store
 from mlpdeploy.handle import Engine, floats, rows_of
-from mlpdeploy.leftovers import for_a_while
-from mlpdeploy.recipe import GIVEN
 from mlpdeploy.selection import Selection
+from mlpdeploy.selection.choice import BATCH
+from mlpdeploy.system.leftovers import for_a_while
+from mlpdeploy.zoo.recipe import GIVEN
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from mlpdeploy.network.source import Source
     from mlpdeploy.progress import Listener
-    from mlpdeploy.source import Source
 
 
 def compile(
@@ -89,7 +90,7 @@ def compile(
     Raises InputError or NetworkError where the network, the example or an option cannot be used, BuildError where the
     backend refuses the network, MachineLacks where this machine cannot build with it.
     """
-    from mlpdeploy.given import source_of_network
+    from mlpdeploy.network.in_hand import source_of_network
 
     called = name or type(network).__name__
     with for_a_while():
@@ -137,7 +138,7 @@ def _calibration(data: Any, labels: Any, source: Source, folder: Path) -> str | 
     """What `--calibration` would be; arrays are written into the folder of the engine."""
     import numpy as np
 
-    from mlpdeploy.evidence.samples import LABELS
+    from mlpdeploy.evidence.proof.samples import LABELS
 
     if data is None or isinstance(data, str | Path):
         return None if data is None else str(data)

@@ -7,20 +7,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from mlpdeploy import pipeline, store, trust
-from mlpdeploy.copying import copy
+from mlpdeploy import pipeline
+from mlpdeploy.artifact import store, trust
+from mlpdeploy.artifact.copying import copy
 from mlpdeploy.engine.held import Held
 from mlpdeploy.errors import ArtifactError, InputError
-from mlpdeploy.recipe import kind
 from mlpdeploy.selection import Selection
+from mlpdeploy.zoo.recipe import kind
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from mlpdeploy.evidence.ladder import Verification
+    from mlpdeploy.artifact.store import Artifact
+    from mlpdeploy.evidence.proof.ladder import Verification
+    from mlpdeploy.network.source import Source
     from mlpdeploy.progress import Listener
-    from mlpdeploy.source import Source
-    from mlpdeploy.store import Artifact
 
 
 class Engine:
@@ -65,7 +66,7 @@ class Engine:
         """
         import torch
 
-        from mlpdeploy.given import named_arrays, to_tensor
+        from mlpdeploy.network.in_hand import named_arrays, to_tensor
 
         given = inputs[0] if len(inputs) == 1 else inputs
         arrays = named_arrays(given, [port["name"] for port in self.inputs])
@@ -132,10 +133,11 @@ class Engine:
     def bench(self, network: nn.Module | None = None, **options: Any) -> Any:
         """Time it beside its baselines, as `mlpdeploy bench` does; the result is kept beside the engine too.
 
-        `network` is needed where `verify` needs it. The options are those of `mlpdeploy.benching.bench`: `against`,
-        `sizes`, `threads`, `seconds`, `credit`. Raises MachineLacks where this machine cannot run the engine.
+        `network` is needed where `verify` needs it. The options are those of `mlpdeploy.commands.benching.bench`:
+        `against`, `sizes`, `threads`, `seconds`, `credit`. Raises MachineLacks where this machine cannot run the
+        engine.
         """
-        from mlpdeploy import benching
+        from mlpdeploy.commands import benching
 
         selection = Selection.from_json(self.manifest["selection"])
         store.require_same(self._artifact)
@@ -148,7 +150,7 @@ class Engine:
         `html` and `markdown` say where, each on its own; without both, report.html and report.md lie in `folder`.
         Raises InputError without both where that is a temporary folder.
         """
-        from mlpdeploy import reporting
+        from mlpdeploy.evidence.report import reporting
 
         if self.temporary and html is None and markdown is None:
             raise InputError("this engine's folder goes with it: say html='report.html', or save the engine first")
@@ -183,7 +185,7 @@ class Engine:
             trust.require_named(self._artifact, name, self._trusted)
         if network is None:
             return self._source
-        from mlpdeploy.given import source_like
+        from mlpdeploy.network.in_hand import source_like
 
         if kind(name) not in ("given", "user"):
             raise InputError(f"this engine was built from {name}, which is found by its name: leave the network out")
@@ -195,7 +197,7 @@ class Engine:
             if labels is not None:
                 raise InputError("labels need the rows that they belong to: pass arrays as data")
             return None if data is None else str(data)
-        from mlpdeploy.evidence.samples import Samples
+        from mlpdeploy.evidence.proof.samples import Samples
 
         return Samples(*rows_of(data, labels, [port["name"] for port in self.inputs]))
 
@@ -215,7 +217,7 @@ def rows_of(data: Any, labels: Any, names: Sequence[str]) -> tuple[dict[str, Any
     """Rows by input name, and the class (n,) of each where they are known."""
     import numpy as np
 
-    from mlpdeploy.given import named_arrays
+    from mlpdeploy.network.in_hand import named_arrays
 
     arrays = named_arrays(data, names)
     count = len(next(iter(arrays.values())))

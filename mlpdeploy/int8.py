@@ -15,20 +15,21 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlpdeploy import cache, files, store
-from mlpdeploy.choice import NEEDS_CALIBRATION
+from mlpdeploy.artifact import cache, store
 from mlpdeploy.engine.backend import backends
 from mlpdeploy.errors import ArtifactError, InputError
+from mlpdeploy.network.source import Source
 from mlpdeploy.progress import Stages
 from mlpdeploy.selection import Selection
-from mlpdeploy.source import Source
+from mlpdeploy.selection.choice import NEEDS_CALIBRATION
+from mlpdeploy.system import files
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from mlpdeploy.evidence.samples import Samples
-    from mlpdeploy.evidence.sensitivity import Sensitivity
-    from mlpdeploy.graph.quantise import Quantisation
+    from mlpdeploy.evidence.proof.samples import Samples
+    from mlpdeploy.evidence.proof.sensitivity import Sensitivity
+    from mlpdeploy.graph.int8.sites import Quantisation
     from mlpdeploy.graph.rewrite import Rewritten
     from mlpdeploy.stages import Compiled
 
@@ -51,8 +52,8 @@ class Int8:
         """Write quantisation.json and rows.npz, and the picture of the curve where there is one."""
         import numpy as np
 
-        from mlpdeploy.evidence.charts import standalone
-        from mlpdeploy.evidence.charts_int8 import tradeoff
+        from mlpdeploy.evidence.report.charts import standalone
+        from mlpdeploy.evidence.report.charts_int8 import tradeoff
 
         document: dict[str, Any] = {"quantisation": self.quantisation.to_json()}
         document |= {"curve": self.curve, "ranked": self.ranked, "warning": self.warning}
@@ -68,7 +69,7 @@ class Int8:
         """That of an artifact. Raises ArtifactError where its file cannot be used."""
         import numpy as np
 
-        from mlpdeploy.graph.quantise import Quantisation
+        from mlpdeploy.graph.int8.sites import Quantisation
 
         path = folder / store.QUANTISATION
         try:
@@ -110,7 +111,7 @@ def calibration(rewritten: Rewritten, source: Source, selection: Selection, stag
             f"--max-drop needs labels, and {selection.calibration} has none: name its sub-folders by class, put "
             "'labels' into the .npz, or give --min-sqnr"
         )
-    from mlpdeploy.evidence.sensitivity import Target, mix
+    from mlpdeploy.evidence.proof.sensitivity import Target, mix
 
     balanced, ranked = _each_site(rewritten, quantisation, samples, stages)
     with stages("mix precisions"):
@@ -124,9 +125,9 @@ def _without_loud_ends(
     rewritten: Rewritten, quantisation: Quantisation, samples: Samples, stages: Stages
 ) -> Quantisation:
     """The first and the last site stay out of INT8 where one of them costs more than all between them."""
-    from mlpdeploy.evidence.sensitivity import loud_ends
-    from mlpdeploy.graph.equalise import equalise
-    from mlpdeploy.graph.quantise import sites
+    from mlpdeploy.evidence.proof.sensitivity import loud_ends
+    from mlpdeploy.graph.int8.equalise import equalise
+    from mlpdeploy.graph.int8.sites import sites
 
     with stages("measure both ends"):
         balanced = equalise(rewritten, quantisation.equalised)
@@ -141,8 +142,8 @@ def _each_site(
     rewritten: Rewritten, quantisation: Quantisation, samples: Samples, stages: Stages
 ) -> tuple[Rewritten, tuple[Sensitivity, ...]]:
     """The equalised graph, and what each of its sites costs alone."""
-    from mlpdeploy.evidence.sensitivity import sensitivities
-    from mlpdeploy.graph.equalise import equalise
+    from mlpdeploy.evidence.proof.sensitivity import sensitivities
+    from mlpdeploy.graph.int8.equalise import equalise
 
     with stages("sensitivity"):
         balanced = equalise(rewritten, quantisation.equalised)
@@ -165,11 +166,11 @@ def measure_sites(rewritten: Rewritten, source: Source, selection: Selection, st
 
 
 def paid_off(compiled: Compiled, selection: Selection, stages: Stages) -> dict[str, Any]:
-    """INT8's latency beside that of FP16 and FP32, on every backend that runs here (see `evidence.worth`)."""
-    from mlpdeploy.engine.emit import Emitted, emit
-    from mlpdeploy.evidence.worth import worth
-    from mlpdeploy.graph.precision import plan
-    from mlpdeploy.graph.typed import apply
+    """INT8's latency beside that of FP16 and FP32, on every backend that runs here (see `evidence.latency.worth`)."""
+    from mlpdeploy.engine.onnx.emit import Emitted, emit
+    from mlpdeploy.evidence.latency.worth import worth
+    from mlpdeploy.graph.precision.plan import plan
+    from mlpdeploy.graph.precision.typed import apply
 
     assert compiled.int8 is not None
     int8, plain = compiled.int8, compiled.rewritten
@@ -189,7 +190,7 @@ def paid_off(compiled: Compiled, selection: Selection, stages: Stages) -> dict[s
 
 def calibrated_on(selection: Selection) -> str:
     """What the calibration of a selection reads. Raises InputError where that is nothing, or nothing that is there."""
-    from mlpdeploy.evidence.samples import require
+    from mlpdeploy.evidence.proof.samples import require
 
     if selection.calibration is None:
         raise InputError(NEEDS_CALIBRATION)
@@ -198,7 +199,7 @@ def calibrated_on(selection: Selection) -> str:
 
 
 def _samples(source: Source, selection: Selection, stages: Stages) -> Samples:
-    from mlpdeploy.evidence.samples import read_samples
+    from mlpdeploy.evidence.proof.samples import read_samples
 
     given = calibrated_on(selection)
     samples = read_samples(given, "--calibration", source, selection.seed, selection.limit, stages)
@@ -209,15 +210,15 @@ def _samples(source: Source, selection: Selection, stages: Stages) -> Samples:
 
 def _few(samples: Samples) -> dict[str, np.ndarray]:
     """The rows that go into the artifact."""
-    from mlpdeploy.evidence.reference import DISTINCT_ROWS
-    from mlpdeploy.graph.calibrate import some
+    from mlpdeploy.evidence.proof.reference import DISTINCT_ROWS
+    from mlpdeploy.graph.int8.calibrate import some
 
     return dict(some(samples.arrays, DISTINCT_ROWS))
 
 
 def _judge(balanced: Rewritten, samples: Samples, rows: int | None = None) -> Any:
-    from mlpdeploy.evidence.sensitivity import Judge
-    from mlpdeploy.graph.calibrate import some
+    from mlpdeploy.evidence.proof.sensitivity import Judge
+    from mlpdeploy.graph.int8.calibrate import some
 
     arrays: Mapping[str, Any] = dict(samples.arrays)
     if samples.labels is not None:
@@ -229,8 +230,8 @@ def _judge(balanced: Rewritten, samples: Samples, rows: int | None = None) -> An
 
 def _calibrated(rewritten: Rewritten, samples: Samples, selection: Selection, stages: Stages) -> Quantisation:
     """The calibration, from the cache where weights, graph, data, calibrator and our own code are the same."""
-    from mlpdeploy.graph.calibrate import calibrate
-    from mlpdeploy.graph.quantise import Quantisation
+    from mlpdeploy.graph.int8.calibrate import calibrate
+    from mlpdeploy.graph.int8.sites import Quantisation
 
     parts = (cache.fingerprint(rewritten), samples.digest(), selection.calibrator, cache.sources())
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()

@@ -14,11 +14,8 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from mlpdeploy import documents, store, trust
-from mlpdeploy.engine.backend import pick
-from mlpdeploy.errors import InputError
-from mlpdeploy.int8 import Int8, calibrated_on, calibration, paid_off
-from mlpdeploy.lookup import (
+from mlpdeploy.artifact import store, trust
+from mlpdeploy.artifact.lookup import (
     built_folder,
     cached,
     check_same,
@@ -28,15 +25,19 @@ from mlpdeploy.lookup import (
     open_built,
     replaced,
 )
+from mlpdeploy.artifact.store import Artifact
+from mlpdeploy.engine.backend import pick
+from mlpdeploy.errors import InputError
+from mlpdeploy.int8 import Int8, calibrated_on, calibration, paid_off
+from mlpdeploy.network.source import Source
 from mlpdeploy.progress import Listener, Stages
 from mlpdeploy.selection import Selection
-from mlpdeploy.source import Source
 from mlpdeploy.stages import check, load, plan_network, rewrite_network, trace_network
-from mlpdeploy.store import Artifact
+from mlpdeploy.system import documents
 
 if TYPE_CHECKING:
-    from mlpdeploy.evidence.ladder import Verification
-    from mlpdeploy.evidence.samples import Samples
+    from mlpdeploy.evidence.proof.ladder import Verification
+    from mlpdeploy.evidence.proof.samples import Samples
 
 
 def build(
@@ -54,8 +55,8 @@ def build(
     `source` is the network itself where it is in hand; without it the selection's name finds it. Raises InputError (and
     its kinds), BuildError or MachineLacks; an artifact that was there before is then untouched.
     """
-    from mlpdeploy import manifest
-    from mlpdeploy.evidence.report import report
+    from mlpdeploy.artifact import manifest
+    from mlpdeploy.evidence.report.summary import report
 
     stages = Stages(progress)
     int8 = selection.precision == "int8"
@@ -85,7 +86,7 @@ def build(
         calibrated = calibration(rewritten, source, selection, stages) if int8 else None
         compiled = plan_network(traced, rewritten, selection, stages, calibrated, backend.beside_int8)
         with stages("emit"):
-            from mlpdeploy.engine.emit import emit
+            from mlpdeploy.engine.onnx.emit import emit
 
             emitted = emit(compiled.typed)
         with store.draft(folder) as draft:
@@ -115,14 +116,14 @@ def verify(
 ) -> Verification:
     """Prove that the built engine of a selection computes what its network computes (`Verification.passed`).
 
-    Climbs the ladder of `evidence.verify`, on random inputs or on `data` (what `--data` names, or arrays), and writes
+    Climbs the ladder of `evidence.proof`, on random inputs or on `data` (what `--data` names, or arrays), and writes
     verification.json beside the engine; with `quick` not at the largest batch. `source` is the network itself where it
     is in hand; `artifact` is the engine where it was opened before: then this very one is meant. `trusted` says that
     its engine may run although somebody else built it (see `trust`). Raises ArtifactError where nothing of that
     selection is built.
     """
     if isinstance(data, str):
-        from mlpdeploy.evidence.samples import read_samples, require
+        from mlpdeploy.evidence.proof.samples import read_samples, require
 
         require(data, "--data")
     stages = Stages(progress)
@@ -150,9 +151,10 @@ def verify(
         rewritten = rewrite_network(traced, selection, stages)
         compiled = plan_network(traced, rewritten, selection, stages, int8, backend.beside_int8)
         with stages("verify"):
-            from mlpdeploy import manifest, reporting
-            from mlpdeploy.evidence.culprit import own_precision
-            from mlpdeploy.evidence.verify import verify as climb
+            from mlpdeploy.artifact import manifest
+            from mlpdeploy.evidence.proof.culprit import own_precision
+            from mlpdeploy.evidence.proof.verify import verify as climb
+            from mlpdeploy.evidence.report import reporting
 
             reason = backend.executable()
             engine = None

@@ -8,19 +8,19 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from mlpdeploy.choice import NetworkChoice
 from mlpdeploy.engine.backend import Batch, backends
 from mlpdeploy.errors import NetworkError
+from mlpdeploy.network.source import Source, source_of
 from mlpdeploy.progress import Stages
 from mlpdeploy.selection import Selection
-from mlpdeploy.source import Source, source_of
+from mlpdeploy.selection.choice import NetworkChoice
 
 if TYPE_CHECKING:
-    from mlpdeploy.graph.precision import Plan
-    from mlpdeploy.graph.quantise import Quantisation
+    from mlpdeploy.graph.int8.sites import Quantisation
+    from mlpdeploy.graph.precision.plan import Plan
+    from mlpdeploy.graph.precision.typed import Typed
     from mlpdeploy.graph.rewrite import Rewritten
-    from mlpdeploy.graph.trace import Traced
-    from mlpdeploy.graph.typed import Typed
+    from mlpdeploy.graph.tracing.trace import Traced
     from mlpdeploy.int8 import Int8
 
 MOST_SIZES = 256
@@ -55,7 +55,7 @@ def load(selection: NetworkChoice, stages: Stages) -> Source:
 def check(source: Source, traced: Traced, selection: Selection, stages: Stages) -> tuple[str, ...]:
     """Find the network one function of each row, and its trace the same; says and gives notes on its outputs."""
     with stages("check"):
-        from mlpdeploy.evidence import itself
+        from mlpdeploy.evidence.proof import itself
 
         notes = itself.check(source.network, traced, selection.seed)
     for note in notes:
@@ -70,8 +70,8 @@ def trace_network(source: Source, stages: Stages, batch: Batch | None) -> Traced
     that it takes. Raises NetworkError where it treats some sizes of a `batch` in another way than others.
     """
     with stages("trace"):
-        from mlpdeploy.graph.guards import only_size
-        from mlpdeploy.graph.trace import trace
+        from mlpdeploy.graph.tracing.guards import only_size
+        from mlpdeploy.graph.tracing.trace import trace
 
         sizes = () if batch is None else (*range(batch.min, min(batch.max, MOST_SIZES)), *batch.sizes())
         specs, single = source.specs(), batch.max if batch is not None and batch.min == batch.max else None
@@ -112,9 +112,9 @@ def plan_network(
 ) -> Compiled:
     """The graph whose every dtype is decided; of INT8 by its ranges, with what is `beside_int8` in that precision."""
     with stages("plan precision"):
-        from mlpdeploy.graph.equalise import equalise
-        from mlpdeploy.graph.precision import plan
-        from mlpdeploy.graph.typed import apply
+        from mlpdeploy.graph.int8.equalise import equalise
+        from mlpdeploy.graph.precision.plan import plan
+        from mlpdeploy.graph.precision.typed import apply
 
         quantisation: Quantisation | None = None if int8 is None else int8.quantisation
         balanced = rewritten if quantisation is None else equalise(rewritten, quantisation.equalised)

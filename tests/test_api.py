@@ -364,7 +364,7 @@ def test_a_recipe_s_engine_is_loaded_by_its_folder_and_needs_no_network(tmp_path
 def test_the_network_in_hand_has_no_name_on_the_command_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from tests.test_cli import in_process
+    from tests.terminal.test_cli import in_process
 
     monkeypatch.chdir(tmp_path)
     assert in_process("build", "python:Net", "--backend", "openvino") == 2

@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 from torch import nn
 from mlpdeploy.graph.rewrite import rewrite
-from mlpdeploy.graph.trace import TensorSpec, trace
+from mlpdeploy.graph.tracing.trace import TensorSpec, trace
 
 class Net(nn.Module):
     def forward(self, x):

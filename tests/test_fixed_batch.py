@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 import mlpdeploy
-from mlpdeploy import cli as command_line
 from mlpdeploy.errors import InputError, NetworkError
+from mlpdeploy.terminal import cli as command_line
 
 NAMES = ("reshaped", "recurrent", "joined", "four")
 SIZES = {"reshaped": 1, "recurrent": 1, "joined": 1, "four": 4, "mixing": 4, "counted": 5}

@@ -9,14 +9,16 @@ from typing import Any
 
 import pytest
 
-from mlpdeploy import cli as command_line
-from mlpdeploy import commands, finding, pipeline, recipe
+from mlpdeploy import commands, pipeline
 from mlpdeploy.engine.backend import backends
-from mlpdeploy.evidence.ladder import ITSELF
-from mlpdeploy.recipe import Budget
+from mlpdeploy.evidence.proof.ladder import ITSELF
+from mlpdeploy.network import finding
 from mlpdeploy.selection import Selection
+from mlpdeploy.terminal import cli as command_line
+from mlpdeploy.zoo import recipe
+from mlpdeploy.zoo.recipe import Budget
 from tests.conftest import Cli
-from tests.test_cli import NETS
+from tests.terminal.test_cli import NETS
 
 FILES = {"model.onnx", "engine.plan", "graph.json", "manifest.json", "report.md"}
 RANDOM = "random weights from seed 0; no checkpoint was given"

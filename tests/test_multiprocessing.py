@@ -13,9 +13,9 @@ import torch
 
 import mlpdeploy
 from mlpdeploy.errors import ArtifactError
+from tests.artifact.test_store import write
 from tests.conftest import REPOSITORY
-from tests.evidence.documents import whole
-from tests.test_store import write
+from tests.evidence.examples import whole
 
 PROGRAM = """
 import gc, multiprocessing, os, sys

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from benchmarks import tables
-from mlpdeploy import recipe
+from mlpdeploy.zoo import recipe
 
 MACHINE = {"cpu": "A CPU", "cores": 2, "python": "3.11.1", "versions": {"torch": "2.15", "openvino": "2026.4"}}
 

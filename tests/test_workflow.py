@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import typer.main
 
-from mlpdeploy.cli import app
 from mlpdeploy.engine.backend import backends
-from mlpdeploy.finding import find
+from mlpdeploy.network.finding import find
+from mlpdeploy.terminal.cli import app
 from tests.conftest import REPOSITORY
 
 WORKFLOW = REPOSITORY / ".github" / "workflows" / "regress.yml"

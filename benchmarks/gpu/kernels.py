@@ -12,7 +12,7 @@ from torch import Tensor
 
 from benchmarks.gpu import timer
 from mlpdeploy import kernels
-from mlpdeploy.graph.ops import by_permuting
+from mlpdeploy.graph.custom_ops import by_permuting
 
 ALLOWED = {torch.float16: 1e-3, torch.bfloat16: 8e-3, torch.float32: 4e-6}
 """Largest error, relative to the largest result, that rounding the result and its products explains."""

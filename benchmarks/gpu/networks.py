@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, fx, nn
 
 from benchmarks.gpu import timer
-from mlpdeploy.choice import NetworkChoice
-from mlpdeploy.engine.backends import _programs
-from mlpdeploy.graph.precision import plan
+from mlpdeploy.engine import programs
+from mlpdeploy.graph.precision.plan import plan
+from mlpdeploy.graph.precision.typed import apply
 from mlpdeploy.graph.rewrite import rewrite
-from mlpdeploy.graph.trace import trace
-from mlpdeploy.graph.typed import apply
-from mlpdeploy.source import source_of
+from mlpdeploy.graph.tracing.trace import trace
+from mlpdeploy.network.source import source_of
+from mlpdeploy.selection.choice import NetworkChoice
 
 NAMES = ("vip_s7", "vip_s14", "mixer_b16", "resmlp_24", "gmlp_s16", "vip_m7", "raft_mlp_s")
 FUSED = ("vip_s7", "vip_s14", "raft_mlp_s")
@@ -70,7 +70,7 @@ def without_kernel(module: fx.GraphModule) -> fx.GraphModule:
     graph = fx.Graph()
     graph.output(graph.graph_copy(module.graph, {}))
     for node in graph.nodes:
-        node.target = _programs.meanings().get(node.target, node.target)
+        node.target = programs.meanings().get(node.target, node.target)
     return fx.GraphModule(module, graph)
 
 
@@ -104,7 +104,7 @@ def _low(device: str) -> torch.dtype:
 
 def _tune(network: Network, batch: int, device: str) -> None:
     if device == "cuda":
-        _programs.tune(network.ours, batch)
+        programs.tune(network.ours, batch)
 
 
 def _compiler(dry: bool) -> Callable[[nn.Module], Callable[[Tensor], Any]]:
@@ -137,14 +137,14 @@ def _measured(
 
 def engines(name: str, batch: int, backend_name: str, gpus: tuple[str, ...], seconds: float) -> dict[str, Any]:
     """TensorRT's engines, the plain export's and ours, built here for `gpus`; times where this GPU runs them."""
-    from mlpdeploy.engine.backends import _polygraphy
+    from mlpdeploy.engine.backends.tensorrt import _polygraphy
 
     _polygraphy.bind(backend_name)  # before anything of Polygraphy is imported
     from polygraphy.backend.trt import EngineFromBytes, TrtRunner
 
     from benchmarks import common
     from mlpdeploy.engine.backend import Batch, BuildRequest, backends
-    from mlpdeploy.engine.emit import emit
+    from mlpdeploy.engine.onnx.emit import emit
 
     backend, source = backends()[backend_name], source_of(NetworkChoice(name))
     rewritten = rewrite(trace(source.network, source.specs()), off=backend.off)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mlpdeploy.evidence.timing import Timings
+from mlpdeploy.evidence.latency.timing import Timings
 
 Run = Callable[[], object]
 CACHE = 256 << 20

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from mlpdeploy.engine.backends._nvidia import Gpu
-    from mlpdeploy.engine.emit import Emitted
     from mlpdeploy.engine.form import Form, Prepared
+    from mlpdeploy.engine.nvidia import Gpu
+    from mlpdeploy.engine.onnx.emit import Emitted
 
 Arrays = Mapping[str, "np.ndarray"]
 

@@ -12,7 +12,7 @@ import torch
 from torch import fx, nn
 from torch._dispatch.python import enable_python_dispatcher
 
-from mlpdeploy.graph.layout import Size, size_of
+from mlpdeploy.graph.layout.view import Size, size_of
 
 ORIGIN = ("nn_module_stack", "stack_trace")
 """Metadata that tells where in the user's network a node came from; new nodes inherit it."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from mlpdeploy.graph.layout import Size, View, concrete, meaning, size_of
+from mlpdeploy.graph.layout.view import Size, View, concrete, meaning, size_of
 
 aten = torch.ops.aten
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
-from mlpdeploy.graph.place import network_of
+from mlpdeploy.graph.tracing.place import network_of
 
 
 @dataclass(frozen=True)

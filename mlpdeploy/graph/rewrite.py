@@ -15,12 +15,12 @@ from torch import fx
 from mlpdeploy.errors import InputError
 from mlpdeploy.graph import rules
 from mlpdeploy.graph.editor import Editor, weight
-from mlpdeploy.graph.projection import Lowering
-from mlpdeploy.graph.propagate import propagate
+from mlpdeploy.graph.invariants import check
+from mlpdeploy.graph.layout.projection import Lowering
+from mlpdeploy.graph.layout.propagate import propagate
 from mlpdeploy.graph.rule import PHASES, Log, Rule, RuleReport, ordered, run
 from mlpdeploy.graph.rules import LAYOUT
-from mlpdeploy.graph.spec import check
-from mlpdeploy.graph.trace import TensorSpec, Traced
+from mlpdeploy.graph.tracing.trace import TensorSpec, Traced
 
 T = TypeVar("T")
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch import fx
 
 from mlpdeploy.graph.editor import Editor
-from mlpdeploy.graph.place import network_of
+from mlpdeploy.graph.tracing.place import network_of
 
 PHASES = ("normalise", "layout", "algebra", "fusion")
 

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from mlpdeploy.errors import CheckpointError
-from mlpdeploy.recipe import Input
+from mlpdeploy.zoo.recipe import Input
 
 TABLES = "embedding_layer.embedding_layers"
 SYNTHETIC = {f"C{index}": 1000 for index in range(10)}

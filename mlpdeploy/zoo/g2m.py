@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mlpdeploy.recipe import Input
+from mlpdeploy.zoo.recipe import Input
 
 CORA = (1433, 128)
 """Widths of the features and of the hidden layer."""

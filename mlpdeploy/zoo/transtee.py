@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mlpdeploy.recipe import Input
+from mlpdeploy.zoo.recipe import Input
 
 
 class Columns(nn.Module):

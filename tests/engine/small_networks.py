@@ -11,9 +11,9 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 from torch.nn import functional as F
 
-from mlpdeploy.engine.emit import Emitted
-from mlpdeploy.graph.trace import TensorSpec
-from mlpdeploy.graph.typed import Typed
+from mlpdeploy.engine.onnx.emit import Emitted
+from mlpdeploy.graph.precision.typed import Typed
+from mlpdeploy.graph.tracing.trace import TensorSpec
 
 TORCH = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 # A network of five roundings agrees to a few units in the last place of its largest output.

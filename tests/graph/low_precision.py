@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mlpdeploy.engine.emit import emit
-from mlpdeploy.evidence.runs import onnx_run
-from mlpdeploy.graph.extremes import extremes
-from mlpdeploy.graph.precision import plan
+from mlpdeploy.engine.onnx.emit import emit
+from mlpdeploy.evidence.proof.runs import onnx_run
+from mlpdeploy.graph.precision.extremes import extremes
+from mlpdeploy.graph.precision.plan import plan
+from mlpdeploy.graph.precision.typed import apply
 from mlpdeploy.graph.rewrite import Rewritten, rewrite
-from mlpdeploy.graph.trace import TensorSpec, trace
-from mlpdeploy.graph.typed import apply
+from mlpdeploy.graph.tracing.trace import TensorSpec, trace
 
 POINTS = TensorSpec("x", (8,), torch.float32)
 ALLOWED = {"fp16": 5e-3, "bf16": 4e-2}

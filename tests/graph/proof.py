@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mlpdeploy.graph.editor import weight
 from mlpdeploy.graph.rewrite import Rewritten, rewrite
-from mlpdeploy.graph.trace import TensorSpec, trace
+from mlpdeploy.graph.tracing.trace import TensorSpec, trace
 
 aten = torch.ops.aten
 

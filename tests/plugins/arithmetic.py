@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mlpdeploy import kernels
-from mlpdeploy.graph import ops
+from mlpdeploy.graph import custom_ops
 
 launch = kernels.load("segment_grouped_projection.launch")
 problem = kernels.load("segment_grouped_projection.problem")
@@ -119,7 +119,7 @@ def test_operands_as_the_operation_has_them(parts: str) -> None:
     )  # fmt: skip
     double = [one.double() if isinstance(one, Tensor) else one for one in given]
     got = launch.project(x, weight, k, problem.Config(16, 16, 16, 4, 2), tf32=False, **launch._flat(*given))
-    wanted = ops.by_permuting(x.double(), weight.double(), k, *double)
+    wanted = custom_ops.by_permuting(x.double(), weight.double(), k, *double)
     assert got.shape == wanted.shape and got.is_contiguous()
     agree(got, wanted)
 

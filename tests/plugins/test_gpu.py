@@ -12,7 +12,7 @@ import torch
 
 from mlpdeploy import kernels
 from mlpdeploy.engine.backend import Batch, BuildRequest, backends
-from mlpdeploy.graph import ops
+from mlpdeploy.graph import custom_ops
 
 pytest.importorskip("triton", reason="Triton, which the kernel is written in, is not installed")
 
@@ -42,7 +42,7 @@ def drawn(sizes: tuple[int, ...], dtype: torch.dtype) -> tuple[torch.Tensor, tor
     b, p, q, s, o, k, t = sizes
     x = torch.randn(b, p, q, s, *([o] if o > 1 else []), device="cuda").to(dtype)
     weight = (torch.randn(k * t, p * s, device="cuda") / (p * s) ** 0.5).to(dtype)
-    return x, weight, ops.by_permuting(x.double(), weight.double(), k)
+    return x, weight, custom_ops.by_permuting(x.double(), weight.double(), k)
 
 
 def agree(got: torch.Tensor, wanted: torch.Tensor) -> None:
@@ -63,7 +63,7 @@ def test_every_candidate_is_the_contraction(sizes: tuple[int, ...], dtype: torch
 def test_the_operation_is_the_same_eager_and_compiled(sizes: tuple[int, ...]) -> None:
     x, weight, wanted = drawn(sizes, torch.float16)
     assert launch.serves(x, weight)
-    agree(ops.segment_grouped_projection(x, weight, sizes[5]), wanted)
+    agree(custom_ops.segment_grouped_projection(x, weight, sizes[5]), wanted)
     compiled = torch.compile(lambda x, w: torch.ops.mlpdeploy.segment_grouped_projection(x, w, sizes[5]).relu())
     for batch in (sizes[0], 1, 7):
         x, weight, wanted = drawn((batch, *sizes[1:]), torch.float16)
@@ -73,9 +73,9 @@ def test_the_operation_is_the_same_eager_and_compiled(sizes: tuple[int, ...]) ->
 def test_what_was_measured_is_used_and_still_right() -> None:
     x, weight, wanted = drawn(SHAPES[0], torch.float16)
     assert not launch.is_tuned((x, weight, 16))
-    taken = launch.tune((x, weight, 16), ops.by_permuting)
+    taken = launch.tune((x, weight, 16), custom_ops.by_permuting)
     assert tuning.LIBRARY in taken and len(taken) > 2 and launch.is_tuned((x, weight, 16))
-    agree(ops.segment_grouped_projection(x, weight, 16), wanted)
+    agree(custom_ops.segment_grouped_projection(x, weight, 16), wanted)
 
 
 @pytest.mark.parametrize("rows", [1, 16], ids=["height", "width"])
@@ -90,20 +90,20 @@ def test_its_epilogue_is_the_same_eager_compiled_and_tuned(rows: int) -> None:
         accumulate = torch.randn(batch, 16, 16, 384, device="cuda", dtype=torch.float16)
         given = (x, weight, 16, None, False, scale, accumulate)
         exact = [one.double() if isinstance(one, torch.Tensor) else one for one in given]
-        wanted = ops.by_permuting(*exact)  # type: ignore[arg-type]
+        wanted = custom_ops.by_permuting(*exact)  # type: ignore[arg-type]
         agree(run(*given), wanted)
         agree(compiled(*given), wanted.relu())
-    assert launch.tune(given, ops.by_permuting) is not None and launch.is_tuned(given)
+    assert launch.tune(given, custom_ops.by_permuting) is not None and launch.is_tuned(given)
     agree(run(*given), wanted)
 
 
 @pytest.mark.parametrize("rules", [(), ("fuse_epilogues", "hoist_reweighting")], ids=["default", "epilogues"])
 def test_the_inductor_backend_carries_the_kernel(rules: tuple[str, ...], tmp_path: Path) -> None:
-    from mlpdeploy.engine.emit import Emitted
-    from mlpdeploy.graph.precision import plan
+    from mlpdeploy.engine.onnx.emit import Emitted
+    from mlpdeploy.graph.precision.plan import plan
+    from mlpdeploy.graph.precision.typed import apply
     from mlpdeploy.graph.rewrite import rewrite
-    from mlpdeploy.graph.trace import TensorSpec, trace
-    from mlpdeploy.graph.typed import apply
+    from mlpdeploy.graph.tracing.trace import TensorSpec, trace
     from mlpdeploy.zoo.vip import VisionPermutator
 
     torch.manual_seed(0)

@@ -17,8 +17,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
 from mlpdeploy import kernels
-from mlpdeploy.engine.backends import _programs
-from mlpdeploy.graph import ops
+from mlpdeploy.engine import programs
+from mlpdeploy.graph import custom_ops
 
 triton = pytest.importorskip("triton", reason="Triton, which the kernel is written in, is not installed")
 
@@ -78,7 +78,7 @@ def compiled_graph(
         batch = torch.export.Dim("batch", min=1, max=largest)
         program = torch.export.export(network or Network(), (x, weight), dynamic_shapes=({0: batch}, None))
     targets = {node.target for node in program.graph.nodes}
-    assert targets & {ops.SEGMENT_GROUPED_PROJECTION, ops.WITH_EPILOGUE}
+    assert targets & {custom_ops.SEGMENT_GROUPED_PROJECTION, custom_ops.WITH_EPILOGUE}
     values = [node.meta["val"] for node in program.graph.nodes if node.op == "placeholder"]
     with values[0].fake_mode, torch.no_grad():
         return aot_export_module(program.module(check_guards=False), values, trace_joint=False)[0].graph
@@ -167,11 +167,11 @@ def test_the_meaning_is_the_contraction(trailing: tuple[int, ...]) -> None:
     x, weight = torch.randn(2, 4, 3, 5, *trailing, dtype=torch.float64), torch.randn(12, 20, dtype=torch.float64)
     full = x.reshape(2, 4, 3, 5, -1)
     wanted = torch.einsum("bpqso,ktps->bkqto", full, weight.reshape(4, 3, 4, 5)).reshape(2, 4, 3, 3, *trailing)
-    got = ops.segment_grouped_projection(x, weight, 4)
+    got = custom_ops.segment_grouped_projection(x, weight, 4)
     assert got.is_contiguous()
     torch.testing.assert_close(got, wanted, rtol=1e-12, atol=1e-12)
     tests = ("test_schema", "test_faketensor")
-    torch.library.opcheck(ops.SEGMENT_GROUPED_PROJECTION, (x, weight, 4), test_utils=tests)
+    torch.library.opcheck(custom_ops.SEGMENT_GROUPED_PROJECTION, (x, weight, 4), test_utils=tests)
 
 
 GIVEN = problem.Problem(16, 16, 24, 1, 16, 24, "fp16")
@@ -215,10 +215,10 @@ def test_a_cache_that_cannot_be_written_costs_nothing(tmp_path: Path) -> None:
 
 
 def test_a_build_for_a_gpu_measures_each_projection_at_its_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    from mlpdeploy.graph.precision import plan
+    from mlpdeploy.graph.precision.plan import plan
+    from mlpdeploy.graph.precision.typed import apply
     from mlpdeploy.graph.rewrite import rewrite
-    from mlpdeploy.graph.trace import TensorSpec, trace
-    from mlpdeploy.graph.typed import apply
+    from mlpdeploy.graph.tracing.trace import TensorSpec, trace
     from mlpdeploy.zoo.vip import VisionPermutator
 
     network = VisionPermutator((1,), (12,), (4,), (False,), patch_size=4, image_size=16, num_classes=10).eval()
@@ -228,14 +228,14 @@ def test_a_build_for_a_gpu_measures_each_projection_at_its_batch(monkeypatch: py
     known: list[Any] = []
     monkeypatch.setattr(launch, "is_tuned", lambda operands: shapes_of(operands) in known)
     monkeypatch.setattr(launch, "tune", lambda *given: measured.append(given))
-    _programs.tune(typed.module, 8)
+    programs.tune(typed.module, 8)
     height, width = ((8, 4, 16, 3), (12, 12), 4), ((32, 4, 4, 3), (12, 12), 4)
     assert {shapes_of(operands) for operands, _ in measured} == {height, width}
-    assert all(meaning is ops.by_permuting for _, meaning in measured)
+    assert all(meaning is custom_ops.by_permuting for _, meaning in measured)
     assert all(operand.dtype is torch.float16 for operands, _ in measured for operand in operands[:2])
     measured.clear()
     known += [height, width]
-    _programs.tune(typed.module, 8)
+    programs.tune(typed.module, 8)
     assert not measured
 
 
@@ -244,10 +244,10 @@ def shapes_of(operands: Any) -> tuple[Any, ...]:
 
 
 def test_a_build_measures_epilogues_with_all_their_operands(monkeypatch: pytest.MonkeyPatch) -> None:
-    from mlpdeploy.graph.precision import plan
+    from mlpdeploy.graph.precision.plan import plan
+    from mlpdeploy.graph.precision.typed import apply
     from mlpdeploy.graph.rewrite import rewrite
-    from mlpdeploy.graph.trace import TensorSpec, trace
-    from mlpdeploy.graph.typed import apply
+    from mlpdeploy.graph.tracing.trace import TensorSpec, trace
     from mlpdeploy.zoo.vip import VisionPermutator
 
     network = VisionPermutator((1,), (12,), (4,), (False,), patch_size=4, image_size=16, num_classes=10).eval()
@@ -257,7 +257,7 @@ def test_a_build_measures_epilogues_with_all_their_operands(monkeypatch: pytest.
     measured: list[Any] = []
     monkeypatch.setattr(launch, "is_tuned", lambda operands: False)
     monkeypatch.setattr(launch, "tune", lambda operands, meaning: measured.append(shapes_of(operands)))
-    _programs.tune(typed.module, 8)
+    programs.tune(typed.module, 8)
     scaled = (None, False, (8, 1, 1, 12), (8, 4, 4, 12))
     added = (None, False, None, (8, 12))
     assert {*measured} == {

@@ -10,9 +10,8 @@ import pytest
 
 pytest.importorskip("triton", reason="Triton, which compiles the plugin's kernel, is not installed")
 
-from stand_in import Builder, DataType, Module, SymInt32
-
 from mlpdeploy import kernels
+from tests.plugins.stand_in import Builder, DataType, Module, SymInt32
 
 plugin = kernels.load("segment_grouped_projection.plugin")
 SHAPES = [(-1, 16, 256, 24), (1, 384, 384)]
@@ -39,8 +38,8 @@ def builder(
 
 
 def test_they_are_registered_under_the_names_of_the_onnx_functions(module: Module) -> None:
-    from mlpdeploy.engine.functions import BODIES, Body
-    from mlpdeploy.graph.ops import DOMAIN
+    from mlpdeploy.engine.onnx.functions import BODIES, Body
+    from mlpdeploy.graph.custom_ops import DOMAIN
 
     plain = {body.operands: name for name, body in BODIES.items() if not body.trailing and not body.gelu}
     assert {*module.registry} == {f"{DOMAIN}::{name}" for name in plain.values()}

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mlpdeploy import recipe as recipes
+from mlpdeploy.zoo import recipe as recipes
 
 FOLDER = Path(__file__).parent.parent / "data" / "checkpoints"
 FORMS = ("_train", "_deploy", "_torch")

@@ -7,9 +7,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from mlpdeploy.engine.backend import BuildRequest, backends
-from mlpdeploy.engine.emit import emit
-from mlpdeploy.evidence.ladder import Verification
-from mlpdeploy.evidence.verify import verify
+from mlpdeploy.engine.onnx.emit import emit
+from mlpdeploy.evidence.proof.ladder import Verification
+from mlpdeploy.evidence.proof.verify import verify
 from mlpdeploy.progress import Stages
 from mlpdeploy.selection import Selection
 from mlpdeploy.stages import load, plan_network, rewrite_network, trace_network

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import mlpdeploy
-from mlpdeploy import weights
+from mlpdeploy.network import random_weights
 from mlpdeploy.zoo import activator
 from mlpdeploy.zoo.activator import Activator, ActivatorBlock
 from tests.graph.proof import moves, prove
@@ -31,7 +31,7 @@ def normalised(x: Tensor, norm: nn.LayerNorm) -> Tensor:
 
 def test_block_is_the_equation_with_its_shared_norms() -> None:
     block = ActivatorBlock(6, 10, feed_forward=True).double()
-    weights.randomise(block, 1)
+    random_weights.randomise(block, 1)
     x = torch.randn(2, 5, 6, dtype=torch.float64)
     unit, ffn = block.actgu, block.ffn
     assert ffn is not None
@@ -47,7 +47,7 @@ def test_block_is_the_equation_with_its_shared_norms() -> None:
 
 def test_logits_do_not_depend_on_where_a_patch_is() -> None:
     network = tiny(True).double().eval()
-    weights.randomise(network, 0)
+    random_weights.randomise(network, 0)
     x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
     patches = x.reshape(2, 3, 4, 2, 4, 2)
     moved = patches[:, :, torch.tensor([2, 0, 3, 1])][:, :, :, :, torch.tensor([1, 3, 0, 2])].reshape(x.shape)
@@ -68,7 +68,7 @@ def test_sizes_are_multiples_of_the_patch() -> None:
 
 def test_every_parameter_matters() -> None:
     network = tiny(True).double().eval()
-    weights.randomise(network, 0)
+    random_weights.randomise(network, 0)
     network(torch.randn(2, 3, 8, 8, dtype=torch.float64)).square().sum().backward()
     assert all(p.grad is not None and bool(p.grad.any()) for p in network.parameters())
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import mlpdeploy
-from mlpdeploy import weights
+from mlpdeploy.network import random_weights
 from mlpdeploy.zoo import as_mlp
 from tests.graph.proof import fired
 from tests.graph.proof import prove as prove_graph
@@ -44,7 +44,7 @@ def test_shifts_are_those_of_the_paper(dim: int, channels: int, groups: int) -> 
 
 def test_mixing_is_that_of_the_paper() -> None:
     layer = as_mlp.AxialShift(10, 5).double().eval()
-    weights.randomise(layer, 3)
+    random_weights.randomise(layer, 3)
     x = torch.randn(2, 10, 6, 7, dtype=torch.float64)
 
     def project(x: Tensor, name: str) -> Tensor:
@@ -88,7 +88,7 @@ def test_the_compiled_graph_is_the_same_function() -> None:
 
 def test_every_parameter_matters() -> None:
     network = tiny().eval()
-    weights.randomise(network, 0)
+    random_weights.randomise(network, 0)
     network(torch.randn(2, 3, 64, 64)).square().sum().backward()
     assert not [name for name, p in network.named_parameters() if p.grad is None or not bool(p.grad.any())]
 

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from mlpdeploy import checkpoint, factory, reference
-from mlpdeploy import recipe as recipes
-from mlpdeploy.choice import NetworkChoice
+from mlpdeploy import reference
 from mlpdeploy.errors import CheckpointError
+from mlpdeploy.network import checkpoint, factory
+from mlpdeploy.selection.choice import NetworkChoice
+from mlpdeploy.zoo import recipe as recipes
 from tests.zoo.official import Official, names, official
 
 OFFICIAL = [official(name) for name in names()]

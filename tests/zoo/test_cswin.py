@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import mlpdeploy
-from mlpdeploy import weights
-from mlpdeploy.recipe import recipes
+from mlpdeploy.network import random_weights
 from mlpdeploy.zoo import cswin
+from mlpdeploy.zoo.recipe import recipes
 from tests.graph.proof import prove as prove_graph
 from tests.zoo.official import official
 from tests.zoo.proof import prove
@@ -30,7 +30,7 @@ def tiny(**options: Any) -> cswin.CSWinTransformer:
 def test_tokens_attend_inside_their_stripe_and_lepe_ends_there(rows: int, columns: int) -> None:
     b, grid, c, n = 2, 6, 8, 2
     attention = cswin.LePEAttention(c, n, rows, columns).double()
-    weights.randomise(attention, 1)
+    random_weights.randomise(attention, 1)
     qkv = torch.randn(b, grid, grid, 3, c, dtype=torch.float64)
     expected = torch.zeros(b, grid, grid, c, dtype=torch.float64)
     for top in range(0, grid, rows):
@@ -48,7 +48,7 @@ def test_tokens_attend_inside_their_stripe_and_lepe_ends_there(rows: int, column
 def test_the_first_half_of_the_channels_attends_in_vertical_stripes() -> None:
     block = cswin.CSWinBlock(8, 6, 4, 2, 2).double().eval()
     assert [(attention.rows, attention.columns) for attention in block.attns] == [(6, 2), (2, 6)]
-    weights.randomise(block, 2)
+    random_weights.randomise(block, 2)
     x = torch.randn(2, 6, 6, 8, dtype=torch.float64)
     q, k, v = block.qkv(block.norm1(x)).chunk(3, -1)
     halves = [
@@ -107,7 +107,7 @@ def test_an_official_checkpoint_loads_from_its_file(tmp_path: Path) -> None:
 
 def test_every_parameter_matters() -> None:
     network = tiny().eval()
-    weights.randomise(network, 0)
+    random_weights.randomise(network, 0)
     loss: Tensor = network(torch.randn(2, 3, 64, 64)).square().sum()
     loss.backward()  # type: ignore[no-untyped-call]
     dead = [name for name, p in network.named_parameters() if p.grad is None or not bool(p.grad.any())]

@@ -13,9 +13,9 @@ from PIL import Image
 from torch import Tensor
 
 import mlpdeploy
-from mlpdeploy import weights
 from mlpdeploy.errors import CheckpointError, InputError
-from mlpdeploy.graph.trace import TensorSpec, trace
+from mlpdeploy.graph.tracing.trace import TensorSpec, trace
+from mlpdeploy.network import random_weights
 from mlpdeploy.progress import Stages
 from mlpdeploy.selection import Selection
 from mlpdeploy.stages import load
@@ -33,7 +33,7 @@ OPTIONS: dict[str, Any] = dict(vocabulary=VOCABULARY, dim=4, first=Tower((8, 6))
 def tiny(**options: Any) -> final_mlp.FinalMLP:
     given = dict(gate=Tower((5,)), contexts=((), ("hour", "user")), heads=2)
     network = finalmlp(**(OPTIONS | given | options)).double().eval()
-    weights.randomise(network, 1)
+    random_weights.randomise(network, 1)
     return network
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import mlpdeploy
-from mlpdeploy import weights
+from mlpdeploy.network import random_weights
 from mlpdeploy.zoo import cycle_mlp
 from tests.graph.proof import fired
 from tests.graph.proof import prove as prove_graph
@@ -48,7 +48,7 @@ def test_cycle_fc_is_that_of_the_paper(dim: int, channels: int) -> None:
 
 def test_mixing_weighs_the_three_branches() -> None:
     layer = cycle_mlp.CycleMLP(8).double().eval().requires_grad_(False)
-    weights.randomise(layer, 3)
+    random_weights.randomise(layer, 3)
     x = torch.randn(2, 4, 5, 8, dtype=torch.float64)
     grid = x.permute(0, 3, 1, 2)
     # The branch named after the height takes channels along the width.
@@ -78,7 +78,7 @@ def test_the_compiled_graph_is_the_same_function() -> None:
 
 def test_every_parameter_matters() -> None:
     network = tiny().eval()
-    weights.randomise(network, 0)
+    random_weights.randomise(network, 0)
     network(torch.randn(2, 3, 64, 64)).square().sum().backward()
     assert not [name for name, p in network.named_parameters() if p.grad is None or not bool(p.grad.any())]
 

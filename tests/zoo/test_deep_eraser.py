@@ -12,13 +12,14 @@ from rich.console import Console
 from torch import Tensor, nn
 
 import mlpdeploy
-from mlpdeploy import commands, pipeline, weights
-from mlpdeploy.console import print_artifact
-from mlpdeploy.finding import find
-from mlpdeploy.listing import print_catalogue
+from mlpdeploy import commands, pipeline
+from mlpdeploy.network import random_weights
+from mlpdeploy.network.finding import find
 from mlpdeploy.progress import Stages
 from mlpdeploy.selection import Selection
 from mlpdeploy.stages import load
+from mlpdeploy.terminal.artifacts import print_artifact
+from mlpdeploy.terminal.catalogue import print_catalogue
 from mlpdeploy.zoo import deep_eraser
 from mlpdeploy.zoo.deep_eraser import DeepEraser, ResidualBlock, SeparableGru
 from tests.graph.proof import prove
@@ -43,7 +44,7 @@ def along(x: Tensor, layer: nn.Module, dim: int) -> Tensor:
 
 def test_gru_goes_along_the_rows_and_then_along_the_columns() -> None:
     gru = SeparableGru().double()
-    weights.randomise(gru, 1)
+    random_weights.randomise(gru, 1)
     state, x = torch.randn(2, 64, 6, 7, dtype=torch.float64), torch.randn(2, 128, 6, 7, dtype=torch.float64)
     expected = state
     for index, dim in ((1, 3), (2, 2)):
@@ -58,7 +59,7 @@ def test_gru_goes_along_the_rows_and_then_along_the_columns() -> None:
 @pytest.mark.parametrize("out", [4, 6])
 def test_residual_block_normalises_each_image_and_channel(out: int) -> None:
     block = ResidualBlock(4, out).double().eval()
-    weights.randomise(block, 1)
+    random_weights.randomise(block, 1)
     x = torch.randn(2, 4, 6, 7, dtype=torch.float64)
     inner = F.relu(normalised(block.conv1(x)))
     skipped = x if out == 4 else normalised(block.downsample[0](x))  # type: ignore[index]
@@ -68,7 +69,7 @@ def test_residual_block_normalises_each_image_and_channel(out: int) -> None:
 
 def test_every_iteration_adds_to_the_image_itself() -> None:
     network = DeepEraser(iterations=3).double().eval()
-    weights.randomise(network, 0)
+    random_weights.randomise(network, 0)
     image, mask = torch.rand(2, 3, 8, 10, dtype=torch.float64), torch.rand(2, 1, 8, 10, dtype=torch.float64)
     features = network.fnet(torch.cat([image, mask], 1))
     state, context = torch.tanh(features[:, :64]), torch.relu(features[:, 64:])
@@ -86,7 +87,7 @@ def test_rewritten_graph_is_equal_at_every_batch() -> None:
 
 def test_every_parameter_matters() -> None:
     network = DeepEraser(iterations=2).double().eval()
-    weights.randomise(network, 0)
+    random_weights.randomise(network, 0)
     network(*(torch.rand(2, *shape, dtype=torch.float64) for shape in SHAPES))[-1].square().sum().backward()
     dead = {name for name, p in network.named_parameters() if p.grad is None or float(p.grad.abs().max()) < 1e-12}
     # The bias in front of a normalisation over the grid is gone after it.

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import torch
 
-from mlpdeploy import recipe as recipes
-from mlpdeploy import source, weights
-from mlpdeploy.choice import NetworkChoice
-from mlpdeploy.finding import find
+from mlpdeploy.network import random_weights, source
+from mlpdeploy.network.finding import find
+from mlpdeploy.selection.choice import NetworkChoice
+from mlpdeploy.zoo import recipe as recipes
 from tests.graph.proof import tensors
 from tests.zoo import definitions
 from tests.zoo.definitions.tensors import Keys
@@ -53,7 +53,7 @@ def test_it_computes_what_it_is_defined_as(name: str) -> None:
     family = find(name).family
     found = source.source_of(NetworkChoice(name, image_size=SIZES.get(family)))
     network = found.network.double()
-    weights.randomise(network, 1)
+    random_weights.randomise(network, 1)
     rng = np.random.default_rng(0)
     inputs = [torch.from_numpy(spec.draw(ROWS, rng)) for spec in found.specs()]
     inputs = [one.double() if one.is_floating_point() else one for one in inputs]

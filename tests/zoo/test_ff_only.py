@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mlpdeploy import reference, weights
+from mlpdeploy import reference
+from mlpdeploy.network import random_weights
 from mlpdeploy.zoo import ff_only
 from tests.graph.proof import moves, randomised
 from tests.graph.proof import prove as prove_rewrite
@@ -83,7 +84,7 @@ def test_images_of_another_size_are_refused() -> None:
 
 def test_every_parameter_matters() -> None:
     network = tiny().eval()
-    weights.randomise(network, 0)
+    random_weights.randomise(network, 0)
     network(torch.randn(2, 3, 16, 16)).square().sum().backward()
     without = {name for name, p in network.named_parameters() if p.grad is None or not bool(p.grad.any())}
     # The last one shifts all channels of a token alike, and the last LayerNorm takes that away again, up to rounding.

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 import mlpdeploy
-from mlpdeploy import checkpoint, weights
 from mlpdeploy.errors import CheckpointError
+from mlpdeploy.network import checkpoint, random_weights
 from mlpdeploy.zoo import flax, maxim
 
 Tree = dict[str, np.ndarray]
@@ -176,7 +176,7 @@ def as_flax(key: str, weight: np.ndarray) -> tuple[str, np.ndarray]:
 def test_maxim(tmp_path: Path, name: str, prefix: str) -> None:
     stages = int(name[-2])
     port = maxim.Maxim(stages)
-    weights.randomise(port, 0)
+    random_weights.randomise(port, 0)
     ours = {key: value.numpy() for key, value in port.state_dict().items()}
     tree = {f"{prefix}{path}": value for path, value in (as_flax(*item) for item in ours.items())}
     if prefix:

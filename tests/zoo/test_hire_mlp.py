@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import mlpdeploy
-from mlpdeploy import weights
+from mlpdeploy.network import random_weights
 from mlpdeploy.zoo import hire_mlp
 from tests.graph.proof import fired
 from tests.graph.proof import prove as prove_graph
@@ -26,7 +26,7 @@ def tiny(image_size: int = 64) -> hire_mlp.HireMLPNet:
 @pytest.mark.parametrize(("height", "width", "pixel", "step"), [(6, 9, 3, 0), (7, 5, 3, 2), (4, 6, 4, 1), (3, 3, 2, 1)])
 def test_mixing_is_the_contraction_of_the_paper(height: int, width: int, pixel: int, step: int) -> None:
     layer = hire_mlp.HireMLP(8, pixel, step).double().eval()
-    weights.randomise(layer, 3)
+    random_weights.randomise(layer, 3)
     x = torch.randn(2, 8, height, width, dtype=torch.float64)
 
     def along_rows(x: Tensor, branch: str) -> Tensor:
@@ -79,7 +79,7 @@ def test_the_compiled_graph_is_the_same_function() -> None:
 
 def test_every_parameter_matters() -> None:
     network = tiny().eval()
-    weights.randomise(network, 0)
+    random_weights.randomise(network, 0)
     network(torch.randn(2, 3, 64, 64)).square().sum().backward()
     assert not [name for name, p in network.named_parameters() if p.grad is None or not bool(p.grad.any())]
 

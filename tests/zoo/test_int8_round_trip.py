@@ -6,11 +6,11 @@ import pytest
 
 from benchmarks import common
 from benchmarks.round_trip import round_trip
-from mlpdeploy.graph.calibrate import calibrate
-from mlpdeploy.graph.quantise import sites
+from mlpdeploy.graph.int8.calibrate import calibrate
+from mlpdeploy.graph.int8.sites import sites
 from mlpdeploy.graph.rewrite import rewrite
-from mlpdeploy.graph.trace import trace
-from mlpdeploy.recipe import recipes
+from mlpdeploy.graph.tracing.trace import trace
+from mlpdeploy.zoo.recipe import recipes
 
 SMALL = {"mixer_s32", "dualmlp", "mint_wqk", "cam_1d_cam", "activator", "scaling_mlp_b_6_wi_512", "fresh_siren"}
 NONE = {"transtee_dosage"}

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import mlpdeploy
-from mlpdeploy import weights
 from mlpdeploy.errors import InputError
+from mlpdeploy.network import random_weights
 from mlpdeploy.selection import Selection
 from mlpdeploy.zoo import maxim
 from mlpdeploy.zoo import maxim_blocks as blocks
@@ -25,7 +25,7 @@ DEAD = 514
 
 
 def randomised(module: nn.Module) -> Any:
-    weights.randomise(module, 3)
+    random_weights.randomise(module, 3)
     return module.double().eval()
 
 
@@ -159,7 +159,7 @@ def gradients(network: nn.Module) -> tuple[set[str], set[str]]:
 @pytest.mark.large
 def test_every_parameter_matters_but_those_the_port_never_uses() -> None:
     network = maxim.maxim_3s(64).eval()
-    weights.randomise(network, 0)
+    random_weights.randomise(network, 0)
     to_last, to_any = gradients(network)
     names = {name for name, _ in network.named_parameters()}
     used = {name for name, _ in maxim.Maxim(3).named_parameters()}

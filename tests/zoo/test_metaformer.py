@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import mlpdeploy
-from mlpdeploy import weights
 from mlpdeploy.graph.rewrite import Rewritten
+from mlpdeploy.network import random_weights
 from mlpdeploy.zoo import metaformer
 from mlpdeploy.zoo.metaformer import Attention, LayerNormChannel, MetaFormer, Pooling, Same, SpatialFc
 from tests.graph.proof import fired, moves, prove, targets
@@ -52,7 +52,7 @@ def test_pooling_is_the_mean_of_the_neighbours_inside_the_image_less_the_token()
 
 def test_attention_is_the_contraction_of_the_paper() -> None:
     layer = Attention(64, 3).double()
-    weights.randomise(layer, 1)
+    random_weights.randomise(layer, 1)
     x = torch.randn(2, 64, 3, 3, dtype=torch.float64)
     q, k, v = torch.einsum("khdc,bcn->kbhnd", layer.qkv.weight.reshape(3, 2, 32, 64), x.flatten(2))
     mixed = torch.einsum("bhnm,bhmd->bnhd", torch.softmax(torch.einsum("bhnd,bhmd->bhnm", q, k) / 32**0.5, -1), v)
@@ -62,7 +62,7 @@ def test_attention_is_the_contraction_of_the_paper() -> None:
 
 def test_norm_is_over_channels_alone_where_tokens_attend() -> None:
     layer = LayerNormChannel(6).double()
-    weights.randomise(layer, 1)
+    random_weights.randomise(layer, 1)
     x = torch.randn(2, 6, 3, 4, dtype=torch.float64)
     expected = F.layer_norm(x.permute(0, 2, 3, 1), [6], layer.weight, layer.bias).permute(0, 3, 1, 2)
     torch.testing.assert_close(layer(x), expected, rtol=1e-12, atol=1e-12)
@@ -70,7 +70,7 @@ def test_norm_is_over_channels_alone_where_tokens_attend() -> None:
 
 def test_head_normalises_before_it_averages() -> None:
     network = built("pooling").double().eval()
-    weights.randomise(network, 0)
+    random_weights.randomise(network, 0)
     x = torch.randn(2, 3, 40, 40, dtype=torch.float64)
     seen: list[Tensor] = []
     network.network[-1].register_forward_hook(lambda *given: seen.append(given[2]))
@@ -101,7 +101,7 @@ def test_rewritten_graph_is_equal_and_moves_only_what_attention_needs(kind: str)
 @pytest.mark.parametrize("kind", TINY)
 def test_every_parameter_matters_but_shifts_that_pooling_forgets(kind: str) -> None:
     network = built(kind).double().eval()
-    weights.randomise(network, 0)
+    random_weights.randomise(network, 0)
     network(torch.randn(2, 3, 40, 40, dtype=torch.float64)).square().sum().backward()
     dead = {name for name, p in network.named_parameters() if p.grad is None or float(p.grad.abs().max()) < 1e-12}
     blocks = {name: part for name, part in network.named_modules() if isinstance(part, metaformer.MetaFormerBlock)}
@@ -123,7 +123,7 @@ def test_other_sizes_are_taken_where_no_weight_depends_on_the_position() -> None
 def test_official_and_timm_checkpoints_give_the_same_network(tmp_path: Path) -> None:
     """Features are timm's; logits are the authors', whose head is another one."""
     theirs = timm.create_model("poolformer_s12").eval()
-    weights.randomise(theirs, 3)
+    random_weights.randomise(theirs, 3)
     save_file(theirs.state_dict(), tmp_path / "timm.safetensors")
     network = mlpdeploy.reference("poolformer_s12", checkpoint=tmp_path / "timm.safetensors")
     assert isinstance(network, MetaFormer)
@@ -148,6 +148,8 @@ def test_official_checkpoint_loads_strictly(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.large
-@pytest.mark.parametrize("name", [name for name, r in mlpdeploy.recipe.recipes().items() if r.family == "metaformer"])
+@pytest.mark.parametrize(
+    "name", [name for name, r in mlpdeploy.zoo.recipe.recipes().items() if r.family == "metaformer"]
+)
 def test_recipe_is_proved(name: str) -> None:
     proof.prove(name)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 import mlpdeploy
-from mlpdeploy import weights
-from mlpdeploy.choice import NetworkChoice
-from mlpdeploy.source import source_of
+from mlpdeploy.network import random_weights
+from mlpdeploy.network.source import source_of
+from mlpdeploy.selection.choice import NetworkChoice
 from mlpdeploy.zoo import mint
 from mlpdeploy.zoo.mint import Kind, MinimalTransformer, SelfAttention
 from tests.graph.proof import moves, prove
@@ -54,7 +54,7 @@ def scores(layer: SelfAttention, x: Tensor, head: int) -> Tensor:
 @pytest.mark.parametrize("kind", HEADS)
 def test_attention_is_its_formula(kind: Kind) -> None:
     layer = SelfAttention(8, HEADS[kind], kind).double()
-    weights.randomise(layer, 1)
+    random_weights.randomise(layer, 1)
     x = torch.randn(2, 5, 8, dtype=torch.float64)
     size = 8 // layer.heads
     values = x if kind == "wqk_nowvwo" else layer.value(x)
@@ -69,7 +69,7 @@ def test_attention_is_its_formula(kind: Kind) -> None:
 
 def test_class_token_comes_first_and_positions_are_added() -> None:
     embedding = tiny("wqk").embedding.double()
-    weights.randomise(embedding, 1)
+    random_weights.randomise(embedding, 1)
     x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
     tokens = embedding(x) - embedding.position_embeddings
     torch.testing.assert_close(tokens[:, :1], embedding.cls_token.expand(2, -1, -1))
@@ -86,7 +86,7 @@ def test_rewritten_graph_is_equal(kind: Kind, with_mlp: bool) -> None:
 @pytest.mark.parametrize("kind", HEADS)
 def test_every_parameter_matters_but_the_second_norm_of_layers_without_mlp(kind: Kind, with_mlp: bool) -> None:
     network = tiny(kind, with_mlp).double().eval()
-    weights.randomise(network, 0)
+    random_weights.randomise(network, 0)
     network(torch.randn(2, 3, 8, 8, dtype=torch.float64)).square().sum().backward()
     dead = {name for name, p in network.named_parameters() if p.grad is None or float(p.grad.abs().max()) < 1e-12}
     # A shift of all keys adds the same to all scores of a query, which softmax forgets.

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import mlpdeploy
-from mlpdeploy import weights
+from mlpdeploy.network import random_weights
 from mlpdeploy.zoo import ms_mlp
 from tests.graph import proof as graph
 from tests.zoo.official import official
@@ -41,7 +41,7 @@ def mixed(x: Tensor, kernel: Tensor, bias: Tensor, distance: int, dim: int) -> T
 
 def test_a_block_moves_first_and_mixes_then() -> None:
     block = ms_mlp.MixShiftBlock(9, (1, 1, 3, 5, 7), 4).double().eval()
-    weights.randomise(block, 3)
+    random_weights.randomise(block, 3)
     x = torch.randn(2, 9, 4, 5, dtype=torch.float64)
     z = torch.cat(
         [
@@ -65,7 +65,7 @@ def test_groups_are_as_wide_as_torch_makes_chunks(dim: int) -> None:
 
 def test_the_patch_embedding_normalises_behind_the_convolution() -> None:
     layer = ms_mlp.PatchEmbed(3, 6, 2).double()
-    weights.randomise(layer, 2)
+    random_weights.randomise(layer, 2)
     x = torch.randn(2, 3, 6, 6, dtype=torch.float64)
     patches = torch.einsum("bcisjt,ocst->bijo", x.reshape(2, 3, 3, 2, 3, 2), layer.proj.weight) + layer.proj.bias
     centred = patches - patches.mean(-1, keepdim=True)
@@ -75,7 +75,7 @@ def test_the_patch_embedding_normalises_behind_the_convolution() -> None:
 
 def test_the_norm_of_the_tail_stands_behind_the_mean() -> None:
     network = tiny().double().eval()
-    weights.randomise(network, 4)
+    random_weights.randomise(network, 4)
     x = torch.randn(2, 3, 36, 36, dtype=torch.float64)
     pooled = network.layers(network.patch_embed(x)).flatten(2).mean(2)
     torch.testing.assert_close(network(x), network.head(network.norm(pooled)), rtol=1e-12, atol=1e-12)
@@ -113,7 +113,7 @@ def test_a_checkpoint_loads_strictly_at_any_size(tmp_path: Path) -> None:
 
 def test_every_parameter_matters() -> None:
     network = tiny().double().eval()
-    weights.randomise(network, 0)
+    random_weights.randomise(network, 0)
     network(torch.randn(2, 3, 36, 36, dtype=torch.float64)).square().sum().backward()
     dead = [name for name, p in network.named_parameters() if p.grad is None or not bool(p.grad.any())]
     assert not dead

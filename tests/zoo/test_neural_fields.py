@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import mlpdeploy
-from mlpdeploy import weights
-from mlpdeploy.graph.precision import plan
+from mlpdeploy.graph.precision.plan import plan
+from mlpdeploy.network import random_weights
 from mlpdeploy.progress import Stages
 from mlpdeploy.selection import Selection
 from mlpdeploy.stages import load, rewrite_network, trace_network
@@ -27,7 +27,7 @@ FIELDS = (
 
 def random(network: nn.Module) -> nn.Module:
     """In float64; a complex parameter stays complex64, which the networks read."""
-    weights.randomise(network, 1)
+    random_weights.randomise(network, 1)
     return network.double().eval()
 
 

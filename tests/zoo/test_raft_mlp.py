@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mlpdeploy import reference, weights
+from mlpdeploy import reference
+from mlpdeploy.network import random_weights
 from mlpdeploy.zoo import raft_mlp
 from tests.graph.proof import moves, randomised
 from tests.graph.proof import prove as prove_rewrite
@@ -132,7 +133,7 @@ def test_images_of_another_size_are_refused() -> None:
 @pytest.mark.parametrize("stages", [MULTI_SCALE, PLAIN, MIXER])
 def test_every_parameter_matters(stages: tuple[raft_mlp.Stage, ...]) -> None:
     network = tiny(stages).eval()
-    weights.randomise(network, 0)
+    random_weights.randomise(network, 0)
     network(torch.randn(2, 3, 16, 16)).square().sum().backward()
     assert not [name for name, p in network.named_parameters() if p.grad is None or not bool(p.grad.any())]
 

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import mlpdeploy
-from mlpdeploy import weights
 from mlpdeploy.errors import CheckpointError, InputError
+from mlpdeploy.network import random_weights
 from mlpdeploy.zoo import repmlp_net, repmlp_res50
 from tests.zoo import proof
 from tests.zoo.official import official
@@ -38,7 +38,7 @@ def matrix(block: nn.Module, shape: tuple[int, ...], rows: int) -> tuple[Tensor,
 def test_a_block_mixes_the_grid_with_the_matrix_of_channel_modulo_share_sets() -> None:
     b, g, s, h = 2, 3, 2, 4
     block = repmlp_net.RepMLPBlock(g * s, h, s, deploy=True).double().eval()
-    weights.randomise(block, 3)
+    random_weights.randomise(block, 3)
     x = torch.randn(b, g * s, h, h, dtype=torch.float64)
     mixing, bias = matrix(block, (s, h, h, h, h), 3)
     y = torch.stack([torch.einsum("ijpq,bpq->bij", mixing[c % s], x[:, c]) + bias[c % s] for c in range(g * s)], 1)
@@ -51,7 +51,7 @@ def test_a_block_mixes_the_grid_with_the_matrix_of_channel_modulo_share_sets() -
 def test_a_train_time_block_sums_matrix_and_convolutions() -> None:
     b, g, s, h = 2, 3, 2, 4
     block = repmlp_net.RepMLPBlock(g * s, h, s, deploy=False).double().eval()
-    weights.randomise(block, 3)
+    random_weights.randomise(block, 3)
     x = torch.randn(b, g * s, h, h, dtype=torch.float64)
     mixing = block.fc3.weight.reshape(s, h, h, h, h)
     expected = []
@@ -77,7 +77,7 @@ def test_a_partition_is_mixed_with_its_channels_in_groups() -> None:
     b, n, k, a, p = 2, 4, 2, 2, 7
     c = n * k
     block = repmlp_res50.RepMLP(c, a * p, n, deploy=True).double().eval()
-    weights.randomise(block, 3)
+    random_weights.randomise(block, 3)
     x = torch.randn(b, c, a * p, a * p, dtype=torch.float64)
     means = x.reshape(b, c, a, p, a, p).mean((3, 5)).flatten(1)
     moved = block.fc1_fc2(means).reshape(b, c, a, 1, a, 1)
@@ -121,7 +121,7 @@ def test_images_of_another_size_are_refused() -> None:
 def test_every_parameter_matters(kind: str, deploy: bool) -> None:
     network: nn.Module = tiny(deploy=deploy) if kind == "net" else repmlp_res50.RepMLP(8, 14, 4, deploy)
     network.eval()
-    weights.randomise(network, 0)
+    random_weights.randomise(network, 0)
     loss: Tensor = network(torch.randn(2, 3, 8, 8) if kind == "net" else torch.randn(2, 8, 14, 14)).square().sum()
     loss.backward()
     dead = [name for name, p in network.named_parameters() if p.grad is None or not bool(p.grad.any())]
@@ -175,6 +175,6 @@ def small() -> nn.Module:
         nn.Conv2d(3, 8, 4, 4), repmlp_net.RepMLPNetUnit(8, 14, 2, False), repmlp_res50.RepMLP(8, 14, 4, False),
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10),
     )  # fmt: skip
-    weights.randomise(network, 0)
+    random_weights.randomise(network, 0)
     network.default_cfg = {"input_size": (3, 56, 56)}  # type: ignore[assignment]
     return network

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from mlpdeploy import reference, weights
+from mlpdeploy import reference
+from mlpdeploy.network import random_weights
 from mlpdeploy.zoo import scaling_mlp
 from tests.graph.proof import prove as prove_rewrite
 from tests.graph.proof import randomised
@@ -89,7 +90,7 @@ def test_images_of_another_size_are_refused() -> None:
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_every_parameter_matters(kind: type[scaling_mlp.ScalingMLP]) -> None:
     network = kind(8, 2, 5).eval()
-    weights.randomise(network, 0)
+    random_weights.randomise(network, 0)
     network(torch.randn(2, 3, 64, 64)).square().sum().backward()
     assert not [name for name, p in network.named_parameters() if p.grad is None or not bool(p.grad.any())]
 

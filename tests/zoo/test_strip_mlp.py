@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import mlpdeploy
-from mlpdeploy import weights
+from mlpdeploy.network import random_weights
 from mlpdeploy.zoo import strip_mlp
 from tests.graph import proof as graph
 from tests.zoo.official import official
@@ -24,7 +24,7 @@ def tiny(**options: Any) -> strip_mlp.StripMLP:
 
 def block(channels: int, size: int) -> strip_mlp.StripBlock:
     layer = strip_mlp.StripBlock(channels, size).double().eval()
-    weights.randomise(layer, 3)
+    random_weights.randomise(layer, 3)
     return layer
 
 
@@ -73,7 +73,7 @@ def test_the_branch_is_the_fastest_axis_of_the_weights_of_split_attention() -> N
 
 def test_response_norm_is_over_the_grid_and_divided_by_its_mean() -> None:
     layer = strip_mlp.GlobalResponseNorm(6).double()
-    weights.randomise(layer, 1)
+    random_weights.randomise(layer, 1)
     x = torch.randn(2, 3, 4, 6, dtype=torch.float64)
     norm = torch.linalg.vector_norm(x.flatten(1, 2), dim=1)
     share = torch.einsum("bc,b->bc", norm, 1 / (norm.mean(1) + 1e-6))
@@ -122,7 +122,7 @@ def test_a_checkpoint_loads_strictly(tmp_path: Path) -> None:
 
 def test_every_parameter_matters() -> None:
     network = tiny().double().eval()
-    weights.randomise(network, 0)
+    random_weights.randomise(network, 0)
     network(torch.randn(2, 3, 68, 68, dtype=torch.float64)).square().sum().backward()
     dead = [name for name, p in network.named_parameters() if p.grad is None or not bool(p.grad.any())]
     assert not dead

@@ -11,10 +11,10 @@ from timm.models.swin_transformer import SwinTransformer
 from torch import Tensor
 
 import mlpdeploy
-from mlpdeploy import factory, weights
-from mlpdeploy.choice import NetworkChoice
-from mlpdeploy.recipe import recipes
+from mlpdeploy.network import factory, random_weights
+from mlpdeploy.selection.choice import NetworkChoice
 from mlpdeploy.zoo import swin
+from mlpdeploy.zoo.recipe import recipes
 from tests.graph.proof import fired
 from tests.graph.proof import prove as prove_graph
 from tests.zoo.official import official
@@ -75,7 +75,7 @@ def test_rules_change_no_number_and_fire_everywhere() -> None:
 
 def test_every_parameter_matters() -> None:
     network = tiny().eval()
-    weights.randomise(network, 0)
+    random_weights.randomise(network, 0)
     loss: Tensor = network(torch.randn(2, 3, 32, 32)).square().sum()
     loss.backward()  # type: ignore[no-untyped-call]
     assert not [name for name, p in network.named_parameters() if p.grad is None or not bool(p.grad.any())]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import mlpdeploy
-from mlpdeploy import weights
+from mlpdeploy.network import random_weights
 from mlpdeploy.zoo import swin_mlp
 from tests.graph.proof import prove as prove_graph
 from tests.zoo.official import official
@@ -26,7 +26,7 @@ def tiny(**options: Any) -> swin_mlp.SwinMLP:
 def test_mixing_is_one_matrix_per_head_in_every_window(shift: int, grid: int) -> None:
     b, c, n, s = 2, 12, 3, 4 if grid == 8 else 3
     block = swin_mlp.SwinMLPBlock(c, n, s, shift, 2).double().eval()
-    weights.randomise(block, 1)
+    random_weights.randomise(block, 1)
     x = torch.randn(b, grid, grid, c, dtype=torch.float64)
     # W[n, token, token of the same window]; window (-1, -1) begins in front of a displaced grid.
     matrix = block.spatial_mlp.weight.reshape(n, s, s, s, s)
@@ -52,7 +52,7 @@ def test_mixing_is_one_matrix_per_head_in_every_window(shift: int, grid: int) ->
 
 def test_merging_stacks_columns_slower_than_rows() -> None:
     merge = swin_mlp.PatchMerging(3).double()
-    weights.randomise(merge, 2)
+    random_weights.randomise(merge, 2)
     x = torch.randn(2, 6, 4, 3, dtype=torch.float64)
     corners = torch.cat([x[:, 0::2, 0::2], x[:, 1::2, 0::2], x[:, 0::2, 1::2], x[:, 1::2, 1::2]], -1)
     torch.testing.assert_close(merge(x), merge.reduction(merge.norm(corners)), rtol=1e-12, atol=1e-12)
@@ -107,7 +107,7 @@ def test_an_official_checkpoint_loads_from_its_file(tmp_path: Path) -> None:
 
 def test_every_parameter_matters() -> None:
     network = tiny().eval()
-    weights.randomise(network, 0)
+    random_weights.randomise(network, 0)
     loss: Tensor = network(torch.randn(2, 3, 32, 32)).square().sum()
     loss.backward()  # type: ignore[no-untyped-call]
     assert not [name for name, p in network.named_parameters() if p.grad is None or not bool(p.grad.any())]

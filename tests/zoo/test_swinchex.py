@@ -11,11 +11,11 @@ from timm.models.swin_transformer import SwinTransformer
 from torch import Tensor
 
 import mlpdeploy
-from mlpdeploy import weights
-from mlpdeploy.choice import NetworkChoice
-from mlpdeploy.recipe import recipes
-from mlpdeploy.source import source_of
+from mlpdeploy.network import random_weights
+from mlpdeploy.network.source import source_of
+from mlpdeploy.selection.choice import NetworkChoice
 from mlpdeploy.zoo import swin, swinchex
+from mlpdeploy.zoo.recipe import recipes
 from tests.graph.proof import prove as prove_graph
 from tests.zoo.official import official
 from tests.zoo.proof import prove
@@ -31,7 +31,7 @@ def tiny(**options: Any) -> swinchex.SwinCheX:
 def test_attention_in_displaced_windows_is_that_of_the_definition() -> None:
     b, grid, c, n, s, shift = 2, 6, 8, 2, 3, 1
     block = swinchex.SwinBlock(c, grid, n, s, shift, 2).double().eval()
-    weights.randomise(block, 1)
+    random_weights.randomise(block, 1)
     attn, d = block.attn, c // n
     x = torch.randn(b, grid, grid, c, dtype=torch.float64)
     q, k, v = attn.qkv(block.norm1(x)).reshape(b, grid, grid, 3, n, d).unbind(3)
@@ -62,7 +62,7 @@ def test_attention_in_displaced_windows_is_that_of_the_definition() -> None:
 
 def test_the_backbone_is_timms_swin() -> None:
     network = tiny(hidden=(), num_classes=2).double().eval()
-    weights.randomise(network, 2)
+    random_weights.randomise(network, 2)
     state = {key: tensor for key, tensor in network.state_dict().items() if not key.startswith("heads")}
     theirs = SwinTransformer(
         img_size=32, patch_size=2, embed_dim=8, depths=(2, 1), num_heads=(2, 4), window_size=4, num_classes=0
@@ -76,7 +76,7 @@ def test_the_backbone_is_timms_swin() -> None:
 
 def test_a_finding_has_relu_between_its_layers() -> None:
     network = tiny().double()
-    weights.randomise(network, 3)
+    random_weights.randomise(network, 3)
     x = torch.randn(4, 16, dtype=torch.float64)
     hidden = network.heads2[1](network.heads[1](x).clamp_min(0))  # type: ignore[index, operator]
     expected = network.heads3[1](hidden.clamp_min(0))  # type: ignore[index, operator]
@@ -122,7 +122,7 @@ def test_an_official_checkpoint_loads_from_its_file(tmp_path: Path) -> None:
 
 def test_every_parameter_matters() -> None:
     network = tiny().eval()
-    weights.randomise(network, 0)
+    random_weights.randomise(network, 0)
     # Some ReLUs of so small a head are zero for every image; a few more images wake them.
     loss: Tensor = torch.cat(network(torch.randn(8, 3, 32, 32))).square().sum()
     loss.backward()  # type: ignore[no-untyped-call]
@@ -141,7 +141,7 @@ def test_recipes_pass_the_ladder(variant: str) -> None:
 
 def test_a_checkpoint_decides_the_number_of_findings(tmp_path: Path) -> None:
     network = swinchex.swinchex_t_head1(num_classes=5)
-    weights.randomise(network, 3)
+    random_weights.randomise(network, 3)
     torch.save({"model": network.state_dict()}, tmp_path / "findings.pth")
     found = source_of(NetworkChoice("swinchex_t_head1", checkpoint=tmp_path / "findings.pth"))
     assert found.recipe.num_classes == 5

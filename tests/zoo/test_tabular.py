@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import mlpdeploy
-from mlpdeploy import weights
-from mlpdeploy.graph.trace import TensorSpec
+from mlpdeploy.graph.tracing.trace import TensorSpec
+from mlpdeploy.network import random_weights
 from mlpdeploy.progress import Stages
 from mlpdeploy.selection import Selection
 from mlpdeploy.stages import load
@@ -26,7 +26,7 @@ DEAD = ("decoder.layers.0.norm1.", "decoder.layers.0.norm2.", "decoder.layers.0.
 
 def tiny() -> transtee.TransTEE:
     network = transtee.TransTEE(covariates=12, tokens=5, dim=8, heads=2, hidden=6).double().eval()
-    weights.randomise(network, 1)
+    random_weights.randomise(network, 1)
     return network
 
 

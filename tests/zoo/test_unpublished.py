@@ -9,7 +9,7 @@ import torch
 
 from mlpdeploy import pipeline
 from mlpdeploy.engine.backend import backends
-from mlpdeploy.evidence.ladder import ENGINE
+from mlpdeploy.evidence.proof.ladder import ENGINE
 from mlpdeploy.selection import Selection
 from tests.graph import proof as graph
 from tests.zoo import unpublished

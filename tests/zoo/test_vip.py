@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mlpdeploy import weights
+from mlpdeploy.network import random_weights
 from mlpdeploy.zoo import vip
 
 VARIANTS = ("vip_s14", "vip_s7", "vip_m7", "vip_l7")
@@ -23,7 +23,7 @@ def test_mixing_is_the_contraction_of_the_paper() -> None:
     b, h, w, n, s = 2, 4, 4, 4, 3
     c = n * s
     layer = vip.WeightedPermuteMLP(c, n).double().eval()
-    weights.randomise(layer, 3)
+    random_weights.randomise(layer, 3)
     x = torch.randn(b, h, w, c, dtype=torch.float64)
     blocks = x.reshape(b, h, w, n, s)
 
@@ -87,7 +87,7 @@ def test_images_of_another_size_are_refused() -> None:
 
 def test_every_parameter_matters() -> None:
     network = tiny().eval()
-    weights.randomise(network, 0)
+    random_weights.randomise(network, 0)
     x = torch.randn(2, 3, 16, 16)
     loss: Tensor = network(x).square().sum()
     loss.backward()  # type: ignore[no-untyped-call]

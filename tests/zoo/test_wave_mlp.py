@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import mlpdeploy
-from mlpdeploy import weights
 from mlpdeploy.graph.rewrite import rewrite
-from mlpdeploy.graph.trace import trace
+from mlpdeploy.graph.tracing.trace import trace
+from mlpdeploy.network import random_weights
 from mlpdeploy.zoo import wave_mlp
 from tests.graph.proof import assert_same, fired, specs
 from tests.zoo.official import official
@@ -38,7 +38,7 @@ def phase(branch: nn.Sequential, x: Tensor) -> Tensor:
 def test_mixing_is_the_sum_of_waves_of_the_paper(depthwise: bool) -> None:
     c = 6
     layer = wave_mlp.PATM(c, depthwise).double().eval()
-    weights.randomise(layer, 3)
+    random_weights.randomise(layer, 3)
     x = torch.randn(2, c, 5, 9, dtype=torch.float64)
 
     def along_columns(x: Tensor, amplitude: Tensor, phase: Tensor, kernel: Tensor) -> Tensor:
@@ -87,7 +87,7 @@ def test_other_sizes_are_taken() -> None:
 )
 def test_the_compiled_graph_is_the_same_function(norm: wave_mlp.Norm, depthwise: bool, distributed: int) -> None:
     network = tiny(norm, depthwise).double().eval()
-    weights.randomise(network, 0)  # phases of the order of 1: a cosine of a large one has no correct digits
+    random_weights.randomise(network, 0)  # phases of the order of 1: a cosine of a large one has no correct digits
     result = rewrite(trace(network, specs([(3, 40, 28)])))
     assert_same(network, result, [(3, 40, 28)], batches=(1, 2, 5))
     assert fired(result)["distribute_affine"] == distributed
@@ -96,7 +96,7 @@ def test_the_compiled_graph_is_the_same_function(norm: wave_mlp.Norm, depthwise:
 @pytest.mark.parametrize("depthwise", [False, True])
 def test_every_parameter_matters(depthwise: bool) -> None:
     network = tiny(depthwise=depthwise).eval()
-    weights.randomise(network, 0)
+    random_weights.randomise(network, 0)
     network(torch.randn(2, 3, 64, 64)).square().sum().backward()
     assert not [name for name, p in network.named_parameters() if p.grad is None or not bool(p.grad.any())]
 

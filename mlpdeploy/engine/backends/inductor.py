@@ -14,15 +14,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlpdeploy.engine.backends import _host, _nvidia, _programs
-from mlpdeploy.engine.backends._base import EngineBackend, Signature, installed_version, missing, one_line
+from mlpdeploy.engine import host, nvidia, programs
+from mlpdeploy.engine.base import EngineBackend, Signature, installed_version, missing, one_line
 from mlpdeploy.errors import ArtifactError, BuildError, MachineLacks
 
 if TYPE_CHECKING:
     import numpy as np
 
     from mlpdeploy.engine.backend import Arrays, BuildRequest, Progress, Runner
-    from mlpdeploy.engine.emit import Emitted
+    from mlpdeploy.engine.onnx.emit import Emitted
 
 _STEPS = 2
 
@@ -49,7 +49,7 @@ class Inductor(EngineBackend):
             return super().supports(precision)
         if tuple(gpus) != ("current",):
             return f"backend {self.name} builds for this machine's GPU, not for {', '.join(gpus)}: --gpu current"
-        if isinstance(gpu := _nvidia.probe(), str):
+        if isinstance(gpu := nvidia.probe(), str):
             return f"backend {self.name} cannot build for a GPU here: {gpu}"
         return super().supports(precision)
 
@@ -66,11 +66,11 @@ class Inductor(EngineBackend):
         import torch
 
         return {
-            "cpu": _host.cpu(),
-            "compiler": _host.compiler(),
+            "cpu": host.cpu(),
+            "compiler": host.compiler(),
             "triton": installed_version("triton"),
             "threads": torch.get_num_threads(),
-            "environment": _host.environment("ATEN_CPU_CAPABILITY", "CXX", "TORCHINDUCTOR_", "TORCH_COMPILE"),
+            "environment": host.environment("ATEN_CPU_CAPABILITY", "CXX", "TORCHINDUCTOR_", "TORCH_COMPILE"),
         }
 
     def _build(self, emitted: Emitted, request: BuildRequest, engine: Path, progress: Progress) -> dict[str, Any]:
@@ -79,10 +79,10 @@ class Inductor(EngineBackend):
 
         device = "cuda" if request.gpus else "cpu"
         try:
-            exported = _programs.exported(emitted, request.batch)
+            exported = programs.exported(emitted, request.batch)
             if device == "cuda":
-                _programs.tune(emitted.typed.module, request.batch.opt)
-                exported = move_to_device_pass(exported, _programs.GPU)
+                programs.tune(emitted.typed.module, request.batch.opt)
+                exported = move_to_device_pass(exported, programs.GPU)
             progress.step("exporting", 1, _STEPS)
             aoti_compile_and_package(exported, package_path=str(engine), inductor_configs=_options(request.threads))
             progress.step("compiling", 2, _STEPS)
@@ -103,7 +103,7 @@ class Inductor(EngineBackend):
         from mlpdeploy.engine.backend import OnDevice
 
         device = self.device(facts)
-        if device == "cuda" and isinstance(gpu := _nvidia.probe(), str):
+        if device == "cuda" and isinstance(gpu := nvidia.probe(), str):
             raise MachineLacks(f"{engine} was compiled for a GPU: {gpu}")
         try:
             model = aoti_load_package(str(engine))
@@ -112,11 +112,11 @@ class Inductor(EngineBackend):
 
         def run(inputs: Arrays) -> dict[str, np.ndarray]:
             with torch.inference_mode():
-                results = model(*(_programs.tensor(inputs[port.name]).to(device) for port in signature.inputs))
+                results = model(*(programs.tensor(inputs[port.name]).to(device) for port in signature.inputs))
             results = results if isinstance(results, (tuple, list)) else (results,)
-            return {port.name: _programs.array(result) for port, result in zip(signature.outputs, results, strict=True)}
+            return {port.name: programs.array(result) for port, result in zip(signature.outputs, results, strict=True)}
 
-        bind = _programs.binder(model, [port.name for port in signature.inputs])
+        bind = programs.binder(model, [port.name for port in signature.inputs])
         with _threads(facts.get("threads")):
             yield OnDevice(run, bind) if device == "cuda" else run
 

@@ -19,16 +19,16 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from mlpdeploy.engine.backends._base import EngineBackend, Signature, missing, one_line
+from mlpdeploy.engine.base import EngineBackend, Signature, missing, one_line
 from mlpdeploy.engine.form import Form
 from mlpdeploy.errors import ArtifactError, BuildError
-from mlpdeploy.leftovers import temporary_folder
+from mlpdeploy.system.leftovers import temporary_folder
 
 if TYPE_CHECKING:
     import numpy as np
 
     from mlpdeploy.engine.backend import Arrays, BuildRequest, LayerTime, Progress, Runner
-    from mlpdeploy.engine.emit import Emitted
+    from mlpdeploy.engine.onnx.emit import Emitted
 
 _STEPS = 2
 LOW, ROUNDED = ("fp16", "bf16"), "round_results"

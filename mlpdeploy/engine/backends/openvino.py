@@ -17,8 +17,8 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from mlpdeploy.engine.backends import _host
-from mlpdeploy.engine.backends._base import EngineBackend, Signature, missing, one_line
+from mlpdeploy.engine import host
+from mlpdeploy.engine.base import EngineBackend, Signature, missing, one_line
 from mlpdeploy.engine.form import Form
 from mlpdeploy.errors import ArtifactError, BuildError
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import onnx
 
     from mlpdeploy.engine.backend import Arrays, BuildRequest, LayerTime, Progress, Runner
-    from mlpdeploy.engine.emit import Emitted
+    from mlpdeploy.engine.onnx.emit import Emitted
 
 _STEPS = 3
 # OpenVINO's names of the layers whose arithmetic decides the precision.
@@ -67,7 +67,7 @@ class OpenVino(EngineBackend):
 
     def host(self) -> dict[str, Any]:
         """See Backend.host: a blob is compiled for the CPU, by a library that takes options from the environment."""
-        return {"cpu": _host.cpu(), "environment": _host.environment("DNNL_", "ONEDNN_", "OPENVINO_", "OV_")}
+        return {"cpu": host.cpu(), "environment": host.environment("DNNL_", "ONEDNN_", "OPENVINO_", "OV_")}
 
     def _build(self, emitted: Emitted, request: BuildRequest, engine: Path, progress: Progress) -> dict[str, Any]:
         import openvino

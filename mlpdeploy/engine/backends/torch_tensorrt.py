@@ -13,15 +13,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlpdeploy.engine.backends import _nvidia, _programs
-from mlpdeploy.engine.backends._base import EngineBackend, Signature, installed_version, missing, one_line
+from mlpdeploy.engine import nvidia, programs
+from mlpdeploy.engine.base import EngineBackend, Signature, installed_version, missing, one_line
 from mlpdeploy.errors import ArtifactError, BuildError
 
 if TYPE_CHECKING:
     import numpy as np
 
     from mlpdeploy.engine.backend import Arrays, Batch, BuildRequest, Progress, Runner
-    from mlpdeploy.engine.emit import Emitted
+    from mlpdeploy.engine.onnx.emit import Emitted
 
 FLAVOURS = ("torch-tensorrt", "torch-tensorrt-rtx")
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
@@ -48,7 +48,7 @@ class TorchTensorRT(EngineBackend):
 
     def executable(self) -> str | None:
         """Its engines run on an NVIDIA GPU only."""
-        gpu = _nvidia.probe()
+        gpu = nvidia.probe()
         return gpu if isinstance(gpu, str) else missing("torch_tensorrt", "torch-tensorrt")
 
     def device(self, facts: Mapping[str, Any]) -> str:
@@ -61,16 +61,16 @@ class TorchTensorRT(EngineBackend):
             return f"backend {self.name} builds for this machine's GPU, not for {', '.join(gpus)}: drop --gpu"
         return None if precision in PRECISIONS else super().supports(precision)
 
-    def gpu(self, gpus: Collection[str] = ()) -> _nvidia.Gpu | None:
+    def gpu(self, gpus: Collection[str] = ()) -> nvidia.Gpu | None:
         """See Backend.gpu: always."""
-        return super().gpu((_nvidia.CURRENT,))
+        return super().gpu((nvidia.CURRENT,))
 
     def _build(self, emitted: Emitted, request: BuildRequest, engine: Path, progress: Progress) -> dict[str, Any]:
         import torch_tensorrt
         from torch.export.passes import move_to_device_pass
 
         # Torch-TensorRT has no kernel for our operation, but one for each operation that it means.
-        program = _programs.exported(emitted, request.batch).run_decompositions(_programs.meanings())
+        program = programs.exported(emitted, request.batch).run_decompositions(programs.meanings())
         progress.step("exporting", 1, _STEPS)
         inputs = [_input(torch_tensorrt, spec, request.batch) for spec in emitted.typed.inputs]
         options = {} if request.level is None else {"optimization_level": request.level}
@@ -78,7 +78,7 @@ class TorchTensorRT(EngineBackend):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 compiled = torch_tensorrt.dynamo.compile(
-                    move_to_device_pass(program, _programs.GPU),
+                    move_to_device_pass(program, programs.GPU),
                     arg_inputs=inputs,
                     use_explicit_typing=True,
                     disable_tf32=request.precision != "tf32",
@@ -108,11 +108,11 @@ class TorchTensorRT(EngineBackend):
 
         def run(inputs: Arrays) -> dict[str, np.ndarray]:
             with torch.inference_mode():
-                results = model(*(_programs.tensor(inputs[port.name]).cuda() for port in signature.inputs))
+                results = model(*(programs.tensor(inputs[port.name]).cuda() for port in signature.inputs))
             results = results if isinstance(results, (tuple, list)) else (results,)
-            return {port.name: _programs.array(out) for port, out in zip(signature.outputs, results, strict=True)}
+            return {port.name: programs.array(out) for port, out in zip(signature.outputs, results, strict=True)}
 
-        yield OnDevice(run, _programs.binder(model, [port.name for port in signature.inputs]))
+        yield OnDevice(run, programs.binder(model, [port.name for port in signature.inputs]))
 
 
 BACKEND = TorchTensorRT()

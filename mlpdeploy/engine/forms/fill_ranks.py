@@ -11,7 +11,7 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from mlpdeploy.engine.coded import decoder, recoded
+from mlpdeploy.engine.onnx.coded import decoder, recoded
 
 BROADCASTS = {"Add", "Sub", "Mul", "Div", "MatMul", "Gemm", "LayerNormalization"}
 """Operations whose constant operands TensorRT needs in the rank of the result."""

@@ -10,8 +10,8 @@ from __future__ import annotations
 import onnx
 from onnx import helper, numpy_helper
 
-from mlpdeploy.engine.functions import SEGMENTS, attribute_ints, local_function
-from mlpdeploy.graph.ops import DOMAIN
+from mlpdeploy.engine.onnx.functions import SEGMENTS, attribute_ints, local_function
+from mlpdeploy.graph.custom_ops import DOMAIN
 
 COLUMNS = f"{SEGMENTS}_by_columns"
 

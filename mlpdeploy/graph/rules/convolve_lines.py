@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import fx
 
-from mlpdeploy.graph.chain import back
 from mlpdeploy.graph.editor import Editor, weight
 from mlpdeploy.graph.kinds import convolution_arguments, rearranged, shape_of
-from mlpdeploy.graph.layout import View
+from mlpdeploy.graph.layout.view import View
+from mlpdeploy.graph.matching.rearrangements import back
 from mlpdeploy.graph.rule import Refused, Rule
 
 aten = torch.ops.aten

@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import fx
 
-from mlpdeploy.graph.chain import back
 from mlpdeploy.graph.editor import Editor, is_linear_of_constants, weight
 from mlpdeploy.graph.kinds import dim_of, shape_of
+from mlpdeploy.graph.matching.rearrangements import back
 from mlpdeploy.graph.rule import Refused, Rule
 
 aten = torch.ops.aten

@@ -19,7 +19,7 @@ from torch import fx
 
 from mlpdeploy.graph.editor import Editor, weight
 from mlpdeploy.graph.kinds import convolution_arguments, is_tensor, rearranged, shape_of
-from mlpdeploy.graph.layout import Axis, Group, View, flat, numel
+from mlpdeploy.graph.layout.view import Axis, Group, View, flat, numel
 from mlpdeploy.graph.rule import Rule
 
 aten = torch.ops.aten

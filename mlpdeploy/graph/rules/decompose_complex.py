@@ -13,7 +13,7 @@ import torch
 from torch import fx
 
 from mlpdeploy.graph.editor import Editor
-from mlpdeploy.graph.pairs import PARTS, Decomposer, is_complex
+from mlpdeploy.graph.matching.complex_pairs import PARTS, Decomposer, is_complex
 from mlpdeploy.graph.rule import Refused, Rule
 
 aten = torch.ops.aten

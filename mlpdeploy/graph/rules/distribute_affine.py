@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import fx
 
-from mlpdeploy.graph.affine import Affine, affine
 from mlpdeploy.graph.editor import Editor, is_linear_of_constants, weight
 from mlpdeploy.graph.kinds import shape_of
+from mlpdeploy.graph.matching.affine import Affine, affine
 from mlpdeploy.graph.rule import Refused, Rule
 
 aten = torch.ops.aten

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
-from mlpdeploy.graph.affine import Affine, affine, averages, rearranges, seen_behind, seen_in_front
 from mlpdeploy.graph.editor import Editor, is_linear_of_constants, weight
 from mlpdeploy.graph.kinds import convolution_arguments, shape_of
+from mlpdeploy.graph.matching.affine import Affine, affine, averages, rearranges, seen_behind, seen_in_front
 from mlpdeploy.graph.rule import Refused, Rule
 
 aten = torch.ops.aten

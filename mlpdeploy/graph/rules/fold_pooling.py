@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import fx
 
-from mlpdeploy.graph.affine import Affine, affine
 from mlpdeploy.graph.editor import Editor, weight
 from mlpdeploy.graph.kinds import arguments, shape_of
+from mlpdeploy.graph.matching.affine import Affine, affine
 from mlpdeploy.graph.rule import Refused, Rule, drop
 
 aten = torch.ops.aten

@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from torch import fx
 
+from mlpdeploy.graph.custom_ops import SEGMENT_GROUPED_PROJECTION, WITH_EPILOGUE
 from mlpdeploy.graph.editor import Editor, weight
 from mlpdeploy.graph.kinds import shape_of, summands
-from mlpdeploy.graph.ops import SEGMENT_GROUPED_PROJECTION, WITH_EPILOGUE
 from mlpdeploy.graph.rule import Refused, Rule
 
 aten = torch.ops.aten

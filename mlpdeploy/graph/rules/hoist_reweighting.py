@@ -12,10 +12,10 @@ from __future__ import annotations
 import torch
 from torch import fx
 
+from mlpdeploy.graph.custom_ops import SEGMENT_GROUPED_PROJECTION
 from mlpdeploy.graph.editor import Editor, is_linear_of_constants, weight
 from mlpdeploy.graph.kinds import dims_of, keeps_dims, shape_of, terms
-from mlpdeploy.graph.layout import Axis, Group, View, flat, numel
-from mlpdeploy.graph.ops import SEGMENT_GROUPED_PROJECTION
+from mlpdeploy.graph.layout.view import Axis, Group, View, flat, numel
 from mlpdeploy.graph.rule import Refused, Rule
 
 aten = torch.ops.aten

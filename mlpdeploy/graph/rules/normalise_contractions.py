@@ -20,7 +20,7 @@ from torch import fx
 
 from mlpdeploy.graph.editor import Editor, weight
 from mlpdeploy.graph.kinds import arguments
-from mlpdeploy.graph.layout import size_of
+from mlpdeploy.graph.layout.view import size_of
 from mlpdeploy.graph.rule import Refused, Rule, by_target
 
 aten = torch.ops.aten

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import fx
 
+from mlpdeploy.graph.custom_ops import SEGMENT_GROUPED_PROJECTION
 from mlpdeploy.graph.editor import Editor, weight
 from mlpdeploy.graph.kinds import convolution_arguments, is_tensor, rearranged, shape_of
-from mlpdeploy.graph.layout import View, flat
-from mlpdeploy.graph.ops import SEGMENT_GROUPED_PROJECTION
+from mlpdeploy.graph.layout.view import View, flat
 from mlpdeploy.graph.rule import Refused, Rule, drop
 
 aten = torch.ops.aten

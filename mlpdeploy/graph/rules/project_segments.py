@@ -19,10 +19,10 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
+from mlpdeploy.graph.custom_ops import SEGMENT_GROUPED_PROJECTION
 from mlpdeploy.graph.editor import Editor
-from mlpdeploy.graph.layout import Group, numel, runs
-from mlpdeploy.graph.ops import SEGMENT_GROUPED_PROJECTION
-from mlpdeploy.graph.projection import Lowering, Projection, describe, regroup, reindexed, vector
+from mlpdeploy.graph.layout.projection import Lowering, Projection, describe, regroup, reindexed, vector
+from mlpdeploy.graph.layout.view import Group, numel, runs
 
 aten = torch.ops.aten
 

@@ -13,8 +13,8 @@ import torch
 from torch import fx
 
 from mlpdeploy.graph.editor import Editor
-from mlpdeploy.graph.layout import Group
-from mlpdeploy.graph.projection import Lowering, Projection, describe, regroup, reindexed, vector
+from mlpdeploy.graph.layout.projection import Lowering, Projection, describe, regroup, reindexed, vector
+from mlpdeploy.graph.layout.view import Group
 
 aten = torch.ops.aten
 

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import fx
 
-from mlpdeploy.graph.chain import Chain, chains
 from mlpdeploy.graph.editor import Editor, weight
 from mlpdeploy.graph.kinds import shape_of
-from mlpdeploy.graph.layout import Group, flat
+from mlpdeploy.graph.layout.view import Group, flat
+from mlpdeploy.graph.matching.rearrangements import Chain, chains
 from mlpdeploy.graph.rule import Refused, Rule
 
 aten = torch.ops.aten

@@ -14,10 +14,10 @@ from __future__ import annotations
 import torch
 from torch import fx
 
-from mlpdeploy.graph.branches import Merged, Region, matrices, merged, projections, region
 from mlpdeploy.graph.editor import Editor
 from mlpdeploy.graph.kinds import shape_of
-from mlpdeploy.graph.layout import flat
+from mlpdeploy.graph.layout.view import flat
+from mlpdeploy.graph.matching.branches import Merged, Region, matrices, merged, projections, region
 from mlpdeploy.graph.rule import Refused, Rule
 
 aten = torch.ops.aten

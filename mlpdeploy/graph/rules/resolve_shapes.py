@@ -19,7 +19,7 @@ from torch import fx
 
 from mlpdeploy.graph.editor import Editor
 from mlpdeploy.graph.kinds import SPLITS, dim_of, shape_of
-from mlpdeploy.graph.layout import size_of
+from mlpdeploy.graph.layout.view import size_of
 from mlpdeploy.graph.rule import Rule
 
 aten = torch.ops.aten

@@ -1,0 +1,4 @@
+"""What lies on disk: an engine and its documents, each whole or not at all, under a key of what it was made of.
+
+Imports the network and what lies below it.
+"""

@@ -1,0 +1,173 @@
+"""What an artifact says about itself to programs: the manifest, and the document of a verification."""
+
+from __future__ import annotations
+
+import platform
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from mlpdeploy.artifact import cache
+from mlpdeploy.engine.backend import Backend, Built
+from mlpdeploy.selection import Selection
+from mlpdeploy.zoo.recipe import kind
+
+if TYPE_CHECKING:
+    from torch import fx
+
+    from mlpdeploy.evidence.proof.ladder import Verification
+    from mlpdeploy.graph.rule import RuleReport
+    from mlpdeploy.graph.tracing.trace import TensorSpec
+    from mlpdeploy.network.source import Source
+    from mlpdeploy.stages import Compiled
+
+
+def describe(
+    selection: Selection,
+    backend: Backend,
+    source: Source,
+    compiled: Compiled,
+    built: Built,
+    key: str | None,
+    seconds: Mapping[str, float],
+    notes: Sequence[str] = (),
+    paid_off: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The manifest of a build, as JSON values; the store adds schema and files."""
+    from mlpdeploy.graph.layout.remaining import transposes
+
+    before, after = compiled.traced.module, compiled.typed.module
+    return {
+        "key": key,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "recipe": {
+            "name": source.recipe.name,
+            "family": source.recipe.family,
+            "source": source.recipe.source,
+            "parameters": sum(parameter.numel() for parameter in source.network.parameters()),
+        },
+        "selection": selection.to_json(),
+        "network": cache.fingerprint(compiled.traced) if kind(selection.name) in ("user", "given") else None,
+        "weights": _weights(selection, source.network),
+        "precision": selection.precision,
+        "batch": asdict(selection.profile),
+        "inputs": [_spec(spec) for spec in compiled.typed.inputs],
+        "outputs": [_spec(spec) for spec in compiled.typed.outputs],
+        "mapping": compiled.traced.mapping,
+        "backend": backend.name,
+        "engine": built.engine.name,
+        "versions": cache.versions() | backend.versions() | {"python": platform.python_version()},
+        "gpus": list(selection.gpus),
+        "facts": built.facts,
+        "rules": [*map(_rule, compiled.balanced.report)],
+        "forms": [
+            {"name": form.name, "fired": form.fired, "seconds": round(form.seconds, 4)} for form in built.prepared.forms
+        ],
+        "transposes": [asdict(left) for left in transposes(compiled.balanced.module.graph)],
+        "kept_fp32": [{"node": kept.node, "module": kept.module, "reason": kept.reason} for kept in compiled.plan.kept],
+        "int8": None if compiled.int8 is None else _int8(compiled) | {"worth": paid_off},
+        "ops": {"before": _operations(before), "after": _operations(compiled.balanced.module)},
+        "dtypes": _dtypes(after),
+        "seconds": dict(seconds),
+        "notes": [*source.notes, *notes],
+    }
+
+
+def outlines(compiled: Compiled) -> dict[str, list[dict[str, Any]]]:
+    """The document of graph.json: every operation of the traced graph, and of the one that was emitted."""
+    from mlpdeploy.graph.outline import outline
+
+    graphs = {"before": compiled.traced.module, "after": compiled.typed.module}
+    return {when: [asdict(operation) for operation in outline(module)] for when, module in graphs.items()}
+
+
+def verified(manifest: Mapping[str, Any], verification: Verification) -> dict[str, Any]:
+    """The document of verification.json: the findings, and which files they are about."""
+    files = {name: facts["sha256"] for name, facts in manifest["files"].items()}
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "recipe": manifest["recipe"]["name"],
+        "backend": manifest["backend"],
+        "weights": manifest["weights"]["text"],
+        "files": files,
+        "versions": cache.versions(),
+        **verification.to_json(),
+    }
+
+
+def _weights(selection: Selection, network: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {"text": selection.weights(), "random": False}
+    if selection.checkpoint is not None:
+        sha256 = cache.checkpoint_sha256(selection.checkpoint)
+        return found | {"kind": "checkpoint", "file": str(selection.checkpoint), "sha256": sha256}
+    if kind(selection.name) == "given":
+        return found | {"kind": "given", "sha256": cache.weights_sha256(network)}
+    if selection.pretrained:
+        return found | {"kind": "pretrained", "tag": network.pretrained_cfg.get("tag")}
+    if kind(selection.name) == "user":
+        return found | {"kind": "factory", "seed": selection.seed}
+    return found | {"kind": "random", "random": True, "seed": selection.seed}
+
+
+def _int8(compiled: Compiled) -> dict[str, Any]:
+    """How INT8 was calibrated, what takes it, and what each product that does not is kept from it by."""
+    from mlpdeploy.graph.int8.sites import sites
+
+    assert compiled.int8 is not None
+    plan, found = compiled.plan, sites(compiled.balanced.module)
+    quantised = [plan.quantised[name].site for name in plan.quantised]
+    macs = sum(site.macs for site in found.found.values())
+    return compiled.int8.summary() | {
+        "beside": plan.beside,
+        "sites": len(quantised),
+        "of_sites": len(found.found),
+        "residuals": len(plan.residuals),
+        "share_of_macs": sum(site.macs for site in quantised) / max(macs, 1),
+        "kept": [
+            {"node": name, "module": found.found[name].module, "reason": reason}
+            for name, reason in compiled.int8.quantisation.kept.items()
+        ],
+        "refused": [
+            {"node": name, "module": found.modules[name], "reason": reason} for name, reason in found.refused.items()
+        ],
+    }
+
+
+def _rule(report: RuleReport) -> dict[str, Any]:
+    return {
+        "name": report.name,
+        "fired": report.fired,
+        "refused": [asdict(refusal) for refusal in report.refused],
+        "seconds": round(report.seconds, 4),
+    }
+
+
+def _spec(spec: TensorSpec) -> dict[str, Any]:
+    """A port; with the bounds of its values where it has any."""
+    bounds = {} if spec.low is None else {"low": spec.low, "high": spec.high}
+    dtype = str(spec.dtype).removeprefix("torch.")
+    return {"name": spec.name, "shape": ["batch", *spec.shape], "dtype": dtype, **bounds}
+
+
+def _calls(module: fx.GraphModule) -> Iterator[tuple[str, fx.Node]]:
+    from mlpdeploy.graph.outline import name_of
+
+    for node in module.graph.nodes:
+        if node.op == "call_function":
+            yield name_of(node), node
+
+
+def _operations(module: fx.GraphModule) -> dict[str, int]:
+    return dict(Counter(name for name, _ in _calls(module)).most_common())
+
+
+def _dtypes(module: fx.GraphModule) -> dict[str, dict[str, int]]:
+    """How many operations of each type produce which dtype."""
+    counts: dict[str, Counter[str]] = {}
+    for name, node in _calls(module):
+        dtype = getattr(node.meta.get("val"), "dtype", None)
+        if dtype is not None:
+            counts.setdefault(name, Counter())[str(dtype).removeprefix("torch.")] += 1
+    return {name: dict(found.most_common()) for name, found in sorted(counts.items())}

@@ -1,0 +1,54 @@
+"""In what a baseline and the candidate differ, although it may not be meant: precision, backend, seed, weights ..."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mlpdeploy.artifact.store import Artifact
+from mlpdeploy.commands.baseline import Baseline
+from mlpdeploy.selection import Selection
+
+_ELSEWHERE = ("name", "checkpoint", "calibration", "out")
+"""Fields of a selection that say where something lies, or that are compared by what they name."""
+
+
+def differences(other: Baseline, artifact: Artifact, threads: int) -> list[str]:
+    """A line for each thing that is not alike: `precision: the baseline has fp16, the candidate fp32`."""
+    if other.artifact is not None:
+        theirs: Mapping[str, Any] = other.artifact.manifest
+        weights, with_threads = theirs.get("weights", {}), threads
+    else:
+        assert other.document is not None
+        theirs = other.document
+        weights = {"text": theirs["network"]["weights"], "sha256": theirs["network"].get("weights_sha256")}
+        with_threads = theirs["settings"]["threads"]
+    before, after = theirs["selection"], artifact.manifest["selection"]
+    names = [field.name for field in Selection.fields() if field.name not in _ELSEWHERE]
+    pairs = [(name.replace("_", " "), before.get(name), after.get(name)) for name in names]
+    pairs += [("threads", with_threads, threads), _calibration(before, after)]
+    pairs.append(_weights(weights, artifact.manifest["weights"]))
+    return [f"{what}: the baseline has {_words(a)}, the candidate {_words(b)}" for what, a, b in pairs if a != b]
+
+
+def _weights(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Of files and of networks in hand by their content where both are known, else by what they are called."""
+    hashes, texts = ([str(one.get(key) or "") for one in (theirs, ours)] for key in ("sha256", "text"))
+    if not all(hashes):
+        return "weights", texts[0], texts[1]
+    before, after = (f"{text}, SHA-256 {digest[:10]}" for text, digest in zip(texts, hashes, strict=True))
+    return ("weights", before, after) if hashes[0] != hashes[1] else ("weights", "", "")
+
+
+def _calibration(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[str, str | None, str | None]:
+    """By where it lies, from whichever folder that was said."""
+    given = (one.get("calibration") for one in (before, after))
+    first, second = (None if one is None else str(Path(one).resolve()) for one in given)
+    return "calibration", first, second
+
+
+def _words(value: Any) -> str:
+    if value is None or value == []:
+        return "none"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

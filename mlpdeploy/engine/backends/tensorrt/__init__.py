@@ -1,0 +1,270 @@
+"""TensorRT in both flavours: `tensorrt` for data centre GPUs, `tensorrt-rtx`, which builds without any GPU.
+
+Both share one API, and Polygraphy's loaders, profiles and runners serve both (see `_polygraphy`). The network is
+strongly typed: its dtypes are the ONNX file's, and they are read back after parsing and before building. With plain
+TensorRT our plugins may take the place of the file's local functions, which hold the same arithmetic (see `_plugin`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlpdeploy import kernels
+from mlpdeploy.engine import nvidia
+from mlpdeploy.engine.backends.tensorrt import _contexts, _polygraphy
+from mlpdeploy.engine.backends.tensorrt._follows_plan import DTYPES, check, executed
+from mlpdeploy.engine.backends.tensorrt._launches import launches
+from mlpdeploy.engine.backends.tensorrt._targets import compute_capabilities, unserved
+from mlpdeploy.engine.backends.tensorrt.parsed import ParsedNetwork, read
+from mlpdeploy.engine.base import EngineBackend, Signature, installed_version, missing
+from mlpdeploy.engine.form import Form, prepare
+from mlpdeploy.engine.nvidia import CURRENT
+from mlpdeploy.errors import BuildError, InputError
+
+if TYPE_CHECKING:
+    import onnx
+
+    from mlpdeploy.engine.backend import Arrays, Batch, BuildRequest, LayerTime, Progress, Runner
+    from mlpdeploy.engine.onnx.emit import Emitted
+
+OLDEST = {"tensorrt": (10, 13), "tensorrt-rtx": (1, 0)}
+DOMAIN = "mlpdeploy"
+
+
+class TensorRT(EngineBackend):
+    """One flavour of TensorRT."""
+
+    engine_file = "engine.plan"
+    code = "compiled kernels"
+    beside_int8 = "fp16"
+    forms = (Form("fill_ranks"),)
+    off = ("split_activation",)  # the products are joined again, and gelu then costs a launch of its own
+
+    def __init__(self, flavour: str) -> None:
+        self.name = flavour
+        self.module = flavour.replace("-", "_")
+        self.packages = (flavour,)
+
+    def versions(self) -> dict[str, str]:
+        """The installed version; NVIDIA's wheels are called tensorrt, tensorrt-cu12 or tensorrt-cu13."""
+        names = (self.module, f"{self.module}-cu13", f"{self.module}-cu12")
+        return {self.module: next((found for name in names if (found := installed_version(name))), "none")}
+
+    def available(self) -> str | None:
+        """The library, in a version that is served; `tensorrt` also needs a GPU, which it times kernels on."""
+        absent = missing(self.module, self.name) or missing("polygraphy", "polygraphy")
+        if absent is not None:
+            return absent
+        version = self.versions()[self.module]
+        if version != "none" and _numbers(version)[:2] < OLDEST[self.name]:
+            oldest = ".".join(map(str, OLDEST[self.name]))
+            return f"{self.module} {version} is too old; install {oldest} or later: pip install -U {self.name}"
+        return self.executable() if self.name == "tensorrt" else None
+
+    def executable(self) -> str | None:
+        """The library, and an NVIDIA GPU that it serves."""
+        if (absent := missing(self.module, self.name)) is not None:
+            return absent
+        gpu = nvidia.probe()
+        return gpu if isinstance(gpu, str) else unserved(self.name, gpu)
+
+    def supports(self, precision: str, gpus: Collection[str] = ()) -> str | None:
+        """Every precision: TF32 is a builder flag on FP32."""
+        if precision not in DTYPES:
+            return super().supports(precision)
+        try:
+            compute_capabilities(self.name, gpus)
+        except InputError as refused:
+            return str(refused)
+        return None
+
+    def device(self, facts: Mapping[str, Any]) -> str:
+        """See Backend.device: a GPU."""
+        return "cuda"
+
+    def gpu(self, gpus: Collection[str] = ()) -> nvidia.Gpu | None:
+        """See Backend.gpu: plain TensorRT times kernels on the GPU that it builds for."""
+        return super().gpu((CURRENT,) if self.name == "tensorrt" else gpus)
+
+    def plugins(self) -> str | None:
+        """Only plain TensorRT has them."""
+        if self.name == "tensorrt":
+            return None
+        return "tensorrt-rtx has no plugins, its engines use the functions of the ONNX file; leave --plugin on out"
+
+    def _build(self, emitted: Emitted, request: BuildRequest, engine: Path, progress: Progress) -> dict[str, Any]:
+        from mlpdeploy.engine.backends.tensorrt import _plugin
+
+        trt = _polygraphy.bind(self.name)
+        monitor = _polygraphy.monitor(trt, progress.step)
+        make = functools.partial(self._plan, trt, emitted, request, monitor)
+        (plan, parsed), plugin = _plugin.build(trt, emitted, request, make)
+        engine.write_bytes(plan)
+        launched = launches(plan)
+        return {
+            "executed": executed(parsed, request.precision),
+            "parsed": parsed.facts(),
+            "launches": None if launched is None else asdict(launched),
+            "plugin": plugin,
+        }
+
+    def _plan(
+        self, trt: Any, emitted: Emitted, request: BuildRequest, monitor: Any, model: onnx.ModelProto
+    ) -> tuple[bytes, ParsedNetwork]:
+        """The engine of `model`, whose dtypes have been read back, and what was parsed."""
+        with _network(trt, model) as (network, errors):
+            parsed = _read_back(network[1], model)
+            check(parsed, request.precision, emitted.fp32_nodes, emitted.int8_nodes)
+            with self._timing_cache() as cache:
+                gpus = compute_capabilities(self.name, request.gpus)
+                config = _config(trt, self.name, request, network[1], gpus, monitor, cache)
+                return _serialised(network, config, cache, monitor, errors), parsed
+
+    def _timing_cache(self) -> contextlib.AbstractContextManager[str | None]:
+        if self.name == "tensorrt-rtx":  # which times no kernels while it builds: it compiles them where it runs
+            return contextlib.nullcontext()
+        return _polygraphy.timing_cache(f"{self.name}-{self.versions()[self.module]}-kernel-{kernels.version()}")
+
+    @contextmanager
+    def _load(self, engine: Path, signature: Signature, facts: Mapping[str, Any]) -> Iterator[Runner]:
+        from mlpdeploy.engine.backend import OnDevice
+
+        outputs = signature.outputs
+        with _contexts.deserialised(self.name, engine, facts) as loaded:
+            with _contexts.calls(_contexts.context(loaded), outputs, loaded.errors) as run:
+                yield OnDevice(run, functools.partial(_contexts.bind, loaded, outputs))
+
+    def profile(self, engine: Path, facts: Mapping[str, Any], inputs: Sequence[Arrays]) -> tuple[LayerTime, ...] | str:
+        """See Backend.profile: TensorRT's IProfiler, which needs the engine to run."""
+        reason = self.executable()
+        if reason is not None:
+            return f"{self.name} tells the time of its layers where its engines run: {reason}"
+        self._check_gpu(engine, facts)
+        with _contexts.deserialised(self.name, engine, facts) as loaded:
+            return _contexts.layer_times(loaded, Signature.from_facts(facts).outputs, inputs)
+
+
+BACKENDS = (TensorRT("tensorrt"), TensorRT("tensorrt-rtx"))
+
+
+def parse(model: onnx.ModelProto, flavour: str = "tensorrt-rtx") -> ParsedNetwork:
+    """What TensorRT's parser makes of `model`: no GPU is needed, and nothing is built.
+
+    Raises BuildError, with TensorRT's own words, where the parser refuses the model.
+    """
+    trt = _polygraphy.bind(flavour)
+    with _network(trt, model) as (network, _):
+        return _read_back(network[1], model)
+
+
+def parse_prepared(model: onnx.ModelProto, flavour: str = "tensorrt-rtx") -> ParsedNetwork:
+    """What TensorRT parses when it builds `model`: as `parse`, behind its forms."""
+    return parse(prepare(model, TensorRT.forms, "fp16").model, flavour)
+
+
+def strongly_typed_flag(trt: Any) -> bool:
+    """Whether a network must be asked to be strongly typed; where the flag is gone (TensorRT 11), it always is."""
+    if hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED"):
+        return True
+    if trt.__name__ == "tensorrt" and _numbers(trt.__version__)[0] < 11:
+        raise BuildError(f"TensorRT {trt.__version__} has no strongly typed networks; install 10.13 or later")
+    return False
+
+
+def set_tf32(trt: Any, config: Any, wanted: bool) -> None:
+    """TF32 is on by default: leave it on only where it was asked for. Raises BuildError where it cannot be had."""
+    flag = getattr(trt.BuilderFlag, "TF32", None)
+    if flag is None:
+        if wanted:
+            raise BuildError(f"TensorRT {trt.__version__} has no TF32 builder flag; ask for fp32, fp16 or bf16")
+        return
+    (config.set_flag if wanted else config.clear_flag)(flag)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".") if part.isdigit())
+
+
+def _read_back(network: Any, model: onnx.ModelProto) -> ParsedNetwork:
+    from polygraphy.backend.trt.util import get_layer_class_mapping
+
+    classes = get_layer_class_mapping()
+
+    def downcast(layer: Any) -> Any:
+        layer.__class__ = classes.get(layer.type, layer.__class__)
+        return layer
+
+    return read(network, downcast, {function.name for function in model.functions if function.domain == DOMAIN})
+
+
+@contextmanager
+def _network(trt: Any, model: onnx.ModelProto) -> Iterator[tuple[tuple[Any, Any, Any], list[str]]]:
+    """(builder, network, parser) of a model, and the list that TensorRT's errors go to."""
+    from mlpdeploy.engine.backends.tensorrt import _parser, _plugin
+
+    typed, ahead = strongly_typed_flag(trt), _plugin.is_called(model)
+    with _polygraphy.collected_errors(trt) as errors:
+        yield _parser.network(trt, model.SerializeToString(), errors, typed=typed, ahead=ahead), errors
+
+
+def _config(
+    trt: Any,
+    flavour: str,
+    request: BuildRequest,
+    network: Any,
+    gpus: list[tuple[int, int]] | None,
+    monitor: Any,
+    cache: str | None,
+) -> Callable[..., Any]:
+    from polygraphy.backend.tensorrt_rtx import CreateConfigRTX
+    from polygraphy.backend.trt import CreateConfig, PostprocessConfig
+
+    common = {
+        "profiles": [_profile(network, request.batch)],
+        "builder_optimization_level": request.level,
+        "progress_monitor": monitor,
+        "load_timing_cache": cache if cache and os.path.getsize(cache) else None,
+    }
+    if flavour == "tensorrt-rtx":
+        config = CreateConfigRTX(use_gpu=CURRENT in request.gpus, compute_capabilities=gpus, **common)
+    else:
+        config = CreateConfig(**common)
+    wanted = request.precision == "tf32"
+    return PostprocessConfig(config, lambda builder, network, made: set_tf32(trt, made, wanted))
+
+
+def _profile(network: Any, batch: Batch) -> Any:
+    from polygraphy.backend.trt import Profile
+
+    profile = Profile()
+    for index in range(network.num_inputs):
+        tensor = network.get_input(index)
+        rest = tuple(tensor.shape)[1:]
+        profile.add(tensor.name, (batch.min, *rest), (batch.opt, *rest), (batch.max, *rest))
+    return profile
+
+
+def _serialised(network: Any, config: Any, cache: str | None, monitor: Any, errors: list[str]) -> bytes:
+    from polygraphy.backend.trt import engine_bytes_from_network
+    from polygraphy.exception import PolygraphyException
+
+    try:
+        with warnings.catch_warnings():
+            # Polygraphy gives every configuration a timing cache, which TensorRT-RTX deprecates and ignores.
+            warnings.filterwarnings("ignore", ".*Timing cache operations are no-ops", DeprecationWarning)
+            plan = bytes(engine_bytes_from_network(network, config=config, save_timing_cache=cache))
+    except PolygraphyException as error:
+        if monitor.raised is not None:
+            raise monitor.raised from None
+        raise BuildError(_polygraphy.message("TensorRT cannot build the network", errors, error)) from error
+    if monitor.raised is not None:
+        raise monitor.raised
+    return plan

@@ -1,0 +1,231 @@
+"""A TensorRT engine from its file, and contexts beside Polygraphy's: one bound to buffers for timing, one to profile.
+
+A context belongs to one batch size and one set of addresses, as a CUDA graph of it must. TensorRT-RTX compiles kernels
+for the shapes that it meets while it runs, and uses general ones until they are ready; these contexts wait for them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from mlpdeploy.engine import programs
+from mlpdeploy.engine.backends.tensorrt import _polygraphy, _runtime_cache
+from mlpdeploy.engine.backends.tensorrt.parsed import origins
+from mlpdeploy.engine.base import one_line
+from mlpdeploy.errors import ArtifactError, MachineLacks
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from mlpdeploy.engine.backend import Arrays, Launch, LayerTime, Runner
+    from mlpdeploy.engine.base import Port
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """An ICudaEngine, the TensorRT that made it, and the list that TensorRT's errors go to.
+
+    `kernels` is an IRuntimeCache with what TensorRT-RTX compiled for the engine before, None with plain TensorRT.
+    """
+
+    trt: Any
+    engine: Any
+    errors: list[str]
+    kernels: Any = None
+
+
+@contextmanager
+def deserialised(flavour: str, engine: Path, facts: Mapping[str, Any]) -> Iterator[Loaded]:
+    """The engine of a file. Raises ArtifactError where TensorRT refuses it."""
+    trt = _polygraphy.bind(flavour)
+    from polygraphy.backend.trt import engine_from_bytes
+
+    with _polygraphy.collected_errors(trt) as errors:
+        with _polygraphy.refusals(ArtifactError, f"TensorRT cannot load {engine}", errors):
+            made = engine_from_bytes(engine.read_bytes())
+        with _runtime_cache.kernels(trt, made, str(facts.get("engine_sha256"))) as kernels:
+            yield Loaded(trt, made, errors, kernels)
+
+
+def bind(loaded: Loaded, outputs: Sequence[Port], inputs: Mapping[str, Tensor]) -> Launch:
+    """See `Bind`: a context whose inputs are `inputs` and whose outputs are allocated here, once.
+
+    Raises ArtifactError where TensorRT refuses.
+    """
+    import torch
+
+    from mlpdeploy.engine.backend import Launch
+
+    placed, errors = context(loaded), loaded.errors
+    # Polygraphy builds with detailed names, which cost time at every launch unless the context leaves them out.
+    placed.nvtx_verbosity = loaded.trt.ProfilingVerbosity.NONE
+    made = _place(placed, inputs, outputs, errors)
+
+    def run() -> Sequence[Tensor]:
+        _execute(placed, errors)
+        return made
+
+    return Launch(run, _uncapturable(placed, torch.cuda.current_stream().cuda_stream))
+
+
+@contextmanager
+def calls(of: Any, outputs: Sequence[Port], errors: list[str]) -> Iterator[Runner]:
+    """Calls through one context, one at a time, from arrays on the host to arrays on the host.
+
+    PyTorch holds the memory; where it cannot use the GPU, Polygraphy does, which needs CUDA's runtime library.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        with _by_polygraphy(of, outputs, errors) as run:
+            yield run
+        return
+    stream = torch.cuda.Stream()
+
+    def by_torch(inputs: Arrays) -> dict[str, np.ndarray]:
+        with torch.cuda.stream(stream):
+            given = {name: _on_gpu(programs.tensor(array)) for name, array in inputs.items()}
+            made = _place(of, given, outputs, errors)
+            _execute(of, errors)
+            stream.synchronize()
+            return {port.name: programs.array(one) for port, one in zip(outputs, made, strict=True)}
+
+    yield by_torch
+
+
+@contextmanager
+def _by_polygraphy(of: Any, outputs: Sequence[Port], errors: list[str]) -> Iterator[Runner]:
+    from polygraphy.backend.trt import TrtRunner
+
+    @contextmanager
+    def told() -> Iterator[None]:
+        try:
+            with _polygraphy.refusals(ArtifactError, "TensorRT cannot run the engine", errors):
+                yield
+        except OSError as error:  # the library is looked for when it is first used
+            lacking = f"Polygraphy finds no CUDA runtime library ({one_line(error)})"
+            raise MachineLacks(f"{lacking}; install a PyTorch that can use the GPU") from error
+
+    with ExitStack() as stack:
+        with told():
+            runner = stack.enter_context(TrtRunner(of))
+
+        def run(inputs: Arrays) -> dict[str, np.ndarray]:
+            with told():
+                found = runner.infer(dict(inputs), check_inputs=False)
+            return {port.name: found[port.name].copy() for port in outputs}  # Polygraphy reuses them
+
+        yield run
+
+
+def _on_gpu(tensor: Tensor) -> Tensor:
+    import torch
+
+    made = torch.empty_like(tensor, device="cuda")
+    made.copy_(tensor)
+    return made
+
+
+def _place(of: Any, inputs: Mapping[str, Tensor], outputs: Sequence[Port], errors: list[str]) -> list[Tensor]:
+    """Let a context read `inputs` from now on; what it writes into, allocated here, one for each of `outputs`."""
+    import torch
+
+    for name, tensor in inputs.items():
+        shape = tuple(tensor.shape)
+        _told(of.set_input_shape(name, shape), f"take {name} of shape {list(shape)}", errors)
+        _told(of.set_tensor_address(name, tensor.data_ptr()), f"read {name} where it is", errors)
+    made = []
+    for port in outputs:
+        made.append(torch.empty(tuple(of.get_tensor_shape(port.name)), dtype=getattr(torch, port.dtype), device="cuda"))
+        _told(of.set_tensor_address(port.name, made[-1].data_ptr()), f"write {port.name} where it is", errors)
+    return made
+
+
+def _execute(of: Any, errors: list[str]) -> None:
+    """Enqueue what a context has been placed for on PyTorch's current stream."""
+    import torch
+
+    _told(of.execute_async_v3(torch.cuda.current_stream().cuda_stream), "run the engine", errors)
+
+
+def _told(success: bool, what: str, errors: list[str]) -> None:
+    if not success:
+        raise _refused(what, errors)
+
+
+def layer_times(loaded: Loaded, outputs: Sequence[Port], inputs: Sequence[Arrays]) -> tuple[LayerTime, ...]:
+    """The time of each layer in the order of execution, median over `inputs`, from TensorRT's IProfiler.
+
+    Names are the ONNX nodes that the engine inspector says a layer came from, then TensorRT's own.
+    """
+    from mlpdeploy.engine.backend import LayerTime
+
+    class Profiler(loaded.trt.IProfiler):  # type: ignore[name-defined]
+        def __init__(self) -> None:
+            loaded.trt.IProfiler.__init__(self)
+            self.seconds: dict[str, float] = {}
+
+        def report_layer_time(self, layer_name: str, ms: float) -> None:
+            self.seconds[layer_name] = self.seconds.get(layer_name, 0.0) + 1e-3 * ms
+
+    profiled, profiler = context(loaded), Profiler()
+    known = _inspected(loaded, profiled)
+    profiled.profiler = profiler
+    seconds: dict[str, list[float]] = {}
+    with calls(profiled, outputs, loaded.errors) as run:
+        for turn, arrays in enumerate((inputs[0], *inputs)):
+            profiler.seconds = {}
+            run(arrays)
+            for name, taken in profiler.seconds.items() if turn else ():  # the first run warms up
+                seconds.setdefault(name, []).append(taken)
+    kinds = ((name, *known.get(name, ("layer", ()))) for name in seconds)
+    return tuple(LayerTime(kind, median(seconds[name]), (*nodes, name)) for name, kind, nodes in kinds)
+
+
+def context(loaded: Loaded) -> Any:
+    """An execution context; with TensorRT-RTX one that compiles the kernels of a shape before it runs it."""
+    if hasattr(loaded.trt, "DynamicShapesKernelSpecializationStrategy"):
+        config = loaded.engine.create_runtime_config()
+        config.dynamic_shapes_kernel_specialization_strategy = (
+            loaded.trt.DynamicShapesKernelSpecializationStrategy.EAGER
+        )
+        if loaded.kernels is not None:
+            config.set_runtime_cache(loaded.kernels)
+        made = loaded.engine.create_execution_context(config)
+    else:
+        made = loaded.engine.create_execution_context()
+    if made is None:
+        raise _refused("make room to run the engine", loaded.errors)
+    return made
+
+
+def _refused(what: str, errors: list[str]) -> ArtifactError:
+    """What TensorRT said since it was last asked."""
+    error = ArtifactError(
+        _polygraphy.message(f"TensorRT cannot {what}", list(errors), RuntimeError("it gave no reason"))
+    )
+    errors.clear()
+    return error
+
+
+def _uncapturable(of: Any, stream: int) -> str | None:
+    """Why TensorRT-RTX cannot be captured in a CUDA graph; plain TensorRT tells only when it is tried."""
+    if hasattr(of, "is_stream_capturable") and not of.is_stream_capturable(stream):
+        return "TensorRT-RTX says that this engine cannot be captured"
+    return None
+
+
+def _inspected(loaded: Loaded, of: Any) -> dict[str, tuple[str, tuple[str, ...]]]:
+    """Type and ONNX nodes of each layer of the engine, by TensorRT's name; none of an engine without such details."""
+    inspector = loaded.engine.create_engine_inspector()
+    inspector.execution_context = of
+    layers = json.loads(inspector.get_engine_information(loaded.trt.LayerInformationFormat.JSON)).get("Layers", ())
+    detailed = (layer for layer in layers if isinstance(layer, dict))
+    return {one["Name"]: (one.get("LayerType", "layer"), origins(one.get("Metadata"))) for one in detailed}

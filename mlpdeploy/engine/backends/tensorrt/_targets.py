@@ -1,0 +1,57 @@
+"""Which GPUs a TensorRT engine is built for."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Collection
+from typing import Any
+
+from mlpdeploy.engine import nvidia
+from mlpdeploy.engine.backends.tensorrt import _polygraphy
+from mlpdeploy.engine.nvidia import CURRENT
+from mlpdeploy.errors import InputError
+
+
+def unserved(flavour: str, gpu: nvidia.Gpu) -> str | None:
+    """None where engines of a flavour run on a GPU, else one line: why not. Only TensorRT-RTX tells which it serves."""
+    if flavour == "tensorrt":
+        return None
+    known = _known(importlib.import_module(flavour.replace("-", "_")))
+    if gpu.capability in known:
+        return None
+    return f"{flavour} runs on {', '.join(known)}, and this machine's {gpu.name} is {gpu.capability}"
+
+
+def _known(trt: Any) -> list[str]:
+    """The compute capabilities that a TensorRT-RTX names, ascending: sm75 and so on."""
+    members = (name.lower() for name in trt.ComputeCapability.__members__ if name.startswith("SM"))
+    return sorted(members, key=lambda name: int(name[2:]))
+
+
+def compute_capabilities(flavour: str, gpus: Collection[str]) -> list[tuple[int, int]] | None:
+    """("sm86", ...) as TensorRT-RTX's (major, minor) pairs; None where none are named, or only `current`.
+
+    Raises InputError for a GPU that TensorRT-RTX cannot build for, and, in the plain flavour, for any but this
+    machine's own: it times kernels on the GPU that the engine will run on.
+    """
+    if not gpus:
+        return None
+    gpu = nvidia.probe()
+    here = gpu.capability if isinstance(gpu, nvidia.Gpu) else "none"
+    if CURRENT in gpus:
+        if len(gpus) > 1 or isinstance(gpu, str):
+            reason = "it stands alone" if len(gpus) > 1 else gpu
+            raise InputError(f"--gpu {CURRENT} means this machine's GPU: {reason}")
+        return None
+    if flavour == "tensorrt":
+        if set(gpus) != {here}:
+            raise InputError(
+                f"backend tensorrt builds for this machine's own GPU only ({here}), not for {', '.join(gpus)}; "
+                "build there, or use --backend tensorrt-rtx"
+            )
+        return None
+    known = _known(_polygraphy.bind(flavour))
+    unknown = [name for name in gpus if name not in known]
+    if unknown:
+        raise InputError(f"{flavour} cannot build for {', '.join(unknown)}; choose from: {', '.join(known)}")
+    return [(int(name[2:-1]), int(name[-1])) for name in dict.fromkeys(gpus)]

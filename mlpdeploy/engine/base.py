@@ -1,0 +1,295 @@
+"""What every backend checks the same way: a public method checks, and a small private one of the engine does."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import threading
+import time
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlpdeploy.engine import forks, form, nvidia
+from mlpdeploy.errors import ArtifactError, InputError, MachineLacks, TunedElsewhere
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from mlpdeploy.engine.backend import Arrays, BuildRequest, Built, Launch, LayerTime, Progress, Runner
+    from mlpdeploy.engine.form import Form
+    from mlpdeploy.engine.onnx.emit import Emitted
+    from mlpdeploy.graph.tracing.trace import TensorSpec
+
+PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8")
+
+
+@dataclass(frozen=True)
+class Port:
+    """An input or output of an engine: `shape` is without the batch axis, `dtype` is NumPy's name of it."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    def describe(self) -> str:
+        """The port as a reader writes it: `image: float32 [batch, 3, 224, 224]`."""
+        return f"{self.name}: {self.dtype} [{', '.join(['batch', *map(str, self.shape)])}]"
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What an engine takes and gives, and the batch sizes that it accepts."""
+
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    smallest: int
+    largest: int
+
+    @classmethod
+    def from_facts(cls, facts: Mapping[str, Any]) -> Signature:
+        """Read it back from the facts of a build; raises ArtifactError where they are not whole."""
+        try:
+            ports = {
+                side: tuple(Port(str(p["name"]), tuple(map(int, p["shape"])), str(p["dtype"])) for p in facts[side])
+                for side in ("inputs", "outputs")
+            }
+            smallest, _, largest = facts["batch"]
+            return cls(ports["inputs"], ports["outputs"], int(smallest), int(largest))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ArtifactError(
+                f"the manifest does not say what the engine takes and gives ({type(error).__name__}: {error}); "
+                "build the artifact again with --force"
+            ) from error
+
+    def check(self, inputs: Arrays) -> None:
+        """Raise InputError where `inputs` are not what the engine takes: names, dtypes, shapes, batch."""
+        expected = ", ".join(port.describe() for port in self.inputs)
+        if set(inputs) != {port.name for port in self.inputs}:
+            raise InputError(f"the engine takes {expected}; it was given {', '.join(sorted(inputs)) or 'nothing'}")
+        batches = set()
+        for port in self.inputs:
+            array = inputs[port.name]
+            dtype, shape = str(getattr(array, "dtype", type(array).__name__)), tuple(getattr(array, "shape", ()))
+            if dtype != port.dtype or shape[1:] != port.shape or not shape:
+                raise InputError(f"the engine takes {port.describe()}; it was given {dtype} {list(shape)}")
+            batches.add(shape[0])
+        if len(batches) > 1:
+            raise InputError(f"all inputs must have one batch size; they have {sorted(batches)}")
+        for batch in batches:
+            if not self.smallest <= batch <= self.largest:
+                upwards = "" if self.smallest == self.largest else f" to {self.largest}"
+                raise InputError(
+                    f"the engine was built for batch {self.smallest}{upwards}; it was given {batch}; "
+                    "build it with another --batch"
+                )
+
+
+class EngineBackend(ABC):
+    """The part of a backend that all engines share; a subclass adds `_build` and `_load`."""
+
+    name: str
+    engine_file: str
+    packages: tuple[str, ...]  # distributions that an engine's file depends on
+    code: str | None = "code of its own"  # until a subclass knows that it holds none
+    beside_int8: str | None = None
+    forms: tuple[Form, ...] = ()
+    off: tuple[str, ...] = ()
+    concurrent = False  # whether several threads may call what `_load` yields; if not, their calls take turns
+
+    @abstractmethod
+    def available(self) -> str | None:
+        """See Backend.available."""
+
+    @abstractmethod
+    def executable(self) -> str | None:
+        """See Backend.executable."""
+
+    @abstractmethod
+    def _build(self, emitted: Emitted, request: BuildRequest, engine: Path, progress: Progress) -> dict[str, Any]:
+        """Write `engine` of the file after its forms, and return the facts that are this backend's own."""
+
+    @abstractmethod
+    def _load(self, engine: Path, signature: Signature, facts: Mapping[str, Any]) -> AbstractContextManager[Runner]:
+        """Load a file whose hash and versions have been checked; the runner's inputs are checked too.
+
+        Its outputs are arrays of their own: they share memory neither with inputs nor with the engine.
+        """
+
+    def supports(self, precision: str, gpus: Collection[str] = ()) -> str | None:
+        """See Backend.supports: the CPU engines have no TF32, which is a mode of NVIDIA's tensor cores."""
+        if gpus:
+            return f"backend {self.name} builds for this machine's CPU, not for {', '.join(gpus)}: drop --gpu"
+        if precision not in PRECISIONS:
+            return f"backend {self.name} has no precision {precision!r}; choose one of: {', '.join(PRECISIONS)}"
+        if precision == "tf32":
+            return f"backend {self.name} has no TF32, which is a mode of NVIDIA GPUs; ask for fp32"
+        if precision == "int8" and self.beside_int8 is None:
+            return f"backend {self.name} has no INT8; ask for fp32, or for another backend"
+        return None
+
+    def plugins(self) -> str | None:
+        """See Backend.plugins."""
+        return f"backend {self.name} has no plugins: --plugin on needs --backend tensorrt"
+
+    def versions(self) -> dict[str, str]:
+        """The versions of the installed packages that an engine depends on; "none" where one is missing."""
+        return {package: installed_version(package) or "none" for package in self.packages}
+
+    def host(self) -> dict[str, Any]:
+        """See Backend.host: nothing of this machine."""
+        return {}
+
+    def gpu(self, gpus: Collection[str] = ()) -> nvidia.Gpu | None:
+        """See Backend.gpu: where it is asked for."""
+        here = nvidia.probe() if nvidia.CURRENT in gpus else None
+        return here if isinstance(here, nvidia.Gpu) else None
+
+    def device(self, facts: Mapping[str, Any]) -> str:
+        """See Backend.device: the CPU."""
+        return "cpu"
+
+    def build(self, emitted: Emitted, request: BuildRequest, folder: Path, progress: Progress) -> Built:
+        """Check the request, build, and record what the file's reader must know."""
+        from mlpdeploy.engine.backend import Built
+
+        self._check_request(request)
+        forks.use()
+        engine, started = folder / self.engine_file, time.perf_counter()
+        prepared = form.prepare(emitted.model, self.forms, request.precision, request.disabled)
+        own = self._build(replace(emitted, model=prepared.model), request, engine, progress)
+        batch, gpu = request.batch, self.gpu(request.gpus)
+        facts = {
+            "backend": self.name,
+            "precision": request.precision,
+            "inputs": [_port(spec) for spec in emitted.typed.inputs],
+            "outputs": [_port(spec) for spec in emitted.typed.outputs],
+            "batch": [batch.min, batch.opt, batch.max],
+            "versions": self.versions(),
+            "gpu": None if gpu is None else gpu.name,
+            "gpus": list(request.gpus) if gpu is None else [gpu.capability],
+            "engine_bytes": engine.stat().st_size,
+            "engine_sha256": sha256(engine),
+            "build_seconds": round(time.perf_counter() - started, 3),
+            **own,
+        }
+        return Built(engine, prepared, facts)
+
+    def load(self, engine: Path, facts: Mapping[str, Any]) -> AbstractContextManager[Runner]:
+        """Check the file against `facts` and this machine, then load it for running."""
+        return self._checked(engine, facts)
+
+    def profile(self, engine: Path, facts: Mapping[str, Any], inputs: Sequence[Arrays]) -> tuple[LayerTime, ...] | str:
+        """See Backend.profile: not every engine has a profiler."""
+        return f"{self.name} does not tell the time of its layers"
+
+    @contextmanager
+    def _checked(self, engine: Path, facts: Mapping[str, Any]) -> Iterator[Runner]:
+        from mlpdeploy.engine.backend import OnDevice
+
+        signature = Signature.from_facts(facts)
+        self._check_file(engine, facts)
+        self._check_versions(engine, facts)
+        reason = self.executable()
+        if reason is not None:
+            raise MachineLacks(f"the {self.name} engine {engine} cannot run on this machine: {reason}")
+        self._check_gpu(engine, facts)
+        forks.use()
+        turn: AbstractContextManager[object] = nullcontext() if self.concurrent else threading.Lock()
+        with self._load(engine, signature, facts) as runner:
+
+            def run(inputs: Arrays) -> dict[str, np.ndarray]:
+                signature.check(inputs)
+                with turn:
+                    return runner(inputs)
+
+            def bind(inputs: Mapping[str, Tensor]) -> Launch:
+                assert isinstance(runner, OnDevice)
+                with turn:
+                    return runner.bind(inputs)
+
+            yield OnDevice(run, bind) if isinstance(runner, OnDevice) else run
+
+    def _check_request(self, request: BuildRequest) -> None:
+        reason = self.available()
+        if reason is not None:
+            raise MachineLacks(f"backend {self.name} cannot build on this machine: {reason}")
+        refused = self.supports(request.precision, request.gpus)
+        if refused is not None:
+            raise InputError(refused)
+        batch = request.batch
+        if not 1 <= batch.min <= batch.opt <= batch.max:
+            raise InputError(f"batch {batch.min}:{batch.opt}:{batch.max} must rise from 1 or more: MIN <= OPT <= MAX")
+
+    def _check_file(self, engine: Path, facts: Mapping[str, Any]) -> None:
+        if facts.get("backend") != self.name:
+            raise ArtifactError(f"{engine} is an engine of {facts.get('backend')}, not of {self.name}")
+        if not engine.is_file():
+            raise ArtifactError(f"there is no engine at {engine}; build the artifact again")
+        if sha256(engine) != facts.get("engine_sha256"):
+            raise ArtifactError(f"{engine} was altered or cut short since it was built; build it again with --force")
+
+    def _check_gpu(self, engine: Path, facts: Mapping[str, Any]) -> None:
+        """Raise ArtifactError where an engine is for other GPUs than this machine's; warn where it is for a sister."""
+        here, gpus, tuned = nvidia.probe(), [str(name) for name in facts.get("gpus", ())], facts.get("gpu")
+        if isinstance(here, str) or not gpus:
+            return
+        if here.capability not in gpus:
+            elsewhere = self.supports(str(facts.get("precision")), (here.capability,)) is None
+            raise ArtifactError(
+                f"{engine} was built for {', '.join(gpus)} and this machine's {here.name} is {here.capability}; "
+                "build it again here" + (f" or with --gpu {here.capability}" if elsewhere else "")
+            )
+        if tuned is not None and tuned != here.name:
+            line = f"{engine} was tuned on {tuned}, and this machine has {here.name}: build it again here to be fast"
+            warnings.warn(line, TunedElsewhere, stacklevel=2)
+
+    def _check_versions(self, engine: Path, facts: Mapping[str, Any]) -> None:
+        built = facts.get("versions")
+        built = built if isinstance(built, Mapping) else {}
+        for package, here in self.versions().items():
+            if here == "none":
+                raise MachineLacks(f"{engine} needs {package} {built.get(package)}, which is not installed here")
+            if built.get(package) != here:
+                raise ArtifactError(
+                    f"{engine} was built with {package} {built.get(package, 'of no recorded version')} and this "
+                    f"machine has {package} {here}; build it again, or install that version"
+                )
+
+
+def installed_version(package: str) -> str | None:
+    """The version of an installed distribution, without importing it; None where it is missing."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def missing(module: str, install: str) -> str | None:
+    """One line where `module` cannot be imported here, without importing it."""
+    if importlib.util.find_spec(module) is None:
+        return f"the Python package {module} is not installed; pip install {install}"
+    return None
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def one_line(error: BaseException | str, limit: int = 300) -> str:
+    """The first line of an error that says something, at most `limit` characters."""
+    lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
+    first = lines[0] if lines else type(error).__name__
+    return first if len(first) <= limit else first[: limit - 1] + "…"
+
+
+def _port(spec: TensorSpec) -> dict[str, Any]:
+    return {"name": spec.name, "shape": list(spec.shape), "dtype": str(spec.dtype).removeprefix("torch.")}

@@ -1,0 +1,1 @@
+"""A typed graph in, one ONNX file that serves every engine out."""

@@ -1,0 +1,205 @@
+"""Stage 4: the typed graph becomes one ONNX file that every backend reads."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+import onnxscript
+import torch
+from onnxscript import opset20
+from torch import fx, nn
+from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+from mlpdeploy.engine.base import one_line
+from mlpdeploy.engine.onnx import elementary, norms
+from mlpdeploy.engine.onnx.coded import transpose_codes
+from mlpdeploy.engine.onnx.functions import BODIES, OPSET, Body, functions
+from mlpdeploy.engine.onnx.simplify import simplify
+from mlpdeploy.engine.onnx.tidy import ORIGIN, tidy
+from mlpdeploy.errors import NetworkError
+from mlpdeploy.graph import custom_ops
+from mlpdeploy.graph.precision.typed import Typed
+from mlpdeploy.graph.tracing.place import network_of
+from mlpdeploy.graph.tracing.rows import fixed_batch
+from mlpdeploy.graph.tracing.trace import TRACE_BATCH, quiet
+
+BATCH = "batch"
+"""Name of the symbolic first dimension in the ONNX file."""
+
+
+@dataclass(frozen=True)
+class Emitted:
+    """The ONNX model (custom operations as local functions of domain `mlpdeploy`) and the graph it came from.
+
+    Nodes are named `<module path>/<operation>`. `fp32_nodes`: those that the precision plan keeps in FP32;
+    `int8_nodes`: those that stem from what it gives INT8 operands.
+    """
+
+    model: onnx.ModelProto
+    typed: Typed
+    fp32_nodes: frozenset[str] = frozenset()
+    int8_nodes: frozenset[str] = frozenset()
+
+
+def emit(typed: Typed) -> Emitted:
+    """Export `typed` to ONNX with a dynamic batch, or the one it is fixed at, checked by onnx's own checker.
+
+    Raises NetworkError, naming the operation and the module of the user's network, where ONNX has no such operation.
+    """
+    program = _exported(typed)
+    transpose_codes(program.model)
+    fp32, int8 = tidy(program.model, BATCH, typed.fp32, typed.quantised)
+    proto = ir.serde.serialize_model(program.model)
+    proto.functions.extend(functions({node.op_type for node in proto.graph.node if node.domain == custom_ops.DOMAIN}))
+    onnx.checker.check_model(proto)
+    return Emitted(proto, typed, fp32, int8)
+
+
+class _Named(nn.Module):
+    """Runs the graph node by node, so that export sees which module of the user's network each node came from."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__()
+        self.module = module
+        for node in module.graph.nodes:
+            node.meta["custom"] = {ORIGIN: node.name}
+
+    def forward(self, *inputs: torch.Tensor) -> Any:
+        with torch.fx.traceback.preserve_node_meta():
+            return fx.Interpreter(self.module).run(*inputs)
+
+
+def _exported(typed: Typed) -> torch.onnx.ONNXProgram:
+    fixed = fixed_batch(typed.inputs)
+    examples = tuple(spec.example(fixed or TRACE_BATCH) for spec in typed.inputs)
+    dynamic = (None if fixed else {0: torch.export.Dim(BATCH, min=1, max=2**16)},) * len(examples)
+    program = None
+    with torch.no_grad(), quiet():
+        try:
+            program = torch.export.export(_Named(typed.module).eval(), examples, dynamic_shapes=(dynamic,))
+            result = torch.onnx.export(
+                program,
+                (),
+                dynamo=True,
+                verbose=False,
+                optimize=False,
+                opset_version=OPSET,
+                input_names=[spec.name for spec in typed.inputs],
+                output_names=[spec.name for spec in typed.outputs],
+                custom_translation_table=_TRANSLATIONS,
+            )
+            assert result is not None
+            simplify(result.model)
+        except Exception as error:  # export, the exporter and its optimiser raise many types; each becomes one line
+            raise NetworkError(_unsupported(typed.module, program, error)) from error
+    # An output that is returned twice has the name of the last, an input that is returned one of the exporter's.
+    graph = result.model.graph
+    for value, spec in (*zip(graph.inputs, typed.inputs, strict=True), *zip(graph.outputs, typed.outputs, strict=True)):
+        value.name = spec.name
+    return result
+
+
+def _unsupported(module: fx.GraphModule, program: torch.export.ExportedProgram | None, error: BaseException) -> str:
+    """Which operation of which module ONNX has no form for."""
+    if program is None:
+        return f"the network cannot be written for every batch size: {one_line(error)}"
+    chain: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None:
+        chain.append(str(cause))
+        cause = cause.__cause__
+    known = {node.name: node for node in module.graph.nodes}
+    # The exporter names the operation that it could not write, which may be a part of what the network calls.
+    named = {match.groups() for text in chain if (match := _NODE.search(text))}
+    whole = [node for node in program.graph.nodes if (node.name, f"torch.ops.{node.target}") in named]
+    parts = (
+        node
+        for node in program.run_decompositions().graph.nodes
+        if any(repr(node.target) in text or str(node.target) in text for text in chain)
+    )
+    unknown = (node for node in program.graph.nodes if _is_unknown(node))
+    for node in (*whole, *parts, *unknown):
+        source = known.get((node.meta.get("custom") or {}).get(ORIGIN, ""))
+        if source is not None:
+            where = network_of(source) or "the network itself"
+            line = (source.meta.get("stack_trace") or "").strip().splitlines()[-2:-1]
+            place = f", {_PATH.sub('', line[0].strip())}" if line else ""
+            return f"{source.target} has no ONNX form: module '{where}'{place}; replace it there"
+    return f"the network cannot be written as ONNX: {one_line(chain[-1])}"
+
+
+def _is_unknown(node: fx.Node) -> bool:
+    """Whether neither the exporter nor we have a form for an operation."""
+    target: Any = node.target
+    if not isinstance(target, torch._ops.OpOverload) or target in _TRANSLATIONS:
+        return False
+    if torch._C._dispatch_has_kernel_for_dispatch_key(target.name(), "CompositeImplicitAutograd"):
+        return False  # the exporter takes it apart
+    return not ONNXRegistry.from_torchlib().is_registered(target)
+
+
+def _segment_grouped_projection(
+    x: Any, weight: Any, segments: int, bias: Any = None, gelu: bool = False, scale: Any = None, accumulate: Any = None
+) -> Any:
+    sizes, segments = [1, *map(int, x.shape[1:])], int(segments)
+    operands = {"bias": bias, "scale": scale, "accumulate": accumulate}
+    present = {name: value for name, value in operands.items() if value is not None}
+    body = Body(len(sizes) == 5, sizes[1] > 1 or len(sizes) == 4, segments > 1 or len(sizes) == 4, gelu=bool(gelu),
+                **dict.fromkeys(present, True))  # fmt: skip
+    shape = [] if accumulate is None else [-1, *map(int, accumulate.shape[1:])]
+    attributes = body.attributes_of(sizes, segments, int(weight.shape[0]) // segments, shape)
+    matrix = weight if body.trailing else opset20.Transpose(weight, perm=[1, 0])
+    return _SEGMENT_OPS[body.name](x, matrix, *present.values(), **attributes)
+
+
+def _quantise(x: Any, scale: Any) -> Any:
+    zero: Any = opset20.Constant(value=_ZERO)
+    return opset20.QuantizeLinear(x, scale, zero)
+
+
+def _dequantise(codes: Any, scale: Any, axis: int) -> Any:
+    if len(scale.shape):
+        return opset20.DequantizeLinear(codes, scale, axis=int(axis))
+    # ONNX Runtime moves it behind a Reshape with a QuantizeLinear in front, which without a zero point is unsigned.
+    zero: Any = opset20.Constant(value=_ZERO)
+    return opset20.DequantizeLinear(codes, scale, zero)
+
+
+def _segment_schema(body: Body) -> onnx.defs.OpSchema:
+    kinds = [f"tensor({name})" for name in ("float", "float16", "bfloat16", "double")]
+    parameter, attribute = onnx.defs.OpSchema.FormalParameter, onnx.defs.OpSchema.Attribute
+    return onnx.defs.OpSchema(
+        body.name,
+        custom_ops.DOMAIN,
+        1,
+        inputs=[parameter(name, "T") for name in body.inputs],
+        outputs=[parameter("Y", "T")],
+        type_constraints=[("T", kinds, "")],
+        attributes=[attribute(name, onnx.defs.OpSchema.AttrType.INTS, "", required=True) for name in body.attributes],
+    )
+
+
+_PATH = re.compile(r'(?<=")[^"]*[/\\](?=[^"/\\]*")')
+"""The folders of a file in a line of a stack trace."""
+
+_NODE = re.compile(r"translating node %(\w+) : .*?call_function\[target=([\w.]+)\]")
+"""The node that the exporter could not write, in its message: name and operation."""
+
+_ZERO = onnx.helper.make_tensor("zero", onnx.TensorProto.INT8, [], [0])
+"""The zero point, which makes codes signed."""
+
+_OPSET = onnxscript.values.Opset(custom_ops.DOMAIN, 1)
+_SEGMENT_OPS = {name: onnxscript.values.Op(_OPSET, name, _segment_schema(body)) for name, body in BODIES.items()}
+_TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
+    custom_ops.SEGMENT_GROUPED_PROJECTION: _segment_grouped_projection,
+    custom_ops.WITH_EPILOGUE: _segment_grouped_projection,
+    custom_ops.QUANTISE: _quantise,
+    custom_ops.DEQUANTISE: _dequantise,
+    **elementary.TRANSLATIONS,
+    **norms.TRANSLATIONS,
+}

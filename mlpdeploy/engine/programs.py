@@ -1,0 +1,112 @@
+"""The typed graph as an ExportedProgram, and what backends that run PyTorch share around it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    import numpy as np
+    from torch import Tensor
+
+    from mlpdeploy.engine.backend import Batch, Bind, Launch
+    from mlpdeploy.engine.onnx.emit import Emitted
+
+
+GPU = "cuda:0"
+"""The GPU that programs are moved to, by its number: torch.export takes `cuda` and `cuda:0` for different devices."""
+
+
+def exported(emitted: Emitted, batch: Batch) -> Any:
+    """The ExportedProgram of the typed graph, on the CPU, for every batch up to the largest."""
+    import torch
+
+    from mlpdeploy.graph.tracing.rows import fixed_batch
+
+    fixed = fixed_batch(emitted.typed.inputs)
+    # Traced at two rows or more: a size of one would be taken for a constant.
+    rows = fixed or max(2, min(batch.opt, batch.max))
+    sample = tuple(torch.zeros((rows, *spec.shape), dtype=spec.dtype) for spec in emitted.typed.inputs)
+    free = None if fixed else {0: torch.export.Dim("batch", min=1, max=max(2, batch.max))}
+    with torch.no_grad():
+        return torch.export.export(emitted.typed.module, sample, dynamic_shapes=(free,) * len(sample))
+
+
+def meanings() -> dict[Any, Any]:
+    """Our operations by what they mean, for compilers that do not know them."""
+    from mlpdeploy.graph import custom_ops
+
+    return {
+        custom_ops.SEGMENT_GROUPED_PROJECTION: custom_ops.by_permuting,
+        custom_ops.WITH_EPILOGUE: custom_ops.by_permuting,
+    }
+
+
+def tune(module: Any, batch: int) -> None:
+    """Measure the kernel's configurations for each projection of a graph on this machine's GPU, where not yet known."""
+    import importlib.util
+
+    from torch import fx
+
+    from mlpdeploy import kernels
+
+    if importlib.util.find_spec("triton") is None:
+        return
+    launch: Any = kernels.load("segment_grouped_projection.launch")
+    for node in module.graph.nodes:
+        if (meaning := meanings().get(node.target)) is not None:
+            operands = fx.map_arg(node.args, lambda argument: _at_batch(argument.meta["val"], batch, launch.hint))
+            if not launch.is_tuned(operands):
+                launch.tune(operands, meaning)
+
+
+def _at_batch(value: Tensor, batch: int, hint: Callable[[Any], int]) -> Tensor:
+    """A tensor without content, as the traced `value` is at this batch."""
+    import torch
+
+    from mlpdeploy.graph.tracing.trace import TRACE_BATCH
+
+    shape = [hint(size) * batch // TRACE_BATCH if isinstance(size, torch.SymInt) else size for size in value.shape]
+    return torch.empty(shape, dtype=value.dtype, device="meta")
+
+
+def binder(program: Callable[..., Any], inputs: Sequence[str]) -> Bind:
+    """A PyTorch program that takes `inputs` in this order, as the work that it puts on a GPU."""
+    import torch
+    from torch.utils import _pytree as pytree
+
+    from mlpdeploy.engine.backend import Launch
+
+    def bind(given: Mapping[str, Tensor]) -> Launch:
+        arguments = [given[name] for name in inputs]
+
+        def run() -> Sequence[Tensor]:
+            with torch.inference_mode():
+                return [leaf for leaf in pytree.tree_leaves(program(*arguments)) if isinstance(leaf, torch.Tensor)]
+
+        return Launch(run)
+
+    return bind
+
+
+def tensor(array: np.ndarray) -> Any:
+    """An array as a tensor, BF16 included."""
+    import numpy as np
+    import torch
+
+    array = np.ascontiguousarray(array)
+    if array.dtype.name == "bfloat16":
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
+def array(value: Any) -> np.ndarray:
+    """A copy of a tensor as an array, BF16 included: a program may give its input or a weight of its own as output."""
+    import ml_dtypes
+    import torch
+
+    value = value.detach().to("cpu", copy=True)
+    if value.dtype is torch.bfloat16:
+        return value.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+    return value.numpy()

@@ -1,0 +1,1 @@
+"""What was found, as documents that are read again: measurements, gates, history."""

@@ -1,0 +1,1 @@
+"""How long an engine takes, beside its rivals and the machine's limits."""

@@ -1,0 +1,1 @@
+"""Whether each stage computes what the network computes."""

@@ -1,0 +1,1 @@
+"""The documents beside an engine in, a page and a report in plain words out."""

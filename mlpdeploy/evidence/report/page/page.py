@@ -1,0 +1,192 @@
+"""The page: what the documents say, arranged for the template beside this file.
+
+Jinja escapes every value; only the pictures, which escape their own text, are trusted to be markup.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mlpdeploy.errors import MachineLacks
+from mlpdeploy.evidence.report import charts, charts_int8
+from mlpdeploy.evidence.report.blocks import Block, block
+from mlpdeploy.evidence.report.summary import REFUSALS, reproduction
+from mlpdeploy.evidence.report.time_by_module import Times, kind_of, times
+from mlpdeploy.evidence.report.verdicts import command, speedup, title, verdicts
+from mlpdeploy.evidence.report.words import (
+    EXTREME,
+    PHASES,
+    clock_notes,
+    device_rows,
+    extreme_rows,
+    int8_facts,
+    launches_text,
+)
+from mlpdeploy.system.text import clean, megabytes
+
+Document = Mapping[str, Any]
+
+FOLDER = Path(__file__).parent
+
+
+def page(
+    manifest: Document,
+    verification: Document | None = None,
+    bench: Document | None = None,
+    outlines: Mapping[str, Sequence[Document]] | None = None,
+) -> str:
+    """HTML about an artifact, from its manifest and, where they are there, its other documents.
+
+    `outlines` is graph.json. The page needs no network and no other file. Raises MachineLacks where a library that
+    draws is missing, KeyError where a document lacks something.
+    """
+    _require()
+    import jinja2
+
+    from mlpdeploy.evidence.report.drawing import lacking
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(FOLDER),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=_cleaned,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"error": _error, "ms": _ms, "count": _count, "when": _when, "breakable": _breakable}
+    environment.filters |= {"launches": launches_text, "megabytes": megabytes}
+    seen = block(outlines) if outlines else None
+    undrawn = None if seen is None else lacking()
+    values: dict[str, Any] = dict(
+        m=manifest,
+        v=verification,
+        bench=bench,
+        title=title(manifest),
+        verdicts=verdicts(manifest, verification, bench),
+        style=_markup((FOLDER / "style.css").read_text(encoding="utf-8")),
+        pictures=_pictures(manifest, verification, bench, seen if undrawn is None else None),
+        block=seen,
+        undrawn=undrawn,
+        rules=_rules(manifest),
+        refusals=REFUSALS,
+        credit={one["rule"]: one for one in (bench or {}).get("credit") or ()},
+        times=_times(bench),
+        int8_facts=int8_facts(manifest["int8"]) if manifest.get("int8") else {},
+        precisions=precisions(outlines["after"]) if outlines else [],
+        speedup=speedup,
+        phases=PHASES,
+        extremes=extreme_rows(verification["stages"]) if verification else ([], []),
+        extreme_words=EXTREME,
+        device_rows=device_rows(bench["measurements"]) if bench else [],
+        clock_notes=clock_notes(bench["measurements"]) if bench else [],
+        command=lambda verb: command(manifest, verb),
+        reproduce="\n".join(reproduction(manifest)[1]),
+    )
+    try:
+        return environment.get_template("page.html.j2").render(values)
+    except jinja2.UndefinedError as error:
+        raise KeyError(str(error)) from error
+
+
+def precisions(operations: Sequence[Document]) -> list[dict[str, Any]]:
+    """By kind of module (numbers in its path left out), how many operations give which dtype, in order."""
+    found: dict[str, dict[str, Any]] = {}
+    for one in operations:
+        row = found.setdefault(kind_of(one["module"]), {"modules": set(), "dtypes": {}})
+        row["modules"].add(one["module"])
+        row["dtypes"][one["dtype"]] = row["dtypes"].get(one["dtype"], 0) + 1
+    return [{"path": path, "modules": len(row["modules"]), "dtypes": row["dtypes"]} for path, row in found.items()]
+
+
+def _pictures(
+    manifest: Document, verification: Document | None, bench: Document | None, seen: Block | None
+) -> dict[str, Any]:
+    from mlpdeploy.evidence.report.drawing import draw
+
+    found: dict[str, Any] = {"operations": charts.operations(manifest["ops"]["before"], manifest["ops"]["after"])}
+    if verification is not None and any(stage["checks"] for stage in verification["stages"]):
+        found["accuracy"] = charts.accuracy(verification["stages"])
+    if bench is not None:
+        found["latency"] = [_markup(charts.latency(measurement)) for measurement in bench["measurements"]]
+        if bench["roofline"] is not None and bench["roofline"]["limits"]:
+            found["roofline"] = charts.roofline(bench)
+    int8 = manifest.get("int8") or {}
+    if int8.get("curve"):
+        found["tradeoff"] = charts_int8.tradeoff(int8["curve"])
+    if int8.get("ranked"):
+        found["noise"] = charts_int8.noise(int8["ranked"])
+    if seen is not None:
+        name = seen.module or "the network"
+        found["before"] = draw(seen.before, f"{name} before the rules")
+        found["after"] = draw(seen.after, f"{name} after the rules")
+    return {name: _markup(value) if isinstance(value, str) else value for name, value in found.items()}
+
+
+def _rules(manifest: Document) -> dict[str, list[Document]]:
+    """The rules and forms that fired, those that refused somewhere, and the names of those that found nothing to do."""
+    forms = [{**form, "refused": [], "form": True} for form in manifest.get("forms", ())]
+    rules = [*({**rule, "form": False} for rule in manifest["rules"]), *forms]
+    return {
+        "fired": [rule for rule in rules if rule["fired"]],
+        "refused": [rule for rule in rules if rule["refused"]],
+        "idle": [rule["name"] for rule in rules if not rule["fired"] and not rule["refused"]],
+    }
+
+
+def _times(bench: Document | None) -> Times | None:
+    layers = None if bench is None else bench["layers"]
+    return None if layers is None or layers["after"] is None else times(layers["before"], layers["after"])
+
+
+def _require() -> None:
+    """Raises MachineLacks, one line, where what draws the page is not installed."""
+    from importlib.util import find_spec
+
+    missing = [name for name in ("jinja2", "matplotlib", "pygraphviz") if find_spec(name) is None]
+    if missing:
+        raise MachineLacks(f"the page needs {' and '.join(missing)}: pip install {' '.join(missing)}")
+
+
+def _markup(text: str) -> Any:
+    from markupsafe import Markup
+
+    return Markup(text)
+
+
+def _cleaned(value: Any) -> Any:
+    """A value without characters that turn the direction of writing, or control what shows it otherwise."""
+    from markupsafe import Markup
+
+    return clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _breakable(name: str) -> Any:
+    """A name that may go on in the next line behind a dot, an underscore or a colon."""
+    from markupsafe import escape
+
+    return _markup(re.sub(r"([._:])(?=\w)", r"\1<wbr>", str(escape(clean(name)))))
+
+
+def _error(value: float | None) -> str:
+    """A relative error; None stands for one that is not finite."""
+    return "not finite" if value is None else f"{value:.1e}" if value else "0"
+
+
+def _ms(value: float) -> str:
+    return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
+
+
+def _when(value: str) -> str:
+    """A point in time to the minute: 2030-01-02 03:04 UTC."""
+    return f"{value[:16].replace('T', ' ')} UTC" if value.endswith("+00:00") else value
+
+
+def _count(value: float) -> str:
+    """A large number with its unit: 6.9 G."""
+    for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if abs(value) >= size:
+            return f"{value / size:.3g} {unit}"
+    return f"{value:.3g}"

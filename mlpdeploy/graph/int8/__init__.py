@@ -1,0 +1,1 @@
+"""Which operands take INT8, and in which range: found on real inputs."""

@@ -1,0 +1,1 @@
+"""A rewritten graph in, one whose every dtype is decided out."""

@@ -1,0 +1,59 @@
+"""What the user asks for, checked: one frozen value that names an artifact and everything that goes into it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, Field, asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from mlpdeploy.errors import InputError
+from mlpdeploy.selection.choice import EngineChoice, Int8Choice, NetworkChoice, option
+
+OUT = Path("artifacts")
+
+
+@dataclass(frozen=True)
+class Selection(Int8Choice, EngineChoice, NetworkChoice):
+    """A network, its weights, and the engine to build from it: all three choices, and the folder of artifacts (`out`).
+
+    Raises InputError, on creation, where a value cannot be used, or where two exclude each other.
+    """
+
+    _: KW_ONLY
+    out: Path = option(OUT, "Where artifacts lie.", metavar="DIR")
+
+    @classmethod
+    def fields(cls) -> list[Field[Any]]:
+        """Its fields, those that name an engine first: name, precision, backend, batch."""
+        return sorted(fields(cls), key=lambda field: bool(field.kw_only))
+
+    def __post_init__(self) -> None:
+        for part in (NetworkChoice, EngineChoice, Int8Choice):
+            part.__post_init__(self)
+        if (said := self.said()) and self.precision != "int8":
+            raise InputError(f"--{said[0]} is for --precision int8, not for {self.precision}")
+
+    def with_backend(self, backend: str) -> Selection:
+        """The same selection with `auto` decided."""
+        return replace(self, backend=backend)
+
+    def to_json(self) -> dict[str, Any]:
+        """What decides the content of an artifact, as JSON values: all but the folder it lies in."""
+        values = asdict(self)
+        del values["out"]
+        values["batch"] = "{min}:{opt}:{max}".format(**asdict(self.profile))
+        values["checkpoint"] = None if self.checkpoint is None else str(self.checkpoint)
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Selection:
+        """What `to_json` wrote. Raises InputError where another version wrote it."""
+        try:
+            given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+            given["checkpoint"] = None if given["checkpoint"] is None else Path(given["checkpoint"])
+            return cls(**given)
+        except (KeyError, TypeError) as error:
+            raise InputError(
+                f"a selection of another version of mlpdeploy ({error}): build the artifact again"
+            ) from error

@@ -1,0 +1,78 @@
+"""Words of the command line as values: batch sizes, shapes, inputs, numbers. All raise InputError where it is none."""
+
+from __future__ import annotations
+
+import re
+
+from mlpdeploy.engine.backend import Batch
+from mlpdeploy.errors import InputError
+from mlpdeploy.zoo.recipe import Input
+
+
+def parse_batch(text: str) -> Batch:
+    """MIN:OPT:MAX, or one number for all three; 1 <= MIN <= OPT <= MAX."""
+    parts = text.split(":")
+    if len(parts) not in (1, 3) or not all(re.fullmatch(r"[0-9]{1,6}", part) for part in parts):
+        raise InputError(f"batch {text!r}: give MIN:OPT:MAX such as 1:8:32, or one number")
+    low, opt, high = (int(part) for part in (parts * 3 if len(parts) == 1 else parts))
+    if low < 1:
+        raise InputError(f"batch {text!r}: the smallest batch is 1")
+    if not low <= opt <= high:
+        raise InputError(f"batch {text!r}: it must be MIN <= OPT <= MAX")
+    return Batch(low, opt, high)
+
+
+def parse_sizes(text: str | None) -> tuple[int, ...]:
+    """1,8,64 as whole numbers from 1; none of None."""
+    parts = [] if text is None else text.split(",")
+    if not all(re.fullmatch(r"\s*[1-9][0-9]{0,5}\s*", part) for part in parts):
+        raise InputError(f"batch {text!r}: give the sizes to time, such as 1,8,64")
+    return tuple(int(part) for part in parts)
+
+
+def parse_shape(text: str) -> tuple[int, ...]:
+    """C,H,W as positive whole numbers."""
+    parts = re.split(r"[,x]", text.strip())
+    if not all(re.fullmatch(r"[1-9][0-9]{0,6}", part) for part in parts):
+        raise InputError(f"input shape {text!r}: give positive sizes without the batch, such as 3,224,224")
+    return tuple(int(part) for part in parts)
+
+
+def parse_input(text: str) -> Input:
+    """NAME:SHAPE[:float32[:LOW..HIGH]] or NAME:SHAPE:int64:LOW..HIGH, a shape without the batch (none: one number)."""
+    found = re.fullmatch(r"(\w+):([0-9,x]*)(?::(float32|int64))?(?::(-?[0-9]{1,18})\.\.(-?[0-9]{1,18}))?", text.strip())
+    if found is None:
+        raise InputError(
+            f"input {text!r}: give NAME:SHAPE[:DTYPE[:LOW..HIGH]], such as x:3,224,224 or ids:16:int64:0..999; "
+            "DTYPE is float32, or int64 for whole numbers of any kind"
+        )
+    name, shape, dtype, low, high = found.groups()
+    if dtype == "int64" and low is None:
+        raise InputError(f"input {text!r}: say which whole numbers it may hold, such as {name}:{shape}:int64:0..999")
+    # Of whole numbers the highest is one that there may be; an Input says the first that there may not.
+    bounds = () if low is None else (int(low), int(high) + (dtype == "int64"))
+    if bounds and bounds[0] >= bounds[1]:
+        raise InputError(f"input {text!r}: {low}..{high} holds nothing")
+    return Input(name, parse_shape(shape) if shape else (), "int64" if dtype == "int64" else "float32", *bounds)
+
+
+def parse_mean(text: str) -> tuple[float, ...]:
+    """0.485,0.456,0.406 as numbers, one a channel."""
+    return _channels("--mean", text)
+
+
+def parse_std(text: str) -> tuple[float, ...]:
+    """0.229,0.224,0.225 as numbers, one a channel."""
+    return _channels("--std", text)
+
+
+def parse_words(text: str) -> tuple[str, ...]:
+    """a,b as words."""
+    return tuple(part.strip() for part in text.split(","))
+
+
+def _channels(option: str, text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise InputError(f"{option} {text!r}: give one number a channel, such as 0.485,0.456,0.406") from error

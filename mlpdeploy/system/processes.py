@@ -1,0 +1,111 @@
+"""Other processes, and being asked to end: what was begun is undone, and no child is left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sysconfig
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+GRACE = 5.0
+"""Seconds that a process has to undo what it began."""
+
+
+class Terminated(BaseException):
+    """The process was asked to end; `exit_code` is what a shell reports for the signal."""
+
+    def __init__(self, number: int, where: str = "") -> None:
+        super().__init__(f"terminated{where}; the last good artifact is untouched")
+        self.exit_code = 128 + number
+
+
+@dataclass
+class Interruption:
+    """Where the user's own code was when the process was interrupted: ` in forward (nets.py, line 7)`, or empty."""
+
+    where: str = ""
+
+
+@contextmanager
+def unwinding() -> Iterator[Interruption]:
+    """Raise Terminated in the body where the process is asked to end, so that everything is cleared on the way out.
+
+    A signal that something else handles, or that is ignored, stays as it is; another one soon after the first does not
+    stop the clearing. An interruption from the keyboard raises KeyboardInterrupt as ever; what is yielded says where.
+    """
+    known = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    here = threading.current_thread() is threading.main_thread()
+    taken = [number for number in known if here and signal.getsignal(number) is signal.SIG_DFL]
+    asked = -GRACE
+
+    def end(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        before, asked = asked, time.monotonic()
+        if asked - before >= GRACE:
+            raise Terminated(number, _users_line(frame))
+
+    interruption = Interruption()
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        interruption.where = interruption.where or _users_line(frame)
+        signal.default_int_handler(number, frame)
+
+    keyboard = here and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    for number in taken:
+        signal.signal(number, end)
+    if keyboard:
+        signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield interruption
+    finally:
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
+        if keyboard:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _users_line(frame: FrameType | None) -> str:
+    """The innermost line of the user's own code that runs, in words; empty where our own code runs."""
+    while frame is not None and not frame.f_code.co_filename.startswith(_PACKAGE):
+        file = frame.f_code.co_filename
+        if not file.startswith((*_LIBRARIES, "<")):
+            return f" in {frame.f_code.co_name} ({os.path.basename(file)}, line {frame.f_lineno})"
+        frame = frame.f_back
+    return ""
+
+
+_PACKAGE = str(Path(__file__).parents[1]) + os.sep
+_LIBRARIES = tuple({sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+
+
+def run(
+    command: Sequence[str], folder: Path, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, its output as text; where this process is interrupted, it and its children end too."""
+    how: dict[str, Any] = {"process_group": 0} if os.name == "posix" else {}
+    how |= {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=folder, env=environment, text=True, **how) as process:
+        try:
+            stdout, stderr = process.communicate()
+        except BaseException:
+            _end(process)
+            raise
+    return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """Ask a process and its children to end, and end those that do not."""
+    send = os.killpg if os.name == "posix" else lambda pid, number: process.send_signal(number)
+    with suppress(ProcessLookupError, PermissionError):
+        send(process.pid, signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=GRACE)
+        send(process.pid, getattr(signal, "SIGKILL", signal.SIGTERM))

@@ -1,0 +1,217 @@
+"""What the commands share: options, one for each field of a selection, and the selection that they make."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import sys
+import typing
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import Field, replace
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mlpdeploy.artifact import store, trust
+from mlpdeploy.artifact.lookup import is_path
+from mlpdeploy.artifact.store import Artifact
+from mlpdeploy.errors import InputError
+from mlpdeploy.selection import Selection
+from mlpdeploy.selection.choice import IMAGES, PRECISIONS, Option
+from mlpdeploy.system import results
+from mlpdeploy.terminal.screen import Terminal
+from mlpdeploy.zoo.recipe import kind, recipes
+
+
+def _begin(incomplete: str, known: Iterable[str]) -> list[str]:
+    return [one for one in known if one.startswith(incomplete)]
+
+
+def _recipes(incomplete: str) -> list[str]:
+    return _begin(incomplete, (name for recipe in recipes().values() for name in recipe.names))
+
+
+def _precisions(incomplete: str) -> list[str]:
+    return _begin(incomplete, PRECISIONS)
+
+
+Name = Annotated[
+    str,
+    typer.Argument(help="A recipe (see list), timm:<model>, or package.module:factory.", autocompletion=_recipes),
+]
+NameOrPath = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME_OR_PATH",
+        help="A network's name, as `build` takes it, or the folder of its artifact, without the options of the build.",
+        autocompletion=_recipes,
+    ),
+]
+TimedSizes = Annotated[str | None, typer.Option("--batch", metavar="N,...", help="Batch sizes to time.")]
+Threads = Annotated[
+    int | None, typer.Option(metavar="N", help="Threads of a CPU engine; default: all cores, regress: but one.")
+]
+Data = Annotated[
+    str | None,
+    typer.Option(metavar="DATA", help="To verify on: a folder of images, an .npz file or digits; default: noise."),
+]
+Trust = Annotated[bool, typer.Option("--trust", help="Run code in an engine that somebody else built.")]
+Out = Annotated[Path, typer.Option(metavar="DIR", help="Where artifacts lie.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout, and nothing else there.")]
+
+DATA = (*IMAGES, "limit")
+"""Fields about rows of data, which may be others than those at the build."""
+_FIELDS = {field.name: field for field in Selection.fields()}
+
+Command = Callable[..., None]
+
+
+def _called(field: Field[Any]) -> str:
+    how: Option | None = field.metadata.get("option")
+    flag = None if how is None else how.flag
+    return field.name if flag is None else flag.partition("/")[0].removeprefix("--").replace("-", "_")
+
+
+CALLED = {name: _called(field) for name, field in _FIELDS.items()}
+"""What the fields of a selection are called among the arguments of a command: `gpu` of `gpus`, after `--gpu`."""
+
+
+def choosing(*names: str, **fixed: str) -> Callable[[Command], Command]:
+    """A command that takes a Selection becomes one that is asked for it by options, one for each of these fields.
+
+    What the command takes itself under the name of an option takes that option's place. `fixed` are not asked for.
+    """
+
+    def made(words: dict[str, Any], own: Mapping[str, Any]) -> tuple[Selection]:
+        return (selected({**words, **fixed}),)
+
+    return lambda command: _asked_for(command, names, Name, made, given=1)
+
+
+def opening(*names: str) -> Callable[[Command], Command]:
+    """As `choosing`, of a command that takes a Selection and an Artifact, None where no artifact's folder was named.
+
+    The command takes `trust` too.
+    """
+
+    def made(words: dict[str, Any], own: Mapping[str, Any]) -> tuple[Selection, Artifact | None]:
+        return opened(words, own["trust"])
+
+    return lambda command: _asked_for(command, names, NameOrPath, made, given=2)
+
+
+def _asked_for(
+    command: Command, names: Iterable[str], name: Any, made: Callable[..., tuple[Any, ...]], *, given: int
+) -> Command:
+    parameters = [*inspect.signature(command, eval_str=True).parameters.values()][given:]
+    own = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in parameters]
+    taken = {one.name for one in own}
+    asked = [_parameter(_FIELDS[field]) for field in names if CALLED[field] not in taken]
+    first = inspect.Parameter("name", inspect.Parameter.KEYWORD_ONLY, annotation=name)
+
+    @wraps(command)
+    def run(**words: Any) -> None:
+        chosen = {one.name: words.pop(one.name) for one in (first, *asked)}
+        command(*made(chosen, words), **words)
+
+    signature = inspect.Signature([first, *asked, *own])
+    run.__signature__ = signature  # type: ignore[attr-defined]
+    run.__annotations__ = {one.name: one.annotation for one in signature.parameters.values()}
+    return run
+
+
+def _parameter(field: Field[Any]) -> inspect.Parameter:
+    """The parameter of a command that a field is asked for by."""
+    how: Option = field.metadata["option"]
+    hint, default = _HINTS[field.name], field.default
+    if how.repeated or how.parse is not None:
+        hint, default = (list[str] if how.repeated else str) | None, None
+    completed = _precisions if field.name == "precision" else None
+    flag = how.flag or f"--{field.name.replace('_', '-')}"
+    asked = typer.Option(flag, metavar=how.metavar, help=how.help, autocompletion=completed)
+    return inspect.Parameter(
+        CALLED[field.name], inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[hint, asked]
+    )
+
+
+_HINTS = typing.get_type_hints(Selection)
+
+
+def selected(words: Mapping[str, Any]) -> Selection:
+    """The selection from a command's own arguments; what is not among them is as usual."""
+    values = {}
+    for name, field in _FIELDS.items():
+        if (option := CALLED[name]) not in words:
+            continue
+        how: Option | None = field.metadata.get("option")
+        value = words[option]
+        if how is not None and how.repeated:
+            value = tuple(value or ())
+        elif how is not None and how.parse is not None:
+            value = field.default if value is None else how.parse(value)
+        values[name] = value
+    return Selection(**values)
+
+
+def opened(words: Mapping[str, Any], trusted: bool) -> tuple[Selection, Artifact | None]:
+    """The selection from a command's own arguments; of an artifact's folder, the one it was built from, and itself.
+
+    Raises InputError where an option says something else than the artifact does, or where the artifact does not hold
+    its network, and ArtifactError where the network's name is somebody else's.
+    """
+    if not is_path(words["name"]):
+        return selected(words), None
+    artifact = store.open_artifact(Path(words["name"]))
+    built = Selection.from_json(artifact.manifest["selection"])
+    if kind(built.name) == "given":
+        raise InputError(f"{artifact.folder} does not hold the network that it was compiled from: use mlpdeploy.load")
+    if kind(built.name) == "user":
+        trust.require_named(artifact, built.name, trusted)
+    asked, usual = selected({**words, "name": built.name}), Selection(built.name)
+    free = {"out", *DATA}
+    for name in (name for name in _FIELDS if name not in free):
+        if getattr(asked, name) not in (getattr(usual, name), getattr(built, name)):
+            raise InputError(f"{artifact.folder} was built with {name} {getattr(built, name)}: leave that option out")
+    said = {name: getattr(asked, name) for name in DATA if getattr(asked, name) is not None}
+    return replace(built, out=asked.out, **said), artifact
+
+
+def write(path: Path | None, content: Any, append: bool = False) -> None:
+    """A file that was asked for: text, or JSON values. Raises InputError where it cannot be written."""
+    if path is not None:
+        text = content if isinstance(content, str) else json.dumps(content, indent=2, allow_nan=False) + "\n"
+        results.write(path, text, append)
+
+
+def keep(path: Path | None, content: Any, append: bool = False) -> None:
+    """As `write`, of what was measured: where it cannot be written, that is one line, and the run goes on."""
+    try:
+        write(path, content, append)
+    except InputError as error:
+        warn(str(error))
+
+
+@contextmanager
+def printing() -> Iterator[None]:
+    """Print a result: where stdout takes no more, that is one line, and the exit code tells the rest."""
+    try:
+        yield
+        sys.stdout.flush()
+    except OSError as error:
+        with suppress(OSError):  # what it still holds is not to fail once more when the process ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        warn(f"stdout cannot be written ({error.strerror or error})")
+
+
+def warn(line: str) -> None:
+    """One line on stderr."""
+    Terminal(stderr=True, soft_wrap=True).print(f"warning: {line}", style="yellow", markup=False, highlight=False)
+
+
+def print_json(document: Any) -> None:
+    """One document, and nothing else, on stdout."""
+    sys.stdout.write(json.dumps(document, indent=2) + "\n")

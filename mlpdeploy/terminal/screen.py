@@ -1,0 +1,25 @@
+"""The one way to the user's terminal: whatever is printed, only what mlpdeploy itself means to control controls it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rich import markup
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+
+from mlpdeploy.system.text import clean, plain
+
+
+class Terminal(Console):
+    """Rich's console, which cleans every piece of text that reaches it; styles and cursor moves are Rich's own."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """See Console.render: everything that is printed goes through here, pieces of pieces too."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=clean(segment.text))
+
+
+def escape(value: object) -> str:
+    """A value in one line, nothing in which is markup to Rich."""
+    return markup.escape(plain(value))

@@ -1,0 +1,69 @@
+"""What an engine says that it launches: read from real engines, and from text as TensorRT-RTX writes it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mlpdeploy.engine.backend import Batch, BuildRequest, backends
+from mlpdeploy.engine.backends.tensorrt._launches import Launches, launches
+from mlpdeploy.evidence.report.words import launches_text
+from tests.engine.small_networks import emitted
+
+SOURCE = "#undef __HAS_FP8\n" + "// a kernel\n" * 3000
+
+
+class Silent:
+    def step(self, phase: str, done: int, total: int) -> None: ...
+
+
+def programme(*statements: str, fallback: bool = False) -> bytes:
+    """As an engine holds it; `fallback` is that of a fused product, of which the engine has one for each."""
+    marks = "  accelerators={*}\n" if fallback else ""
+    lines = [f'  {kind}={{ name="{kind}" output={{"y" }} stream=0 layers="" }}' for kind in statements]
+    text = f"header {{\n  n_streams = 1\n{marks}}}\ndescriptors {{\n}}\nmain {{\n label bb1: \n" + "\n".join(lines)
+    return b"\0\1" + text.encode() + b"\n}\nshape_main {\n label bb2: \n}\n\xff"
+
+
+def test_each_statement_that_computes_is_a_launch() -> None:
+    engine = programme("shape_call", "function", "fully_connected", "signal", "wait", "function")
+    assert launches(engine) == Launches(3, {"fully_connected": 1, "function": 2}, 0)
+
+
+def test_what_a_fused_product_falls_back_to_is_none() -> None:
+    fallback = programme("fully_connected", "add", fallback=True)
+    engine = programme("runtime_fusion", "runtime_fusion") + fallback + fallback
+    assert launches(engine) == Launches(2, {"runtime_fusion": 2}, 0)
+
+
+def test_all_programmes_of_an_engine_count_and_so_does_the_source_of_its_kernels() -> None:
+    text = SOURCE.encode()
+    engine = programme("function") + text + b"\0" + text + b"\0" + programme("corrltn", "function") + b"#define short\0"
+    assert launches(engine) == Launches(3, {"corrltn": 1, "function": 2}, 2 * len(text))
+
+
+@pytest.mark.parametrize("engine", [b"", b"\0" * 100, SOURCE.encode(), b"main {\n", programme(), programme("wait")])
+def test_an_engine_that_does_not_tell(engine: bytes) -> None:
+    assert launches(engine) is None
+
+
+def test_a_real_engine_tells(tmp_path: Path) -> None:
+    backend = backends()["tensorrt-rtx"]
+    if (reason := backend.available()) is not None:
+        pytest.skip(reason)
+    facts = backend.build(emitted("fp16"), BuildRequest("fp16", Batch(1, 2, 4)), tmp_path, Silent()).facts
+    told = facts["launches"]
+    assert told["total"] == sum(told["by_kind"].values())
+    products = sum(told["by_kind"].get(kind, 0) for kind in ("corrltn", "fully_connected", "runtime_fusion"))
+    assert 1 <= products <= 4  # the network has four products, which may run within what follows them
+    assert 0 < told["source_bytes"] < facts["engine_bytes"]
+
+
+def test_in_words() -> None:
+    kinds = {"corrltn": 1, "fully_connected": 2, "function": 4, "pooling": 1, "runtime_fusion": 3}
+    told = launches_text({"total": 11, "by_kind": kinds, "source_bytes": 2_340_000})
+    assert told == (
+        "11 for one inference: 3 products, 3 products with what follows them, 5 other; "
+        "2.3 MB of the engine is source of kernels"
+    )

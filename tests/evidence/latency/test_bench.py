@@ -1,0 +1,340 @@
+"""Contenders in sittings, layers by module, the roofline and the memory of a graph."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnx
+import openvino
+import pytest
+import torch
+from onnx import TensorProto, helper
+from rich.console import Console
+from torch import nn
+
+from mlpdeploy.engine.backend import Batch, BuildRequest, LayerTime, backends
+from mlpdeploy.engine.backends import onnxruntime
+from mlpdeploy.engine.backends import openvino as openvino_backend
+from mlpdeploy.evidence.documents import memory
+from mlpdeploy.evidence.documents.bench import read
+from mlpdeploy.evidence.latency import (
+    by_module,
+    contenders,
+    load_pairs,
+    machine,
+    roofline,
+    sequential_test,
+    sittings,
+    timing,
+)
+from mlpdeploy.graph.tracing.trace import TensorSpec
+from mlpdeploy.progress import Silent
+from mlpdeploy.terminal.measurements import print_bench
+from tests.engine import small_networks
+
+EXAMPLE = Path(__file__).parents[2] / "data" / "bench.json"
+SPEC = TensorSpec("image", (3, 4, 4), torch.float32)
+
+
+def sleeper(name: str, seconds: float, loads: list[str]) -> contenders.Contender:
+    @contextlib.contextmanager
+    def load() -> Iterator[Callable[[Any], object]]:
+        loads.append(name)
+        yield lambda value: time.sleep(seconds)
+
+    return contenders.Contender(name, "engine", name, (SPEC,), lambda arrays: arrays, load)
+
+
+def test_every_sitting_loads_everything_anew_in_an_order_that_alternates() -> None:
+    loads: list[str] = []
+    both = [sleeper("a", 1e-3, loads), sleeper("b", 1e-2, loads)]
+    taken = sittings.sittings(both, [1, 2], 4, 0.0, 0, Silent(), fewest=4)
+    assert loads == ["a", "b", "b", "a", "b", "a", "a", "b"]
+    assert set(taken) == {1, 2} and taken[1].sittings == (5, 5, 5, 5) and len(taken[1].medians("a")) == 4
+    assert taken[2].ratio("b", "a").value > 1.5
+
+
+class Clock:
+    """A clock that only what is timed moves: `first` seconds more for whatever is loaded in the first sitting."""
+
+    def __init__(self, loading: float, least: float, first: float = 0.0) -> None:
+        self.now, self.loading, self.least, self.first, self.asked = 0.0, loading, least, first, list[float]()
+
+    def held(self, monkeypatch: pytest.MonkeyPatch, seconds: float, count: int = 10, **options: Any) -> int:
+        @contextlib.contextmanager
+        def load() -> Iterator[Callable[[Any], object]]:
+            self.now, self.first = self.now + self.loading + self.first, 0.0
+            yield lambda value: None
+
+        def timed(calls: Any, inputs: Any, *, seconds: float, **_: Any) -> timing.Timings:
+            self.asked.append(seconds)
+            self.now += max(seconds, self.least)
+            return timing.Timings({name: np.ones(5) for name in calls}, dict.fromkeys(calls, 1), 0)
+
+        monkeypatch.setattr(sittings, "timed", timed)
+        one = contenders.Contender("a", "engine", "a", (SPEC,), lambda arrays: arrays, load)
+        taken = sittings.sittings([one], [1, 2], count, seconds, 0, Silent(), clock=lambda: self.now, **options)
+        return len(taken[1].sittings)
+
+
+def test_the_seconds_cover_loading_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    quick = Clock(loading=0.0, least=0.1)
+    assert quick.held(monkeypatch, 20.0) == 10 and quick.now == pytest.approx(40)
+    slow = Clock(loading=1.0, least=0.1)
+    assert slow.held(monkeypatch, 20.0) == 10 and slow.now == pytest.approx(40)
+    # What is compiled in the first sitting is not measuring.
+    compiled = Clock(loading=1.0, least=0.1, first=300.0)
+    assert compiled.held(monkeypatch, 20.0) == 10 and compiled.now == pytest.approx(340)
+
+
+def test_where_a_sitting_takes_too_long_there_are_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = Clock(loading=2.0, least=4.0)
+    assert slow.held(monkeypatch, 4.0) == sittings.FEWEST and slow.now == pytest.approx(30)
+    some = Clock(loading=2.0, least=4.0)
+    assert some.held(monkeypatch, 26.0) == 5 and some.now == pytest.approx(52, abs=5)
+    every = Clock(loading=2.0, least=4.0)
+    assert every.held(monkeypatch, 4.0, fewest=10) == 10
+    assert Clock(loading=2.0, least=4.0).held(monkeypatch, 4.0, count=1) == 1
+
+
+def test_a_pair_loads_both_sides_once_in_either_order() -> None:
+    loads: list[str] = []
+    sides = (sleeper("baseline", 1e-3, loads), sleeper("candidate", 1e-2, loads))
+    seconds = {1: 0.0, 2: 0.0}
+    found = load_pairs.pairs(*sides, seconds, 0)
+    pair, other = next(found)
+    assert loads == ["baseline", "candidate", "candidate", "baseline"]
+    assert (pair.batch, other.batch) == (1, 2) and pair.log_ratio > 0.5
+    del seconds[2]  # decided
+    assert [one.batch for one in next(found)] == [1]
+    assert loads[4:] == ["candidate", "baseline", "baseline", "candidate"]
+
+
+class Heap:
+    """Memory as it was found to be: in the second load of a pair, the engine that is loaded first is `faster`.
+
+    That is a load whose order is not that of the load before it, which left its memory behind.
+    """
+
+    def __init__(self, faster: float) -> None:
+        self.faster, self.loads = faster, list[str]()
+
+    def side(self, name: str) -> contenders.Contender:
+        @contextlib.contextmanager
+        def load() -> Iterator[Callable[[Any], object]]:
+            self.loads.append(name)
+            yield self.call(name)
+
+        return contenders.Contender(name, "engine", name, (SPEC,), lambda arrays: arrays, load)
+
+    def call(self, name: str) -> Callable[[Any], object]:
+        place, number = len(self.loads) - 1, (len(self.loads) - 1) // 2
+        return lambda value: 1.0 - self.faster * (number % 2 == 1 and place % 2 == 0)
+
+
+@pytest.mark.parametrize("count", [10, 14, 20, 28])
+def test_what_a_load_leaves_behind_favours_neither_side(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def timed(calls: Any, inputs: Any, **_: Any) -> Any:
+        return SimpleNamespace(seconds={name: np.full(5, call(None)) for name, call in calls.items()})
+
+    monkeypatch.setattr(load_pairs, "timed", timed)
+    heap = Heap(0.03)
+    taken = itertools.islice(load_pairs.pairs(heap.side("baseline"), heap.side("candidate"), {1: 0.0}, 0), count)
+    logs = [pair.log_ratio for (pair,) in taken]
+    assert abs(sum(logs)) < 1e-9 < max(map(abs, logs))
+    found = sequential_test.judge(logs, 0.03)
+    assert found.value == pytest.approx(0, abs=1e-9) and found.low < 0 < found.high
+
+
+def test_a_trial_tells_loading_from_timing_and_is_the_second_of_two_loads() -> None:
+    loads: list[str] = []
+
+    @contextlib.contextmanager
+    def load() -> Iterator[Callable[[Any], object]]:
+        loads.append("")
+        time.sleep(0.1 if len(loads) > 2 else 1.0)
+        yield lambda value: time.sleep(1e-3)
+
+    side = contenders.Contender("a", "engine", "a", (SPEC,), lambda arrays: arrays, load)
+    cost = load_pairs.trial(replace(side, name="b"), side, [1, 2], 0)
+    assert len(loads) == 4 and cost.loading >= 0.2 and set(cost.timing) == {1, 2}
+    assert min(cost.timing.values()) >= 16e-3 and cost.least == pytest.approx(cost.loading + sum(cost.timing.values()))
+
+
+def test_inputs_are_different_arrays_that_are_alike_for_all() -> None:
+    made = contenders.prepared([sleeper("a", 0, []), sleeper("b", 0, [])], 2, 0)
+    assert len(made["a"]) > contenders.DISTINCT and made["a"][0]["image"].shape == (2, 3, 4, 4)
+    assert len({array["image"].ctypes.data for array in made["a"]}) == len(made["a"])
+    assert not np.array_equal(made["a"][0]["image"], made["a"][1]["image"])
+    assert all(np.array_equal(a["image"], b["image"]) for a, b in zip(made["a"], made["b"], strict=True))
+
+
+@pytest.mark.parametrize("sittings", [3, 4, 5, 10])
+def test_few_sittings_widen_the_interval_and_cover_the_truth(sittings: int) -> None:
+    rng = np.random.default_rng(0)
+    held = 0
+    for seed in range(200):  # loads of one engine differ by 3 %, rounds within a load by 1 %
+        taken = []
+        for _ in range(sittings):
+            sides = {name: rng.normal(1, 0.01, 6) * rng.normal(1, 0.03) for name in "ab"}
+            taken.append(timing.Timings(sides, {"a": 1, "b": 1}, seed))
+        ratio = timing.Timings.joined(taken).ratio("a", "b", resamples=400)
+        held += ratio.low <= 1 <= ratio.high
+    assert 0.91 <= held / 200 <= 1.0
+
+
+def test_layers_belong_to_the_module_they_name_or_to_the_one_before() -> None:
+    nodes = {"stem/Conv", "blocks.0.fc1/MatMul", "blocks.0.fc1/MatMul_1", "Add"}
+    found = by_module.by_module(
+        [
+            LayerTime("Reorder", 1e-3, ("input_abcd_stem/Conv",)),
+            LayerTime("Conv", 2e-3, ("stem/Conv",)),
+            LayerTime("Gemm", 3e-3, ("fused", "blocks.0.fc1/MatMul_1")),
+            LayerTime("Gelu", 1e-3, ("BiasGelu_token_0",)),
+            LayerTime("Add", 1e-3, ("Add",)),
+        ],
+        nodes,
+        4,
+        "openvino",
+    )
+    assert [(one.path, round(one.milliseconds, 6)) for one in found.modules] == [
+        ("stem", 3.0), ("blocks.0.fc1", 4.0), (by_module.ITSELF, 1.0),
+    ]  # fmt: skip
+    assert found.modules[1].layers == pytest.approx({"Gemm": 3.0, "Gelu": 1.0})
+    assert sum(one.share for one in found.modules) == pytest.approx(1.0) and found.milliseconds == pytest.approx(8.0)
+
+
+@pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
+def test_engines_tell_the_time_of_layers_by_our_names(name: str, tmp_path: Path) -> None:
+    backend, emitted = backends()[name], small_networks.emitted("fp32")
+    built = contenders.build(backend, emitted, BuildRequest("fp32", Batch(1, 2, 4)), tmp_path / "x", Silent()).on(1)
+    inputs = [{"image": small_networks.images(2, seed).numpy()} for seed in range(3)]
+    found = backend.profile(built.engine, built.facts, inputs)
+    assert not isinstance(found, str) and len(found) > 3 and all(one.seconds >= 0 for one in found)
+    names = {node.name for node in emitted.model.graph.node}
+    assert any(node in part for node in names for one in found for part in one.names)
+
+
+def test_the_time_of_a_layer_is_the_median_of_its_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    events = [
+        {"cat": "Node", "name": "a_kernel_time", "dur": dur, "args": {"op_name": "Relu"}} for dur in (4160.0, 1580.0)
+    ]
+    (tmp_path / "profile.json").write_text(json.dumps(events))
+    session = SimpleNamespace(
+        get_inputs=lambda: [], run=lambda *_: None, end_profiling=lambda: str(tmp_path / "profile.json")
+    )
+    engine = tmp_path / "engine"
+    engine.write_bytes(b"")
+    monkeypatch.setattr(onnxruntime, "open_session", lambda *_, **__: session)
+    (layer,) = onnxruntime.BACKEND.profile(engine, {}, [{}, {}])
+    assert layer == LayerTime("Relu", pytest.approx(2.87e-3), ("a",))
+
+    executed = openvino.ProfilingInfo.Status.EXECUTED
+    times = iter([timedelta(milliseconds=4.16), timedelta(milliseconds=1.58)])
+
+    class Request:
+        def infer(self, arrays: Any) -> None:
+            row = SimpleNamespace(status=executed, node_name="a", node_type="Relu", real_time=next(times))
+            self.profiling_info = [row]
+
+    compiled = SimpleNamespace(
+        get_runtime_model=lambda: SimpleNamespace(get_ops=lambda: []), create_infer_request=Request, inputs=[]
+    )
+    monkeypatch.setattr(openvino_backend, "_imported", lambda *_, **__: compiled)
+    (layer,) = openvino_backend.BACKEND.profile(engine, {}, [{}, {}])
+    assert layer == LayerTime("Relu", pytest.approx(2.87e-3), ("a",))
+
+
+def test_an_engine_without_a_profiler_says_so(tmp_path: Path) -> None:
+    assert backends()["inductor"].profile(tmp_path, {}, []) == "inductor does not tell the time of its layers"
+
+
+def test_multiply_accumulates_are_counted_for_one_image() -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(48, 10), nn.ReLU(), nn.Linear(10, 5))
+    assert roofline.macs_of(network, [SPEC]) == 48 * 10 + 10 * 5
+    assert roofline.macs_of(nn.Conv2d(3, 8, 2, 2), [SPEC]) == 2 * 2 * 8 * 3 * 2 * 2
+
+
+def test_the_limit_is_the_longer_of_computing_and_moving(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(roofline, "peak_macs", lambda *_: 1e6)
+    monkeypatch.setattr(roofline, "copy_bandwidth", lambda *_: 1e6)
+    network, output = nn.Sequential(nn.Flatten(), nn.Linear(48, 10)), TensorSpec("logits", (10,), torch.float32)
+    found = roofline.roofline(
+        network, [SPEC], [output], "fp32", "f32", 1, "cpu", {1: {"engine": 10.0}, 64: {"engine": 64.0}}
+    )
+    weights, each = 4 * (480 + 10), 4 * (48 + 10)
+    assert found.limits[0].bound == "memory" and found.limits[0].limit_ms == pytest.approx((weights + each) / 1e3)
+    assert found.limits[1].bound == "compute" and found.limits[1].limit_ms == pytest.approx(64 * 480 / 1e3)
+    assert found.limits[1].percent_of_limit["engine"] == pytest.approx(100 * 30.72 / 64)
+
+
+def chain(batch: int | str = "batch") -> onnx.ModelProto:
+    """x -> Relu -> Reshape (a view) -> Add with x."""
+    shape = helper.make_tensor("shape", TensorProto.INT64, [2], [-1, 6])
+    return small_networks.graph_model(
+        [
+            helper.make_node("Relu", ["x"], ["a"]),
+            helper.make_node("Reshape", ["a", "shape"], ["b"]),
+            helper.make_node("Add", ["b", "w"], ["c"]),
+            helper.make_node("Relu", ["c"], ["y"]),
+        ],
+        {"x": (TensorProto.FLOAT, [batch, 2, 3])},
+        {"y": (TensorProto.FLOAT, [batch, 6])},
+        {"shape": np.array(shape.int64_data, np.int64), "w": np.ones(6, np.float32)},
+    )
+
+
+@pytest.mark.parametrize("batch", [1, 5])
+def test_the_memory_of_a_graph_is_what_is_alive_at_once(batch: int) -> None:
+    value, weights = 24 * batch, 24 + 16
+    # The input and two values: `b` is a view of `a`, which is gone when `y` is made.
+    assert memory.peak_bytes(chain(), batch) == 3 * value + weights
+
+
+def test_memory_that_cannot_be_told_is_not_guessed() -> None:
+    model = chain()
+    model.graph.input[0].type.tensor_type.shape.dim[1].dim_param = "unknown"
+    assert memory.peak_bytes(model, 2) == "the shape of a is not known"
+
+
+def test_fingerprints_name_what_differs() -> None:
+    here = machine.fingerprint()
+    assert machine.differences(here, json.loads(json.dumps(here))) == []
+    other = {**here, "cores": 96, "versions": {**here["versions"], "torch": "1.0"}}
+    assert machine.differences(here, other) == [
+        f"cores {here['cores']} (was 96)", f"torch {here['versions']['torch']} (was 1.0)",
+    ]  # fmt: skip
+    assert (
+        set(machine.conditions()) == {"load", "governor", "mhz", "celsius", "gpu"} and machine.cache_bytes() > 1 << 15
+    )
+
+
+def test_times_of_the_hosts_clock_are_of_another_machine_than_those_of_device_events(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = {name: value for name, value in machine.fingerprint().items() if name != "gpu_clock"}
+    monkeypatch.setattr(machine.nvidia, "probe", lambda: "no NVIDIA GPU")
+    assert machine.differences(machine.fingerprint(), {**before, "gpu": None}) == []
+    monkeypatch.setattr(machine.nvidia, "probe", lambda: machine.nvidia.Gpu("Example", "sm90", "13.0"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    here = machine.fingerprint()
+    assert machine.differences(here, {**before, "gpu": here["gpu"]}) == ["gpu_clock device events (was None)"]
+
+
+def test_the_example_is_shown_within_80_columns() -> None:
+    console = Console(width=80, record=True, file=io.StringIO())
+    print_bench(console, read(EXAMPLE))
+    text = console.export_text()
+    assert "images/s" in text and "blocks.0.mlp_channels.fc1" in text and "What each rule is worth" in text
+    assert all(len(line.rstrip()) <= 80 for line in text.splitlines() if "reached" not in line)

@@ -1,0 +1,162 @@
+"""The script for GPUs, dry: every path with tiny sizes, on a machine that lacks what a GPU machine may lack."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.gpu import report, timer
+from benchmarks.gpu.__main__ import Book
+from mlpdeploy.evidence.latency.timing import Timings
+from mlpdeploy.selection.choice import NetworkChoice
+
+pytest.importorskip("triton", reason="Triton, which the kernel is written in, is not installed")
+
+WITHOUT = """
+import sys
+class Lacking:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {lacking!r}:
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Lacking())
+from benchmarks.gpu.__main__ import main
+sys.exit(main({arguments!r}))
+"""
+LACKING = ("typer", "rich", "onnxscript", "onnx_ir", "polygraphy", "openvino", "tensorrt_rtx")
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    code = WITHOUT.format(lacking=LACKING, arguments=list(arguments))
+    root = Path(__file__).parents[3]
+    return subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+
+
+@pytest.mark.slow
+def test_a_dry_run_takes_every_path_and_goes_on_where_it_ended(tmp_path: Path) -> None:
+    first = run("--dry-run", "--seconds", "0.1", "--out", str(tmp_path), "--parts", "correctness,kernel")
+    assert first.returncode == 0, first.stderr
+    before = json.loads((tmp_path / "dry-run.json").read_text())
+    second = run("--dry-run", "--seconds", "0.1", "--out", str(tmp_path))
+    assert second.returncode == 0, second.stderr
+    document = json.loads((tmp_path / "dry-run.json").read_text())
+    assert before["results"].items() <= document["results"].items() and "kernel" not in second.stdout
+    names = [name.split(" ")[0] for name in document["results"]]
+    once = {"roofline": 1, "network": 1, "epilogues": 1}
+    assert {name: names.count(name) for name in names} == {"correctness": 2, "kernel": 2, **once}
+    for name, row in document["results"].items():
+        assert "failed" not in row, (name, row)
+    network = document["results"]["network tiny batch 2"]
+    assert set(network["times"]) == {"eager, launched", "eager", "compile", "ours", "ours without kernel"}
+    fused = document["results"]["epilogues tiny batch 2"]
+    assert set(fused["times"]) == {"ours", "epilogues"}
+    assert max([*network["errors"].values(), *fused["errors"].values()]) < 1e-5
+    text = (tmp_path / "dry-run.md").read_text()
+    assert "tiny height batch 2" in text and text.count(report.NOT_YET) >= 9
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dry-run.json", "dry-run.md"]
+
+
+def test_without_a_gpu_it_says_so() -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    done = run()
+    assert done.returncode == 3 and done.stderr.startswith("no NVIDIA GPU") and not done.stdout
+    assert run("--parts", "everything").returncode == 2
+
+
+def test_a_row_that_fails_costs_no_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    book = Book(tmp_path, "cpu", True, {}, False)
+
+    def broken() -> dict[str, Any]:
+        raise RuntimeError("the GPU\nfell off")
+
+    book.add("kernel a batch 1", broken)
+    book.add("correctness b", lambda: {"errors": {"float16": {"error": 1.0, "allowed": 0.1}}, "passed": False})
+    for part in ("network", "epilogues", "engine", "pipeline"):
+        book.add(f"{part} c", broken)
+    book.add("kernel nan", lambda: {"ms": float("nan")})
+    document = json.loads((tmp_path / "dry-run.json").read_text())
+    assert document["results"]["kernel a batch 1"]["failed"] == "RuntimeError: the GPU fell off"
+    text = (tmp_path / "dry-run.md").read_text()
+    assert text.count("the GPU fell off") == 5 and "float16 1.0e+00 | failed" in text
+    assert "kernel a batch 1" in Book(tmp_path, "cpu", True, {}, False)
+    assert "kernel a batch 1" not in Book(tmp_path, "cpu", True, {"seconds": 9}, False)
+    assert "kernel a batch 1" not in Book(tmp_path, "cpu", True, {}, True)
+
+
+def rows() -> dict[str, Any]:
+    """One projection that memory bounds, one that arithmetic bounds, and two networks."""
+
+    def times(**seconds: float) -> dict[str, Any]:
+        taken = Timings({name: np.full(9, value) for name, value in seconds.items()}, dict.fromkeys(seconds, 1), 0)
+        return timer.row(taken, next(iter(seconds)))
+
+    kernel = {"operation_uses": "the kernel"}
+    return {
+        "roofline": {"bytes_per_second": 1e12, "operations_per_second": 1e15},
+        "kernel a batch 32": {
+            **kernel, "bytes": 1e6, "operations": 1e8,
+            "times": times(kernel=2e-6, eager=6e-6, compile=4e-6, gemm=1.8e-6),
+        },
+        "kernel b batch 128": {
+            **kernel, "bytes": 1e6, "operations": 1e10,
+            "times": times(kernel=2e-5, eager=6e-5, compile=2e-5, gemm=1e-5),
+        },
+        "network vip_s7 batch 128": {
+            "times": times(ours=1e-2, **{"eager": 3e-2, "compile": 1.4e-2, "ours without kernel": 1.2e-2}),
+            "errors": {"eager": None, "compile": 1e-3, "ours": 1e-3},
+            "images_per_second": {"ours": 12800.0},
+        },
+        "epilogues vip_s7 batch 128": {
+            "times": times(ours=1e-2, epilogues=8e-3), "errors": {"ours": 1e-3, "epilogues": 2e-3},
+        },
+    }  # fmt: skip
+
+
+def test_the_report_names_what_was_found_of_each_aim() -> None:
+    found = {line.split(" | ")[0].removeprefix("| "): line.split(" | ")[1] for line in report.claims(rows())}
+    gemm, compiled, vip_s7, vip_s14, *_ = list(found.values())[2:]
+    assert gemm == "2.00 at worst (b batch 128), 2 measured |"
+    assert compiled == "2.00 at worst (a batch 32), 1 measured |"
+    assert vip_s7 == "1.40 |" and vip_s14 == f"{report.NOT_YET} |"
+    (line,) = [line for line in report.kernels(rows()) if "a batch 32" in line]
+    assert line == "| a batch 32 | 2 | 1.11 | 3.00 | 2.00 | 1 (memory) | the kernel |"
+    shown = "| vip_s7 batch 128 | 10.000 | 12800 | 3.00 | 1.40 | 1.20 | not finite / 1e-03 / 1e-03 |"
+    assert report.networks(rows())[2] == shown
+    assert report.epilogues(rows())[2] == "| vip_s7 batch 128 | 10.000 | 0.80 | 1e-03 / 2e-03 |"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "vip_s7", "raft_mlp_s", "raft_mlp_hierarchy_m", "raft_mlp_r4",
+        *(pytest.param(name, marks=pytest.mark.large)
+          for name in ("vip_s14", "vip_m7", "vip_l7", "raft_mlp_m", "raft_mlp_l", "raft_mlp_r2", "raft_mlp_deep")),
+    ],
+)  # fmt: skip
+def test_every_projection_of_a_network_is_a_case(name: str) -> None:
+    """The batch entries of one image, then P, Q, S, O, K and T."""
+    from benchmarks.gpu import kernels
+    from mlpdeploy.engine.backend import backends
+    from mlpdeploy.graph.custom_ops import SEGMENT_GROUPED_PROJECTION
+    from mlpdeploy.graph.rewrite import rewrite
+    from mlpdeploy.graph.tracing.trace import trace
+    from mlpdeploy.network.source import source_of
+
+    source = source_of(NetworkChoice(name))
+    known = {(c.entries, c.p, c.q, c.s, c.o, c.k, c.t) for c in (*kernels.CASES, *kernels.OTHERS)}
+    found, off = set(), backends()["tensorrt"].off
+    for node in rewrite(trace(source.network, source.specs()), off=off).module.graph.nodes:
+        if node.target is SEGMENT_GROUPED_PROJECTION:
+            (batch, p, q, s, *trailing), segments = node.args[0].meta["val"].shape, node.args[2]
+            entries = batch.node.expr.as_coeff_Mul()[0]
+            size = node.args[1].meta["val"].shape[0] // segments
+            found.add((int(entries), p, q, s, *(trailing or [1]), segments, size))
+    assert found and found <= known
