@@ -37,7 +37,7 @@ def torch_runner(network: Callable[..., Any], specs: Sequence[TensorSpec]) -> Ca
 
 def compiled(network: nn.Module) -> Callable[..., Any]:
     """torch.compile, one graph for each batch size."""
-    return torch.compile(network, dynamic=False)  # type: ignore[no-any-return]
+    return torch.compile(network, dynamic=False)
 
 
 def against_plain(taken: timing.Timings, names: list[str]) -> dict[str, Any]:

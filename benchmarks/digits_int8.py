@@ -37,6 +37,7 @@ class Scaled(nn.Module):
 
     def __init__(self, scale: torch.Tensor) -> None:
         super().__init__()
+        self.scale: torch.Tensor
         self.register_buffer("scale", scale)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

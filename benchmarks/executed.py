@@ -48,8 +48,8 @@ def measure(name: str, engines: list[str], seed: int) -> dict[str, Any]:
             except MlpdeployError as error:
                 row[engine] = {"passed": False, "reason": str(error).splitlines()[0]}
                 continue
-        error = max(map(common.worst_error, found, expected))
-        row[engine] = {"passed": error <= common.FP32_BUDGET, "error": float(f"{error:.2e}")}
+        worst = max(map(common.worst_error, found, expected))
+        row[engine] = {"passed": worst <= common.FP32_BUDGET, "error": float(f"{worst:.2e}")}
     return row
 
 

@@ -20,6 +20,7 @@ import openvino
 from onnx import TensorProto, helper, inliner, numpy_helper
 
 from benchmarks import common
+from benchmarks.tables import RESULTS
 from mlpdeploy.engine.forms import multiply_means, project_columns
 from mlpdeploy.engine.onnx.functions import OPSET, SEGMENTS, Body
 from mlpdeploy.evidence.latency import timing
@@ -99,7 +100,7 @@ def compare(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=5, help="of each comparison (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=common.RESULTS)
+    parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     results: dict[str, Any] = {}
     with timing.pinned(1):

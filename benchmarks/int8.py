@@ -65,7 +65,7 @@ def theirs(given: Emitted, rows: Mapping[str, np.ndarray], folder: Path) -> Emit
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    class Reader(CalibrationDataReader):
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
             count = len(next(iter(rows.values())))
             self.left = iter([{name: values[i : i + 1] for name, values in rows.items()} for i in range(count)])
@@ -129,7 +129,8 @@ def engines(name: str, seed: int) -> dict[str, Any]:
     """
     network, specs = common.load(name, seed)
     rows = common.inputs(specs, 2, seed, 1)[0]
-    backend, found = backends()["tensorrt-rtx"], {}
+    backend = backends()["tensorrt-rtx"]
+    found: dict[str, Any] = {}
     rewritten = rewrite(trace(network, specs), off=backend.off)
     quantisation = calibrate(rewritten, rows, "max")
     graphs = {

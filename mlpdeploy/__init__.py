@@ -11,8 +11,9 @@ Importing this package imports neither torch nor any inference engine; the funct
 
 from mlpdeploy import errors
 from mlpdeploy._version import __version__ as __version__
-from mlpdeploy.api import Engine, compile, load
+from mlpdeploy.api import compile, load
 from mlpdeploy.commands import bench, doctor, history, inspect, regress
+from mlpdeploy.handle import Engine
 from mlpdeploy.network.finding import find
 from mlpdeploy.network.source import reference
 from mlpdeploy.pipeline import build, verify

@@ -84,4 +84,5 @@ def _timed(run: Callable[[], object], ahead: int) -> float:
     run()
     end.record()
     end.synchronize()
-    return 1e-3 * start.elapsed_time(end)
+    milliseconds: float = start.elapsed_time(end)
+    return 1e-3 * milliseconds

@@ -108,5 +108,5 @@ def array(value: Any) -> np.ndarray:
 
     value = value.detach().to("cpu", copy=True)
     if value.dtype is torch.bfloat16:
-        return value.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
-    return value.numpy()
+        return np.asarray(value.view(torch.int16).numpy().view(ml_dtypes.bfloat16))
+    return np.asarray(value.numpy())

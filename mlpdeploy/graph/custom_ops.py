@@ -48,7 +48,7 @@ def by_permuting(
     """What both operations mean: permute, multiply, permute, and each step of the epilogue by itself."""
     b, p, q, s, *trailing = x.shape
     rows = x.movedim((1, 3), (-2, -1)).reshape(b, q, *trailing, p * s)
-    projected = torch.nn.functional.linear(rows, weight).unflatten(-1, (segments, weight.shape[0] // segments))
+    projected: Tensor = torch.nn.functional.linear(rows, weight).unflatten(-1, (segments, weight.shape[0] // segments))
     result = projected.movedim((-2, -1), (1, 3)).contiguous()
     if bias is not None:
         result = result + bias

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -158,7 +159,8 @@ def is_tuned(operands: Sequence[Any]) -> bool:
 
 
 def _drawn(like: Tensor) -> Tensor:
-    return torch.randn(like.shape, device="cuda").to(like.dtype) / like.shape[-1] ** 0.5
+    numbers: Tensor = torch.randn(like.shape, device="cuda").to(like.dtype) / math.sqrt(like.shape[-1])
+    return numbers
 
 
 def hint(size: Any) -> int:

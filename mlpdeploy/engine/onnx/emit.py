@@ -25,8 +25,9 @@ from mlpdeploy.errors import NetworkError
 from mlpdeploy.graph import custom_ops
 from mlpdeploy.graph.precision.typed import Typed
 from mlpdeploy.graph.tracing.place import network_of
+from mlpdeploy.graph.tracing.quiet import quiet
 from mlpdeploy.graph.tracing.rows import fixed_batch
-from mlpdeploy.graph.tracing.trace import TRACE_BATCH, quiet
+from mlpdeploy.graph.tracing.trace import TRACE_BATCH
 
 BATCH = "batch"
 """Name of the symbolic first dimension in the ONNX file."""

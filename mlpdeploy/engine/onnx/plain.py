@@ -14,8 +14,9 @@ from torch import nn
 from mlpdeploy.engine.onnx.emit import Emitted
 from mlpdeploy.engine.onnx.functions import OPSET
 from mlpdeploy.graph.precision.typed import Typed
+from mlpdeploy.graph.tracing.quiet import quiet
 from mlpdeploy.graph.tracing.rows import fixed_batch
-from mlpdeploy.graph.tracing.trace import TensorSpec, dynamic_shapes, quiet, trace
+from mlpdeploy.graph.tracing.trace import TensorSpec, dynamic_shapes, trace
 from mlpdeploy.system.guest import copied
 
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}

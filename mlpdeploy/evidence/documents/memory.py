@@ -69,4 +69,6 @@ def _size(value: onnx.ValueInfoProto) -> int | None:
     kind = value.type.tensor_type
     if not all(dim.HasField("dim_value") for dim in kind.shape.dim):
         return None
-    return math.prod(dim.dim_value for dim in kind.shape.dim) * helper.tensor_dtype_to_np_dtype(kind.elem_type).itemsize
+    itemsize: int = helper.tensor_dtype_to_np_dtype(kind.elem_type).itemsize
+    count: int = math.prod(dim.dim_value for dim in kind.shape.dim)
+    return count * itemsize

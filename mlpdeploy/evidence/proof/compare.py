@@ -79,7 +79,8 @@ def usual(outputs: Mapping[str, np.ndarray], name: str) -> float:
 
 def _sizes(reference: np.ndarray) -> np.ndarray:
     """max|row| of each row."""
-    return np.abs(np.asarray(reference, dtype=np.float64).reshape(len(reference), -1)).max(axis=1)
+    rows = np.asarray(reference, dtype=np.float64).reshape(len(reference), -1)
+    return np.asarray(np.abs(rows).max(axis=1))
 
 
 def compare(output: np.ndarray, reference: np.ndarray, size: float = 0.0) -> Comparison:

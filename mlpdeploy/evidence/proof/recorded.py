@@ -46,7 +46,7 @@ class Recorder(TorchDispatchMode):
     """Records every operation of a network that runs, `seen` in order."""
 
     def __init__(self, network: nn.Module) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.paths = {id(module): path for path, module in network.named_modules()}
         self.seen: list[Operation] = []
 
@@ -117,7 +117,7 @@ def _holds(batch: Tensor, single: Tensor, index: int, count: int, scale: float) 
 
 def _row(batch: Tensor, axis: int, outer: int, index: int, count: int) -> Tensor:
     """Row `index` of `count`, where the batch lies behind `outer` numbers within an axis."""
-    parts = batch.unflatten(axis, (outer, count, -1))
+    parts: Tensor = batch.unflatten(axis, (outer, count, -1))
     return parts.select(axis + 1, index).flatten(axis, axis + 1)
 
 
@@ -156,7 +156,7 @@ def name_of(func: Any) -> str:
     """What people call an operator: `softmax` for `aten._softmax`, `tensor` for what makes one of Python's numbers."""
     if func is torch.ops.aten.lift_fresh.default:
         return TENSOR
-    name = func.overloadpacket.__name__.strip("_").removeprefix("native_")
+    name: str = func.overloadpacket.__name__.strip("_").removeprefix("native_")
     for ending in ("_legit", "_no_training", "_functional"):
         name = name.removesuffix(ending)
     return name

@@ -91,7 +91,7 @@ def float64_run(module: Callable[..., object], inputs: Sequence[TensorSpec], out
     run = module_run(module, inputs, outputs, torch.float64)
 
     def wide(arrays: Arrays) -> Outputs:
-        with Widen():
+        with Widen():  # type: ignore[no-untyped-call]
             return run(arrays)
 
     return wide
@@ -101,7 +101,7 @@ class Shaken(TorchDispatchMode):
     """Puts every operation's result off at random, by up to `by` of itself: another rounding of the same network."""
 
     def __init__(self, by: float, seed: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.by, self.generator = by, torch.Generator().manual_seed(seed)
 
     def __torch_dispatch__(
@@ -173,7 +173,7 @@ def typed_run(module: Callable[..., object], inputs: Sequence[TensorSpec], outpu
     run = module_run(module, inputs, outputs)
 
     def rounded(arrays: Arrays) -> Outputs:
-        with Rounding():
+        with Rounding():  # type: ignore[no-untyped-call]
             return run(arrays)
 
     return rounded

@@ -232,7 +232,8 @@ def _quantised(
     scales = channel_scales(matrix, site.axis, torch.float32)
     args[site.weight] = custom_ops.dequantise(codes(matrix, scales, site.axis), scales, site.axis)
     kwargs = fx.map_arg(dict(node.kwargs), values.__getitem__)
-    return node.target(*args, **kwargs)  # type: ignore[operator]
+    found: torch.Tensor = node.target(*args, **kwargs)  # type: ignore[operator]
+    return found
 
 
 def _run(node: fx.Node, values: Mapping[fx.Node, Any]) -> Any:

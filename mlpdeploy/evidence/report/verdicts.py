@@ -70,9 +70,10 @@ def speedup(ratio: Mapping[str, float]) -> tuple[float, float, float]:
 
 def engine_of(measurement: Document) -> Mapping[str, Any]:
     """The engine's own row of a measurement. Raises KeyError where it has none."""
-    for one in measurement["contenders"]:
-        if one["kind"] == "engine":
-            return one
+    found: Mapping[str, Any]
+    for found in measurement["contenders"]:
+        if found["kind"] == "engine":
+            return found
     raise KeyError("engine")
 
 

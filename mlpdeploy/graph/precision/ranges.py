@@ -143,7 +143,7 @@ class _Run(fx.Interpreter):
         formed = power(peak, root)
         if kind not in MEANS | VARIANCES:
             return formed if root != 1 else None
-        terms = self.env[node.all_input_nodes[0]].numel() / count
+        terms: float = self.env[node.all_input_nodes[0]].numel() / count
         # A variance is put together from a mean of squares and the number of terms, each in the file's precision.
         return max(formed * terms, terms) if kind in VARIANCES else formed * terms
 
@@ -151,7 +151,7 @@ class _Run(fx.Interpreter):
 def power(number: float, exponent: float) -> float:
     """A power, infinite where it is beyond what Python computes."""
     try:
-        return number**exponent
+        return math.pow(number, exponent)
     except OverflowError:
         return math.inf
 

@@ -9,7 +9,6 @@ A patch's rows of kw * c numbers are contiguous in memory, so the patch is contr
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import fx
@@ -56,7 +55,7 @@ def replace(editor: Editor, node: fx.Node, found: Patches) -> None:
 def _channels_last_source(node: fx.Node) -> fx.Node | None:
     """The tensor, stored channels last, of which the convolution's input is a rearrangement."""
     chain: list[fx.Node] = []
-    current: Any = node.args[0]
+    current = node.all_input_nodes[0]
     while current.op == "call_function" and current.all_input_nodes:
         chain.insert(0, current)
         current = current.all_input_nodes[0]

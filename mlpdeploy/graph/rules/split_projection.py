@@ -142,7 +142,8 @@ def _rows(editor: Editor, constant: Any, rows: slice, dim: int) -> fx.Node:
     tensor = weight(editor.module, constant)
     assert tensor is not None
     if tensor.dim() < -dim or tensor.shape[dim] == 1:
-        return constant
+        whole: fx.Node = constant
+        return whole
     index: tuple[Any, ...] = (..., rows, *(slice(None),) * (-dim - 1))
     return editor.constant(tensor[index], f"{constant.target}_{rows.start}", origin=constant)
 

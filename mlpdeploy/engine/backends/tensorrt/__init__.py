@@ -238,7 +238,8 @@ def _config(
     else:
         config = CreateConfig(**common)
     wanted = request.precision == "tf32"
-    return PostprocessConfig(config, lambda builder, network, made: set_tf32(trt, made, wanted))
+    made: Callable[..., Any] = PostprocessConfig(config, lambda builder, network, made: set_tf32(trt, made, wanted))
+    return made
 
 
 def _profile(network: Any, batch: Batch) -> Any:

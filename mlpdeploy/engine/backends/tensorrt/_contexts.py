@@ -167,7 +167,7 @@ def layer_times(loaded: Loaded, outputs: Sequence[Port], inputs: Sequence[Arrays
     """
     from mlpdeploy.engine.backend import LayerTime
 
-    class Profiler(loaded.trt.IProfiler):  # type: ignore[name-defined]
+    class Profiler(loaded.trt.IProfiler):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
             loaded.trt.IProfiler.__init__(self)
             self.seconds: dict[str, float] = {}

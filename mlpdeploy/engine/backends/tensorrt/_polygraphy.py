@@ -86,7 +86,7 @@ def _logger(trt: Any) -> Any:
     """The one logger of this process: TensorRT keeps the first that it is given, and complains about others."""
     severities = (trt.Logger.ERROR, trt.Logger.INTERNAL_ERROR)
 
-    class Collector(trt.ILogger):
+    class Collector(trt.ILogger):  # type: ignore[misc]
         def log(self, severity: Any, message: str) -> None:
             if severity in severities:
                 for errors in tuple(_open):
@@ -158,7 +158,7 @@ def monitor(trt: Any, step: Callable[[str, int, int], None]) -> Any:
     is kept as `raised` and cancels the build, for the caller to raise afterwards.
     """
 
-    class Monitor(trt.IProgressMonitor):
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
             self.raised: BaseException | None = None

@@ -12,7 +12,7 @@ from typing import Any
 
 from mlpdeploy.engine import nvidia
 from mlpdeploy.engine.backends.tensorrt._polygraphy import cache_folder
-from mlpdeploy.system.files import temporary
+from mlpdeploy.system.leftovers import temporary
 
 KEPT = 64
 """Engines whose kernels are kept; those that ran longest ago go first."""
