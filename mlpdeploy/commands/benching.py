@@ -33,7 +33,7 @@ from mlpdeploy.stages import load
 from mlpdeploy.system.leftovers import workplace
 
 if TYPE_CHECKING:
-    from mlpdeploy.evidence.documents.bench import Bench, Contender
+    from mlpdeploy.evidence.documents.bench import Bench, ContenderTimes
     from mlpdeploy.evidence.latency import timing
     from mlpdeploy.evidence.latency.contenders import Contender as Rival
     from mlpdeploy.network.source import Source
@@ -162,11 +162,11 @@ def _measurement(size: int, taken: timing.Timings, rivals: Sequence[Rival]) -> A
     return Measurement(size, tuple(_contender(size, taken, one, rivals[1:]) for one in rivals), taken.host_clock)
 
 
-def _contender(size: int, taken: timing.Timings, one: Rival, baselines: Sequence[Rival]) -> Contender:
-    from mlpdeploy.evidence.documents.bench import Against, Contender, DevicePhases
+def _contender(size: int, taken: timing.Timings, one: Rival, baselines: Sequence[Rival]) -> ContenderTimes:
+    from mlpdeploy.evidence.documents.bench import Against, ContenderTimes, DevicePhases
 
     latency = taken.latency(one.name)
-    return Contender(
+    return ContenderTimes(
         name=one.name,
         kind=one.kind,
         what=one.what,

@@ -19,12 +19,12 @@ from mlpdeploy.selection import Selection
 from mlpdeploy.stages import load
 
 if TYPE_CHECKING:
-    from mlpdeploy.evidence.documents.regress import Gate, Latency
+    from mlpdeploy.evidence.documents.regress import BothSides, Gate
     from mlpdeploy.evidence.latency.contenders import Contender
-    from mlpdeploy.evidence.latency.load_pairs import Pair
+    from mlpdeploy.evidence.latency.load_pairs import LoadPair
     from mlpdeploy.evidence.latency.sequential_test import Slowdown
 
-Found = tuple[tuple["Gate", ...], tuple["Latency", ...]]
+Found = tuple[tuple["Gate", ...], tuple["BothSides", ...]]
 """The gates, one for each batch size, and the times that they were judged on."""
 
 
@@ -80,7 +80,7 @@ def interleaved(
     from mlpdeploy.evidence.latency.timing import settled
 
     began, judged = clock(), dict[int, sequential_test.Slowdown]()
-    taken: dict[int, list[Pair]] = {size: [] for size in terms.sizes}
+    taken: dict[int, list[LoadPair]] = {size: [] for size in terms.sizes}
     with stages("time both sides"), settled():
         needed = sequential_test.needed(len(terms.sizes))
         plan = time_budget.plan(load_pairs.trial(baseline, candidate, terms.sizes, terms.seed), terms.seconds, needed)
@@ -156,7 +156,7 @@ def results(
         reason = f"undecided after {found.pairs} pairs: {more}" if found.verdict == sequential_test.UNDECIDED else ""
         gates.append(regress.latency_gate(size, found, 1e3 * median(before), 1e3 * median(after), reason))
         baseline_ms, medians_ms = (tuple(1e3 * second for second in side) for side in (before, after))
-        measurements.append(regress.Latency(size, baseline_ms, medians_ms, round(spent, 1)))
+        measurements.append(regress.BothSides(size, baseline_ms, medians_ms, round(spent, 1)))
     return tuple(gates), tuple(measurements)
 
 

@@ -14,6 +14,7 @@ file and what is wrong with it. A kind is
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     import onnx
 
 Kind = Any
+Document = Mapping[str, Any]
+"""What a document holds, as it is read."""
 
 
 @dataclass(frozen=True)

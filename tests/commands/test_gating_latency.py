@@ -44,10 +44,10 @@ class Machine:
             self.timed.append(tuple(seconds))
             yield tuple(self.pair(size) for size in seconds)
 
-    def pair(self, size: int) -> load_pairs.Pair:
+    def pair(self, size: int) -> load_pairs.LoadPair:
         logs = [self.draw(len(self.timed) * 2 + load, size) for load in (0, 1)]
         loads = tuple(load_pairs.Load(0.01 * math.exp(log), 0.01 * math.exp(log)) for log in logs)
-        return load_pairs.Pair(size, (load_pairs.Load(0.01, 0.01),) * 2, loads)  # type: ignore[arg-type]
+        return load_pairs.LoadPair(size, (load_pairs.Load(0.01, 0.01),) * 2, loads)  # type: ignore[arg-type]
 
     def run(self, monkeypatch: pytest.MonkeyPatch, seconds: float, sizes: tuple[int, ...] = (1,)) -> Any:
         monkeypatch.setattr(load_pairs, "trial", self.trial)

@@ -57,7 +57,7 @@ class DevicePhases:
 
 
 @dataclass(frozen=True)
-class Contender:
+class ContenderTimes:
     """One thing that was timed, at one batch size.
 
     `kind` is engine, eager, compile, max-autotune, export, or recipe for another network's engine. Times are
@@ -95,7 +95,7 @@ class Measurement:
     """
 
     batch: int
-    contenders: tuple[Contender, ...]
+    contenders: tuple[ContenderTimes, ...]
     host_clock: str = ""
 
     def to_json(self) -> dict[str, Any]:

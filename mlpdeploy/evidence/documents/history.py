@@ -30,7 +30,7 @@ _BARS = "▁▂▃▄▅▆▇█"
 
 
 @dataclass(frozen=True)
-class Point:
+class TrendPoint:
     """One run at one batch size. `ratio` is candidate over baseline where the run had one; `machine` is its CPU or GPU.
 
     `comparable` says whether the machine's whole fingerprint is that of the run before.
@@ -53,7 +53,7 @@ class Series:
     backend: str
     batch: int
     threads: int
-    points: tuple[Point, ...]
+    points: tuple[TrendPoint, ...]
 
     @property
     def label(self) -> str:
@@ -213,21 +213,21 @@ def _problem(line: str) -> str | None:
     return None if possible else "has numbers that no run gives"
 
 
-def _possible(series: Series, point: Point) -> bool:
+def _possible(series: Series, point: TrendPoint) -> bool:
     """Whether a run can have had these: times and ratios are above zero, and have an end."""
     ratio = 1.0 if point.ratio is None else point.ratio
     return min(series.batch, series.threads) >= 1 and 0 < point.median_ms < _MOST and 0 < ratio < _MOST
 
 
 def _series(entries: Sequence[Mapping[str, Any]]) -> tuple[Series, ...]:
-    found: dict[tuple[str, str, int, int], list[Point]] = {}
+    found: dict[tuple[str, str, int, int], list[TrendPoint]] = {}
     fingerprints: dict[tuple[str, str, int, int], Any] = {}
     for one in entries:
         for batch, times in one["batches"].items():
             key = (str(one["precision"]), str(one["backend"]), int(batch), int(one["threads"]))
             machine = one["machine"]
             name = computed_on(machine, one.get("device"))
-            point = Point(
+            point = TrendPoint(
                 created=str(one["created"]),
                 revision=str(one.get("revision") or ""),
                 median_ms=float(times["median_ms"]),

@@ -70,7 +70,7 @@ class Gate:
 
 
 @dataclass(frozen=True)
-class Latency:
+class BothSides:
     """Both sides at one batch size: the median of each load in milliseconds a call, two loads a pair."""
 
     batch: int
@@ -96,7 +96,7 @@ class Regress:
     facts: Facts
     baseline_facts: Facts
     gates: tuple[Gate, ...]
-    measurements: tuple[Latency, ...]
+    measurements: tuple[BothSides, ...]
     undecided: str
 
     def __repr__(self) -> str:

@@ -36,7 +36,7 @@ class Load:
 
 
 @dataclass(frozen=True)
-class Pair:
+class LoadPair:
     """Both sides in the two loads of a pair, at one batch size."""
 
     batch: int
@@ -66,7 +66,7 @@ def trial(baseline: Contender, candidate: Contender, sizes: Sequence[int], seed:
 
 def pairs(
     baseline: Contender, candidate: Contender, seconds: Mapping[int, float], seed: int
-) -> Iterator[tuple[Pair, ...]]:
+) -> Iterator[tuple[LoadPair, ...]]:
     """Pairs without end, one for each batch size of `seconds`, which says for about how long each load is timed at it.
 
     A size that is taken out of `seconds` is not timed any more.
@@ -78,7 +78,9 @@ def pairs(
             _load(sides[::-1] if backwards(load) else sides, inputs, seconds, seed + load)
             for load in (2 * turn, 2 * turn + 1)
         )
-        yield tuple(Pair(size, *((first[size][one.name], second[size][one.name]) for one in sides)) for size in first)
+        yield tuple(
+            LoadPair(size, *((first[size][one.name], second[size][one.name]) for one in sides)) for size in first
+        )
 
 
 def _load(

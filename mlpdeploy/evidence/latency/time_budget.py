@@ -29,7 +29,7 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Schedule:
     """Seconds of each load at each batch size, its warm-up included, and those that a pair of loads takes.
 
     `needed` is how many pairs a verdict needs, `budget` the seconds that may be spent.
@@ -54,11 +54,11 @@ class Plan:
         return f"about {_seconds(self.first)} for {pairs}; at most {self.budget:g} s"
 
 
-def plan(cost: Cost, budget: float, needed: int) -> Plan:
+def plan(cost: Cost, budget: float, needed: int) -> Schedule:
     """As long as a load costs anyway, or what WANTED pairs leave room for; never less than it takes at the least."""
     more = min(max(budget / WANTED / 2 - cost.least, 0.0), cost.least)
     seconds = {size: least + more / len(cost.timing) for size, least in cost.timing.items()}
-    return Plan(seconds, 2 * (cost.least + more), needed, budget)
+    return Schedule(seconds, 2 * (cost.least + more), needed, budget)
 
 
 def _seconds(seconds: float) -> str:

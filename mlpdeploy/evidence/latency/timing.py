@@ -42,7 +42,7 @@ class Phased(Protocol):
         """Copy an input in, compute, copy the outputs out; and how long each took."""
 
 
-Run = Callable[[Any], object] | Phased
+TimedRun = Callable[[Any], object] | Phased
 
 
 PAIRED = 6
@@ -167,7 +167,7 @@ class Timings:
 
 
 def measure(
-    contenders: Mapping[str, Run],
+    contenders: Mapping[str, TimedRun],
     inputs: Sequence[Any],
     *,
     rounds: int = 30,
@@ -264,7 +264,7 @@ _STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}
 _COMPUTE = 1  # the place of `compute` in Phases
 
 
-def _calls(run: Run, inputs: Sequence[Any], warmup: int, shortest: float) -> int:
+def _calls(run: TimedRun, inputs: Sequence[Any], warmup: int, shortest: float) -> int:
     """Warm up, until the last calls differ by less than a tenth, and find how many calls last `shortest` seconds."""
     taken: list[float] = []
     while len(taken) < max(1, warmup) or (len(taken) < MOST_WARMUP and not _stable(taken)):
@@ -277,7 +277,7 @@ def _stable(taken: Sequence[float]) -> bool:
     return len(taken) < 3 or max(taken[-3:]) < 1.1 * min(taken)
 
 
-def _time(run: Run, value: Any, calls: int) -> tuple[float, ...]:
+def _time(run: TimedRun, value: Any, calls: int) -> tuple[float, ...]:
     """Seconds of a call on the host's clock, or of each phase of one call on a GPU's."""
     if isinstance(run, Phased):
         return astuple(run.phases(value))

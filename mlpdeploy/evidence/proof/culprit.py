@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 from mlpdeploy.engine.backend import Arrays
 from mlpdeploy.evidence.proof.recorded import (
     TENSOR,
-    Operation,
+    Recorded,
     is_finite,
     is_part,
     is_random,
@@ -99,7 +99,7 @@ def strayed(network: nn.Module, traced: Traced, rows: Arrays) -> str:
         given = ((one, each.scale) for each in seen if _called(node, each) for one in each.results)
         return not any(near(value, one, scale) for one, scale in given)
 
-    def unmatched(operation: Operation) -> bool:
+    def unmatched(operation: Recorded) -> bool:
         known = [value for value in values.values() if isinstance(value, Tensor)]
         return not any(near(one, value, operation.scale) for one in operation.results for value in known)
 
@@ -151,12 +151,12 @@ def unbounded(network: nn.Module, traced: Traced, rows: Arrays) -> str:
     return f"{_title(found)} gives it first{where}; {GUARD}"
 
 
-def _called(node: fx.Node, operation: Operation) -> bool:
+def _called(node: fx.Node, operation: Recorded) -> bool:
     """Whether an operation was asked for by the line that a node came from, or by what that line calls."""
     return line_of(node) in operation.here.lines
 
 
-def _where(node: fx.Node, seen: Sequence[Operation], fits: Callable[[Operation], bool]) -> str:
+def _where(node: fx.Node, seen: Sequence[Recorded], fits: Callable[[Recorded], bool]) -> str:
     """The place of a node: that of the operation that it came from, where one `fits`; a trace knows no inner lines."""
     alike = (one for one in seen if one.name == _title(node) and _called(node, one) and fits(one))
     found = next(alike, None)

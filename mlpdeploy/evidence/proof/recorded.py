@@ -23,7 +23,7 @@ NOISE = 1000.0
 
 
 @dataclass
-class Operation:
+class Recorded:
     """One call of an operator: where the user asked for it, and copies of its results.
 
     `scale` is the largest magnitude among its operands and results, `numbers` are its arguments that are no tensors.
@@ -48,7 +48,7 @@ class Recorder(TorchDispatchMode):
     def __init__(self, network: nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.paths = {id(module): path for path, module in network.named_modules()}
-        self.seen: list[Operation] = []
+        self.seen: list[Recorded] = []
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -56,7 +56,7 @@ class Recorder(TorchDispatchMode):
         leaves = pytree.tree_leaves((args, kwargs or {}))
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         numbers = tuple(leaf for leaf in leaves if isinstance(leaf, int | float))
-        operation = Operation(
+        operation = Recorded(
             name_of(func), here(self.paths), is_random(func), numbers, max(map(_largest, tensors), default=0)
         )
         self.seen.append(operation)
@@ -66,7 +66,7 @@ class Recorder(TorchDispatchMode):
         return found
 
 
-def recorded(network: nn.Module, inputs: Sequence[TensorSpec], rows: Arrays) -> list[Operation]:
+def recorded(network: nn.Module, inputs: Sequence[TensorSpec], rows: Arrays) -> list[Recorded]:
     """The operations of one run in float32, up to where it raised an error if it did."""
     recorder = Recorder(network)
     given = tensors(inputs, rows)
@@ -86,14 +86,14 @@ def tensors(inputs: Sequence[TensorSpec], rows: Arrays) -> list[Tensor]:
     return [torch.tensor(rows[spec.name][index], dtype=kind) for spec, kind in zip(inputs, kinds, strict=True)]
 
 
-def same(first: Operation, second: Operation) -> bool:
+def same(first: Recorded, second: Recorded) -> bool:
     """Whether two runs did the same here."""
     if first.name != second.name or len(first.results) != len(second.results):
         return False
     return all(near(a, b, first.scale) for a, b in zip(first.results, second.results, strict=True))
 
 
-def is_part(batch: Operation, single: Operation, index: int, count: int) -> bool:
+def is_part(batch: Recorded, single: Recorded, index: int, count: int) -> bool:
     """Whether a row alone got what it got as row `index` of `count`."""
     if batch.name != single.name or len(batch.results) != len(single.results):
         return False

@@ -53,7 +53,7 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Point:
+class MixedPoint:
     """A mixed network: how many sites stay out of INT8, the share of multiply-accumulates that is in it, and how well
     it does: `top1` is the accuracy, or the agreement with FP32 without labels."""
 
@@ -152,7 +152,7 @@ def mix(
     ranked: Sequence[Sensitivity],
     target: Target,
     step: Step = lambda phase, done, total: None,
-) -> tuple[Quantisation, tuple[Point, ...]]:
+) -> tuple[Quantisation, tuple[MixedPoint, ...]]:
     """Keep out of INT8 the fewest sites that `target` asks for, and the accuracy at each number that was tried.
 
     Sites go by the noise that they cause for what they cost: their multiply-accumulates, and one average site's
@@ -161,7 +161,7 @@ def mix(
     """
     total = sum(row.macs for row in ranked)
     order = sorted(ranked, key=lambda row: -row.noise / (row.macs + total / len(ranked)))
-    points: dict[int, Point] = {}
+    points: dict[int, MixedPoint] = {}
     reached: dict[int, bool] = {}
 
     def enough(count: int) -> bool:
@@ -189,7 +189,7 @@ def _point(
     order: Sequence[Sensitivity],
     count: int,
     target: Target,
-) -> tuple[Point, bool]:
+) -> tuple[MixedPoint, bool]:
     """The network with the first `count` sites of `order` out of INT8, and whether that is enough."""
     mixed = replace(quantisation, kept={row.node: "" for row in order[:count]})
     output = outputs(fake_quantised(balanced, mixed), judge.rows, balanced.inputs)
@@ -198,7 +198,7 @@ def _point(
     enough = (target.min_sqnr is None or sqnr >= target.min_sqnr) and (
         target.max_drop is None or judge.drop(output) <= target.max_drop + 1e-9
     )
-    return Point(count, share, sqnr if sqnr < EXACT_DB else None, judge.top1(output)), enough
+    return MixedPoint(count, share, sqnr if sqnr < EXACT_DB else None, judge.top1(output)), enough
 
 
 def _each_alone(

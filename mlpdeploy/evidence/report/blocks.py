@@ -29,7 +29,7 @@ TIMES = "\N{MULTIPLICATION SIGN}"
 _TRANSPOSES = frozenset({"permute", "transpose", "t", "movedim", "swapaxes", "roll"})
 _RESHAPES = frozenset({"reshape", "view", "flatten", "unflatten", "squeeze", "unsqueeze", "expand", "contiguous"})
 
-Operation = Mapping[str, Any]
+Outlined = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Block:
     operations: tuple[int, int]
 
 
-def block(outlines: Mapping[str, Sequence[Operation]]) -> Block:
+def block(outlines: Mapping[str, Sequence[Outlined]]) -> Block:
     """The first of the modules that the network repeats most, measured by how much of the network they make up."""
     module, repeats = most_repeated(outlines["before"])
     inside = [[one for one in outlines[when] if _within(one["module"], module)] for when in ("before", "after")]
@@ -76,7 +76,7 @@ def block(outlines: Mapping[str, Sequence[Operation]]) -> Block:
     return Block(module, repeats, before, after, (len(inside[0]), len(inside[1])))
 
 
-def most_repeated(operations: Sequence[Operation]) -> tuple[str, int]:
+def most_repeated(operations: Sequence[Outlined]) -> tuple[str, int]:
     """Path and number of the modules that compute the same and together hold most operations; ("", 1) if none do.
 
     Modules compute the same where their operations, shapes and the paths inside them are equal.
@@ -96,7 +96,7 @@ def most_repeated(operations: Sequence[Operation]) -> tuple[str, int]:
     return path, count
 
 
-def picture(inside: Sequence[Operation], whole: Sequence[Operation], module: str, limit: int = LIMIT) -> Picture:
+def picture(inside: Sequence[Outlined], whole: Sequence[Outlined], module: str, limit: int = LIMIT) -> Picture:
     """The graph of some operations of a network, with what flows in and out; shortened where it is long."""
     names = {one["name"] for one in inside}
     nodes = [_node(one, module) for one in inside]
@@ -125,7 +125,7 @@ def _ancestors(path: str) -> Iterator[str]:
     return (".".join(parts[: depth + 1]) for depth in range(len(parts)))
 
 
-def _read(name: str, whole: Sequence[Operation]) -> bool:
+def _read(name: str, whole: Sequence[Outlined]) -> bool:
     return any(name in one["inputs"] for one in whole)
 
 
@@ -138,7 +138,7 @@ def _kind(op: str) -> str:
     return CONTRACTION if is_contraction(op) else OTHER
 
 
-def _node(one: Operation, module: str) -> Node:
+def _node(one: Outlined, module: str) -> Node:
     shape = TIMES.join(str(size).replace("batch", "b") for size in one["shape"])
     inner = one["module"][len(module) :].lstrip(".")
     hint = f"{one['op']} in {one['module'] or 'the network itself'}: {one['dtype']} [{shape}]"
@@ -163,7 +163,7 @@ def _runs(full: Picture) -> dict[str, str]:
     return heads
 
 
-def _children(inside: Sequence[Operation], module: str) -> dict[str, str]:
+def _children(inside: Sequence[Outlined], module: str) -> dict[str, str]:
     """By operation, the first operation of the same module directly below `module`."""
     heads: dict[str, str] = {}
     first: dict[str, str] = {}

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from mlpdeploy.evidence.report.blocks import TIMES
 from mlpdeploy.evidence.report.verdicts import engine_of, speedup
+from mlpdeploy.system.documents import Document
 from mlpdeploy.system.text import plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Document = Mapping[str, Any]
 
 # Colours that stand for the page's variables; no two digits of them mean anything else.
 INK, MUTED, GRID, ENGINE, OTHER, GOOD, BAD = (f"#0101{n:02x}" for n in range(1, 8))

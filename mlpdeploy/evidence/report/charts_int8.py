@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from mlpdeploy.evidence.report.charts import ENGINE, GRID, MUTED, OTHER, TEXT, svg, write
+from mlpdeploy.system.documents import Document
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Document = Mapping[str, Any]
 
 MOST = 40
 """Modules with a bar of their own, the loudest."""

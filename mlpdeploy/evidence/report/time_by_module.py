@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-Document = Mapping[str, Any]
+from mlpdeploy.system.documents import Document
 
 
 @dataclass(frozen=True)

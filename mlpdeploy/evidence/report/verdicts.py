@@ -12,14 +12,13 @@ from typing import Any
 
 from mlpdeploy.evidence.proof.ladder import ENGINE, NOT_EXECUTED
 from mlpdeploy.selection.arguments import arguments
+from mlpdeploy.system.documents import Document
 from mlpdeploy.zoo.recipe import GIVEN, kind
 
 GOOD, BAD, MIXED, UNKNOWN = "good", "bad", "mixed", "unknown"
 
 TRANSPOSES = ("aten::permute", "aten::transpose")
 CONTRACTIONS = ("linear", "matmul", "bmm", "addmm", "conv1d", "conv2d", "conv3d", "segment_grouped_projection")
-
-Document = Mapping[str, Any]
 
 
 @dataclass(frozen=True)

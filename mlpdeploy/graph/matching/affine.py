@@ -1,6 +1,6 @@
 """Constant scales and shifts of a graph, read as y = x * scale + shift whatever operation spells them.
 
-Read at another place of the graph, too: behind rearrangements and means, or in front of rearrangements.
+ScaleShift at another place of the graph, too: behind rearrangements and means, or in front of rearrangements.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def _moved(tensor: torch.Tensor, node: fx.Node, source: fx.Node, backwards: bool
     return result
 
 
-Read = tuple[fx.Node, torch.Tensor | None, torch.Tensor | None]
+ScaleShift = tuple[fx.Node, torch.Tensor | None, torch.Tensor | None]
 
 
 def _ranked(tensor: torch.Tensor | None, node: fx.Node) -> torch.Tensor | None:
@@ -138,39 +138,39 @@ def _one_constant(module: nn.Module, node: fx.Node) -> tuple[fx.Node, torch.Tens
     return (source, constant, first is not None) if isinstance(source, fx.Node) and constant is not None else None
 
 
-def _mul(module: nn.Module, node: fx.Node) -> Read | None:
+def _mul(module: nn.Module, node: fx.Node) -> ScaleShift | None:
     found = _one_constant(module, node)
     return (found[0], found[1], None) if found else None
 
 
-def _div(module: nn.Module, node: fx.Node) -> Read | None:
+def _div(module: nn.Module, node: fx.Node) -> ScaleShift | None:
     found = _one_constant(module, node)
     return (found[0], 1 / found[1].double(), None) if found and not found[2] else None
 
 
-def _add(module: nn.Module, node: fx.Node) -> Read | None:
+def _add(module: nn.Module, node: fx.Node) -> ScaleShift | None:
     found = _one_constant(module, node)
     return (found[0], None, found[1]) if found else None
 
 
-def _sub(module: nn.Module, node: fx.Node) -> Read | None:
+def _sub(module: nn.Module, node: fx.Node) -> ScaleShift | None:
     found = _one_constant(module, node)
     if not found:
         return None
     return (found[0], -torch.ones(()), found[1]) if found[2] else (found[0], None, -found[1])
 
 
-def _rsub(module: nn.Module, node: fx.Node) -> Read | None:
+def _rsub(module: nn.Module, node: fx.Node) -> ScaleShift | None:
     source, constant = node.args[:2]
     plain = isinstance(source, fx.Node) and isinstance(constant, int | float) and len(node.args) == 2
     return (source, -torch.ones(()), _constant(module, constant)) if plain and not node.kwargs else None  # type: ignore[return-value]
 
 
-def _neg(module: nn.Module, node: fx.Node) -> Read | None:
+def _neg(module: nn.Module, node: fx.Node) -> ScaleShift | None:
     return node.args[0], -torch.ones(()), None  # type: ignore[return-value]
 
 
-def _addcmul(module: nn.Module, node: fx.Node) -> Read | None:
+def _addcmul(module: nn.Module, node: fx.Node) -> ScaleShift | None:
     shift, first, second = (_constant(module, arg) for arg in node.args[:3])
     if shift is None or (first is None) == (second is None):
         return None
@@ -179,7 +179,7 @@ def _addcmul(module: nn.Module, node: fx.Node) -> Read | None:
     return (source, scale.double() * factor, shift) if isinstance(source, fx.Node) and scale is not None else None
 
 
-def _batch_norm(module: nn.Module, node: fx.Node) -> Read | None:
+def _batch_norm(module: nn.Module, node: fx.Node) -> ScaleShift | None:
     source, gamma, beta, mean, variance = node.args[:5]
     eps = node.args[7] if node.target is aten.batch_norm.default else node.args[6]
     training = node.target is aten.batch_norm.default and node.args[5]

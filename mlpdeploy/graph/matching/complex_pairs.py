@@ -32,12 +32,12 @@ Part = Any
 """A node or a number; None where it is zero everywhere."""
 
 
-Pair = tuple[Part, Part]
+ComplexPair = tuple[Part, Part]
 """Real and imaginary part."""
 
 
 PARTS = "parts"
-"""Where a complex node that was decomposed keeps its Pair, in its `meta`."""
+"""Where a complex node that was decomposed keeps its ComplexPair, in its `meta`."""
 
 
 class Decomposer:
@@ -73,7 +73,7 @@ class Decomposer:
     def call(self, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
         return self.editor.call(target, args, kwargs, origin=self.node)
 
-    def constant(self, node: fx.Node) -> Pair:
+    def constant(self, node: fx.Node) -> ComplexPair:
         tensor = weight(self.editor.module, node)
         assert tensor is not None
         with self.editor.before(node):
@@ -81,12 +81,12 @@ class Decomposer:
                       for part, name in ((tensor.real, "real"), (tensor.imag, "imag")))  # fmt: skip
         return re, im
 
-    def parts(self, value: Any) -> Pair:
+    def parts(self, value: Any) -> ComplexPair:
         """The parts of an operand."""
         if isinstance(value, complex):
             return value.real or None, value.imag or None
         if isinstance(value, fx.Node) and PARTS in value.meta:
-            known: Pair = value.meta[PARTS]
+            known: ComplexPair = value.meta[PARTS]
             return known
         return value, None
 
@@ -117,7 +117,7 @@ class Decomposer:
             return None
         return self.call(aten.neg.default, part) if isinstance(part, fx.Node) else -part
 
-    def both(self, node: fx.Node) -> Pair:
+    def both(self, node: fx.Node) -> ComplexPair:
         """What an operation that only moves, picks, joins or adds up values does to either part."""
         operands = [one for one in node.all_input_nodes if _has_numbers(one)]  # not indices and masks
         whole = {one: self.whole(one) for one in operands}
@@ -126,7 +126,7 @@ class Decomposer:
         re, im = (self.call(node.target, *args, **kwargs) for args, kwargs in sides)
         return re, im
 
-    def bilinear(self, node: fx.Node) -> Pair | None:
+    def bilinear(self, node: fx.Node) -> ComplexPair | None:
         """(a + ib)(c + id), whatever the product is: of elements, of matrices, an einsum of two."""
         first, second = self.two(node)
         bias = node.args[2] if node.target is aten.linear.default and len(node.args) > 2 else None
@@ -173,7 +173,7 @@ class Decomposer:
             pair = self.along(pair, dim, of, step)
         return pair[0] if kind == "to real" else pair
 
-    def along(self, pair: Pair, dim: int, of: Transform, kind: str) -> Pair:
+    def along(self, pair: ComplexPair, dim: int, of: Transform, kind: str) -> ComplexPair:
         """One transform of one axis."""
         cosines, sines = _MATRICES[kind](of)
         a, b, c, d = (self.projected(part, dim, matrix) for part in pair for matrix in (cosines, sines))
@@ -210,17 +210,17 @@ def _imaginary(of: Decomposer, x: Any) -> Any:
     return of.whole(x)[1]
 
 
-def _conjugate(of: Decomposer, x: Any) -> Pair:
+def _conjugate(of: Decomposer, x: Any) -> ComplexPair:
     re, im = of.parts(x)
     return re, of.negative(im)
 
 
-def _added(of: Decomposer, x: Any, y: Any, sign: int = 1) -> Pair:
+def _added(of: Decomposer, x: Any, y: Any, sign: int = 1) -> ComplexPair:
     (a, b), (c, d) = of.parts(x), of.parts(y)
     return of.sum(a, c, sign), of.sum(b, d, sign)
 
 
-def _divided(of: Decomposer, x: Any, y: Any) -> Pair | None:
+def _divided(of: Decomposer, x: Any, y: Any) -> ComplexPair | None:
     """By a real number only: the others are rare, and their squares overflow."""
     (a, b), (c, d) = of.parts(x), of.parts(y)
     if d is not None:
@@ -243,16 +243,16 @@ def _as_pairs(of: Decomposer, x: Any) -> Any:
     return of.call(aten.stack.default, list(of.whole(x)), -1)
 
 
-def _from_pairs(of: Decomposer, x: Any) -> Pair:
+def _from_pairs(of: Decomposer, x: Any) -> ComplexPair:
     re, im = (of.call(aten.select.int, x, -1, place) for place in (0, 1))
     return re, im
 
 
-def _from_parts(of: Decomposer, re: Any, im: Any) -> Pair:
+def _from_parts(of: Decomposer, re: Any, im: Any) -> ComplexPair:
     return re, im
 
 
-def _polar(of: Decomposer, magnitude: Any, angle: Any) -> Pair:
+def _polar(of: Decomposer, magnitude: Any, angle: Any) -> ComplexPair:
     re, im = (of.call(aten.mul.Tensor, magnitude, of.call(one, angle)) for one in (aten.cos.default, aten.sin.default))
     return re, im
 

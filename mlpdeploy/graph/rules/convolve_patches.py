@@ -25,7 +25,7 @@ aten = torch.ops.aten
 
 
 @dataclass(frozen=True)
-class Patches:
+class Unfolding:
     """One unfolding: of which image, and the size, dilation, padding and stride of its patches."""
 
     image: fx.Node
@@ -35,14 +35,14 @@ class Patches:
     stride: tuple[int, int]
 
 
-def find(editor: Editor, node: fx.Node) -> list[Patches] | Refused | None:
+def find(editor: Editor, node: fx.Node) -> list[Unfolding] | Refused | None:
     """The unfoldings whose patches are the columns of a linear."""
     patches = _patches(node.args[0]) if is_linear_of_constants(node) else None  # type: ignore[arg-type]
     reason = None if patches is None else _refusal(patches)
     return patches if reason is None else Refused(reason)
 
 
-def _patches(node: fx.Node) -> list[Patches] | None:
+def _patches(node: fx.Node) -> list[Unfolding] | None:
     """The unfoldings whose columns, one after another, are the last dimension of `node`; None where others are."""
     if node.target is aten.cat.default and dim_of(node) == len(shape_of(node)) - 1:
         return _joined([_patches(part) for part in node.args[0]])  # type: ignore[union-attr, arg-type]
@@ -53,7 +53,7 @@ def _patches(node: fx.Node) -> list[Patches] | None:
     return _unfolded(chain.source)
 
 
-def _unfolded(node: fx.Node) -> list[Patches] | None:
+def _unfolded(node: fx.Node) -> list[Unfolding] | None:
     """The unfoldings whose rows, one after another, are dimension 1 of `node`."""
     if node.target is aten.cat.default and dim_of(node) == 1:
         return _joined([_unfolded(part) for part in node.args[0]])  # type: ignore[union-attr, arg-type]
@@ -62,14 +62,14 @@ def _unfolded(node: fx.Node) -> list[Patches] | None:
     image, *numbers = node.args
     if len(shape_of(image)) != 4:  # type: ignore[arg-type]
         return None
-    return [Patches(image, *(tuple(pair) for pair in numbers))]  # type: ignore[arg-type]
+    return [Unfolding(image, *(tuple(pair) for pair in numbers))]  # type: ignore[arg-type]
 
 
-def _joined(parts: list[list[Patches] | None]) -> list[Patches] | None:
+def _joined(parts: list[list[Unfolding] | None]) -> list[Unfolding] | None:
     return None if any(part is None for part in parts) else [one for part in parts for one in part or ()]
 
 
-def _refusal(patches: list[Patches]) -> str | None:
+def _refusal(patches: list[Unfolding]) -> str | None:
     if len({(one.image, one.stride) for one in patches}) != 1:
         return "its patches are not those of one image, equally far apart"
     if any(one.dilation != (1, 1) for one in patches):
@@ -80,11 +80,11 @@ def _refusal(patches: list[Patches]) -> str | None:
     return None
 
 
-def _largest(patches: list[Patches]) -> Patches:
+def _largest(patches: list[Unfolding]) -> Unfolding:
     return max(patches, key=lambda one: (one.padding, one.size))
 
 
-def _margins(one: Patches, largest: Patches) -> list[int] | None:
+def _margins(one: Unfolding, largest: Unfolding) -> list[int] | None:
     """Zeros around the kernel of `one` in that of `largest`, as `F.pad` wants them; None where it does not fit."""
     margins: list[int] = []
     for dim in (1, 0):
@@ -97,7 +97,7 @@ def _margins(one: Patches, largest: Patches) -> list[int] | None:
     return margins
 
 
-def replace(editor: Editor, node: fx.Node, patches: list[Patches]) -> fx.Node:
+def replace(editor: Editor, node: fx.Node, patches: list[Unfolding]) -> fx.Node:
     """The convolution, flattened."""
     arguments: Any = (*node.args, None)[:3]
     matrix, bias = weight(editor.module, arguments[1]), arguments[2]

@@ -24,12 +24,12 @@ from mlpdeploy.graph.rule import Rule
 
 aten = torch.ops.aten
 
-Region = tuple[Group, Group, Group]
+RegionAxes = tuple[Group, Group, Group]
 """Axes of the channels of a map, and those of a region along its height and its width."""
 
 
 @dataclass(frozen=True)
-class Folded:
+class RegionFold:
     """A convolution with regions in its input's channels (`gathers`), or in its own, and the rearrangement of them.
 
     `outside` is the map as a whole: what the rearrangement reads, or what it makes.
@@ -37,12 +37,12 @@ class Folded:
 
     outside: fx.Node
     channels: Group
-    region: Region
+    region: RegionAxes
     turns: tuple[int, ...]
     gathers: bool
 
 
-def find(editor: Editor, node: fx.Node) -> Folded | None:
+def find(editor: Editor, node: fx.Node) -> RegionFold | None:
     """Such a convolution, with the rearrangement in front of it or behind it."""
     kernel = weight(editor.module, node.args[1]) if node.target is aten.conv2d.default else None
     if kernel is None or not _is_pointwise(node, kernel):
@@ -50,7 +50,7 @@ def find(editor: Editor, node: fx.Node) -> Folded | None:
     return _rearranged_from(node.args[0]) or _rearranged_to(node)
 
 
-def replace(editor: Editor, node: fx.Node, found: Folded) -> fx.Node | None:
+def replace(editor: Editor, node: fx.Node, found: RegionFold) -> fx.Node | None:
     """The convolution, or the transposed one, of the whole map."""
     kernel = weight(editor.module, node.args[1])
     assert kernel is not None
@@ -66,7 +66,7 @@ def _is_pointwise(node: fx.Node, kernel: torch.Tensor) -> bool:
     return tuple(kernel.shape[2:]) == (1, 1) and list(stride) == [1, 1] and not any(padding) and groups == 1
 
 
-def _gathered(editor: Editor, node: fx.Node, found: Folded, kernel: torch.Tensor) -> fx.Node:
+def _gathered(editor: Editor, node: fx.Node, found: RegionFold, kernel: torch.Tensor) -> fx.Node:
     """`node`, whose input is a map with its regions in the channels."""
     matrix = _reordered(kernel.flatten(1).T, found.channels, found.region)  # channels, height, width, rows
     weights = matrix.permute(3, 0, 1, 2)
@@ -75,7 +75,7 @@ def _gathered(editor: Editor, node: fx.Node, found: Folded, kernel: torch.Tensor
     return editor.call(node.target, (found.outside, constant, bias, list(weights.shape[2:])), origin=node)
 
 
-def _scattered(editor: Editor, node: fx.Node, found: Folded, kernel: torch.Tensor) -> fx.Node:
+def _scattered(editor: Editor, node: fx.Node, found: RegionFold, kernel: torch.Tensor) -> fx.Node:
     """`node`, from whose channels regions are laid out."""
     weights = _reordered(kernel.flatten(1), found.channels, found.region).permute(3, 0, 1, 2)
     stride = list(weights.shape[2:])
@@ -92,14 +92,14 @@ def _scattered(editor: Editor, node: fx.Node, found: Folded, kernel: torch.Tenso
     return editor.call(aten.add.Tensor, (result, shift), origin=node)
 
 
-def _reordered(matrix: torch.Tensor, axes: Group, region: Region) -> torch.Tensor:
+def _reordered(matrix: torch.Tensor, axes: Group, region: RegionAxes) -> torch.Tensor:
     """`matrix`, whose rows are `axes`, as (channels, height, width, columns) of the region."""
     order = [axes.index(axis) for axis in flat(region)]
     factored = matrix.reshape(*(axis.size for axis in axes), -1).permute(*order, len(axes))
     return factored.reshape(*(numel(group) for group in region), -1)
 
 
-def _region(whole: tuple[Group, ...], folded: tuple[Group, ...]) -> Region | None:
+def _region(whole: tuple[Group, ...], folded: tuple[Group, ...]) -> RegionAxes | None:
     """The region that dimension 1 of `folded` holds besides the channels of `whole`; None where it is none."""
     if len(whole) != 4 or len(folded) != 4 or whole[0] != folded[0]:
         return None
@@ -112,7 +112,7 @@ def _region(whole: tuple[Group, ...], folded: tuple[Group, ...]) -> Region | Non
     return (whole[1], height, width) if height + width and members == {*whole[1], *height, *width} else None
 
 
-def _rearranged_from(node: Any) -> Folded | None:
+def _rearranged_from(node: Any) -> RegionFold | None:
     """The map that `node` is a rearrangement of with regions in its channels; the nearest there is."""
     chain: list[fx.Node] = []
     current = node
@@ -125,11 +125,11 @@ def _rearranged_from(node: Any) -> Folded | None:
         if view is None:
             return None
         if (region := _region(view.stored, view.seen)) is not None:
-            return Folded(current, view.seen[1], region, (), gathers=True)
+            return RegionFold(current, view.seen[1], region, (), gathers=True)
     return None
 
 
-def _rearranged_to(node: fx.Node) -> Folded | None:
+def _rearranged_to(node: fx.Node) -> RegionFold | None:
     """The rearrangement of `node` that alone reads it and lays out the regions in its channels."""
     view: View | None = View.of(shape_of(node))
     current = node
@@ -137,7 +137,7 @@ def _rearranged_to(node: fx.Node) -> Folded | None:
         current = next(iter(current.users))
         view = rearranged(current, view) if current.op == "call_function" else None
         if view is not None and (region := _region(view.seen, view.stored)) is not None:
-            return Folded(current, view.stored[1], region, tuple(map(numel, view.stored[2:])), gathers=False)
+            return RegionFold(current, view.stored[1], region, tuple(map(numel, view.stored[2:])), gathers=False)
     return None
 
 

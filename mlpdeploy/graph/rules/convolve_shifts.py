@@ -26,7 +26,7 @@ CUTS = {aten.slice.Tensor, aten.narrow.default}
 
 
 @dataclass(frozen=True)
-class Part:
+class ShiftedPart:
     """Channels `channels` of a map, whose element (i, j) is that of `source` at (i + shift[0], j + shift[1]) or 0."""
 
     source: fx.Node
@@ -34,7 +34,7 @@ class Part:
     shift: tuple[int, int]
 
 
-def find(editor: Editor, node: fx.Node) -> list[Part] | Refused | None:
+def find(editor: Editor, node: fx.Node) -> list[ShiftedPart] | Refused | None:
     """The parts of a concatenation of such groups."""
     if node.target is not aten.cat.default or len(shape_of(node)) != 4 or dim_of(node) != 1:
         return None
@@ -46,7 +46,7 @@ def find(editor: Editor, node: fx.Node) -> list[Part] | Refused | None:
     return known if reason is None else Refused(reason)
 
 
-def _part(node: fx.Node) -> Part | None:
+def _part(node: fx.Node) -> ShiftedPart | None:
     """`node` as shifted channels of a map, back through slices to the map in front of the padding; None otherwise."""
     arguments: Any = node.args
     target: Any = node.target
@@ -60,7 +60,7 @@ def _part(node: fx.Node) -> Part | None:
         if shape_of(node) == before:
             return inner
         if dim == 1:
-            return Part(inner.source, target(inner.channels, 0, *arguments[2:]), inner.shift)
+            return ShiftedPart(inner.source, target(inner.channels, 0, *arguments[2:]), inner.shift)
         if dim == 0:
             return None
         kept = target(torch.arange(before[dim]), 0, *arguments[2:])
@@ -68,17 +68,19 @@ def _part(node: fx.Node) -> Part | None:
             return None
         rows, columns = inner.shift
         start = int(kept[0])
-        return Part(inner.source, inner.channels, (rows + start, columns) if dim == 2 else (rows, columns + start))
+        return ShiftedPart(
+            inner.source, inner.channels, (rows + start, columns) if dim == 2 else (rows, columns + start)
+        )
     if target is operator.getitem and arguments[0].target in SPLITS and dim_of(arguments[0]) == 1:
         inner = _part(arguments[0].args[0])
         split = arguments[0]
         if inner is None:
             return None
-        return Part(inner.source, split.target(inner.channels, split.args[1], 0)[arguments[1]], inner.shift)
+        return ShiftedPart(inner.source, split.target(inner.channels, split.args[1], 0)[arguments[1]], inner.shift)
     return None
 
 
-def _padded(node: fx.Node) -> Part | None:
+def _padded(node: fx.Node) -> ShiftedPart | None:
     """A map with zeros around it."""
     arguments: Any = (*node.args, *("constant", None)[len(node.args) - 2 :])
     source, padding, mode, value = arguments
@@ -87,10 +89,10 @@ def _padded(node: fx.Node) -> Part | None:
     left, right, top, bottom = padding
     if len(shape_of(source)) != 4 or min(left, right, top, bottom) < 0:
         return None
-    return Part(source, torch.arange(int(shape_of(source)[1])), (-top, -left))
+    return ShiftedPart(source, torch.arange(int(shape_of(source)[1])), (-top, -left))
 
 
-def _refusal(editor: Editor, node: fx.Node, parts: list[Part]) -> str | None:
+def _refusal(editor: Editor, node: fx.Node, parts: list[ShiftedPart]) -> str | None:
     source = parts[0].source
     channels = torch.cat([part.channels for part in parts])
     if any(part.source is not source for part in parts) or shape_of(node) != shape_of(source):
@@ -111,7 +113,7 @@ def _reads_channels(editor: Editor, user: fx.Node) -> bool:
     return bool(groups == 1)
 
 
-def replace(editor: Editor, node: fx.Node, parts: list[Part]) -> fx.Node:
+def replace(editor: Editor, node: fx.Node, parts: list[ShiftedPart]) -> fx.Node:
     """The convolution; what reads its channels in another order takes its weights so."""
     channels = torch.cat([part.channels for part in parts])
     reach = [max(abs(part.shift[axis]) for part in parts) for axis in (0, 1)]

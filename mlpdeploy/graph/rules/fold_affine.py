@@ -26,7 +26,7 @@ aten = torch.ops.aten
 
 
 @dataclass(frozen=True)
-class Chain:
+class AffineChain:
     """Affine operations in the order in which they run: those in front of a projection, or those behind it."""
 
     links: tuple[Affine, ...]
@@ -44,14 +44,14 @@ class Chain:
 
 
 @dataclass(frozen=True)
-class Folded:
+class Surroundings:
     """What is around a projection and goes into its weights."""
 
-    front: Chain
-    behind: Chain
+    front: AffineChain
+    behind: AffineChain
 
 
-def find(editor: Editor, node: fx.Node) -> Folded | Refused | None:
+def find(editor: Editor, node: fx.Node) -> Surroundings | Refused | None:
     """Constant scales and shifts around a linear, a convolution, or a product from the left."""
     if is_linear_of_constants(node):
         return _around_linear(editor, node)
@@ -62,7 +62,7 @@ def find(editor: Editor, node: fx.Node) -> Folded | Refused | None:
     return None
 
 
-def replace(editor: Editor, node: fx.Node, found: Folded) -> fx.Node:
+def replace(editor: Editor, node: fx.Node, found: Surroundings) -> fx.Node:
     """The projection with all that in it."""
     if node.target is aten.matmul.default:
         return _left_product(editor, node, found)
@@ -74,7 +74,7 @@ def _is_left_product(editor: Editor, node: fx.Node) -> bool:
     return matrix is not None and matrix.dim() == 2 and len(shape_of(node)) >= 2
 
 
-def _in_front(editor: Editor, node: fx.Node, accepts: Callable[[Affine], bool]) -> Chain:
+def _in_front(editor: Editor, node: fx.Node, accepts: Callable[[Affine], bool]) -> AffineChain:
     """Affine operations that only a projection reads, back from its input `node`, as they are there."""
     links: list[Affine] = []
     path: list[fx.Node] = []
@@ -92,10 +92,10 @@ def _in_front(editor: Editor, node: fx.Node, accepts: Callable[[Affine], bool]) 
             node = node.args[0]  # type: ignore[assignment]
         else:
             break
-    return Chain(tuple(reversed(links)))
+    return AffineChain(tuple(reversed(links)))
 
 
-def _behind(editor: Editor, node: fx.Node, accepts: Callable[[Affine], bool]) -> Chain:
+def _behind(editor: Editor, node: fx.Node, accepts: Callable[[Affine], bool]) -> AffineChain:
     """Affine operations that alone read a projection `node`, and so on, as they are there."""
     links: list[Affine] = []
     path: list[fx.Node] = []
@@ -110,7 +110,7 @@ def _behind(editor: Editor, node: fx.Node, accepts: Callable[[Affine], bool]) ->
         else:
             break
         node = user
-    return Chain(tuple(links))
+    return AffineChain(tuple(links))
 
 
 def _link(editor: Editor, node: fx.Node) -> Affine | None:
@@ -124,7 +124,7 @@ def _link(editor: Editor, node: fx.Node) -> Affine | None:
     return Affine(node, node, gamma.double().reshape(shape), beta.double().reshape(shape))
 
 
-def _remove(editor: Editor, chain: Chain) -> None:
+def _remove(editor: Editor, chain: AffineChain) -> None:
     """Take out operations that are folded into a projection; a LayerNorm stays, with scale 1 and shift 0."""
     for link in reversed(chain.links):
         if link.source is link.node:
@@ -143,25 +143,25 @@ def _make_unit(editor: Editor, first: Affine) -> None:
     first.node.args = (*first.node.args[:2], ones, zeros, *first.node.args[4:])
 
 
-def _around_linear(editor: Editor, node: fx.Node) -> Folded | None:
+def _around_linear(editor: Editor, node: fx.Node) -> Surroundings | None:
     front = _in_front(editor, node.args[0], lambda link: link.varies(-1))  # type: ignore[arg-type]
     behind = _behind(editor, node, lambda link: link.varies(-1))
-    return Folded(front, behind) if front.links or behind.links else None
+    return Surroundings(front, behind) if front.links or behind.links else None
 
 
-def _around_convolution(editor: Editor, node: fx.Node) -> Folded | Refused | None:
+def _around_convolution(editor: Editor, node: fx.Node) -> Surroundings | Refused | None:
     source, _, _, _, padding, *_ = convolution_arguments(node)
     padded = any(padding)
     front = _in_front(editor, source, lambda link: link.varies(1) and not (padded and link.shift is not None))
     behind = _behind(editor, node, lambda link: link.varies(1))
     if front.links or behind.links:
-        return Folded(front, behind)
+        return Surroundings(front, behind)
     if padded and len(source.users) == 1 and (link := _link(editor, source)) and link.varies(1):
         return Refused("a shift in front of zero padding is not a bias")
     return None
 
 
-def _projection(editor: Editor, node: fx.Node, found: Folded, kernel: tuple[int, ...]) -> fx.Node:
+def _projection(editor: Editor, node: fx.Node, found: Surroundings, kernel: tuple[int, ...]) -> fx.Node:
     """A linear or convolution with both chains in its weight (N, K / groups, *kernel) and bias (N)."""
     matrix = weight(editor.module, node.args[1])
     assert matrix is not None
@@ -189,7 +189,7 @@ def _per_row(vector: torch.Tensor, rows: int, groups: int) -> torch.Tensor:
     return vector.reshape(groups, 1, -1).expand(groups, rows // groups, -1).reshape(rows, -1)
 
 
-def _around_left_product(editor: Editor, node: fx.Node) -> Folded | None:
+def _around_left_product(editor: Editor, node: fx.Node) -> Surroundings | None:
     """Around W @ x: y = (r W q) @ x * c + shift, with q along K, r along N, c along C."""
 
     def accepts(link: Affine) -> bool:
@@ -199,8 +199,8 @@ def _around_left_product(editor: Editor, node: fx.Node) -> Folded | None:
 
     source: fx.Node = node.args[1]  # type: ignore[assignment]
     # The scale and shift of a LayerNorm cost nothing there; here they would become operations of their own.
-    front = Chain(()) if source.target is aten.layer_norm.default else _in_front(editor, source, accepts)
-    found = Folded(front, _behind(editor, node, accepts))
+    front = AffineChain(()) if source.target is aten.layer_norm.default else _in_front(editor, source, accepts)
+    found = Surroundings(front, _behind(editor, node, accepts))
     matrix = weight(editor.module, node.args[0])
     assert matrix is not None
     folded, columns, shift = _left_total(matrix.double(), found.front, found.behind)
@@ -209,7 +209,7 @@ def _around_left_product(editor: Editor, node: fx.Node) -> Folded | None:
     return found if saves else None
 
 
-def _left_product(editor: Editor, node: fx.Node, found: Folded) -> fx.Node:
+def _left_product(editor: Editor, node: fx.Node, found: Surroundings) -> fx.Node:
     matrix = weight(editor.module, node.args[0])
     assert matrix is not None
     folded, columns, shift = _left_total(matrix.double(), found.front, found.behind)
@@ -228,7 +228,7 @@ def _left_product(editor: Editor, node: fx.Node, found: Folded) -> fx.Node:
 
 
 def _left_total(
-    matrix: torch.Tensor, front: Chain, behind: Chain
+    matrix: torch.Tensor, front: AffineChain, behind: AffineChain
 ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
     """W with q and r in it; where there are any, the scale c (1, C) and the shift (N or 1, C or 1)."""
     columns: torch.Tensor | None = None

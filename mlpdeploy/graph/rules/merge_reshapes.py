@@ -25,7 +25,7 @@ aten = torch.ops.aten
 
 
 @dataclass(frozen=True)
-class Merged:
+class Mergeable:
     """Which dimensions a reduction drops or keeps instead; or the operations between two reshapes."""
 
     reduction: fx.Node | None = None
@@ -33,15 +33,15 @@ class Merged:
     between: tuple[fx.Node, ...] = ()
 
 
-def find(editor: Editor, node: fx.Node) -> Merged | None:
+def find(editor: Editor, node: fx.Node) -> Mergeable | None:
     """What a reshape can be merged into."""
     if node.target is not aten.reshape.default:
         return None
     between = _between(node)
-    return _reduced(node) or (None if between is None else Merged(between=tuple(between)))
+    return _reduced(node) or (None if between is None else Mergeable(between=tuple(between)))
 
 
-def replace(editor: Editor, node: fx.Node, found: Merged) -> fx.Node:
+def replace(editor: Editor, node: fx.Node, found: Mergeable) -> fx.Node:
     """The same without it."""
     if (reduction := found.reduction) is not None:
         options = {key: value for key, value in reduction.kwargs.items() if key not in ("dim", "keepdim")}
@@ -54,7 +54,7 @@ def replace(editor: Editor, node: fx.Node, found: Merged) -> fx.Node:
     return result
 
 
-def _reduced(node: fx.Node) -> Merged | None:
+def _reduced(node: fx.Node) -> Mergeable | None:
     """The reduction that `node` alone reads, where `node` only drops its dimensions of 1 or puts them back."""
     reduction: fx.Node = node.args[0]  # type: ignore[assignment]
     if reduction.target not in REDUCTIONS or len(reduction.users) != 1:
@@ -62,7 +62,7 @@ def _reduced(node: fx.Node) -> Merged | None:
     shape, keep = shape_of(reduction.all_input_nodes[0]), not keeps_dims(reduction)
     dims = dims_of(reduction) or tuple(range(len(shape)))
     wanted = tuple(1 if dim in dims else size for dim, size in enumerate(shape) if keep or dim not in dims)
-    return Merged(reduction, dims) if shape_of(node) == wanted else None
+    return Mergeable(reduction, dims) if shape_of(node) == wanted else None
 
 
 def _again(editor: Editor, link: fx.Node, x: fx.Node) -> fx.Node:

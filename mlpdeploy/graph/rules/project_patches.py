@@ -23,14 +23,14 @@ aten = torch.ops.aten
 
 
 @dataclass(frozen=True)
-class Patches:
+class PatchSource:
     """What a convolution over patches reads, as it is stored, and the rearrangement of its result: channels last."""
 
     source: fx.Node
     last: fx.Node
 
 
-def find(editor: Editor, node: fx.Node) -> Patches | Refused | None:
+def find(editor: Editor, node: fx.Node) -> PatchSource | Refused | None:
     """Such a convolution between its rearrangements."""
     kernel = weight(editor.module, node.args[1]) if node.target is aten.conv2d.default else None
     if kernel is None:
@@ -39,10 +39,10 @@ def find(editor: Editor, node: fx.Node) -> Patches | Refused | None:
     if source is None or last is None:
         return None
     reason = _refusal(node, kernel)
-    return Patches(source, last) if reason is None else Refused(reason)
+    return PatchSource(source, last) if reason is None else Refused(reason)
 
 
-def replace(editor: Editor, node: fx.Node, found: Patches) -> None:
+def replace(editor: Editor, node: fx.Node, found: PatchSource) -> None:
     """The projection in the place of the rearrangement behind it."""
     kernel = weight(editor.module, node.args[1])
     assert kernel is not None
@@ -76,7 +76,7 @@ def _channels_last_result(node: fx.Node) -> fx.Node | None:
     view: View | None = View.of(shape_of(node))
     assert view is not None
     wanted = flat(view.seen[dim] for dim in (0, 2, 3, 1))
-    # Patches of one line come with the other lines counted to the batch, which is split again behind them.
+    # PatchSource of one line come with the other lines counted to the batch, which is split again behind them.
     short, long = sorted(shape_of(node.args[1])[2:])  # type: ignore[arg-type]
     line, current = short == 1 < long, node
     while len(current.users) == 1 and view is not None:

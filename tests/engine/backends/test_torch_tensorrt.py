@@ -98,7 +98,7 @@ def test_tf32_a_fixed_batch_and_refusals(library: Any, tmp_path: Path) -> None:
         backend.load(built.engine, {**built.facts, "gpus": ["sm80"]}),
     ):
         pass
-    with backend.load(built.engine, built.facts) as run, pytest.raises(InputError, match="batch 4 to 4"):
+    with backend.load(built.engine, built.facts) as run, pytest.raises(InputError, match="batch 4; it was given 1"):
         run({"x": torch.zeros(1, 4, 5, 2).numpy()})
 
 

@@ -25,9 +25,8 @@ from mlpdeploy.evidence.report.words import (
     int8_facts,
     launches_text,
 )
+from mlpdeploy.system.documents import Document
 from mlpdeploy.system.text import clean, megabytes
-
-Document = Mapping[str, Any]
 
 FOLDER = Path(__file__).parent
 
