@@ -21,7 +21,7 @@ from mlpdeploy.artifact.lookup import is_path
 from mlpdeploy.artifact.store import Artifact
 from mlpdeploy.errors import InputError
 from mlpdeploy.selection import Selection
-from mlpdeploy.selection.choice import IMAGES, PRECISIONS, Option
+from mlpdeploy.selection.choice import IMAGES, PRECISIONS, EngineChoice, Int8Choice, NetworkChoice, Option
 from mlpdeploy.system import results
 from mlpdeploy.terminal.screen import Terminal
 from mlpdeploy.zoo.recipe import kind, recipes
@@ -65,6 +65,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document to s
 
 DATA = (*IMAGES, "limit")
 """Fields about rows of data, which may be others than those at the build."""
+PANELS: dict[type[Any], str] = {NetworkChoice: "Network", EngineChoice: "Engine", Int8Choice: "INT8"}
+"""Under which title `--help` has the fields of each choice."""
 _FIELDS = {field.name: field for field in Selection.fields()}
 
 Command = Callable[..., None]
@@ -132,7 +134,8 @@ def _parameter(field: Field[Any]) -> inspect.Parameter:
         hint, default = (list[str] if how.repeated else str) | None, None
     completed = _precisions if field.name == "precision" else None
     flag = how.flag or f"--{field.name.replace('_', '-')}"
-    asked = typer.Option(flag, metavar=how.metavar, help=how.help, autocompletion=completed)
+    panel = next((title for choice, title in PANELS.items() if field.name in choice.__dataclass_fields__), None)
+    asked = typer.Option(flag, metavar=how.metavar, help=how.help, autocompletion=completed, rich_help_panel=panel)
     return inspect.Parameter(
         CALLED[field.name], inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[hint, asked]
     )
