@@ -63,7 +63,7 @@ def check(source: Source, traced: Traced, selection: Selection, stages: Stages) 
     return notes
 
 
-def trace_network(source: Source, stages: Stages, batch: Batch | None) -> Traced:
+def trace_network(source: Source, stages: Stages, batch: Batch | None = None) -> Traced:
     """The network's graph, over inputs of the shapes that its recipe says, a batch axis in front.
 
     A network whose code fixes the batch is traced for the one size that `batch` says; without a `batch`, for the one

@@ -39,7 +39,7 @@ def sensitivity(selection: Selection, *, progress: Listener | None = None) -> tu
     stages = Stages(progress)
     selection = selection.with_backend(pick(selection.backend, selection.precision).name)
     source = load(selection, stages).with_images(selection)
-    traced = trace_network(source, stages, None)
+    traced = trace_network(source, stages)
     source = source.with_outputs(traced.outputs)
     check(source, traced, selection, stages)
     rewritten = rewrite_network(traced, selection, stages)

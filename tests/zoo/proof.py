@@ -23,7 +23,7 @@ def climb(selection: Selection) -> Verification:
     stages, backend = Stages(), backends()[ENGINE]
     selection = selection.with_backend(ENGINE)
     source = load(selection, stages)
-    traced = trace_network(source, stages)
+    traced = trace_network(source, stages, selection.profile)
     compiled = plan_network(traced, rewrite_network(traced, selection, stages), selection, stages)
     emitted = emit(compiled.typed)
     with ExitStack() as stack:

@@ -144,7 +144,8 @@ def test_no_artifact_is_one_line(folder: Path, capsys: pytest.CaptureFixture[str
         assert in_process("report", target) == 2
         assert message in capsys.readouterr().err
     for path, message in {
-        "": ".: cannot be written",
+        "": "--html: an argument is empty",
+        ".": ".: cannot be written",
         "/proc/none/page.html": "/proc/none/page.html: cannot be",
     }.items():
         assert in_process("report", str(folder), "--html", path) == 2
