@@ -23,6 +23,13 @@ def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(1)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The networks' own tests are no part of the short loop, `python -m pytest -m "not slow"`."""
+    for item in items:
+        if item.path.is_relative_to(REPOSITORY / "tests" / "zoo"):
+            item.add_marker("slow")
+
+
 @pytest.fixture
 def cli(tmp_path: Path) -> Cli:
     """Run `mlpdeploy` with these arguments as a user would: another process, another folder, 80 columns."""

@@ -88,6 +88,7 @@ def test_it_is_proved_and_the_proof_is_kept(engine: Engine) -> None:
     assert found.verdict() in (engine.folder / "report.md").read_text()
 
 
+@pytest.mark.slow
 def test_real_rows_gate_the_classes_that_they_are_given() -> None:
     network, rows, labels = load("mixer_digits")
     engine = mlpdeploy.compile(network, rows[:1], precision="fp16", backend="onnxruntime", batch=64, name="digits")
@@ -102,6 +103,7 @@ def test_real_rows_gate_the_classes_that_they_are_given() -> None:
         engine.verify(data="photos")
 
 
+@pytest.mark.slow
 def test_int8_is_calibrated_on_rows_in_hand(tmp_path: Path) -> None:
     network, rows, labels = load("mixer_digits")
     engine = mlpdeploy.compile(
@@ -142,12 +144,14 @@ def test_a_report_of_an_engine_in_a_temporary_folder_needs_a_place(tmp_path: Pat
     assert len(mlpdeploy.load(engine.save(tmp_path / "kept")).report()) == 2
 
 
+@pytest.mark.slow
 def test_what_is_found_prints_as_one_line(engine: Engine) -> None:
     found = engine.bench(against=["eager"], sizes=[1], seconds=0.1, threads=1)
     assert re.fullmatch(r"<Bench of .*, batch 1: .* ms, eager .* ms>", repr(found)) and len(repr(found)) < 200
     assert re.fullmatch(r"<Verification in \w+ at batch [\d, ]+: passed.*>", repr(engine.verify()))
 
 
+@pytest.mark.slow
 def test_saved_and_loaded_elsewhere(engine: Engine, tmp_path: Path) -> None:
     folder = engine.save(tmp_path / "mine")
     loaded = mlpdeploy.load(folder)
@@ -208,6 +212,7 @@ class Heads(nn.Module):
         return {"logits": self.logits(x), "features": self.features(x)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
 def test_a_network_that_returns_a_dict_becomes_an_engine_that_does(backend: str, tmp_path: Path) -> None:
     network, x = Heads(), torch.randn(2, 4)
@@ -232,6 +237,7 @@ def test_the_network_stays_as_it_is_and_may_change_later() -> None:
     assert engine.verify().passed
 
 
+@pytest.mark.slow
 def test_the_temporary_folder_goes_with_the_engine_and_a_named_one_stays(tmp_path: Path) -> None:
     def make(**options: Any) -> Engine:
         return mlpdeploy.compile(Net(), images(1), precision="fp32", backend="onnxruntime", batch=1, **options)
@@ -253,6 +259,7 @@ def test_the_temporary_folder_goes_with_the_engine_and_a_named_one_stays(tmp_pat
     assert not other.cached
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("io", ["fp32", "fp16", "bf16"])
 def test_other_dtypes_at_the_ends(io: str) -> None:
     engine = mlpdeploy.compile(Net(), images(1), precision="bf16", backend="openvino", batch="1:2:2", io=io)
@@ -268,6 +275,7 @@ def test_no_file_takes_the_place_of_a_function_once_it_is_imported() -> None:
     assert mlpdeploy.doctor().keys() == mlpdeploy.doctor().keys()
 
 
+@pytest.mark.slow
 def test_where_the_engine_cannot_run_a_call_says_so_and_the_rest_works(tmp_path: Path) -> None:
     reason = mlpdeploy.doctor()
     backend = next(one for one in reason["backends"] if one["name"] == "tensorrt-rtx")

@@ -71,6 +71,7 @@ def test_the_page_shows_a_rule_a_backend_and_a_network() -> None:
     assert drawn and all((REPOSITORY / "mlpdeploy" / path).exists() for path in drawn)
 
 
+@pytest.mark.slow
 def test_a_new_rule_is_one_file(run: Run) -> None:
     assert run("-c", SILU).strip() == "2"
     (row,) = (
@@ -80,6 +81,7 @@ def test_a_new_rule_is_one_file(run: Run) -> None:
     assert "use_silu" in run("-m", "mlpdeploy", "list", "--rules")
 
 
+@pytest.mark.slow
 def test_a_new_backend_and_a_new_network_are_one_file_each(run: Run) -> None:
     assert "counting" in run("-m", "mlpdeploy", "build", "--help")
     backends = json.loads(run("-m", "mlpdeploy", "doctor", "--json"))["backends"]

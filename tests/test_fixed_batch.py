@@ -63,6 +63,7 @@ def example(name: str) -> Tensor:
     return torch.randn(SIZES[name], *SHAPES.get(name, (32,)), generator=torch.Generator().manual_seed(1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
 @pytest.mark.parametrize("name", [*NAMES, "counted"])
@@ -76,6 +77,7 @@ def test_it_builds_for_the_batch_that_the_network_fixes(name: str, backend: str,
         engine(torch.cat([rows, rows[:1]]))
 
 
+@pytest.mark.slow
 def test_in_int8() -> None:
     engine = mlpdeploy.compile(
         network("four"), example("four"), precision="int8", backend="onnxruntime", batch=4, calibration="random"
@@ -83,6 +85,7 @@ def test_in_int8() -> None:
     assert engine.verify().passed
 
 
+@pytest.mark.slow
 def test_for_tensorrt_without_a_dynamic_dimension() -> None:
     pytest.importorskip("tensorrt_rtx")
     engine = mlpdeploy.compile(network("four"), example("four"), precision="fp16", backend="tensorrt-rtx", batch=4)
@@ -122,6 +125,7 @@ def test_rows_must_not_meet_in_a_fixed_batch_either() -> None:
         mlpdeploy.compile(network("mixing"), example("mixing"), precision="fp32", backend="onnxruntime", batch=4)
 
 
+@pytest.mark.slow
 def test_every_command_takes_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

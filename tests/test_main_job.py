@@ -35,6 +35,7 @@ def fits(printed: str) -> bool:
     return all(len(line) <= 80 for line in printed.splitlines())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mixer_s32", pytest.param("vip_s", marks=pytest.mark.slow)])
 def test_the_main_job(name: str, cli: Cli, tmp_path: Path) -> None:
     # The smaller batches are the only departure from the README, and keep this test short.
@@ -92,6 +93,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 SMALL = ("mixer_s32", "--image-size", "64", "--num-classes", "10", "--batch", "1:2:3")
 
 
+@pytest.mark.slow
 def test_a_missed_budget_names_the_stage_and_the_tolerance_that_would_pass(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -121,6 +123,7 @@ def test_a_missed_budget_names_the_stage_and_the_tolerance_that_would_pass(
         run("verify", *SMALL, "--backend", "tensorrt-rtx")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["tensorrt-rtx", "onnxruntime", "openvino"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_other_precisions_and_engines(
@@ -139,6 +142,7 @@ def test_other_precisions_and_engines(
         assert stages[-1]["status"] == "not executed" and "no NVIDIA GPU" in stages[-1]["reason"]
 
 
+@pytest.mark.slow
 def test_tf32_is_an_engine_of_fp32_that_may_use_it(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     selection = (*SMALL, "--precision", "tf32", "--backend", "tensorrt-rtx")
     run("build", *selection, "--json")
@@ -148,6 +152,7 @@ def test_tf32_is_an_engine_of_fp32_that_may_use_it(here: Path, capsys: pytest.Ca
     run("verify", *selection)
 
 
+@pytest.mark.slow
 def test_any_timm_model(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     selection = ("timm:resmlp_12_224.fb_in1k", "--image-size", "64", "--batch", "1:2:2", "--backend", "tensorrt-rtx")
     run("build", *selection, "--json")
@@ -159,6 +164,7 @@ def test_any_timm_model(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run("verify", *selection)
 
 
+@pytest.mark.slow
 def test_a_users_own_network(cli: Cli, tmp_path: Path) -> None:
     package = tmp_path / "my_package"
     package.mkdir()
@@ -176,6 +182,7 @@ def test_a_users_own_network(cli: Cli, tmp_path: Path) -> None:
     assert json.loads(cli("build", *selection, "--json").stdout)["cached"]
 
 
+@pytest.mark.slow
 def test_python_callers_get_the_same(here: Path) -> None:
     selection = Selection("mixer_s32", "fp16", "onnxruntime", "1", image_size=64)
     artifact = pipeline.build(selection)

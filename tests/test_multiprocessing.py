@@ -76,6 +76,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_forked_and_spawned_processes(tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(PROGRAM)

@@ -84,11 +84,13 @@ def proved(network: nn.Module, example: object, backend: str, precision: str) ->
     return engine
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WORKS)
 def test_it_builds_and_verifies(name: str) -> None:
     proved(Net(WORKS[name]), ROWS, "openvino", "fp32")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "prepared",
     [lambda x: x / 255, lambda x: (x - 127.5) / 127.5, lambda x: x * (1 / 255), lambda x: x.float() / 255],
@@ -131,6 +133,7 @@ class Many(nn.Module):
         return self.last(sum(images))  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
 def test_inputs_that_nothing_uses_and_inputs_without_names(backend: str) -> None:
     proved(Spare(), (ROWS, ROWS), backend, "fp32")
@@ -145,6 +148,7 @@ def test_bags_of_one_size(mode: str) -> None:
     proved(network, torch.randint(0, 50, (3, 5)), "onnxruntime", "fp32")
 
 
+@pytest.mark.slow
 def test_wrappers_are_taken_off() -> None:
     averaged = torch.optim.swa_utils.AveragedModel(nn.Linear(24, 4))
     proved(averaged, ROWS, "onnxruntime", "fp32")
@@ -215,6 +219,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of what is deprecated in PyTorch, and of LSTMs with projections
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_be_built_is_one_line(name: str) -> None:
@@ -237,6 +242,7 @@ def test_what_is_no_factory_is_said() -> None:
             mlpdeploy.build(mlpdeploy.Selection(name, input_shape=(8,), precision="fp32", backend="onnxruntime"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("low", [torch.float16, torch.bfloat16])
 def test_what_computes_in_half_by_itself_is_held_to_the_budget_of_that(low: torch.dtype) -> None:
     """An engine may round otherwise than PyTorch where the network itself rounds so coarsely."""

@@ -104,6 +104,7 @@ def tensor(array: np.ndarray) -> Any:
 def array(value: Any) -> np.ndarray:
     """A copy of a tensor as an array, BF16 included: a program may give its input or a weight of its own as output."""
     import ml_dtypes
+    import numpy as np
     import torch
 
     value = value.detach().to("cpu", copy=True)

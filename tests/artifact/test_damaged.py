@@ -110,6 +110,7 @@ def _unchecked(folder: Path) -> store.Artifact:
     return store.Artifact(folder, store.read_manifest(folder))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", READ)
 @pytest.mark.parametrize("value", WRONG.values(), ids=WRONG)
 def test_whatever_stands_in_a_document_is_used_or_named(folder: Path, name: str, value: Any) -> None:

@@ -21,6 +21,7 @@ def built(out: Path, bias: float) -> Engine:
     return mlpdeploy.compile(network, images(1), precision="fp32", backend="onnxruntime", batch="1:2:4", out=out)
 
 
+@pytest.mark.slow
 def test_an_engine_whose_folder_was_built_again_goes_on_as_it_was_or_says_so(tmp_path: Path) -> None:
     loaded = built(tmp_path, 1.0)
     before = loaded(images(2))

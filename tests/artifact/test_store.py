@@ -120,6 +120,7 @@ def test_a_failed_build_leaves_the_last_artifact(folder: Path, error: BaseExcept
     assert names(folder.parent) == {"backend", ".backend.lock"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("replacing", ["exchange", "no exchange"])
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL here")
 def test_a_writer_killed_at_any_moment_leaves_a_whole_artifact(folder: Path, replacing: str) -> None:
@@ -310,6 +311,7 @@ def test_attached_files_do_not_make_an_artifact_altered(folder: Path) -> None:
     assert names(folder) == {"model.onnx", "engine.bin", "report.md", "manifest.json", "verification.json"}
 
 
+@pytest.mark.slow
 def test_copies_made_while_it_is_built_again_and_again_are_whole_or_say_so(folder: Path, tmp_path: Path) -> None:
     write(folder)
     writer = subprocess.Popen(

@@ -159,6 +159,7 @@ def test_without_a_place_for_the_key_it_holds_for_this_process(tmp_path: Path, m
     assert trust.is_own(trust.sealed(whole(files={})))
 
 
+@pytest.mark.slow
 def test_one_s_own_runs_as_before_in_other_processes(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "my_nets.py").write_text(NETS)
     selection = ("my_nets:Net", "--input-shape", "3,16,16", "--backend", "onnxruntime", "--batch", "1:2:4")

@@ -60,6 +60,7 @@ def gate_of(found: Any, name: str) -> regress.Gate:
     return next(one for one in found.gates if one.name == name)
 
 
+@pytest.mark.slow
 def test_an_engine_passes_against_itself_where_it_was_built_for_other_batches(
     plain: Selection, held: Any, tmp_path: Path
 ) -> None:
@@ -92,17 +93,18 @@ def test_memory_of_batches_that_the_sides_do_not_share_is_not_compared(
     assert gating._common_batch(saved, Artifact(tmp_path, {"batch": {"min": 1, "opt": 2, "max": 16}})) is None
 
 
+@pytest.mark.slow
 def test_what_is_not_alike_is_said_before_anything_is_timed_and_kept(
     plain: Selection, held: Any, tmp_path: Path
 ) -> None:
-    other = replace(plain, precision="fp16", seed=3, out=tmp_path, disabled_rules=("fold_pooling",))
+    other = replace(plain, precision="fp16", seed=3, out=tmp_path, disabled_rules=("hoist_reweighting",))
     listener, before = Listener(), list[str]()
     found, _ = held(other, folder(plain), lambda *_: before.extend(listener.lines), progress=listener)
     differ = found.to_json()["baseline"]["differs"]
     assert differ == [
         "precision: the baseline has fp32, the candidate fp16",
         "seed: the baseline has 0, the candidate 3",
-        "disabled rules: the baseline has none, the candidate fold_pooling",
+        "disabled rules: the baseline has none, the candidate hoist_reweighting",
         "weights: the baseline has weights as tests.test_api:Net made them (seed 0); no checkpoint was given, "
         "the candidate weights as tests.test_api:Net made them (seed 3); no checkpoint was given",
     ]
@@ -160,6 +162,7 @@ def test_saved_results_are_compared_too_with_their_threads(tmp_path: Path) -> No
     ]
 
 
+@pytest.mark.slow
 def test_another_process_that_builds_either_side_again_changes_nothing(
     plain: Selection, held: Any, tmp_path: Path
 ) -> None:
@@ -185,6 +188,7 @@ def test_what_the_verification_found_stays_beside_the_artifact(plain: Selection,
     assert "Not verified yet" not in (artifact.folder / store.REPORT).read_text()
 
 
+@pytest.mark.slow
 def test_a_verification_without_the_largest_batch_does_not_count(plain: Selection, held: Any, tmp_path: Path) -> None:
     selection = replace(plain, out=tmp_path)
     pipeline.build(selection)
@@ -211,6 +215,7 @@ def test_an_engine_that_fails_its_verification_fails_the_gate(plain: Selection, 
     assert gate_of(found, regress.VERIFICATION).reason == "engine: holds NaN"
 
 
+@pytest.mark.slow
 def test_an_artifact_that_is_replaced_while_it_is_copied_is_read_again(
     plain: Selection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

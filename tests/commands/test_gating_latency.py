@@ -64,6 +64,7 @@ def noise(seed: int, slowdown: float, deviation: float = NOISE) -> Draw:
     return lambda place, size: float(rng.normal(math.log1p(slowdown), deviation))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seconds", [8.0, 40.0, 300.0])
 def test_the_same_engine_passes_and_five_per_cent_are_caught_whatever_the_budget(
     seconds: float, monkeypatch: pytest.MonkeyPatch

@@ -12,6 +12,7 @@ import pytest
 pytest.importorskip("triton", reason="Triton, which the kernel is written in, is not installed")
 
 
+@pytest.mark.slow
 def test_the_kernel_by_the_interpreter() -> None:
     here, root = Path(__file__).parent, Path(__file__).parents[2]
     done = subprocess.run(

@@ -103,6 +103,7 @@ def test_a_trailing_axis_is_read_and_written_along_itself(sm: int) -> None:
     assert 16 in widths(found, "load") and widths(found, "store") == {16}
 
 
+@pytest.mark.slow
 def test_the_epilogue_reads_and_writes_as_widely() -> None:
     full = Problem(16, 256, 24, 1, 16, 24, "fp16", bias=True, gelu=True, accumulate=True, channels=384)
     found = instructions(ahead.compile_kernel(full, LARGE[2], 90).ptx)

@@ -55,6 +55,7 @@ def test_its_output_has_the_shape_and_dtype_of_the_operation(module: Module, dty
     assert [[one.at(batch) for one in described.shape_expr] for batch in (1, 77)] == [[1, 8, 256, 48], [77, 8, 256, 48]]
 
 
+@pytest.mark.slow
 def test_a_trailing_axis_stays_last_and_its_weight_lies_as_pytorch_has_it(module: Module) -> None:
     """RaftMLP's first projection: (batch, 56, 56, 2, 32) to (batch, 1, 56, 224, 32)."""
     shapes, made = [(-1, 56, 56, 2, 32), (1, 1, 224, 112)], builder(module, 1, 224)
@@ -74,6 +75,7 @@ def half(module: Module) -> dict:
     return builder(module).kernels(SHAPES, DataType.HALF, (1, 32, 128))
 
 
+@pytest.mark.slow
 def test_tactics_are_distinct_kernels_within_shared_memory_that_needs_no_permission(half: dict) -> None:
     assert list(half) == list(range(1, len(half) + 1)) and 3 <= len(half) <= plugin.TACTICS
     assert len({kernel.ptx for kernel in half.values()}) == len(half)
@@ -105,6 +107,7 @@ def test_the_kernel_takes_inputs_then_scalars_then_the_output(half: dict) -> Non
     assert entry is not None and re.findall(r"\.param \.(\w+)", entry[1]) == ["u64", "u64", "u32", "u64"]
 
 
+@pytest.mark.slow
 def test_tf32_is_used_where_the_node_says_so(module: Module) -> None:
     shapes = [(-1, 4, 32, 8), (1, 32, 32)]
     for tf32 in (False, True):
@@ -137,6 +140,7 @@ FULL = ("bias", "scale", "accumulate")
 FULL_SHAPES = [*SHAPES, (16, 1, 24, 1), (-1, 1, 1, 384), (-1, 16, 16, 384)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("operands", plugin.OPERANDS, ids=str)
 def test_an_epilogue_takes_its_operands_and_its_output_is_shaped_as_what_it_is_added_to(
     module: Module, operands: tuple[str, ...]
@@ -152,6 +156,7 @@ def test_an_epilogue_takes_its_operands_and_its_output_is_shaped_as_what_it_is_a
     assert entry is not None and re.findall(r"\.param \.(\w+)", entry[1]) == [*pointers, "u32", "u64"]
 
 
+@pytest.mark.slow
 def test_gelu_is_an_attribute(module: Module) -> None:
     """The error function is computed with exponentials, which nothing else in the kernel needs."""
     for gelu in (False, True):

@@ -22,7 +22,7 @@ PLAIN = Selection("mixer_s32", "int8", calibration="random")
 OTHERS: dict[str, Any] = {
     "name": "vip_s7", "precision": "fp32", "backend": "openvino", "batch": "2:2:4", "checkpoint": Path("None"),
     "image_size": 64, "num_classes": 7, "input_shape": (3, 16, 16), "gpus": ("sm86", "current"), "out": Path("a b"),
-    "seed": 3, "disabled_rules": ("fold_affine", "fold_pooling"), "enabled_rules": ("project_tokens",),
+    "seed": 3, "disabled_rules": ("fold_affine", "hoist_reweighting"), "enabled_rules": ("project_tokens",),
     "pretrained": True, "io": "bf16", "level": 0, "plugin": "off", "calibration": "a b.npz", "calibrator": "mse",
     "max_drop": 0.0, "min_sqnr": 30.5, "mean": (0.5, 0.25, 0.125), "std": (0.5, 1.0, 2.0), "crop": 0.9, "resize": "box",
     "limit": 64, "inputs": ("x:3,8,8", "ids:5:int64:0..9"), "input_names": ("a", "b"), "output_names": ("c",),

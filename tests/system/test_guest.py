@@ -104,6 +104,7 @@ def run(cli: Cli, tmp_path: Path) -> Cli:
     return lambda verb, name, *more, code=0: cli(verb, f"nets:{name}", *OPTIONS, "--out", "out", *more, code=code)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["Prints", "ClosesDescriptor", "NoStdout"])
 def test_stdout_holds_one_document_whatever_a_network_does_to_it(name: str, run: Cli) -> None:
     found = run("build", name, "--json")
@@ -112,11 +113,13 @@ def test_stdout_holds_one_document_whatever_a_network_does_to_it(name: str, run:
         assert "hello from the network" in found.stderr and "raw from the network" in found.stderr
 
 
+@pytest.mark.slow
 def test_a_stream_that_a_network_closes_is_not_the_one_of_results(run: Cli) -> None:
     found = run("build", "ClosesStdout", "--json", code=2)
     assert "ClosesStdout: ValueError: I/O operation on closed file" in json.loads(found.stdout)["error"]["message"]
 
 
+@pytest.mark.slow
 def test_outputs_that_are_none_are_left_out(run: Cli) -> None:
     run("build", "WithNone")
     run("verify", "WithNone")
@@ -124,6 +127,7 @@ def test_outputs_that_are_none_are_left_out(run: Cli) -> None:
     assert [one["name"] for one in found["measurements"][0]["contenders"]] == ["engine", "eager"]
 
 
+@pytest.mark.slow
 def test_a_network_that_refuses_to_be_copied_is_built_and_its_verification_says_why_not(run: Cli) -> None:
     run("build", "NoCopy")
     found = run("verify", "NoCopy", code=2)

@@ -86,6 +86,7 @@ class Net(nn.Linear):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "said"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")])
 def test_a_forward_that_never_ends_is_named_when_it_is_ended(number: int, said: str, tmp_path: Path) -> None:
     (tmp_path / "nets.py").write_text(ENDLESS)
@@ -103,6 +104,7 @@ def test_a_forward_that_never_ends_is_named_when_it_is_ended(number: int, said: 
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
 def test_a_run_that_is_asked_to_end_clears_up(
     waiting: tuple[subprocess.Popen[str], int], repository: Path, tmp_path: Path, number: int, code: int
@@ -185,6 +187,7 @@ def test_a_file_that_is_being_written_is_left_alone(tmp_path: Path) -> None:
     assert path.read_text() == "first" and list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.slow
 def test_children_of_a_command_end_with_the_run(tmp_path: Path) -> None:
     marker = tmp_path / "marker"
     inner = [sys.executable, "-c", WAITING.format(marker=str(marker))]
@@ -250,6 +253,7 @@ assert seen == [1, 1, 1], seen
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
 def test_signals_reach_python_while_engines_are_loaded_and_behind_them(backend: str) -> None:
     command = [sys.executable, "-c", SIGNALLED, backend]

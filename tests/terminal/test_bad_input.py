@@ -201,6 +201,7 @@ def start(home: Path, program: list[str]) -> subprocess.Popen[str]:
     return subprocess.Popen(program, cwd=home, env=environment, text=True, **pipes)  # type: ignore[call-overload,no-any-return]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no file size limits here")
 def test_a_full_disk_loses_nothing(artifact: Path, home: Path) -> None:
     full = "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))"
@@ -211,6 +212,7 @@ def test_a_full_disk_loses_nothing(artifact: Path, home: Path) -> None:
     assert len(errors) == 1 and "no space is left" in errors[0] and "--out DIR" in errors[0] and "Trace" not in said
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL here")
 def test_killed_in_the_middle_of_writing(artifact: Path, home: Path) -> None:
     hang = (
@@ -235,6 +237,7 @@ def test_an_interruption_loses_nothing(artifact: Path, fails: Any, monkeypatch: 
     assert "the last good artifact is untouched" in fails("build", *OWN, "--force", code=130)
 
 
+@pytest.mark.slow
 def test_two_builds_of_one_artifact_at_once(home: Path) -> None:
     out = home / "both"
     folder = folder_of(Selection("my_nets:Net", out=out), backends()["onnxruntime"])
@@ -302,6 +305,7 @@ def test_an_engine_for_another_gpu(home: Path, fails: Any, tmp_path: Path, monke
     assert "was built for sm86" in said and "NVIDIA Example is sm89" in said and "--gpu sm89" in said
 
 
+@pytest.mark.slow
 def test_an_engine_for_named_gpus_is_found_without_naming_them_and_kept_beside_others(
     home: Path, fails: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

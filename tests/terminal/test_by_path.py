@@ -61,6 +61,7 @@ def test_a_quick_verification_leaves_out_the_largest_batch_and_says_so(home: Pat
     assert not any("not tried" in note for note in json.loads(said("verify", home, "--json")[0])["notes"])
 
 
+@pytest.mark.slow
 def test_bench_takes_a_path(home: Path, said: Said) -> None:
     document = json.loads(said("bench", home, "--against", "eager", "--time", "0.1", "--threads", "1", "--json")[0])
     assert document["network"]["name"] == "path_nets:Net" and [one["batch"] for one in document["measurements"]] == [
@@ -70,6 +71,7 @@ def test_bench_takes_a_path(home: Path, said: Said) -> None:
     assert (home / "bench.json").exists()
 
 
+@pytest.mark.slow
 def test_rivals_are_built_with_what_the_engine_was_built_with(
     home: Path, said: Said, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -114,6 +116,7 @@ def test_where_another_artifact_is_there_it_is_named(home: Path, said: Said) -> 
     assert f"built are {home.relative_to(Path.cwd())}" in error
 
 
+@pytest.mark.slow
 def test_a_build_says_what_it_replaces(home: Path, said: Said) -> None:
     _, progress = said("build", *BUILT, "--batch", "4", "--seed", "7")
     assert f"this replaces the engine at {home.relative_to(Path.cwd())}, built with batch 1:2:3" in progress
@@ -123,6 +126,7 @@ def test_a_build_says_what_it_replaces(home: Path, said: Said) -> None:
     assert "this replaces" not in progress
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("worth", [True, False])
 def test_what_int8_is_worth_is_measured_unless_nobody_asks(home: Path, said: Said, worth: bool) -> None:
     options = ("--calibration", "random", "--batch", "2", "--force", "--worth" if worth else "--no-worth")

@@ -302,6 +302,7 @@ def own(built: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Any:
     return run
 
 
+@pytest.mark.slow
 def test_a_users_network_is_built_found_again_verified_and_inspected(own: Any, built: Path) -> None:
     first = own("build")
     folder = built / "artifacts" / "my_nets-Net" / "fp16" / "onnxruntime"
@@ -340,6 +341,7 @@ def test_a_users_network_is_built_found_again_verified_and_inspected(own: Any, b
     assert not own("build")["cached"]  # a build mends it
 
 
+@pytest.mark.slow
 def test_tables_say_that_the_weights_are_random(cli: Cli) -> None:
     selection = ("mixer_s32", "--backend", "onnxruntime", "--batch", "1:1:2", "--image-size", "64", "--seed", "7")
     printed = {}

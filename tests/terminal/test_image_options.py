@@ -129,6 +129,7 @@ def test_a_network_that_brings_timms_facts_needs_no_options(run: Run, tmp_path: 
     assert "centre crop 0.5, mean 0.1" in document["data"][1]
 
 
+@pytest.mark.slow
 def test_what_an_engine_was_calibrated_with_is_remembered_and_decides_it(run: Run, tmp_path: Path) -> None:
     folder = photos(tmp_path / "photos", tuple("0123456789"))
     int8 = (*OWN[:3], "--precision", "int8", "--backend", "onnxruntime", "--batch", "1:2:4")
@@ -151,6 +152,7 @@ def test_what_an_engine_was_calibrated_with_is_remembered_and_decides_it(run: Ru
     assert ranked["calibration"]["rows"] == 5 and "5 of 20 rows are used" in told
 
 
+@pytest.mark.slow
 def test_scikit_learns_digits_have_labels_for_any_network_of_ten_classes(run: Run) -> None:
     grey = ("image_nets:grey", "--input-shape", "1,8,8", *OWN[3:])
     run("build", *grey)
@@ -168,6 +170,7 @@ def test_scikit_learns_digits_have_labels_for_any_network_of_ten_classes(run: Ru
     assert document["data"][0] == f"256 of scikit-learn's digits, without labels: {why}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("names", "told"),
     [
@@ -231,6 +234,7 @@ def test_a_recipes_preparation_can_be_overridden(run: Run, tmp_path: Path) -> No
     assert spec.black == (-1.0,) * 3
 
 
+@pytest.mark.slow
 def test_a_folder_of_images_in_python(run: Run, tmp_path: Path) -> None:
     import image_nets  # type: ignore[import-not-found]
 
@@ -249,6 +253,7 @@ def test_a_folder_of_images_in_python(run: Run, tmp_path: Path) -> None:
     assert "mean 0.5, 0.5, 0.5" in told.verify(data=folder).data[1]
 
 
+@pytest.mark.slow
 def test_an_output_that_never_changes_is_told_by_the_int8_build(run: Run, tmp_path: Path) -> None:
     """Or its lines about calibration, accuracy and what INT8 is worth mislead."""
     folder = photos(tmp_path / "photos", tuple("0123456789"))

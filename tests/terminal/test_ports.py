@@ -75,6 +75,7 @@ def test_inputs_as_text(text: str, expected: Input) -> None:
     assert parse_input(text) == expected
 
 
+@pytest.mark.slow
 def test_two_inputs_on_the_command_line(document: Document) -> None:
     built = document("build", *TWO, *BUILT)
     ports = [(one["name"], one["shape"], one["dtype"]) for one in built["manifest"]["inputs"]]
@@ -101,6 +102,7 @@ def test_another_number_of_names_is_one_line(document: Document, option: str) ->
     assert "3 names" in document("build", *TWO, *BUILT, option, "a,b,c", code=2)
 
 
+@pytest.mark.slow
 def test_a_recipes_input_may_be_called_otherwise(document: Document) -> None:
     made = ("mixer_s32", "--image-size", "64", *BUILT, "--batch", "1", "--input-names", "image")
     assert [one["name"] for one in document("build", *made)["manifest"]["inputs"]] == ["image"]

@@ -73,8 +73,7 @@ def test_other_sizes_are_taken_where_regions_can_be_continued() -> None:
 
 def test_the_compiled_graph_is_the_same_function() -> None:
     result = prove_graph(tiny(), (3, 52, 84), batches=(1, 2, 5))
-    counts = fired(result)
-    assert (counts["convolve_regions"], counts["distribute_affine"]) == (24, 6)
+    assert fired(result)["convolve_regions"] == 24
 
 
 def test_every_parameter_matters() -> None:

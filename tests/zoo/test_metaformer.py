@@ -17,7 +17,7 @@ from mlpdeploy.graph.rewrite import Rewritten
 from mlpdeploy.network import random_weights
 from mlpdeploy.zoo import metaformer
 from mlpdeploy.zoo.metaformer import Attention, LayerNormChannel, MetaFormer, Pooling, Same, SpatialFc
-from tests.graph.proof import fired, moves, prove, targets
+from tests.graph.proof import fired, moves, prove
 from tests.zoo import proof
 from tests.zoo.official import official
 
@@ -90,12 +90,8 @@ def test_positions_come_before_the_first_attention_alone() -> None:
 @pytest.mark.parametrize("kind", TINY)
 def test_rewritten_graph_is_equal_and_moves_only_what_attention_needs(kind: str) -> None:
     result: Rewritten = prove(built(kind), (3, 40, 40))
-    pooled = sum(count for target, count in targets(result).items() if target is aten.avg_pool2d.default)
-    assert fired(result)["fold_pooling"] == pooled
     assert fired(result)["fold_affine"] >= 3
     assert moves(result) == (6 if kind == "attention" else 0)
-    if kind == "pooling":
-        assert aten.mul.Tensor not in targets(result)
 
 
 @pytest.mark.parametrize("kind", TINY)

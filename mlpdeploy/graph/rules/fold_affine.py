@@ -262,4 +262,4 @@ def _step(
     return rows, columns, shift
 
 
-RULE = Rule("fold_affine", "algebra", find, replace, after=("distribute_affine",))
+RULE = Rule("fold_affine", "algebra", find, replace)

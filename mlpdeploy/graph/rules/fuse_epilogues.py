@@ -86,9 +86,11 @@ def _total(editor: Editor, total: fx.Node) -> _Total | Refused | None:
 def _term(editor: Editor, term: fx.Node, total: fx.Node) -> _Followed | Refused | None:
     """What a term of a sum is; None where it is no projection, Refused where the kernel cannot scale it so."""
     for value, scale in _factors(term):
-        source: Any = value.args[0] if value.target is aten.reshape.default else value
-        alone = all(len(step.users) == 1 for step in (term, value, source))
-        if not alone or (found := _followed(editor, source)) is None:
+        steps = [value]
+        while steps[-1].target is aten.reshape.default:
+            steps.append(steps[-1].all_input_nodes[0])
+        alone = all(len(step.users) == 1 for step in (term, *steps))
+        if not alone or (found := _followed(editor, steps[-1])) is None:
             continue
         if scale is not None and (reason := _misfit(found.projection, scale, total)) is not None:
             return Refused(reason)

@@ -56,6 +56,7 @@ def runnable(backend: Backend) -> None:
         pytest.skip(f"{backend.name}: {reason}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "fp16", "bf16"])
 def test_agrees_with_pytorch_at_every_batch(engines: Engines, name: str, precision: str) -> None:
@@ -71,6 +72,7 @@ def test_agrees_with_pytorch_at_every_batch(engines: Engines, name: str, precisi
             assert np.abs(found["logits"] - wanted).max() <= TOLERANCE[precision] * np.abs(wanted).max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_results_outlive_the_next_call(engines: Engines, name: str) -> None:
     backend, built = engines(name, "fp32")
@@ -170,6 +172,7 @@ def test_an_engine_that_cannot_run_here_says_what_is_missing(engines: Engines, n
         pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_building_again_replaces_the_engine(engines: Engines, name: str, tmp_path: Path) -> None:
     backend, _ = engines(name, "fp32")

@@ -54,6 +54,7 @@ def low_ends(dtype: torch.dtype) -> Emitted:
     return Emitted(model, Typed(module, precision, *specs))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["onnxruntime", "openvino", "inductor"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_inputs_and_outputs_of_low_precision(name: str, dtype: torch.dtype, tmp_path: Path) -> None:
@@ -134,6 +135,7 @@ def test_integers_are_added_in_an_fp32_engine(name: str, tmp_path: Path) -> None
     assert np.allclose(found, network(torch.from_numpy(ids)).numpy(), rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_inductor_gives_pytorchs_threads_back(tmp_path: Path) -> None:
     given = low_ends(torch.float16)
     backend, built = engine("inductor", given, "fp16", tmp_path, threads=1)
@@ -187,6 +189,7 @@ def test_inductor_moves_the_graph_to_the_gpu_that_was_asked_for(
     assert built.facts["device"] == ("cuda" if moved else "cpu")
 
 
+@pytest.mark.slow
 def test_inductor_compiles_our_own_operation(tmp_path: Path) -> None:
     from mlpdeploy.graph import custom_ops
 

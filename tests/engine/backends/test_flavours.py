@@ -71,6 +71,7 @@ def run(tmp_path: Path, version: str, attempts: str) -> list[list]:
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", ["10.13.0", "11.2.1"])
 def test_the_plain_flavour_builds_across_versions(tmp_path: Path, version: str) -> None:
     attempts = "\n".join(
@@ -91,11 +92,13 @@ def test_the_plain_flavour_builds_across_versions(tmp_path: Path, version: str) 
     assert caches[0].stat().st_size > 0
 
 
+@pytest.mark.slow
 def test_a_cache_folder_that_cannot_be_written_fails_no_build(tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file where the folder should be")
     assert run(tmp_path, "10.13.0", "attempt('tensorrt')") == [["HALF", ["sm80"], "Stand-in 80"]]
 
 
+@pytest.mark.slow
 def test_another_backend_may_have_imported_polygraphy_first(tmp_path: Path) -> None:
     said = run(tmp_path, "10.13.0", "import polygraphy.backend.onnxrt, polygraphy.datatype\nattempt('tensorrt-rtx')")
     assert said == [["HALF", [], None]]

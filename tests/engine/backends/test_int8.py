@@ -76,6 +76,7 @@ def nodes(model: onnx.ModelProto, kind: str) -> list[onnx.NodeProto]:
     return [node for node in model.graph.node if node.op_type == kind]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beside", ["fp32", "fp16"])
 def test_weights_are_int8_initialisers_decoded_along_their_output_channels(
     files: dict[str, Emitted], beside: str

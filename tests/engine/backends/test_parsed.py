@@ -131,6 +131,7 @@ def test_permutations_count_up_to_the_rank(layer: Shuffle, expected: tuple[int, 
     assert (counts.transposes, counts.reshapes) == expected
 
 
+@pytest.mark.slow
 def test_dtypes_are_those_of_the_arithmetic() -> None:
     for precision, dtype in (("fp32", "FLOAT"), ("fp16", "HALF"), ("bf16", "BF16")):
         parsed = parse(emitted(precision).model)

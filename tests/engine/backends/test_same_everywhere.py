@@ -26,6 +26,7 @@ class Odd(nn.Module):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
 def test_each_engine_computes_what_pytorch_does(backend: str, tmp_path: object) -> None:
     x = torch.randn(3, 2, 10, 10, generator=torch.Generator().manual_seed(0))

@@ -84,6 +84,7 @@ def right_answers(call: Callable[[Arrays], Sequence[np.ndarray]], wanted: Callab
         return sum(pool.map(many, range(THREADS)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", CPU, indirect=True)
 def test_each_of_1600_calls_from_8_threads_has_its_own_answer(engine: tuple[Backend, Built]) -> None:
     backend, built = engine
@@ -92,6 +93,7 @@ def test_each_of_1600_calls_from_8_threads_has_its_own_answer(engine: tuple[Back
     assert right == THREADS * CALLS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", CPU, indirect=True)
 def test_answers_share_no_memory_with_inputs_or_the_engine(engine: tuple[Backend, Built]) -> None:
     backend, built = engine
@@ -281,6 +283,7 @@ def test_what_cannot_be_loaded_is_said_to_every_caller(table: Plain, tmp_path: P
         held.Held("gone", path, facts)({"x": rows(1, 0)})
 
 
+@pytest.mark.slow
 def test_an_engine_in_hand_is_called_and_closed_by_threads() -> None:
     network = Answers().eval()
     engine = mlpdeploy.compile(network, torch.zeros(1, 12), precision="fp32", backend="openvino", batch="1:4:64")

@@ -78,6 +78,7 @@ def test_other_transposes_and_unknown_sizes_stay() -> None:
     assert flatten_grids.rewrite(unknown) == (unknown, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("back", [False, True])
 def test_openvino_computes_it(back: bool, precision: str, tmp_path: Path) -> None:

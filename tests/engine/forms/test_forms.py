@@ -56,6 +56,7 @@ def test_every_form_is_some_engines_and_every_engines_form_is_there() -> None:
     assert not names & {row["name"] for row in rulebook() if row["rewrites"] != FILE}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize(("engine", "one"), USED, ids=lambda value: getattr(value, "name", value))
 def test_a_form_computes_the_same_and_leaves_the_file_that_it_is_given(
@@ -74,6 +75,7 @@ def test_a_form_computes_the_same_and_leaves_the_file_that_it_is_given(
     assert np.abs(first - second).max() <= (1e-6 if precision == "fp32" else 2e-3) * np.abs(first).max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", CPU)
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_the_file_that_is_kept_is_what_the_engine_compiled(engine: str, precision: str, tmp_path: Path) -> None:

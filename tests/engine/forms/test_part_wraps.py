@@ -60,6 +60,7 @@ def test_other_paddings_stay(mode: str) -> None:
     assert part_wraps.rewrite(given) == (given, 0)
 
 
+@pytest.mark.slow
 def test_openvino_computes_a_circular_convolution(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(3, 4, 3, padding=(2, 1), padding_mode="circular"), nn.GELU()).eval()

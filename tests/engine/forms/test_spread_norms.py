@@ -58,6 +58,7 @@ def test_the_spread_file_computes_the_same(name: str) -> None:
     assert np.allclose(first, second, rtol=0, atol=1e-5 * abs(first).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("name", list(NORMS))
 def test_openvino_builds_and_runs_it(name: str, precision: str, tmp_path: Path) -> None:

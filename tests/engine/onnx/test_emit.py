@@ -50,6 +50,7 @@ def infer(model: onnx.ModelProto, **inputs: np.ndarray) -> list[np.ndarray]:
     return found
 
 
+@pytest.mark.slow
 def test_nodes_are_named_after_the_modules_of_the_network() -> None:
     names = [node.name for node in vip().model.graph.node]
     assert len(names) == len(set(names))
@@ -62,6 +63,7 @@ def test_nodes_are_named_after_the_modules_of_the_network() -> None:
     assert all("/" in name for name in names if not name.startswith(("ReduceMean", "Cast", "Reshape", "Transpose")))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 def test_the_file_is_valid_and_its_functions_are_its_own(precision: str) -> None:
     model = vip(precision).model
@@ -76,6 +78,7 @@ def test_the_file_is_valid_and_its_functions_are_its_own(precision: str) -> None
     assert batch == {"batch"}
 
 
+@pytest.mark.slow
 def test_nothing_of_this_machine_is_in_the_file() -> None:
     model = onnx.ModelProto()
     model.CopyFrom(vip("fp16").model)
@@ -94,10 +97,12 @@ def test_nothing_of_this_machine_is_in_the_file() -> None:
     assert b".py" not in content and b"stack_trace" not in content and b"pkg.torch" not in content
 
 
+@pytest.mark.slow
 def test_equal_networks_give_equal_files() -> None:
     assert vip("fp16").model.SerializeToString() == new_vip("fp16").model.SerializeToString()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("run", "changed"), [(None, 7), (4, 4), (2, 0)])
 def test_a_cpu_engine_may_multiply_columns(run: int | None, changed: int) -> None:
     """The stages have runs of 2 and of 6 numbers, four and two projections; and one is the downsampling."""
@@ -271,6 +276,7 @@ class Kernels(nn.Module):
         return F.conv1d(x.reshape(1, -1, 4), kernels, groups=x.shape[0]).reshape(-1, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "operation"), [(Custom, "double"), (Spectrum, "linalg_svdvals"), (Kernels, "aten.conv1d.default")]
 )

@@ -98,6 +98,7 @@ def test_the_seconds_cover_loading_too(monkeypatch: pytest.MonkeyPatch) -> None:
     assert compiled.held(monkeypatch, 20.0) == 10 and compiled.now == pytest.approx(340)
 
 
+@pytest.mark.slow
 def test_where_a_sitting_takes_too_long_there_are_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
     slow = Clock(loading=2.0, least=4.0)
     assert slow.held(monkeypatch, 4.0) == sittings.FEWEST and slow.now == pytest.approx(30)
@@ -108,6 +109,7 @@ def test_where_a_sitting_takes_too_long_there_are_fewer(monkeypatch: pytest.Monk
     assert Clock(loading=2.0, least=4.0).held(monkeypatch, 4.0, count=1) == 1
 
 
+@pytest.mark.slow
 def test_a_pair_loads_both_sides_once_in_either_order() -> None:
     loads: list[str] = []
     sides = (sleeper("baseline", 1e-3, loads), sleeper("candidate", 1e-2, loads))
@@ -157,6 +159,7 @@ def test_what_a_load_leaves_behind_favours_neither_side(count: int, monkeypatch:
     assert found.value == pytest.approx(0, abs=1e-9) and found.low < 0 < found.high
 
 
+@pytest.mark.slow
 def test_a_trial_tells_loading_from_timing_and_is_the_second_of_two_loads() -> None:
     loads: list[str] = []
 

@@ -186,6 +186,7 @@ def contender(name: str, one: Doubler) -> contenders.Contender:
     return contenders.Contender(name, "engine", name, (SPEC,), lambda arrays: arrays, load)
 
 
+@pytest.mark.slow
 def test_sittings_and_pairs_are_timed_there_too(gpu: Gpu) -> None:
     both = [contender(name, Doubler(gpu)) for name in ("baseline", "candidate")]
     taken = sittings.sittings(both, [2], 3, 0.0, 0, Silent())[2]

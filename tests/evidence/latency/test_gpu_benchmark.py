@@ -61,6 +61,7 @@ def test_a_dry_run_takes_every_path_and_goes_on_where_it_ended(tmp_path: Path) -
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dry-run.json", "dry-run.md"]
 
 
+@pytest.mark.slow
 def test_without_a_gpu_it_says_so() -> None:
     import torch
 
@@ -133,6 +134,7 @@ def test_the_report_names_what_was_found_of_each_aim() -> None:
     assert report.epilogues(rows())[2] == "| vip_s7 batch 128 | 10.000 | 0.80 | 1e-03 / 2e-03 |"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [

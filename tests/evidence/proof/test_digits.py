@@ -54,6 +54,7 @@ def test_the_fixtures_are_small_and_read_digits_well(name: str) -> None:
     assert accuracy(network, images, np.roll(labels, 1)) < 0.2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_the_emitted_file_keeps_top1_within_a_fifth_of_a_point(trained: Trained, precision: str) -> None:
     network, images, labels = trained
@@ -62,6 +63,7 @@ def test_the_emitted_file_keeps_top1_within_a_fifth_of_a_point(trained: Trained,
     assert abs(float((logits.argmax(1) == labels).mean()) - accuracy(network, images, labels)) <= 0.002
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_the_ladder_passes_on_real_images(trained: Trained, precision: str) -> None:
     network, images, labels = trained

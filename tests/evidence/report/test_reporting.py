@@ -34,6 +34,7 @@ def measured(folder: Path, **changes: Any) -> None:
     (folder / "bench.json").write_text(json.dumps(document))
 
 
+@pytest.mark.slow
 def test_the_page_and_the_markdown_lie_beside_the_engine(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert in_process("report", "artifact") == 0
     printed = capsys.readouterr().out

@@ -66,6 +66,7 @@ SPARED: dict[str, Forward] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NEEDED)
 def test_what_a_constant_protects_is_kept_and_right(name: str) -> None:
     forward, operations = NEEDED[name]

@@ -213,6 +213,7 @@ def test_other_precisions_need_no_exceptions(precision: str, dtype: torch.dtype)
     close(made.module(x)[0], network(x).detach(), 6e-2 if precision == "bf16" else 1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("io", ["fp16", "bf16", "fp32"])
 def test_inputs_and_outputs_have_the_dtype_asked_for(io: str) -> None:
     rewritten = graph(Blocks(1.0), (5, 8))

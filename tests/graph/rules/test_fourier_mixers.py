@@ -76,6 +76,7 @@ class Network(nn.Module):
 BLOCK = {"fnet": lambda: FNetBlock(Fourier()), "gfnet": lambda: GFNetBlock(GlobalFilter())}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BLOCK)
 def test_a_fourier_mixer_is_a_mixer_without_a_complex_number(name: str) -> None:
     found = prove(Network(BLOCK[name]), IMAGE, batches=(1, 3))

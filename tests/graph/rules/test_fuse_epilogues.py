@@ -120,6 +120,7 @@ def test_a_sum_of_projections_alone_accumulates_the_others_onto_one() -> None:
     assert fused(result) == [(False, False, False, True)]
 
 
+@pytest.mark.slow
 def test_the_branches_of_vip_are_accumulated_with_their_weights() -> None:
     """Two branches in each block, and two terms of the mean that its weights are computed from."""
     network = VisionPermutator((2, 1), (8, 12), (4, 2), (True, False), patch_size=2, image_size=8, num_classes=5)
@@ -129,6 +130,7 @@ def test_the_branches_of_vip_are_accumulated_with_their_weights() -> None:
     assert fused(alone) == []  # the branches are read by the mean as well
 
 
+@pytest.mark.slow
 def test_raft_mlp_activates_and_adds_in_the_projections() -> None:
     network = RaftMLP([Stage(depth=1, dim=8, patch=2)], image_size=8, num_classes=5)
     result = prove(network, (3, 8, 8), enabled=RULES[:1])

@@ -36,6 +36,7 @@ def test_rules_in_a_circle_are_named() -> None:
         ordered(circle)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", NETWORKS)
 def test_what_no_rule_asks_for_does_not_matter(network: str, monkeypatch: pytest.MonkeyPatch) -> None:
     build, shape = NETWORKS[network]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import einops
+import pytest
 import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -170,6 +171,7 @@ QUICK = settings(
 )
 
 
+@pytest.mark.slow
 @QUICK
 @given(cases((("t", "u"), ("c",)), (("t", "u"), ("u",), ("t",))))
 def test_token_mixing(case: Case) -> None:
@@ -177,6 +179,7 @@ def test_token_mixing(case: Case) -> None:
     assert (fired(result)["project_tokens"], fired(result)["project_segments"], moves(result)) == (2, 0, 0)
 
 
+@pytest.mark.slow
 @QUICK
 @given(cases((("h",), ("w",), ("n", "s")), (("h",), ("w",), ("h", "w"), ("n",), ("w", "n"))))
 def test_axial_mixing(case: Case) -> None:
@@ -184,6 +187,7 @@ def test_axial_mixing(case: Case) -> None:
     assert (fired(result)["project_tokens"], fired(result)["project_segments"], moves(result)) == (2, 0, 0)
 
 
+@pytest.mark.slow
 @QUICK
 @given(cases((("h",), ("w",), ("n", "s")), (("h", "s"), ("w", "s"), ("h", "w", "s"), ("h", "n", "s"))))
 def test_permute_mlp(case: Case) -> None:
@@ -191,6 +195,7 @@ def test_permute_mlp(case: Case) -> None:
     assert (fired(result)["project_tokens"], fired(result)["project_segments"], moves(result)) == (0, 2, 0)
 
 
+@pytest.mark.slow
 @QUICK
 @given(cases((("h",), ("w",), ("n", "s")), (("s",), ("n", "s"), ("w", "n", "s"))))
 def test_channel_mixing_stays_a_linear(case: Case) -> None:

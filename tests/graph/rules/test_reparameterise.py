@@ -99,6 +99,7 @@ def test_partitions_of_a_map() -> None:
     assert targets(forms[0]) == targets(forms[1])
 
 
+@pytest.mark.slow
 def test_a_train_time_network_is_compiled_to_the_deployed_one() -> None:
     tiny = (2, 1), (4, 8), (1, 4), 4, 2, 8, 3, 5
     forms = [prove(repmlp_net.RepMLPNet(*tiny, deploy=deploy), (3, 8, 8)) for deploy in (False, True)]

@@ -67,6 +67,7 @@ PARTS: dict[str, Forward] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PARTS)
 def test_parts_of_a_batch_become_an_axis(name: str) -> None:
     found = prove(Net(PARTS[name]), (6, 4))

@@ -321,6 +321,7 @@ def test_the_mean_for_the_reweighting_is_taken_before_the_projections(dim: int, 
     assert means and all(not str(node.args[0].target).startswith("aten.add") for node in means)
 
 
+@pytest.mark.slow
 def test_every_block_of_vip_is_hoisted_and_none_by_default() -> None:
     network = VisionPermutator((2, 1), (8, 12), (4, 2), (True, False), patch_size=2, image_size=8, num_classes=5)
     by_default = prove(network, "fold_affine", (3, 8, 8))

@@ -208,56 +208,6 @@ def test_other_paddings_and_strides_are_no_shift(function: Callable[..., Tensor]
     assert not reasons(result, "convolve_shifts")
 
 
-# distribute_affine
-
-
-def test_a_batch_norm_goes_into_every_branch() -> None:
-    def branches(x: Tensor, norm: nn.Module, first: nn.Module, second: nn.Module) -> Tensor:
-        x = norm(x)
-        return first(torch.roll(x, 1, 2)) + second(x)
-
-    layers = nn.BatchNorm2d(3), nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1)
-    result = prove(Apply(branches, *layers), (3, 5, 4))
-    assert fired(result)["distribute_affine"] == 1
-    assert targets(result)[aten.batch_norm.default] == 0
-
-
-def test_a_scale_and_then_a_shift_go_into_every_linear() -> None:
-    def branches(x: Tensor, affine: nn.BatchNorm1d, first: nn.Module, second: nn.Module) -> Tensor:
-        x = x * affine.weight + affine.bias
-        return first(x) * second(x)
-
-    result = prove(Apply(branches, nn.BatchNorm1d(6), nn.Linear(6, 8), nn.Linear(6, 8)), (5, 6))
-    assert fired(result)["distribute_affine"] == 2
-    assert targets(result)[aten.mul.Tensor] == 1 and targets(result)[aten.add.Tensor] == 0
-
-
-@pytest.mark.parametrize(
-    ("second", "refused"),
-    [
-        (nn.Conv2d(3, 4, 3, padding=1), 1),  # a shift in front of zero padding
-        (nn.Sequential(nn.ReLU(), nn.Conv2d(3, 4, 1)), 1),
-    ],
-)
-def test_an_affine_that_must_be_computed_anyway_stays(second: nn.Module, refused: int) -> None:
-    def branches(x: Tensor, norm: nn.Module, first: nn.Module, other: nn.Module) -> Tensor:
-        x = norm(x)
-        return first(x) + other(x)
-
-    result = prove(Apply(branches, nn.BatchNorm2d(3), nn.Conv2d(3, 4, 1), second), (3, 5, 4))
-    assert fired(result)["distribute_affine"] == 0
-    assert len(reasons(result, "distribute_affine")) == refused
-    assert targets(result)[aten.batch_norm.default] == 1
-
-
-def test_a_residual_keeps_its_affine() -> None:
-    def residual(x: Tensor, norm: nn.Module, conv: nn.Module) -> Tensor:
-        x = norm(x)
-        return x + conv(x)
-
-    assert fired(prove(Apply(residual, nn.BatchNorm2d(3), nn.Conv2d(3, 3, 1)), (3, 5, 4)))["distribute_affine"] == 0
-
-
 # The layout of what pooling leaves.
 
 
