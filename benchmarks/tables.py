@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmarks.network_tables import engines, executed, families, graph, launches, remaining, zoo
 from benchmarks.recorded import recorded
-from benchmarks.time_tables import build, cpu, gate, install, int8, rules, summary
+from benchmarks.time_tables import build, coverage, cpu, gate, install, int8, rules, summary
 from mlpdeploy.zoo.recipe import folder
 
 ROOT = Path(__file__).parent.parent
@@ -29,6 +29,7 @@ TABLES: dict[str, tuple[Callable[..., list[str]], tuple[str, ...]]] = {
     "summary": (summary, ("graph", "cpu")),
     "build": (build, ("build",)),
     "install": (install, ("install",)),
+    "coverage": (coverage, ("coverage",)),
     "zoo": (zoo, ("zoo",)),
     "executed": (executed, ("executed",)),
     "int8": (int8, ("int8",)),

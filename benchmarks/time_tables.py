@@ -75,6 +75,19 @@ def install(document: Document) -> list[str]:
     ]
 
 
+def coverage(document: Document) -> list[str]:
+    """The share of the package's statements that the tests run, and the folders where it is least."""
+    found = {name: 100 * row["run"] / row["statements"] for name, row in document["results"].items()}
+    whole = found.pop("all")
+    least = sorted(found, key=found.__getitem__)[:2]
+    named = " and ".join(f"{found[name]:.0f} % of `{name}/`" for name in least)
+    return [
+        f"They run {whole:.0f} % of the package's statements, in processes of their own not counted; least {named}.",
+        "",
+        *source(document, ["torch"]),
+    ]
+
+
 def build(document: Document) -> list[str]:
     """Seconds and memory of the commands, and the seconds of the rules by size of the network."""
     results = document["results"]
