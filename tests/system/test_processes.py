@@ -96,7 +96,7 @@ def test_a_forward_that_never_ends_is_named_when_it_is_ended(number: int, said: 
     process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
     until((tmp_path / "marker").exists)
     process.send_signal(number)
-    _, told = process.communicate()
+    _, told = process.communicate(timeout=600)
     assert process.returncode == 128 + number
     last = told.strip().splitlines()[-1]
     assert last in (
