@@ -82,7 +82,8 @@ def coverage(document: Document) -> list[str]:
     least = sorted(found, key=found.__getitem__)[:2]
     named = " and ".join(f"{found[name]:.0f} % of `{name}/`" for name in least)
     return [
-        f"They run {whole:.0f} % of the package's statements, in processes of their own not counted; least {named}.",
+        f"They run {whole:.0f} % of the package's statements; least are {named}. What runs in other processes than the",
+        "tests' own, commands above all, is not counted.",
         "",
         *source(document, ["torch"]),
     ]

@@ -20,9 +20,10 @@ Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 def pytest_configure(config: pytest.Config) -> None:
     # The key that artifacts are sealed with belongs to these tests alone.
     os.environ.setdefault("XDG_STATE_HOME", tempfile.mkdtemp(prefix="mlpdeploy-tests-"))
-    # A run that was started in the background ignores Ctrl-C, and so would the processes that tests interrupt.
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    # A run that was started in the background ignores Ctrl-C and hang-ups, and so would the processes that tests end.
+    for number in (signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
     # Two cores are usual; results must not depend on how many there are.
     torch.set_num_threads(1)
 

@@ -162,13 +162,18 @@ def _input(name: str, array: np.ndarray, value_range: tuple[float, float] | None
 
 def _try(network: nn.Module, arrays: Mapping[str, np.ndarray]) -> None:
     """Raises NetworkError where the network takes neither the first rows of its own example nor all of it."""
-    given = [np.array(array, dtype=_kind(str(array.dtype))) for array in arrays.values()]
+    count = len(next(iter(arrays.values())))
     shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in arrays.items())
     what = f"{type(network).__name__} does not take the example ({shapes})"
+
+    def run(rows: int) -> None:
+        given = (np.array(array[:rows], dtype=_kind(str(array.dtype))) for array in arrays.values())
+        network(*map(torch.from_numpy, given))
+
     with guest(lambda error: NetworkError(f"{what}: {one_line(error)}")), torch.inference_mode():
         try:
-            network(*(torch.from_numpy(array[:TRIED_ROWS]) for array in given))
+            run(TRIED_ROWS)
         except Exception:
-            if len(given[0]) <= TRIED_ROWS:
+            if count <= TRIED_ROWS:
                 raise
-            network(*map(torch.from_numpy, given))
+            run(count)

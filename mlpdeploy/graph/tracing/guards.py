@@ -63,7 +63,7 @@ def only_size(network: nn.Module, inputs: Sequence[TensorSpec], sizes: Sequence[
 
     def takes(size: int) -> bool:
         found = outputs(size)
-        return bool(found) and all(one.dim() > 0 and len(one) == size for one in found or ())
+        return bool(found and all(one.dim() > 0 and len(one) == size for one in found))
 
     return next(filter(takes, dict.fromkeys((*sizes, *USUAL))), None) if outputs(ODD) is None else None
 

@@ -210,6 +210,7 @@ FIRES = {
     "hoist_reweighting": ("branches", 2),
     "merge_depthwise": ("shifts", 2),
     "merge_embeddings": ("fields", 1),
+    "merge_reshapes": ("branches", 2),
     "normalise_contractions": ("tokens", 1),
     "pick_parts": ("windows", 1),
     "project_patches": ("stages", 1),

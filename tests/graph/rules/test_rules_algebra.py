@@ -307,6 +307,34 @@ def test_a_projection_that_must_stay_whole_stays(name: str) -> None:
     assert [reason for rule in SPLITTING for reason in reasons(result, rule)] == why
 
 
+# merge_reshapes
+
+
+def test_reshapes_around_a_softmax_become_one() -> None:
+    network = Net(lambda m, x: m.fc(x).reshape(-1, 4, 3).softmax(-1).reshape(-1, 1, 4, 3), fc=nn.Linear(6, 12))
+    result = prove(network, "merge_reshapes", (6,))
+    assert targets(result)[aten.reshape.default] == 1
+
+
+def reshapes(result: Rewritten) -> int:
+    return targets(result)[aten.reshape.default]
+
+
+def test_a_softmax_over_an_axis_that_the_later_reshape_changes_stays() -> None:
+    network = Net(lambda m, x: m.fc(x).reshape(-1, 4, 3).softmax(-1).reshape(-1, 12), fc=nn.Linear(6, 12))
+    result = prove(network, "merge_reshapes", (6,))
+    assert reshapes(result) == 2 and fired(result)["merge_reshapes"] == 0
+
+
+def test_a_value_between_reshapes_that_is_used_keeps_both() -> None:
+    def run(m: Net, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = m.fc(x).reshape(-1, 4, 3).softmax(-1)
+        return y, y.reshape(-1, 2, 2, 3)
+
+    result = prove(Net(run, fc=nn.Linear(6, 12)), "merge_reshapes", (6,))
+    assert fired(result)["merge_reshapes"] == 0
+
+
 # hoist_reweighting
 
 
