@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import onnx
@@ -12,22 +13,22 @@ import onnx_ir as ir
 import onnxscript
 import torch
 from onnxscript import opset20
-from torch import fx, nn
+from torch import fx
+from torch.export import ExportedProgram
 from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from mlpdeploy.engine.base import one_line
 from mlpdeploy.engine.onnx import elementary, norms
 from mlpdeploy.engine.onnx.coded import transpose_codes
 from mlpdeploy.engine.onnx.functions import BODIES, OPSET, Body, functions
+from mlpdeploy.engine.onnx.program import ORIGIN, program
 from mlpdeploy.engine.onnx.simplify import simplify
-from mlpdeploy.engine.onnx.tidy import ORIGIN, tidy
+from mlpdeploy.engine.onnx.tidy import tidy
 from mlpdeploy.errors import NetworkError
 from mlpdeploy.graph import custom_ops
 from mlpdeploy.graph.precision.typed import Typed
 from mlpdeploy.graph.tracing.place import network_of
 from mlpdeploy.graph.tracing.quiet import quiet
-from mlpdeploy.graph.tracing.rows import fixed_batch
-from mlpdeploy.graph.tracing.trace import TRACE_BATCH
 
 BATCH = "batch"
 """Name of the symbolic first dimension in the ONNX file."""
@@ -52,39 +53,21 @@ def emit(typed: Typed) -> Emitted:
 
     Raises NetworkError, naming the operation and the module of the user's network, where ONNX has no such operation.
     """
-    program = _exported(typed)
-    transpose_codes(program.model)
-    fp32, int8 = tidy(program.model, BATCH, typed.fp32, typed.quantised)
-    proto = ir.serde.serialize_model(program.model)
+    exported = _exported(typed)
+    transpose_codes(exported.model)
+    fp32, int8 = tidy(exported.model, BATCH, typed.fp32, typed.quantised)
+    proto = ir.serde.serialize_model(exported.model)
     proto.functions.extend(functions({node.op_type for node in proto.graph.node if node.domain == custom_ops.DOMAIN}))
     onnx.checker.check_model(proto)
     return Emitted(proto, typed, fp32, int8)
 
 
-class _Named(nn.Module):
-    """Runs the graph node by node, so that export sees which module of the user's network each node came from."""
-
-    def __init__(self, module: fx.GraphModule) -> None:
-        super().__init__()
-        self.module = module
-        for node in module.graph.nodes:
-            node.meta["custom"] = {ORIGIN: node.name}
-
-    def forward(self, *inputs: torch.Tensor) -> Any:
-        with torch.fx.traceback.preserve_node_meta():
-            return fx.Interpreter(self.module).run(*inputs)
-
-
 def _exported(typed: Typed) -> torch.onnx.ONNXProgram:
-    fixed = fixed_batch(typed.inputs)
-    examples = tuple(spec.example(fixed or TRACE_BATCH) for spec in typed.inputs)
-    dynamic = (None if fixed else {0: torch.export.Dim(BATCH, min=1, max=2**16)},) * len(examples)
-    program = None
+    source = program(typed.module, _has_form)
     with torch.no_grad(), quiet():
         try:
-            program = torch.export.export(_Named(typed.module).eval(), examples, dynamic_shapes=(dynamic,))
             result = torch.onnx.export(
-                program,
+                source,
                 (),
                 dynamo=True,
                 verbose=False,
@@ -97,7 +80,7 @@ def _exported(typed: Typed) -> torch.onnx.ONNXProgram:
             assert result is not None
             simplify(result.model)
         except Exception as error:  # export, the exporter and its optimiser raise many types; each becomes one line
-            raise NetworkError(_unsupported(typed.module, program, error)) from error
+            raise NetworkError(_unsupported(typed.module, source, error)) from error
     # An output that is returned twice has the name of the last, an input that is returned one of the exporter's.
     graph = result.model.graph
     for value, spec in (*zip(graph.inputs, typed.inputs, strict=True), *zip(graph.outputs, typed.outputs, strict=True)):
@@ -105,10 +88,8 @@ def _exported(typed: Typed) -> torch.onnx.ONNXProgram:
     return result
 
 
-def _unsupported(module: fx.GraphModule, program: torch.export.ExportedProgram | None, error: BaseException) -> str:
+def _unsupported(module: fx.GraphModule, source: ExportedProgram, error: BaseException) -> str:
     """Which operation of which module ONNX has no form for."""
-    if program is None:
-        return f"the network cannot be written for every batch size: {one_line(error)}"
     chain: list[str] = []
     cause: BaseException | None = error
     while cause is not None:
@@ -117,31 +98,41 @@ def _unsupported(module: fx.GraphModule, program: torch.export.ExportedProgram |
     known = {node.name: node for node in module.graph.nodes}
     # The exporter names the operation that it could not write, which may be a part of what the network calls.
     named = {match.groups() for text in chain if (match := _NODE.search(text))}
-    whole = [node for node in program.graph.nodes if (node.name, f"torch.ops.{node.target}") in named]
+    whole = [node for node in source.graph.nodes if (node.name, f"torch.ops.{node.target}") in named]
     parts = (
         node
-        for node in program.run_decompositions().graph.nodes
+        for node in ExportedProgram.run_decompositions(source).graph.nodes
         if any(repr(node.target) in text or str(node.target) in text for text in chain)
     )
-    unknown = (node for node in program.graph.nodes if _is_unknown(node))
+    unknown = (node for node in source.graph.nodes if _is_unknown(node))
     for node in (*whole, *parts, *unknown):
-        source = known.get((node.meta.get("custom") or {}).get(ORIGIN, ""))
-        if source is not None:
-            where = network_of(source) or "the network itself"
-            line = (source.meta.get("stack_trace") or "").strip().splitlines()[-2:-1]
+        origin = known.get((node.meta.get("custom") or {}).get(ORIGIN, ""))
+        if origin is not None:
+            where = network_of(origin) or "the network itself"
+            line = (origin.meta.get("stack_trace") or "").strip().splitlines()[-2:-1]
             place = f", {_PATH.sub('', line[0].strip())}" if line else ""
-            return f"{source.target} has no ONNX form: module '{where}'{place}; replace it there"
+            return f"{origin.target} has no ONNX form: module '{where}'{place}; replace it there"
     return f"the network cannot be written as ONNX: {one_line(chain[-1])}"
 
 
-def _is_unknown(node: fx.Node) -> bool:
-    """Whether neither the exporter nor we have a form for an operation."""
-    target: Any = node.target
+def _has_form(target: Any) -> bool:
+    """Whether the exporter or we write an operation as ONNX as it is, without taking it apart."""
     if not isinstance(target, torch._ops.OpOverload) or target in _TRANSLATIONS:
-        return False
-    if torch._C._dispatch_has_kernel_for_dispatch_key(target.name(), "CompositeImplicitAutograd"):
-        return False  # the exporter takes it apart
-    return not ONNXRegistry.from_torchlib().is_registered(target)
+        return True
+    return _registry().is_registered(target)
+
+
+def _is_unknown(node: fx.Node) -> bool:
+    """Whether neither the exporter nor we have a form for an operation, nor for its parts."""
+    target: Any = node.target
+    return not _has_form(target) and not torch._C._dispatch_has_kernel_for_dispatch_key(
+        target.name(), "CompositeImplicitAutograd"
+    )
+
+
+@cache
+def _registry() -> ONNXRegistry:
+    return ONNXRegistry.from_torchlib()
 
 
 def _segment_grouped_projection(
@@ -156,6 +147,10 @@ def _segment_grouped_projection(
     attributes = body.attributes_of(sizes, segments, int(weight.shape[0]) // segments, shape)
     matrix = weight if body.trailing else opset20.Transpose(weight, perm=[1, 0])
     return _SEGMENT_OPS[body.name](x, matrix, *present.values(), **attributes)
+
+
+def _cast(x: Any, dtype: int, *_: Any) -> Any:
+    return opset20.Cast(x, to=dtype)
 
 
 def _quantise(x: Any, scale: Any) -> Any:
@@ -201,6 +196,7 @@ _TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     custom_ops.WITH_EPILOGUE: _segment_grouped_projection,
     custom_ops.QUANTISE: _quantise,
     custom_ops.DEQUANTISE: _dequantise,
+    torch.ops.aten.to.dtype: _cast,
     **elementary.TRANSLATIONS,
     **norms.TRANSLATIONS,
 }

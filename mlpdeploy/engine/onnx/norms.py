@@ -1,4 +1,4 @@
-"""ONNX forms of group and instance norms: one LayerNormalization whose scale and shift broadcast.
+"""ONNX forms of norms. Group and instance norms are one LayerNormalization whose scale and shift broadcast.
 
 PyTorch's exporter flattens the groups of a group norm, which an engine cannot do in the layouts of its convolutions,
 and gives an instance norm vectors that TensorRT has to reshape. LayerNormalization takes (1, c, 1, 1) as it is.
@@ -42,10 +42,26 @@ def _instance_norm(
 ) -> Any:
     """Over the grid of each channel; with running statistics it is a batch norm."""
     if not use_input_stats:
-        ones, zeros = (op.CastLike(op.Constant(value_floats=[fill] * int(x.shape[1])), x) for fill in (1.0, 0.0))
-        scale, shift = (ones if weight is None else weight), (zeros if bias is None else bias)
-        return op.BatchNormalization(x, scale, shift, running_mean, running_var, epsilon=eps)
+        return _batch_norm(x, weight, bias, running_mean, running_var, eps=eps)
     return _normalised(x, weight, bias, [int(x.shape[1]), *(1 for _ in x.shape[2:])], 2, eps)
+
+
+def _batch_norm(
+    x: Any,
+    weight: Any,
+    bias: Any,
+    running_mean: Any,
+    running_var: Any,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    cudnn_enabled: bool = True,
+) -> Any:
+    """By its running statistics: one that takes those of the batch is another operation in a traced graph."""
+    assert not training
+    ones, zeros = (op.CastLike(op.Constant(value_floats=[fill] * int(x.shape[1])), x) for fill in (1.0, 0.0))
+    scale, shift = (ones if weight is None else weight), (zeros if bias is None else bias)
+    return op.BatchNormalization(x, scale, shift, running_mean, running_var, epsilon=eps)
 
 
 def _normalised(x: Any, scale: Any, shift: Any, shape: list[int], axis: int, eps: float) -> Any:
@@ -60,6 +76,7 @@ def _normalised(x: Any, scale: Any, shift: Any, shape: list[int], axis: int, eps
 
 
 TRANSLATIONS: Mapping[Callable[..., Any], Callable[..., Any]] = {
+    torch.ops.aten.batch_norm.default: _batch_norm,
     torch.ops.aten.group_norm.default: _group_norm,
     torch.ops.aten.instance_norm.default: _instance_norm,
 }

@@ -8,10 +8,8 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 from torch import fx
 
+from mlpdeploy.engine.onnx.program import ORIGIN
 from mlpdeploy.graph.tracing.place import network_of
-
-ORIGIN = "mlpdeploy"
-"""Key of `node.meta["custom"]` under which a node of the typed graph carries its own name through export."""
 
 
 def tidy(model: ir.Model, batch: str, *groups: frozenset[str]) -> tuple[frozenset[str], ...]:

@@ -299,11 +299,14 @@ class Halved(nn.Module):
         return first + second
 
 
-def test_a_batch_that_cannot_be_kept_free_is_one_line() -> None:
-    parted = rewrite(trace(Halved(), [TensorSpec("x", (4,), torch.float32)]), disabled={"resolve_shapes"})
-    with pytest.raises(NetworkError, match="cannot be written for every batch size") as caught:
-        emit(apply(parted, plan(parted, "fp32")))
-    assert "\n" not in str(caught.value)
+def test_parts_as_large_as_the_batch_stay_as_large_as_it() -> None:
+    """Whether a rule counts them, or the exporter divides what it is given."""
+    traced, rows = trace(Halved(), [TensorSpec("x", (4,), torch.float32)]), torch.randn(5, 4)
+    for disabled in (set(), {"resolve_shapes"}):
+        parted = rewrite(traced, disabled=disabled)
+        model = emit(apply(parted, plan(parted, "fp32"))).model
+        for count in (1, 2, 5):
+            np.testing.assert_array_equal(infer(model, x=rows[:count].numpy())[0], Halved()(rows[:count]).numpy())
 
 
 class Protected(nn.Module):
