@@ -41,6 +41,7 @@ class OnnxRuntime(EngineBackend):
     engine_file = "engine.onnx"
     code = None
     beside_int8 = "fp32"
+    off = ("pick_parts", "gather_shifts")  # a split and slices are faster there than gathers
     packages = ("onnxruntime",)
     forms = (
         Form("project_columns"),

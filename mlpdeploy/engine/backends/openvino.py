@@ -47,6 +47,7 @@ class OpenVino(EngineBackend):
     engine_file = "engine.blob"
     code = None
     beside_int8 = "fp32"
+    off = ("pick_parts", "gather_shifts")  # a split and slices are faster there than gathers
     packages = ("openvino",)
     forms = (
         Form("keep_mean_axes", ("int8",), needed=True),
