@@ -156,16 +156,19 @@ def verify(
             from mlpdeploy.evidence.proof.verify import verify as climb
             from mlpdeploy.evidence.report import reporting
 
+            model, facts = documents.read_model(artifact.model), artifact.manifest["facts"]
             reason = backend.executable()
             engine = None
             if reason is None:
-                engine = stack.enter_context(backend.load(artifact.engine, artifact.manifest["facts"]))
+                engine = stack.enter_context(backend.load(artifact.engine, facts))
+            else:
+                backend.require_of(artifact.engine, facts, model)
             own = own_precision(traced.module)
             verification = climb(
                 source.network,
                 compiled.balanced,
                 compiled.typed,
-                documents.read_model(artifact.model),
+                model,
                 engine,
                 reason,
                 replace(selection.profile, max=selection.profile.opt) if quick else selection.profile,

@@ -57,7 +57,7 @@ def require_named(artifact: Artifact, name: str, trusted: bool) -> None:
     if not (trusted or is_own(artifact.manifest)):
         raise ArtifactError(
             f"{artifact.folder} was not built here by you, and that it names {name} is no reason to import it: pass "
-            "the network, or mlpdeploy.load(path, trusted=True) if you trust who made it"
+            "the network, or say --trust, or mlpdeploy.load(path, trusted=True), if you trust who made it"
         )
 
 

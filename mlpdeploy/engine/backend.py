@@ -16,6 +16,7 @@ from mlpdeploy.errors import InputError, MachineLacks
 
 if TYPE_CHECKING:
     import numpy as np
+    import onnx
     from torch import Tensor
 
     from mlpdeploy.engine.form import Form, Prepared
@@ -169,6 +170,12 @@ class Backend(Protocol):
         """Load an engine for running, by several threads at once. Raises MachineLacks or ArtifactError, never crashes.
 
         No call may be in progress when the context ends.
+        """
+
+    def require_of(self, engine: Path, facts: Mapping[str, Any], model: onnx.ModelProto) -> None:
+        """Raise ArtifactError where an engine, read without running it, is not that of `model`, or not whole.
+
+        An engine that tells nothing passes.
         """
 
     def profile(self, engine: Path, facts: Mapping[str, Any], inputs: Sequence[Arrays]) -> tuple[LayerTime, ...] | str:

@@ -20,6 +20,7 @@ from mlpdeploy.errors import ArtifactError, InputError, MachineLacks, TunedElsew
 
 if TYPE_CHECKING:
     import numpy as np
+    import onnx
     from torch import Tensor
 
     from mlpdeploy.engine.backend import Arrays, BuildRequest, Built, Launch, LayerTime, Progress, Runner
@@ -132,6 +133,10 @@ class EngineBackend(ABC):
             return f"backend {self.name} has no TF32, which is a mode of NVIDIA GPUs; ask for fp32"
         if precision == "int8" and self.beside_int8 is None:
             return f"backend {self.name} has no INT8; ask for fp32, or for another backend"
+        return None
+
+    def require_of(self, engine: Path, facts: Mapping[str, Any], model: onnx.ModelProto) -> None:
+        """See Backend.require_of: nothing is known of how an engine names what it computes."""
         return None
 
     def plugins(self) -> str | None:

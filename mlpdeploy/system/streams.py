@@ -1,13 +1,58 @@
-"""While code of the user's runs, stdout is not its to write to: only results go there, with --json one document."""
+"""The three streams of a process: there even where it was started without, and stdout kept for results.
+
+While code of the user's runs, stdout is not its to write to: only results go there, with --json one document.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 from collections.abc import Iterator
+from typing import IO
 
 STDOUT, STDERR = 1, 2
+NAMES = ("stdin", "stdout", "stderr")
+
+
+def require() -> None:
+    """See to it that there are three streams, and that any text can be written to them.
+
+    One that this process was started without leads nowhere: its descriptor would be that of the next file. What a
+    stream's encoding has no place for is written as a question mark.
+    """
+    for number, name in enumerate(NAMES):
+        try:
+            os.fstat(number)
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            os.dup2(nowhere, number)
+            if nowhere != number:
+                os.close(nowhere)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8", closefd=False))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="replace")
+
+
+def unheard(stream: IO[str]) -> None:
+    """Let a stream lead nowhere, so that what it still holds does not fail once more."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    with contextlib.suppress(OSError):
+        os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
+@contextlib.contextmanager
+def as_long_as_read() -> Iterator[None]:
+    """Write to stdout; who reads it may leave at any time (`| head -1`), and that is no error."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        unheard(sys.stdout)
 
 
 @contextlib.contextmanager

@@ -25,6 +25,7 @@ from mlpdeploy.engine import nvidia
 from mlpdeploy.errors import InputError, MlpdeployError
 from mlpdeploy.selection import OUT, Selection
 from mlpdeploy.selection.arguments import TAKES
+from mlpdeploy.system import streams
 from mlpdeploy.system.leftovers import FULL
 from mlpdeploy.system.processes import Interruption, Terminated, unwinding
 from mlpdeploy.system.text import formatted
@@ -204,6 +205,7 @@ def doctor(as_json: Json = False) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and leave with its exit code; expected errors never show a traceback."""
+    streams.require()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if COMPLETION in os.environ or COMPLETING & set(arguments):
         app(args=arguments, prog_name="mlpdeploy")
@@ -237,15 +239,16 @@ def _run(arguments: list[str], debug: bool) -> int:
         _require_words(arguments)
         with unwinding() as interruption:
             code = app(args=arguments, prog_name="mlpdeploy", standalone_mode=False)
-            sys.stdout.flush()
+            with streams.as_long_as_read():
+                pass  # what is still to be written
         if code == INTERRUPTED:  # typer's answer to KeyboardInterrupt
             raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
     except MlpdeployError as error:
         return _fail(error, str(error), error.exit_code, arguments)
     except SystemExit as error:
-        if isinstance(error.__context__, OSError):  # who reads stdout has left
-            return 1
+        if isinstance(error.__context__, BrokenPipeError):  # who read the help has left
+            return 0
         return _fail(error, f"code that was called ended the process: sys.exit({error.code!r})", 2, arguments)
     except (KeyboardInterrupt, typer.Abort) as error:
         text = f"interrupted{interruption.where}; the last good artifact is untouched"

@@ -8,7 +8,7 @@ import os
 import sys
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import Field, replace
 from functools import wraps
 from pathlib import Path
@@ -22,7 +22,7 @@ from mlpdeploy.artifact.store import Artifact
 from mlpdeploy.errors import InputError
 from mlpdeploy.selection import Selection
 from mlpdeploy.selection.choice import IMAGES, PRECISIONS, EngineChoice, Int8Choice, NetworkChoice, Option
-from mlpdeploy.system import results
+from mlpdeploy.system import results, streams
 from mlpdeploy.terminal.screen import Terminal
 from mlpdeploy.zoo.recipe import kind, recipes
 
@@ -202,11 +202,10 @@ def keep(path: Path | None, content: Any, append: bool = False) -> None:
 def printing() -> Iterator[None]:
     """Print a result: where stdout takes no more, that is one line, and the exit code tells the rest."""
     try:
-        yield
-        sys.stdout.flush()
+        with streams.as_long_as_read():
+            yield
     except OSError as error:
-        with suppress(OSError):  # what it still holds is not to fail once more when the process ends
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        streams.unheard(sys.stdout)
         warn(f"stdout cannot be written ({error.strerror or error})")
 
 
@@ -217,4 +216,5 @@ def warn(line: str) -> None:
 
 def print_json(document: Any) -> None:
     """One document, and nothing else, on stdout."""
-    sys.stdout.write(json.dumps(document, indent=2) + "\n")
+    with streams.as_long_as_read():
+        sys.stdout.write(json.dumps(document, indent=2) + "\n")

@@ -8,6 +8,7 @@ from rich import markup
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
+from mlpdeploy.system import streams
 from mlpdeploy.system.text import clean, plain
 
 
@@ -18,6 +19,10 @@ class Terminal(Console):
         """See Console.render: everything that is printed goes through here, pieces of pieces too."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else segment._replace(text=clean(segment.text))
+
+    def on_broken_pipe(self) -> None:
+        """See Console.on_broken_pipe: who read has seen enough, and the command ends with the code that it has anyway."""
+        streams.unheard(self.file)
 
 
 def escape(value: object) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -105,7 +107,9 @@ def test_an_npz_file_by_any_name_with_labels(tmp_path: Path) -> None:
         ("empty", {"input": np.zeros((0, *SHAPE))}, "all with the same n above 0"),
         ("nan", {"input": np.full((2, *SHAPE), np.nan)}, "not all finite"),
         ("labels", {"input": np.zeros((2, *SHAPE)), "labels": np.zeros(3)}, "not 2 whole numbers"),
-        ("text", {"input": np.full((2, *SHAPE), "a")}, "not all finite"),
+        ("text", {"input": np.full((2, *SHAPE), "a")}, "not real numbers"),
+        ("complex", {"input": np.ones((2, *SHAPE), np.complex64)}, "not real numbers"),
+        ("negative", {"input": np.zeros((2, *SHAPE)), "labels": np.array([0, -1])}, "one of its labels is -1"),
     ],
 )
 def test_an_npz_file_that_does_not_fit(tmp_path: Path, name: str, arrays: dict[str, np.ndarray], message: str) -> None:
@@ -120,6 +124,24 @@ def test_a_pickle_in_an_npz_file_is_never_loaded(tmp_path: Path) -> None:
     (tmp_path / "cut.npz").write_bytes(Path(path).read_bytes()[:40])
     with pytest.raises(InputError, match=r"not a readable \.npz file"):
         samples(str(tmp_path / "cut.npz"), tmp_path)
+
+
+def promising(path: Path, shape: tuple[int, ...]) -> str:
+    """An .npz file of a few bytes whose array says that it is of this shape."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("input.npy", header.getvalue())
+    return str(path)
+
+
+def test_an_npz_file_that_is_none_or_promises_too_much_is_one_line(tmp_path: Path) -> None:
+    np.save(tmp_path / "one.npy", np.zeros((2, *SHAPE)))
+    (tmp_path / "one.npy").rename(tmp_path / "one.npz")
+    for path in (str(tmp_path / "one.npz"), promising(tmp_path / "much.npz", (10**12, *SHAPE))):
+        with pytest.raises(InputError, match=r"not a readable \.npz file: .") as caught:
+            samples(path, tmp_path)
+        assert "\n" not in str(caught.value)
 
 
 def test_what_is_no_data_at_all(tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from mlpdeploy.errors import InputError
+
 OTHER_SCALE = 10.0
 
 
@@ -122,6 +124,12 @@ def row_errors(output: np.ndarray, reference: np.ndarray, size: float = 0.0) -> 
 def is_logits(reference: np.ndarray) -> bool:
     """Whether an output reads as one logit a class: (batch, classes) with two classes or more."""
     return reference.ndim == 2 and reference.shape[1] >= 2
+
+
+def require_classes(labels: np.ndarray, logits: np.ndarray) -> None:
+    """Raise InputError where one of the labels (images,) is none of the classes that logits (images, classes) are of."""
+    if labels.max() >= logits.shape[1]:
+        raise InputError(f"one of the labels is {labels.max()}; the network has {logits.shape[1]} classes, from 0")
 
 
 def agreement(logits: np.ndarray, reference: np.ndarray) -> Agreement:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from mlpdeploy.errors import InputError
 from mlpdeploy.selection.choice import RESIZES
+from mlpdeploy.system.files import opened
 from mlpdeploy.zoo.recipe import Recipe
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -141,16 +142,15 @@ def load_folder(
 def read_image(file: Path, preprocess: Preprocess) -> np.ndarray:
     """One image as (channels, height, width) float32. Raises InputError where the file is no whole image."""
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), opened(file) as content:
             # Pillow warns of doubtful metadata and of large images; what it cannot decode it raises.
             warnings.simplefilter("ignore")
-            with Image.open(file) as image:
-                pixels = image.convert("RGB" if len(preprocess.mean) == 3 else "L")
+            with Image.open(content) as image:
+                return transform(image.convert("RGB" if len(preprocess.mean) == 3 else "L"), preprocess)
     # Pillow's decoders report damage as any of these.
     except (OSError, SyntaxError, ValueError, EOFError, MemoryError, Image.DecompressionBombError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"{file} is not a readable image: {reason}") from error
-    return transform(pixels, preprocess)
+        text = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
+        raise InputError(f"{file} is not a readable image: {' '.join(text.split()) or type(error).__name__}") from error
 
 
 def transform(image: Image.Image, preprocess: Preprocess) -> np.ndarray:
@@ -174,7 +174,12 @@ def _resize(image: Image.Image, preprocess: Preprocess) -> Image.Image:
     else:
         ratio = min(image.height / height, image.width / width)
         size = (round(image.width / ratio), round(image.height / ratio))
-    return image if size == image.size else image.resize(size, INTERPOLATION[preprocess.interpolation])
+    if size == image.size:
+        return image
+    most = 2 * (Image.MAX_IMAGE_PIXELS or math.inf)  # those that Pillow opens
+    if size[0] * size[1] > most:
+        raise ValueError(f"of {image.width}x{image.height} pixels it becomes {size[0]}x{size[1]}, which no memory holds")
+    return image.resize(size, INTERPOLATION[preprocess.interpolation])
 
 
 def _image_files(folder: Path) -> Iterator[Path]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from mlpdeploy.engine.backend import Batch, Progress
 from mlpdeploy.errors import MlpdeployError
-from mlpdeploy.evidence.proof.compare import agreement, compare, is_logits, usual
+from mlpdeploy.evidence.proof.compare import agreement, compare, is_logits, require_classes, usual
 from mlpdeploy.evidence.proof.edges import Factor, off_at
 from mlpdeploy.evidence.proof.ladder import FAILED, PASSED, Check, Extreme, OnImages, Stage, judge
 from mlpdeploy.evidence.proof.reference import Reference
@@ -90,9 +90,15 @@ def checked(
 
 
 def accuracy(outputs: Outputs, labels: np.ndarray | None) -> float | None:
-    """The share of rows whose largest logit is at the label; None without logits or labels."""
+    """The share of rows whose largest logit is at the label; None without logits or labels.
+
+    Raises InputError for a label that is no class.
+    """
     logits = next((o for o in outputs.values() if is_logits(o)), None)
-    return None if logits is None or labels is None else float((logits.argmax(axis=1) == labels).mean())
+    if logits is None or labels is None:
+        return None
+    require_classes(labels, logits)
+    return float((logits.argmax(axis=1) == labels).mean())
 
 
 def _order(size: int, distinct: int, rng: np.random.Generator) -> np.ndarray:

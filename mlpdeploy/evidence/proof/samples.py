@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import os
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -17,6 +20,7 @@ from PIL import Image
 from mlpdeploy.errors import InputError, MachineLacks
 from mlpdeploy.evidence.proof.images import LIMIT, Preprocess, Skipped, load_folder
 from mlpdeploy.progress import Stages
+from mlpdeploy.system.files import opened
 from mlpdeploy.zoo.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -166,12 +170,22 @@ def _resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(resized, dtype=np.float64)
 
 
+def _archive(file: BinaryIO) -> np.lib.npyio.NpzFile:
+    found = np.load(file, allow_pickle=False)
+    if not isinstance(found, np.lib.npyio.NpzFile):
+        raise ValueError("it holds one array without a name")
+    return found
+
+
 def _npz(path: Path, specs: Sequence[TensorSpec], limit: int) -> Samples:
     try:
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            found = {name: file[name] for name in file.files}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} is not a readable .npz file: {' '.join(str(error).split())}") from error
+        with opened(path) as file, contextlib.closing(_archive(file)) as archive:
+            found = {name: archive[name] for name in archive.files}
+    # A file may promise more than there is memory, in any encoding and with any damage.
+    except (OSError, ValueError, KeyError, EOFError, MemoryError, NotImplementedError, RuntimeError,
+            zipfile.BadZipFile, zlib.error, struct.error) as error:  # fmt: skip
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{path} is not a readable .npz file: {reason}") from error
     labels = found.pop(LABELS, None)
     if len(specs) == 1 and len(found) == 1:
         found = {specs[0].name: next(iter(found.values()))}
@@ -184,11 +198,15 @@ def _npz(path: Path, specs: Sequence[TensorSpec], limit: int) -> Samples:
     (count,) = counts
     if labels is not None and (labels.shape != (count,) or labels.dtype.kind not in "iu"):
         raise InputError(f"{path}: its labels are {labels.dtype} {labels.shape}, not {count} whole numbers")
+    if labels is not None and labels.min() < 0:
+        raise InputError(f"{path}: one of its labels is {labels.min()}; classes are numbered from 0")
     index = np.arange(min(count, limit)) * count // min(count, limit)
     arrays = {}
     for spec in specs:
         values = found[spec.name][index]
-        if values.dtype.kind not in "fiu" or not np.isfinite(values).all():
+        if values.dtype.kind not in "fiu":
+            raise InputError(f"{path}: {spec.name} holds {values.dtype} values, not real numbers")
+        if not np.isfinite(values).all():
             raise InputError(f"{path}: {spec.name} holds {values.dtype} values that are not all finite numbers")
         arrays[spec.name] = values.astype(np.float32) if spec.dtype.is_floating_point else values.astype(np.int64)
     known = None if labels is None else labels[index].astype(np.int64)

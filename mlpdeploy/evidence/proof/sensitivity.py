@@ -13,6 +13,7 @@ import torch
 from torch import fx
 from torch.utils import _pytree as pytree
 
+from mlpdeploy.evidence.proof.compare import require_classes
 from mlpdeploy.graph import custom_ops
 from mlpdeploy.graph.editor import weight
 from mlpdeploy.graph.int8.calibrate import EXACT_DB, Arrays, Step, batches, fake_quantised, outputs, sqnr_db
@@ -73,8 +74,11 @@ class Judge:
 
     @classmethod
     def of(cls, balanced: Rewritten, rows: Arrays, labels: np.ndarray | None) -> Judge:
-        """With the FP32 outputs of `balanced`."""
-        return cls(rows, outputs(balanced.module, rows, balanced.inputs), labels)
+        """With the FP32 outputs of `balanced`. Raises InputError for a label that is no class."""
+        expected = outputs(balanced.module, rows, balanced.inputs)
+        if labels is not None:
+            require_classes(labels, expected)
+        return cls(rows, expected, labels)
 
     @property
     def classes(self) -> np.ndarray:

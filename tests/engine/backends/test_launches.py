@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import onnx
 import pytest
 
 from mlpdeploy.engine.backend import Batch, BuildRequest, backends
 from mlpdeploy.engine.backends.tensorrt._launches import Launches, launches
+from mlpdeploy.errors import ArtifactError
 from mlpdeploy.evidence.report.words import launches_text
 from tests.engine.small_networks import emitted
 
@@ -58,6 +60,31 @@ def test_a_real_engine_tells(tmp_path: Path) -> None:
     products = sum(told["by_kind"].get(kind, 0) for kind in ("corrltn", "fully_connected", "runtime_fusion"))
     assert 1 <= products <= 4  # the network has four products, which may run within what follows them
     assert 0 < told["source_bytes"] < facts["engine_bytes"]
+
+
+def test_an_engine_that_cannot_run_is_read_and_held_to_its_file(tmp_path: Path) -> None:
+    """A file whose hash fits may be another network's all the same, where the manifest was written for it."""
+    backend = backends()["tensorrt-rtx"]
+    if (reason := backend.available()) is not None:
+        pytest.skip(reason)
+    made = emitted("fp16")
+    built = backend.build(made, BuildRequest("fp16", Batch(1, 2, 4)), tmp_path, Silent())
+    file = built.prepared.model
+    backend.require_of(built.engine, built.facts, file)
+
+    other = onnx.ModelProto()
+    other.CopyFrom(file)
+    for node in other.graph.node:
+        node.name = f"other/{node.name}"
+    whole = built.engine.read_bytes()
+    refused = "is not the engine that was built of model.onnx"
+    with pytest.raises(ArtifactError, match=refused):
+        backend.require_of(built.engine, built.facts, other)
+    for damaged in (whole[:1000], whole[: len(whole) // 2], b"", b"\0" * len(whole)):
+        built.engine.write_bytes(damaged)
+        with pytest.raises(ArtifactError, match=refused):
+            backend.require_of(built.engine, built.facts, file)
+    backend.require_of(built.engine, {**built.facts, "launches": None}, file)  # it did not tell
 
 
 def test_in_words() -> None:

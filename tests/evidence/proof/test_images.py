@@ -110,6 +110,29 @@ def test_an_image_that_no_memory_holds_is_skipped(tmp_path: Path, monkeypatch: p
     ]
 
 
+def test_an_image_that_becomes_larger_than_memory_is_skipped(tmp_path: Path) -> None:
+    """A line of pixels whose shorter edge is resized to 8: the longer one grows by as much."""
+    picture(20, 20).save(tmp_path / "good.png")
+    Image.new("L", (1, 60_000_000)).save(tmp_path / "line.png", compress_level=1)
+    found = load_folder(tmp_path, SMALL)
+    assert [file.name for file in found.files] == ["good.png"]
+    (skipped,) = found.skipped
+    assert skipped.file.name == "line.png" and "of 1x60000000 pixels it becomes" in skipped.reason
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes in files")
+def test_what_is_no_regular_file_is_skipped_and_nobody_waits(tmp_path: Path) -> None:
+    picture(20, 20).save(tmp_path / "good.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "zeros.png").symlink_to("/dev/zero")
+    (tmp_path / "folder.png").mkdir()
+    found = load_folder(tmp_path, SMALL)
+    assert [file.name for file in found.files] == ["good.png"]
+    assert [(one.file.name, one.reason) for one in found.skipped] == [
+        (name, "is not a readable image: it is no regular file") for name in ("pipe.png", "zeros.png")
+    ]
+
+
 def test_a_decompression_bomb_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     picture(100, 100).save(tmp_path / "bomb.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mlpdeploy.errors import InputError
 from mlpdeploy.evidence.proof.ladder import Check
-from mlpdeploy.evidence.proof.rung import checked
+from mlpdeploy.evidence.proof.rung import accuracy, checked
 
 ROWS = np.random.default_rng(0).standard_normal((8, 5))
 
@@ -61,3 +62,10 @@ def test_a_row_that_depends_on_its_place_is_seen(size: int, place: int) -> None:
 def test_a_row_that_depends_on_its_neighbour_is_seen(size: int) -> None:
     permuted = check(size, lambda x: 2 * x + 0.01 * np.roll(x, 1, 0))[0].permuted
     assert permuted is not None and permuted.max_relative > 1e-3
+
+
+def test_a_label_that_is_no_class_is_one_line() -> None:
+    outputs = {"y": ROWS}
+    assert accuracy(outputs, ROWS.argmax(1)) == 1 and accuracy(outputs, None) is None
+    with pytest.raises(InputError, match="one of the labels is 5; the network has 5 classes"):
+        accuracy(outputs, np.arange(8) % 6)

@@ -21,13 +21,13 @@ from mlpdeploy import kernels
 from mlpdeploy.engine import nvidia
 from mlpdeploy.engine.backends.tensorrt import _contexts, _polygraphy
 from mlpdeploy.engine.backends.tensorrt._follows_plan import DTYPES, check, executed
-from mlpdeploy.engine.backends.tensorrt._launches import launches
+from mlpdeploy.engine.backends.tensorrt._launches import launches, layers
 from mlpdeploy.engine.backends.tensorrt._targets import compute_capabilities, unserved
 from mlpdeploy.engine.backends.tensorrt.parsed import ParsedNetwork, read
 from mlpdeploy.engine.base import EngineBackend, Signature, installed_version, missing
 from mlpdeploy.engine.form import Form, prepare
 from mlpdeploy.engine.nvidia import CURRENT
-from mlpdeploy.errors import BuildError, InputError
+from mlpdeploy.errors import ArtifactError, BuildError, InputError
 
 if TYPE_CHECKING:
     import onnx
@@ -141,6 +141,15 @@ class TensorRT(EngineBackend):
         with _contexts.deserialised(self.name, engine, facts) as loaded:
             with _contexts.calls(_contexts.context(loaded), outputs, loaded.errors) as run:
                 yield OnDevice(run, functools.partial(_contexts.bind, loaded, outputs))
+
+    def require_of(self, engine: Path, facts: Mapping[str, Any], model: onnx.ModelProto) -> None:
+        """See Backend.require_of: of TensorRT-RTX, what it launched when it was built, and the nodes that it names."""
+        if facts.get("launches") is None:
+            return
+        plan = engine.read_bytes()
+        found, of_file = launches(plan), {node.name for node in model.graph.node} & layers(plan)
+        if found is None or asdict(found) != facts["launches"] or not of_file:
+            raise ArtifactError(f"{engine} is not the engine that was built of model.onnx: build it again with --force")
 
     def profile(self, engine: Path, facts: Mapping[str, Any], inputs: Sequence[Arrays]) -> tuple[LayerTime, ...] | str:
         """See Backend.profile: TensorRT's IProfiler, which needs the engine to run."""

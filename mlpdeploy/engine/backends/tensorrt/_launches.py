@@ -15,6 +15,7 @@ _PROGRAMME = re.compile(rb"header \{\n(.*?)\n\}.*?\nmain \{\n(.*?)\n\}", re.DOTA
 _FUSION = b"accelerators={*}"
 """In the header of what a `runtime_fusion` falls back to where it cannot be fused: a programme that is not launched."""
 _LAUNCH = re.compile(rb"^  (\w+)=\{ .*\bstream=\d", re.MULTILINE)
+_LAYER = re.compile(rb"\[ONNX Layer: ([^\]]+)\]")
 _SOURCE = re.compile(rb"(?:#undef|#ifdef|#include|#define)[\t\n\r -~]{20000,}")
 _NONE = {"shape_call", "signal", "wait"}
 """Statements that launch nothing: what the CPU computes, and what one stream says to another."""
@@ -45,3 +46,8 @@ def launches(engine: bytes) -> Launches | None:
         return None
     source = sum(len(text.group()) for text in _SOURCE.finditer(engine))
     return Launches(kinds.total(), dict(sorted(kinds.items())), source)
+
+
+def layers(engine: bytes) -> frozenset[str]:
+    """The nodes of its ONNX file that the launches of an engine name."""
+    return frozenset(name.decode(errors="replace") for name in _LAYER.findall(engine))
