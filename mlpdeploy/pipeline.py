@@ -62,7 +62,7 @@ def build(
     int8 = selection.precision == "int8"
     if int8:
         calibrated_on(selection)
-    backend = pick(selection.backend, selection.precision, selection.gpus, selection.plugin)
+    backend = pick(selection.backend, selection.precision, selection.gpus, selection.plugin, selection.level)
     selection = selection.with_backend(backend.name)
     folder = folder_of(selection, backend)
     with store.locked(folder, stages.say, optional=True) as refused:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mlpdeploy.artifact import cache, store
 from mlpdeploy.artifact.store import Artifact
 from mlpdeploy.engine.backend import Backend, backends
-from mlpdeploy.errors import ArtifactError, InputError
+from mlpdeploy.errors import ArtifactError, InputError, MlpdeployError
 from mlpdeploy.progress import Stages
 from mlpdeploy.selection import OUT, Selection
 from mlpdeploy.selection.choice import IMAGES, NEEDS_CALIBRATION
@@ -19,6 +19,10 @@ from mlpdeploy.zoo.recipe import canonical, kind
 if TYPE_CHECKING:
     from mlpdeploy.graph.tracing.trace import Traced
     from mlpdeploy.network.source import Source
+
+
+LEVELS = (1, 2, 3)
+"""How deep below a folder artifacts are looked for: `<out>/<network>/<precision>/<backend>` are three."""
 
 
 def key_of(
@@ -144,8 +148,27 @@ def find_artifact(
 ) -> Artifact:
     """The artifact at a path, or the one of a network's name; where several fit, InputError lists them."""
     if is_path(target):
-        return store.open_artifact(Path(target))
+        return at_path(Path(target))
     return store.open_artifact(_only_artifact(Selection(target, out=out), precision, backend))
+
+
+def at_path(path: Path) -> Artifact:
+    """The artifact of a folder, or of a file in it. Raises ArtifactError where there is none, naming those below it."""
+    if path.is_dir() and not os.path.lexists(path / store.MANIFEST):
+        found = (one for depth in LEVELS for one in path.glob("[!.]*/" * depth + store.MANIFEST))
+        if below := sorted(one.parent for one in found):
+            raise ArtifactError(f"there is no artifact at {path}; below it are {', '.join(map(str, below))}")
+    return store.open_artifact(path)
+
+
+def is_part(path: Path) -> bool:
+    """Whether a file is one that an artifact is made of."""
+    path = path.resolve()
+    try:
+        manifest = store.read_manifest(path.parent)
+    except (MlpdeployError, OSError):
+        return False
+    return path.name in {store.MANIFEST, *manifest["files"]}
 
 
 def is_path(target: str) -> bool:

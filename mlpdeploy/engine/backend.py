@@ -148,6 +148,9 @@ class Backend(Protocol):
     def supports(self, precision: str, gpus: Collection[str] = ()) -> str | None:
         """None where it builds engines of that precision, for those GPUs; else one line: why not, and what to do."""
 
+    def levels(self) -> str | None:
+        """None where its builder has optimisation levels, else one line: why not."""
+
     def plugins(self) -> str | None:
         """None where its engines can carry TensorRT plugins, else one line: why not."""
 
@@ -200,16 +203,23 @@ def backends() -> dict[str, Backend]:
     return dict(sorted(found.items(), key=lambda item: (rank.get(item[0], len(rank)), item[0])))
 
 
-def pick(name: str = "auto", precision: str = "fp32", gpus: Collection[str] = (), plugin: str = "auto") -> Backend:
+def pick(
+    name: str = "auto",
+    precision: str = "fp32",
+    gpus: Collection[str] = (),
+    plugin: str = "auto",
+    level: int | None = None,
+) -> Backend:
     """The backend of that name, or for `auto` the first of `AUTO` that this machine can build `precision` with.
 
     `gpus` are the compute capabilities to build for, such as sm86. Raises InputError where no such backend exists, or
-    it has no such precision or GPU, or no plugins where `plugin` is "on", and MachineLacks where this machine cannot
-    build with it.
+    it has no such precision or GPU, no plugins where `plugin` is "on", or no levels where one is given, and
+    MachineLacks where this machine cannot build with it.
     """
     found = _pick(backends(), name, precision, gpus)
-    if plugin == "on" and (reason := found.plugins()) is not None:
-        raise InputError(reason)
+    refused = (found.plugins() if plugin == "on" else None) or (None if level is None else found.levels())
+    if refused is not None:
+        raise InputError(refused)
     return found
 
 

@@ -50,8 +50,8 @@ def see(device: str) -> None:
     numbered = device.isascii() and device.isdecimal()
     if not numbered and not device.startswith(("GPU-", "MIG-")):
         raise InputError(f"--device {device}: give a GPU's number, or its UUID, which begins with GPU-")
-    if numbered and (seen := os.environ.get("CUDA_VISIBLE_DEVICES")):
-        listed = [part.strip() for part in seen.split(",")]
+    if numbered and (seen := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        listed = [part.strip() for part in seen.split(",") if part.strip()]
         if int(device) >= len(listed):
             raise InputError(
                 f"--device {device}: of GPUs this process sees {len(listed)} (CUDA_VISIBLE_DEVICES={seen})"

@@ -64,13 +64,15 @@ class Source:
     def called(self, names: Sequence[str], outputs: Sequence[str]) -> Source:
         """The same with its inputs called by these names (none: as they are), and outputs to be called by those.
 
-        Raises InputError for another number of names than inputs.
+        Raises InputError for another number of names than inputs, and for an output called as an input.
         """
         inputs = self.recipe.inputs
         if names and len(names) != len(inputs):
             raise InputError(f"--input-names: {len(names)} names, and {self.recipe.name} takes {len(inputs)} inputs")
         if names:
             inputs = tuple(replace(one, name=name) for one, name in zip(inputs, names, strict=True))
+        if both := {one.name for one in inputs} & set(outputs):
+            raise InputError(f"--output-names: {min(both)} is what an input is called; give the output another name")
         return replace(self, recipe=replace(self.recipe, inputs=inputs), output_names=tuple(outputs))
 
     def with_outputs(self, outputs: Sequence[TensorSpec]) -> Source:

@@ -182,6 +182,7 @@ class EngineChoice:
         for gpu in self.gpus:
             if not re.fullmatch(r"sm[0-9]{2,3}|current", gpu):
                 raise InputError(f"GPU {gpu!r}: give compute capabilities such as sm86,sm89, or current")
+        distinct("--gpu", self.gpus)
 
     @property
     def profile(self) -> Batch:

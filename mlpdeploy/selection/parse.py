@@ -13,7 +13,7 @@ def parse_batch(text: str) -> Batch:
     """MIN:OPT:MAX, or one number for all three; 1 <= MIN <= OPT <= MAX."""
     parts = text.split(":")
     if len(parts) not in (1, 3) or not all(re.fullmatch(r"[0-9]{1,6}", part) for part in parts):
-        raise InputError(f"batch {text!r}: give MIN:OPT:MAX such as 1:8:32, or one number")
+        raise InputError(f"batch {text!r}: give MIN:OPT:MAX such as 1:8:32, or one number; up to 999999")
     low, opt, high = (int(part) for part in (parts * 3 if len(parts) == 1 else parts))
     if low < 1:
         raise InputError(f"batch {text!r}: the smallest batch is 1")
@@ -34,7 +34,9 @@ def parse_shape(text: str) -> tuple[int, ...]:
     """C,H,W as positive whole numbers."""
     parts = re.split(r"[,x]", text.strip())
     if not all(re.fullmatch(r"[1-9][0-9]{0,6}", part) for part in parts):
-        raise InputError(f"input shape {text!r}: give positive sizes without the batch, such as 3,224,224")
+        raise InputError(
+            f"input shape {text!r}: give positive sizes up to 9999999 without the batch, such as 3,224,224"
+        )
     return tuple(int(part) for part in parts)
 
 
@@ -72,7 +74,7 @@ def parse_words(text: str) -> tuple[str, ...]:
 
 
 def _channels(option: str, text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError as error:
-        raise InputError(f"{option} {text!r}: give one number a channel, such as 0.485,0.456,0.406") from error
+    parts = text.split(",")
+    if not all(re.fullmatch(r"\s*[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]{1,3})?\s*", part) for part in parts):
+        raise InputError(f"{option} {text!r}: give one number a channel, such as 0.485,0.456,0.406")
+    return tuple(map(float, parts))

@@ -33,7 +33,7 @@ from mlpdeploy.terminal.artifacts import print_artifact, print_build, print_doct
 from mlpdeploy.terminal.catalogue import print_catalogue, print_rulebook
 from mlpdeploy.terminal.cli_measure import bench, history, regress, sensitivity
 from mlpdeploy.terminal.live import Live
-from mlpdeploy.terminal.options import Data, Json, Out, Trust, choosing, opening, print_json, printing
+from mlpdeploy.terminal.options import Data, Json, Out, Trust, choosing, opening, print_json, printing, require_room
 from mlpdeploy.terminal.screen import Terminal
 
 UNEXPECTED, INTERRUPTED = 70, 130
@@ -185,6 +185,7 @@ def report(
     from mlpdeploy.evidence.report import reporting
     from mlpdeploy.terminal.artifacts import print_report
 
+    require_room(html, markdown)
     artifact = find_artifact(target, precision=precision, backend=backend, out=out)
     found = reporting.report(artifact, html=html, markdown=markdown)
     if as_json:

@@ -12,7 +12,6 @@ from mlpdeploy.artifact.store import Artifact
 from mlpdeploy.selection import OUT, Selection
 from mlpdeploy.selection.arguments import FIELDS, TAKES
 from mlpdeploy.selection.parse import parse_sizes
-from mlpdeploy.system.results import require_room
 from mlpdeploy.terminal.live import Live
 from mlpdeploy.terminal.options import (
     Data,
@@ -27,6 +26,7 @@ from mlpdeploy.terminal.options import (
     opening,
     print_json,
     printing,
+    require_room,
     write,
 )
 from mlpdeploy.terminal.screen import Terminal
@@ -154,6 +154,7 @@ def history(
     from mlpdeploy.evidence.documents.history import svg as drawn
     from mlpdeploy.terminal.measurements import print_history
 
+    require_room(svg)
     found = commands.history(Selection(name, out=out))
     if svg is not None:
         write(svg, drawn(found))

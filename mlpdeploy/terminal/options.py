@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import os
 import sys
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,8 +15,8 @@ from typing import Annotated, Any
 
 import typer
 
-from mlpdeploy.artifact import store, trust
-from mlpdeploy.artifact.lookup import is_path
+from mlpdeploy.artifact import trust
+from mlpdeploy.artifact.lookup import at_path, is_part, is_path
 from mlpdeploy.artifact.store import Artifact
 from mlpdeploy.errors import InputError
 from mlpdeploy.selection import Selection
@@ -168,7 +167,7 @@ def opened(words: Mapping[str, Any], trusted: bool) -> tuple[Selection, Artifact
     """
     if not is_path(words["name"]):
         return selected(words), None
-    artifact = store.open_artifact(Path(words["name"]))
+    artifact = at_path(Path(words["name"]))
     built = Selection.from_json(artifact.manifest["selection"])
     if kind(built.name) == "given":
         raise InputError(f"{artifact.folder} does not hold the network that it was compiled from: use mlpdeploy.load")
@@ -181,6 +180,19 @@ def opened(words: Mapping[str, Any], trusted: bool) -> tuple[Selection, Artifact
             raise InputError(f"{artifact.folder} was built with {name} {getattr(built, name)}: leave that option out")
     said = {name: getattr(asked, name) for name in DATA if getattr(asked, name) is not None}
     return replace(built, out=asked.out, **said), artifact
+
+
+def require_room(*paths: Path | None) -> None:
+    """Raise InputError where one of the files that are asked for could not be written, or would take the place of
+    another one or of a part of an artifact: before what is to be in it costs minutes."""
+    files = [path for path in paths if path is not None]
+    for path in files:
+        if is_part(path):
+            raise InputError(f"{path} is a part of an artifact: write to another file")
+    kept = [path.resolve() for path in files if path.is_file() or not path.exists()]
+    if twice := next((path for path in kept if kept.count(path) > 1), None):
+        raise InputError(f"{twice}: two results are to be written there; give each a file of its own")
+    results.require_room(*files)
 
 
 def write(path: Path | None, content: Any, append: bool = False) -> None:

@@ -21,7 +21,7 @@ class Terminal(Console):
             yield segment if segment.control else segment._replace(text=clean(segment.text))
 
     def on_broken_pipe(self) -> None:
-        """See Console.on_broken_pipe: who read has seen enough, and the command ends with the code that it has anyway."""
+        """See Console.on_broken_pipe: who read has left, and the command ends with the code that it has anyway."""
         streams.unheard(self.file)
 
 

@@ -45,7 +45,9 @@ def test_a_stream_that_is_closed_leads_nowhere(closed: str, tmp_path: Path) -> N
 
 def test_the_next_file_is_not_taken_for_a_stream_that_is_closed(tmp_path: Path) -> None:
     """Its descriptor would be that of stdout: what is printed would be in it."""
-    code = "import sys; from mlpdeploy.system import streams; streams.require(); f = open('file', 'w'); print('printed')"
+    code = (
+        "import sys; from mlpdeploy.system import streams; streams.require(); f = open('file', 'w'); print('printed')"
+    )
     found = shell(f'"{sys.executable}" -c "{code}" <&- >&- 2>&-', tmp_path)
     assert found.returncode == 0 and (tmp_path / "file").read_text() == ""
 

@@ -12,6 +12,7 @@ import pytest
 
 from mlpdeploy.artifact import trust
 from mlpdeploy.engine.backend import BuildRequest
+from mlpdeploy.engine.base import EngineBackend
 from mlpdeploy.evidence.latency import contenders
 from mlpdeploy.terminal import cli as command_line
 from tests.terminal.test_cli import NETS
@@ -83,6 +84,7 @@ def test_rivals_are_built_with_what_the_engine_was_built_with(
 
     monkeypatch.setattr(contenders, "build", recorded)
     options = ("--batch", "1", "--level", "3", "--plugin", "off", "--out", tmp_path)
+    monkeypatch.setattr(EngineBackend, "levels", lambda backend: None)
     said("bench", *BUILT, "--against", "export", "--time", "0.1", "--threads", "1", *options)
     assert [(one.precision, one.level, one.plugin) for one in requests] == [("fp32", 3, "off")]
 
@@ -104,6 +106,24 @@ def test_a_name_in_somebody_elses_artifact_is_imported_where_that_is_trusted_onl
     for command in ("verify", "bench"):
         assert "is no reason to import it" in said(command, home, code=2)[1]
     said("verify", home, "--trust")
+
+
+def test_a_folder_above_artifacts_names_those_below_it(home: Path, said: Said) -> None:
+    above = [folder for folder in home.parents if folder.name == "artifacts" or folder.parent.name == "artifacts"]
+    assert len(above) == 2
+    for folder, command in zip(above, ("verify", "inspect"), strict=True):
+        assert f"there is no artifact at {folder}; below it are {home}" in said(command, folder, code=2)[1].replace(
+            "\n", " "
+        )
+
+
+def test_no_result_takes_the_place_of_a_part_of_an_artifact(home: Path, said: Said) -> None:
+    for part in ("model.onnx", "manifest.json", "engine.onnx"):
+        before = (home / part).read_bytes()
+        assert "is a part of an artifact" in said("report", home, "--html", home / part, code=2)[1]
+        assert "is a part of an artifact" in said("bench", home, "--save", home / part, code=2)[1]
+        assert (home / part).read_bytes() == before
+    said("report", home, "--html", home / "report.html")
 
 
 def test_a_folder_that_is_no_artifact_is_one_line(home: Path, said: Said, tmp_path: Path) -> None:

@@ -132,6 +132,25 @@ BAD: dict[str, tuple[list[str], str]] = {
     "seed of words": (["build", "vip_s", "--seed", "x"], "'--seed'"),
     "GPU": (["build", "vip_s", "--gpu", "sm86,rtx"], "'rtx'"),
     "level": (["build", "vip_s", "--level", "9"], "0 to 5"),
+    "level of a CPU engine": (
+        ["build", "vip_s", "--level", "3", "--backend", "openvino"],
+        "has no optimisation levels",
+    ),
+    "GPU twice": (["build", "vip_s", "--gpu", "sm86,sm86"], "--gpu: 'sm86' stands there twice"),
+    "a batch too large": (["build", "vip_s", "--batch", "1:8:1000000000"], "up to 999999"),
+    "a size too large": (["build", "a:b", "--input-shape", "3,16,99999999999"], "up to 9999999"),
+    "digits of another script": (
+        ["build", "a:b", "--mean", "\u0660,0,0", "--std", "1,1,1"],
+        "give one number a channel",
+    ),
+    "a share in another script": (
+        ["regress", "vip_s", "--baseline", "x", "--max-slowdown", "\u0663%"],
+        "no percentage",
+    ),
+    "one file for two": (
+        ["report", "vip_s", "--html", "same", "--markdown", "./same"],
+        "two results are to be written",
+    ),
     "shape of words": (["build", "a:b", "--input-shape", "3,x"], "such as 3,224,224"),
     "shape of a recipe": (["build", "vip_s", "--input-shape", "3,8,8"], "--image-size"),
     "checkpoint missing": (["build", "vip_s", "--checkpoint", "none.pth"], "none.pth"),

@@ -122,3 +122,8 @@ def test_names_in_python(document: Document) -> None:
     assert kept.verify(network).passed
     with pytest.raises(InputError, match="1 names of outputs, and the network returns 2 tensors"):
         mlpdeploy.compile(network, x, output_names=["a"], **given)
+
+
+def test_an_output_called_as_an_input_is_one_line(document: Document) -> None:
+    said = document("build", "port_nets:Net", "--input-shape", "4", "--output-names", "input,b", *BUILT, code=2)
+    assert said == "--output-names: input is what an input is called; give the output another name"

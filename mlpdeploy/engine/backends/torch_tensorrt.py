@@ -46,6 +46,10 @@ class TorchTensorRT(EngineBackend):
         """The library and a GPU: it cannot even be imported without a driver."""
         return missing("torch_tensorrt", "torch-tensorrt") or self.executable()
 
+    def levels(self) -> str | None:
+        """See Backend.levels."""
+        return None
+
     def executable(self) -> str | None:
         """Its engines run on an NVIDIA GPU only."""
         gpu = nvidia.probe()

@@ -183,7 +183,7 @@ def accept(gates: Sequence[Gate], names: Collection[str]) -> tuple[Gate, ...]:
 
 def percentage(option: str, text: str) -> float:
     """`3%` as 0.03. Raises InputError where the text is no percentage of zero or more."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*%\s*", text)
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?|\.[0-9]+)\s*%\s*", text)
     if match is None:
         raise InputError(f"{option} {text!r}: is no percentage; give one such as 3%")
     return float(match[1]) / 100

@@ -127,7 +127,7 @@ def is_logits(reference: np.ndarray) -> bool:
 
 
 def require_classes(labels: np.ndarray, logits: np.ndarray) -> None:
-    """Raise InputError where one of the labels (images,) is none of the classes that logits (images, classes) are of."""
+    """Raise InputError where one of the labels (images,) is no class of logits (images, classes)."""
     if labels.max() >= logits.shape[1]:
         raise InputError(f"one of the labels is {labels.max()}; the network has {logits.shape[1]} classes, from 0")
 

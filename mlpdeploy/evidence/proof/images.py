@@ -178,7 +178,9 @@ def _resize(image: Image.Image, preprocess: Preprocess) -> Image.Image:
         return image
     most = 2 * (Image.MAX_IMAGE_PIXELS or math.inf)  # those that Pillow opens
     if size[0] * size[1] > most:
-        raise ValueError(f"of {image.width}x{image.height} pixels it becomes {size[0]}x{size[1]}, which no memory holds")
+        raise ValueError(
+            f"of {image.width}x{image.height} pixels it becomes {size[0]}x{size[1]}, which no memory holds"
+        )
     return image.resize(size, INTERPOLATION[preprocess.interpolation])
 
 

@@ -150,6 +150,23 @@ def test_a_layer_of_another_precision_is_named() -> None:
     assert f"{parsed.computing[0].layer} (CONVOLUTION) in FLOAT" in message and f"and {count - 4} more" in message
 
 
+def test_a_plugin_computes_in_the_precision_that_was_asked_for_too() -> None:
+    """It takes the place of products, and what it computes in is as much of the plan as theirs."""
+    for dtype, refused in (("HALF", False), ("FLOAT", True)):
+        tensor = SimpleNamespace(dtype=SimpleNamespace(name=dtype), shape=(1, 2), name="y")
+        layer = SimpleNamespace(
+            type=SimpleNamespace(name="PLUGIN_V3"), name="mlp_w/segment_grouped_projection", metadata="",
+            num_inputs=1, num_outputs=1, get_input=lambda _, it=tensor: it, get_output=lambda _, it=tensor: it,
+        )  # fmt: skip
+        parsed = read(SimpleNamespace(num_layers=1, get_layer=lambda _, it=layer: it))
+        assert parsed.dtypes == {"PLUGIN_V3": {dtype: 1}}
+        if refused:
+            with pytest.raises(BuildError, match="mlp_w/segment_grouped_projection \\(PLUGIN_V3\\) in FLOAT"):
+                _follows_plan.check(parsed, "fp16")
+        else:
+            _follows_plan.check(parsed, "fp16")
+
+
 def test_nodes_that_the_plan_kept_in_fp32_may_stay_there_and_nowhere_else() -> None:
     parsed = parse(emitted("fp32").model)
     names = frozenset(node for layer in parsed.computing for node in layer.nodes)

@@ -338,12 +338,13 @@ class Driver:
 
 @pytest.mark.parametrize(
     ("seen", "device", "then"),
-    [(None, "1", "1"), ("2,3", "1", "3"), ("GPU-a, GPU-b", "1", "GPU-b"), ("2,3", "GPU-c", "GPU-c"), ("", "0", "0")],
+    [(None, "1", "1"), ("2,3", "1", "3"), ("GPU-a, GPU-b", "1", "GPU-b"), ("2,3", "GPU-c", "GPU-c")],
 )
 def test_one_gpu_is_seen_alone(seen: str | None, device: str, then: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", seen or "")
     if seen is None:
-        monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", seen)
     nvidia.see(device)
     assert os.environ["CUDA_VISIBLE_DEVICES"] == then
 
@@ -356,6 +357,13 @@ def test_a_gpu_that_cannot_be_is_refused(device: str, said: str, monkeypatch: py
     with pytest.raises(InputError, match=said):
         nvidia.see(device)
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "2,3"
+
+
+def test_gpus_that_were_hidden_stay_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(InputError, match="this process sees 0"):
+        nvidia.see("0")
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
 
 
 @pytest.mark.parametrize(

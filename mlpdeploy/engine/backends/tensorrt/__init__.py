@@ -94,6 +94,10 @@ class TensorRT(EngineBackend):
         """See Backend.gpu: plain TensorRT times kernels on the GPU that it builds for."""
         return super().gpu((CURRENT,) if self.name == "tensorrt" else gpus)
 
+    def levels(self) -> str | None:
+        """See Backend.levels."""
+        return None
+
     def plugins(self) -> str | None:
         """Only plain TensorRT has them."""
         if self.name == "tensorrt":
