@@ -18,6 +18,7 @@ from torch import nn
 from mlpdeploy.errors import InputError, NetworkError
 from mlpdeploy.network.sound import in_float32
 from mlpdeploy.network.source import Source
+from mlpdeploy.network.whole_numbers import require_no_wrapping
 from mlpdeploy.system.guest import bare, copied, guest, in_eval, one_line, require_usable
 from mlpdeploy.zoo.recipe import GIVEN, IMAGE, Input, given
 
@@ -177,3 +178,4 @@ def _try(network: nn.Module, arrays: Mapping[str, np.ndarray]) -> None:
             if count <= TRIED_ROWS:
                 raise
             run(count)
+    require_no_wrapping(network, {name: array[:TRIED_ROWS] for name, array in arrays.items()})

@@ -139,7 +139,7 @@ BAD: dict[str, tuple[list[str], str]] = {
     "GPU twice": (["build", "vip_s", "--gpu", "sm86,sm86"], "--gpu: 'sm86' stands there twice"),
     "a batch too large": (["build", "vip_s", "--batch", "1:8:1000000000"], "up to 999999"),
     "a size too large": (["build", "a:b", "--input-shape", "3,16,99999999999"], "up to 9999999"),
-    "digits of another script": (
+    "means in another script": (
         ["build", "a:b", "--mean", "\u0660,0,0", "--std", "1,1,1"],
         "give one number a channel",
     ),
