@@ -18,7 +18,7 @@ from torch.export import ExportedProgram
 from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from mlpdeploy.engine.base import one_line
-from mlpdeploy.engine.onnx import elementary, norms
+from mlpdeploy.engine.onnx import attention, elementary, norms
 from mlpdeploy.engine.onnx.coded import transpose_codes
 from mlpdeploy.engine.onnx.functions import BODIES, OPSET, Body, functions
 from mlpdeploy.engine.onnx.program import ORIGIN, program
@@ -100,9 +100,7 @@ def _unsupported(module: fx.GraphModule, source: ExportedProgram, error: BaseExc
     named = {match.groups() for text in chain if (match := _NODE.search(text))}
     whole = [node for node in source.graph.nodes if (node.name, f"torch.ops.{node.target}") in named]
     parts = (
-        node
-        for node in ExportedProgram.run_decompositions(source).graph.nodes
-        if any(repr(node.target) in text or str(node.target) in text for text in chain)
+        node for node in _parts(module) if any(repr(node.target) in text or str(node.target) in text for text in chain)
     )
     unknown = (node for node in source.graph.nodes if _is_unknown(node))
     for node in (*whole, *parts, *unknown):
@@ -113,6 +111,14 @@ def _unsupported(module: fx.GraphModule, source: ExportedProgram, error: BaseExc
             place = f", {_PATH.sub('', line[0].strip())}" if line else ""
             return f"{origin.target} has no ONNX form: module '{where}'{place}; replace it there"
     return f"the network cannot be written as ONNX: {one_line(chain[-1])}"
+
+
+def _parts(module: fx.GraphModule) -> list[fx.Node]:
+    """What the exporter takes the operations of a graph apart into; none where that fails too."""
+    try:
+        return list(program(module, lambda _: False).run_decompositions().graph.nodes)
+    except Exception:  # torch's own decompositions raise many types
+        return []
 
 
 def _has_form(target: Any) -> bool:
@@ -197,6 +203,7 @@ _TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     custom_ops.QUANTISE: _quantise,
     custom_ops.DEQUANTISE: _dequantise,
     torch.ops.aten.to.dtype: _cast,
+    **attention.TRANSLATIONS,
     **elementary.TRANSLATIONS,
     **norms.TRANSLATIONS,
 }

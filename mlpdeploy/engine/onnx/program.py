@@ -30,11 +30,18 @@ ORIGIN = "mlpdeploy"
 """Key of `node.meta["custom"]` under which a node of a program has the name that it has in the typed graph."""
 
 
+class Apart(ExportedProgram):
+    """A program some operations of which have no ONNX form: the exporter has to take them apart."""
+
+    def run_decompositions(self, *args: Any, **options: Any) -> ExportedProgram:
+        return _with_bounds_of_one_kind(super().run_decompositions(*args, **options))
+
+
 class Whole(ExportedProgram):
     """A program of which every operation has an ONNX form: there is nothing to take apart."""
 
     def run_decompositions(self, *_: Any, **__: Any) -> ExportedProgram:
-        return self
+        return _with_bounds_of_one_kind(self)
 
 
 def program(module: fx.GraphModule, has_form: Callable[[Any], bool]) -> ExportedProgram:
@@ -58,7 +65,15 @@ def program(module: fx.GraphModule, has_form: Callable[[Any], bool]) -> Exported
     outputs = [OutputSpec(OutputKind.USER_OUTPUT, result, None) for result in results]
     whole = all(has_form(node.target) for node in graph.nodes if node.op == "call_function")
     signature, calls = ExportGraphSignature(inputs, outputs), [ModuleCallEntry("", _call(inputs, results))]
-    return (Whole if whole else ExportedProgram)(nn.Module(), graph, signature, state, {}, calls)
+    return (Whole if whole else Apart)(nn.Module(), graph, signature, state, {}, calls)
+
+
+def _with_bounds_of_one_kind(made: ExportedProgram) -> ExportedProgram:
+    """Both bounds of a clamp as real numbers, where one is: the exporter's promotion of types takes no others."""
+    for node in made.graph.nodes:
+        if node.target is torch.ops.aten.clamp.default and any(isinstance(one, float) for one in node.args):
+            node.args = tuple(float(one) if isinstance(one, int) else one for one in node.args)
+    return made
 
 
 def _input(graph: fx.Graph, node: fx.Node) -> fx.Node:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -39,6 +40,7 @@ def module_run(
     inputs: Sequence[TensorSpec],
     outputs: Sequence[str],
     dtype: torch.dtype | None = None,
+    without_gradients: Callable[[], AbstractContextManager[Any]] = torch.inference_mode,
 ) -> Run:
     """A torch module, its inputs positional. Floating-point inputs take `dtype`, or their own where it is None.
 
@@ -51,11 +53,11 @@ def module_run(
             wanted = dtype if dtype is not None and spec.dtype.is_floating_point else spec.dtype
             # A copy: a network may write into its input.
             tensors.append(torch.tensor(arrays[spec.name], dtype=wanted))
-        with torch.inference_mode():
+        with without_gradients():
             leaves = [leaf for leaf in pytree.tree_leaves(module(*tensors)) if leaf is not None]
         # NumPy has no bfloat16, and float32 holds every one of its values.
         found = [leaf.float() if leaf.dtype == torch.bfloat16 else leaf for leaf in leaves]
-        return dict(zip(outputs, (leaf.numpy() for leaf in found), strict=True))
+        return dict(zip(outputs, (leaf.detach().numpy() for leaf in found), strict=True))
 
     fixed = fixed_batch(inputs)
     return run if fixed is None else partial(in_batches, run, batch=Batch(fixed, fixed, fixed))
@@ -88,7 +90,8 @@ def _wide(value: Any) -> Any:
 
 def float64_run(module: Callable[..., object], inputs: Sequence[TensorSpec], outputs: Sequence[str]) -> Run:
     """A torch module whose weights are float64, run in float64 even where its code says otherwise."""
-    run = module_run(module, inputs, outputs, torch.float64)
+    # In inference mode a dispatch mode meets `hfft` whole, and PyTorch then forgets to conjugate within it.
+    run = module_run(module, inputs, outputs, torch.float64, torch.no_grad)
 
     def wide(arrays: Arrays) -> Outputs:
         with Widen():  # type: ignore[no-untyped-call]
