@@ -167,6 +167,8 @@ def _dense(tensor: Tensor) -> Tensor:
     """The same numbers in a format that all of PyTorch computes with. Raises RuntimeError where there are none."""
     if tensor.is_meta:
         raise RuntimeError("holds tensors of the meta device, which are no numbers: save the weights themselves")
+    if tensor.is_nested:
+        raise RuntimeError("holds nested tensors, which are no weights of a layer")
     if tensor.is_quantized:
         return tensor.dequantize()
     if tensor.layout != torch.strided:

@@ -39,7 +39,15 @@ def source_of_network(
     arrays = named_arrays(example, argument_names(network, _count(example)))
     inputs = tuple(_input(name, array, value_range) for name, array in arrays.items())
     ours, notes = _copied(network)
-    _try(ours, arrays)
+    try:
+        _try(ours, arrays)
+    except NetworkError as error:
+        if (dtype := _own_dtype(network, arrays)) is None:
+            raise
+        raise NetworkError(
+            f"{type(network).__name__} converts its numbers to {dtype} by its own code, for weights that an engine has "
+            "in float32: take that conversion out, or give a network all of whose weights are float32"
+        ) from error
     return Source(given(f"{GIVEN}{name}", inputs), ours, notes)
 
 
@@ -121,6 +129,18 @@ def _copied(network: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
     ours = in_eval(copied(network).cpu())
     notes = in_float32(ours)
     return ours.requires_grad_(False), notes
+
+
+def _own_dtype(network: nn.Module, arrays: Mapping[str, np.ndarray]) -> str | None:
+    """The dtype of weights with which a network takes the example as it is; None where it does not, or has float32."""
+    others = {one.dtype for one in network.parameters() if one.is_floating_point()} - {torch.float32}
+    if not others:
+        return None
+    try:
+        _try(in_eval(copied(bare(network)).cpu()), arrays)
+    except (NetworkError, InputError):
+        return None
+    return str(others.pop()).removeprefix("torch.")
 
 
 def _count(example: Any) -> int:

@@ -57,7 +57,7 @@ class _Watching(TorchDispatchMode):
     """Computes whatever comes from narrow inputs in 64 bits too, and keeps the first operation that differs."""
 
     def __init__(self, inputs: Sequence[torch.Tensor]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.wide = WeakIdKeyDictionary()
         self.wrapped: tuple[str, str] | None = None
         for tensor in inputs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -13,25 +14,49 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from mlpdeploy.errors import InputError, MlpdeployError, NetworkError
+from mlpdeploy.system import streams
 from mlpdeploy.system.processes import Terminated
+
+LONGEST = 500
+"""Characters of somebody else's message that are shown."""
 
 
 @contextmanager
 def guest(refused: Callable[[BaseException], MlpdeployError]) -> Iterator[None]:
     """Turn whatever the body raises into the error that `refused` makes of it: `sys.exit` too, which else would end
-    the command as if all were well. Only what ends this process from outside passes: the keyboard, a signal."""
+    the command as if all were well. Only what ends this process from outside passes: the keyboard, a signal. The folder
+    that one is in, and streams that it closed, are as they were."""
     try:
-        yield
+        with streams.kept_open(), _in_this_folder():
+            yield
     except (KeyboardInterrupt, Terminated):
         raise
     except BaseException as error:
         raise refused(error) from error
 
 
+@contextmanager
+def _in_this_folder() -> Iterator[None]:
+    try:
+        folder = os.getcwd()
+    except OSError:  # which somebody removed
+        yield
+        return
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            os.chdir(folder)
+
+
 def one_line(error: BaseException) -> str:
-    """The type and the first line of an exception's message, for a message of ours."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    """The type and the first line of an exception's message, for a message of ours: cut where it is long."""
+    try:
+        lines = str(error).strip().splitlines()
+    except Exception:  # of a class of the user's, whose text may fail too
+        lines = []
+    text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
 
 
 @contextmanager

@@ -31,8 +31,7 @@ def require() -> None:
             if nowhere != number:
                 os.close(nowhere)
         if getattr(sys, name) is None:
-            stream = open(number, "w" if number else "r", encoding="utf-8", closefd=False)  # noqa: SIM115
-            setattr(sys, name, stream)
+            setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8", closefd=False))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="replace")
@@ -58,23 +57,56 @@ def as_long_as_read() -> Iterator[None]:
 
 @contextlib.contextmanager
 def aside() -> Iterator[None]:
-    """Send what is printed to stderr, by the file descriptor too, and put stdout back however it was left.
+    """Send what is printed to stderr, by the file descriptor too, and put both back however they were left.
 
     Nothing is printed on stdout by mlpdeploy itself meanwhile.
     """
-    ours, kept = sys.stdout, None
+    ours, kept = (sys.stdout, sys.stderr), list[int]()
     with contextlib.suppress(OSError, ValueError):  # a process may be started without either
-        ours.flush()
-        kept = os.dup(STDOUT)
+        ours[0].flush()
+        kept = [os.dup(STDOUT), os.dup(STDERR)]
         os.dup2(STDERR, STDOUT)
     try:
-        # A stream of its own, which may be closed.
         with contextlib.ExitStack() as stack:
-            if kept is not None:
-                sys.stdout = stack.enter_context(open(os.dup(STDERR), "w", buffering=1, errors="backslashreplace"))
+            if kept:
+                sys.stdout, sys.stderr = (stack.enter_context(_own()) for _ in ours)
             yield
     finally:
-        sys.stdout = ours
-        if kept is not None:
-            os.dup2(kept, STDOUT)
-            os.close(kept)
+        sys.stdout, sys.stderr = ours
+        for number, before in zip((STDOUT, STDERR), kept, strict=False):
+            os.dup2(before, number)
+            os.close(before)
+
+
+@contextlib.contextmanager
+def _own() -> Iterator[IO[str]]:
+    """A stream to stderr that may be closed: by itself, or by its descriptor."""
+    stream = _to(STDERR)
+    try:
+        yield stream
+    finally:
+        with contextlib.suppress(OSError, ValueError):
+            stream.close()
+
+
+def _to(number: int) -> IO[str]:
+    return open(os.dup(number), "w", buffering=1, errors="backslashreplace")
+
+
+@contextlib.contextmanager
+def kept_open() -> Iterator[None]:
+    """Open stdout and stderr again where the body closed what they were."""
+    try:
+        yield
+    finally:
+        for name, number in (("stdout", STDOUT), ("stderr", STDERR)):
+            if getattr(getattr(sys, name), "closed", False):
+                with contextlib.suppress(OSError):
+                    setattr(sys, name, _to(number))
+
+
+def end() -> None:
+    """After the last result: what is printed now, by what the user's code left for the end of the process, is none."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        os.dup2(STDERR, STDOUT)

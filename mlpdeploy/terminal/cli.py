@@ -7,6 +7,7 @@ that mlpdeploy did not expect, 130 an interruption, and 143 the end that another
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 import warnings
@@ -212,7 +213,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         app(args=arguments, prog_name="mlpdeploy")
     warnings.formatwarning = formatted
     debug = "--debug" in arguments or os.environ.get("MLPDEPLOY_DEBUG") == "1"
-    sys.exit(_run(_device_first([argument for argument in arguments if argument != "--debug"]), debug))
+    code = _run(_device_first([argument for argument in arguments if argument != "--debug"]), debug)
+    atexit.register(streams.end)  # the last one that is registered runs first
+    sys.exit(code)
 
 
 def _device_first(arguments: list[str]) -> list[str]:

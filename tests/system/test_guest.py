@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from mlpdeploy.errors import InputError
-from mlpdeploy.system.guest import copied, require_usable
+from mlpdeploy.system.guest import LONGEST, copied, one_line, require_usable
 from tests.conftest import Cli
 
 NETWORKS = """
-import os, sys
+import atexit, os, sys
 import torch
 from torch import nn
 
@@ -26,6 +26,21 @@ class ClosesStdout(Net):
 
 class ClosesDescriptor(Net):
     def __init__(self): super().__init__(); os.close(1)
+
+class ClosesBoth(Net):
+    def __init__(self): super().__init__(); sys.stdout.close(); sys.stderr.close()
+
+class LeavesLittle(Net):
+    def __init__(self):
+        super().__init__()
+        os.close(1), os.close(2), os.chdir("/")
+        atexit.register(lambda: (print("goodbye from the network"), os.write(1, b"raw goodbye")))
+
+class Mute(Exception):
+    def __str__(self): raise RuntimeError("no text")
+
+class Raises(Net):
+    def __init__(self): raise Mute
 
 class NoStdout(Net):
     def __init__(self): super().__init__(); sys.stdout = None
@@ -105,10 +120,12 @@ def run(cli: Cli, tmp_path: Path) -> Cli:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["Prints", "ClosesDescriptor", "NoStdout"])
+@pytest.mark.parametrize("name", ["Prints", "ClosesDescriptor", "ClosesBoth", "LeavesLittle", "NoStdout"])
 def test_stdout_holds_one_document_whatever_a_network_does_to_it(name: str, run: Cli) -> None:
     found = run("build", name, "--json")
     assert json.loads(found.stdout)["manifest"]["selection"]["name"] == f"nets:{name}"
+    if name == "LeavesLittle":
+        assert "goodbye from the network" in found.stderr and "raw goodbye" in found.stderr
     if name == "Prints":
         assert "hello from the network" in found.stderr and "raw from the network" in found.stderr
 
@@ -117,6 +134,14 @@ def test_stdout_holds_one_document_whatever_a_network_does_to_it(name: str, run:
 def test_a_stream_that_a_network_closes_is_not_the_one_of_results(run: Cli) -> None:
     found = run("build", "ClosesStdout", "--json", code=2)
     assert "ClosesStdout: ValueError: I/O operation on closed file" in json.loads(found.stdout)["error"]["message"]
+
+
+def test_an_error_that_has_no_text_is_its_name(run: Cli) -> None:
+    assert run("build", "Raises", code=2).stderr.splitlines()[-1].endswith("cannot be built: Mute")
+
+
+def test_an_error_of_pages_is_cut() -> None:
+    assert one_line(ValueError("x" * 5000)) == f"ValueError: {'x' * (LONGEST - 13)}…"
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ executed is read back from the compiled model, goes into the facts, and an FP32 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from mlpdeploy.engine.onnx.emit import Emitted
 
 _STEPS = 3
+_NAMED = 3  # nodes that one message names
 # OpenVINO's names of the layers whose arithmetic decides the precision.
 PRODUCTS = ("Convolution", "FullyConnected", "MatMul")
 INDICES = frozenset({"i32", "i64", "u32", "u64", "boolean"})
@@ -82,7 +84,8 @@ class OpenVino(EngineBackend):
             compiled = core.compile_model(model, "CPU", _config(openvino, core, request.precision, request.threads))
             progress.step("compiling", 3, _STEPS)
         except RuntimeError as error:
-            raise BuildError(f"OpenVINO refuses the ONNX file: {_reason(error)}\n{error}") from error
+            where = _places(error, emitted.model)
+            raise BuildError(f"OpenVINO refuses the ONNX file: {_reason(error)}{where}") from error
         executed = _executed(compiled)
         numbers = {kind: set(found) - ({*INDICES} if kind in PRODUCTS else MASKS) for kind, found in executed.items()}
         if request.precision == "fp32" and set().union(*numbers.values()) - {"f32"}:
@@ -247,6 +250,14 @@ _AROUND = ("Exception from", "Check ", "FrontEnd API failed", "Model wasn't full
 
 # What ends a line about an operation that is followed by why, or that only lies behind one that could not be read.
 _BEHIND = ("with a message:", "has to be known (static)", "Unsupported input type dynamic")
+
+
+def _places(error: BaseException, model: onnx.ModelProto) -> str:
+    """`, in block.fft/STFT`: the nodes of the file that can be those that an error tells only the type of."""
+    kinds = set(re.findall(r"ONNX node '<Node\((\w+)\)", str(error)))
+    names = [node.name for node in model.graph.node if node.op_type in kinds]
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return f", in {', '.join(names[:_NAMED])}{more}" if names else ""
 
 
 def _reason(error: BaseException) -> str:

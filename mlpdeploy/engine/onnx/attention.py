@@ -1,4 +1,4 @@
-"""The ONNX form of attention over tensors of any rank; the exporter knows it of (batch, heads, tokens, channels) alone."""
+"""The ONNX form of attention over tensors of any rank; the exporter knows only (batch, heads, tokens, channels)."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from torch.export import ExportedProgram
 from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from mlpdeploy.engine.base import one_line
-from mlpdeploy.engine.onnx import attention, elementary, norms
+from mlpdeploy.engine.onnx import attention, elementary, lacking, norms
 from mlpdeploy.engine.onnx.coded import transpose_codes
 from mlpdeploy.engine.onnx.functions import BODIES, OPSET, Body, functions
 from mlpdeploy.engine.onnx.program import ORIGIN, program
@@ -205,5 +205,6 @@ _TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.ops.aten.to.dtype: _cast,
     **attention.TRANSLATIONS,
     **elementary.TRANSLATIONS,
+    **lacking.TRANSLATIONS,
     **norms.TRANSLATIONS,
 }

@@ -36,6 +36,10 @@ ComplexPair = tuple[Part, Part]
 """Real and imaginary part."""
 
 
+LARGEST_POWER = 4
+"""The largest exponent of a complex number that is computed by products."""
+
+
 PARTS = "parts"
 """Where a complex node that was decomposed keeps its ComplexPair, in its `meta`."""
 
@@ -106,6 +110,12 @@ class Decomposer:
         if not isinstance(first, fx.Node) and isinstance(second, fx.Node):
             return self.call(aten.add.Tensor, second if sign > 0 else self.negative(second), first)
         return self.call(aten.add.Tensor if sign > 0 else aten.sub.Tensor, first, second)
+
+    def product(self, first: Part, second: Part) -> Part:
+        """first * second."""
+        if first is None or second is None:
+            return None
+        return self.call(aten.mul.Tensor, *((first, second) if isinstance(first, fx.Node) else (second, first)))
 
     def zeros(self, node: fx.Node) -> fx.Node:
         """Real zeros of the shape of a complex node."""
@@ -229,6 +239,18 @@ def _divided(of: Decomposer, x: Any, y: Any) -> ComplexPair | None:
     return re, im
 
 
+def _power(of: Decomposer, x: Any, exponent: Any) -> ComplexPair | None:
+    """By products, of a small whole exponent."""
+    if exponent not in range(2, LARGEST_POWER + 1):
+        return None
+    result = of.parts(x)
+    for _ in range(int(exponent) - 1):
+        (a, b), (c, d) = result, of.parts(x)
+        ac, bd, ad, bc = (of.product(*pair) for pair in ((a, c), (b, d), (a, d), (b, c)))
+        result = of.sum(ac, bd, -1), of.sum(ad, bc)
+    return result
+
+
 def _magnitude(of: Decomposer, x: Any) -> Any:
     re, im = (None if part is None else of.call(aten.square.default, part) for part in of.parts(x))
     return of.call(aten.sqrt.default, of.sum(re, im))
@@ -279,6 +301,8 @@ _FORMS: Mapping[Any, Callable[..., Any]] = {
     aten.complex.default: _from_parts,
     aten.polar.default: _polar,
     aten.to.dtype: _cast,
+    aten.square.default: lambda of, x: _power(of, x, 2),
+    aten.pow.Tensor_Scalar: _power,
 }
 
 

@@ -1,4 +1,4 @@
-"""Operations that exist in FP32 alone: a quantile, an inverse, a determinant."""
+"""Operations that exist in FP32 alone: a quantile, an inverse, a determinant, the distances of all pairs."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ from mlpdeploy.graph.tracing.place import placeholders
 
 aten = torch.ops.aten
 
+POWERS = {aten.cdist}
+"""Operations whose squares are no nodes that could be looked at."""
+
 
 def formless(module: fx.GraphModule, low: torch.dtype) -> dict[str, str]:
     """Why each node that has no form in the low precision must be computed in FP32, by node name."""
@@ -21,6 +24,9 @@ def formless(module: fx.GraphModule, low: torch.dtype) -> dict[str, str]:
     reasons = {}
     for node in module.graph.nodes:
         if node.op != "call_function" or packet(node) is None:
+            continue
+        if packet(node) in POWERS:
+            reasons[node.name] = f"sums powers of differences, which leave the range of {NAMES[low]}"
             continue
         if node.target not in tried:
             tried[node.target] = _runs(module, node, low)

@@ -27,7 +27,7 @@ from mlpdeploy.graph.tracing.refusals import (
 from mlpdeploy.graph.tracing.regions import inline_regions
 from mlpdeploy.graph.tracing.rows import fixed_batch
 from mlpdeploy.graph.tracing.strides import resolve_strides
-from mlpdeploy.system.guest import guest, in_eval
+from mlpdeploy.system.guest import LONGEST, guest, in_eval
 
 TRACE_BATCH = 3
 """Batch of the example that is traced: 0 and 1 would be specialised, and 2 is a usual size of other axes."""
@@ -237,7 +237,10 @@ def _free_of_strides(graph: fx.Graph) -> None:
 
 def _explain(error: BaseException) -> str:
     """One line for what torch.export tells in pages."""
-    text = str(error)
+    try:
+        text = str(error)
+    except Exception:  # of a class of the user's
+        return type(error).__name__
     if "data-dependent" in text.lower() or "GuardOnDataDependent" in type(error).__name__:
         return "its control flow depends on the values of a tensor; use torch.where or remove the branch"
     if "fake tensor in the exported program" in text:
@@ -249,4 +252,4 @@ def _explain(error: BaseException) -> str:
     if "internal overlap" in text:
         return "it writes into a view that holds an element twice; compute a new tensor, with clone() or out of place"
     first = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
-    return f"{type(error).__name__}: {first}"
+    return f"{type(error).__name__}: {first[:LONGEST]}"

@@ -7,6 +7,7 @@ import getpass
 import os
 import socket
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -307,6 +308,49 @@ def test_parts_as_large_as_the_batch_stay_as_large_as_it() -> None:
         model = emit(apply(parted, plan(parted, "fp32"))).model
         for count in (1, 2, 5):
             np.testing.assert_array_equal(infer(model, x=rows[:count].numpy())[0], Halved()(rows[:count]).numpy())
+
+
+class Applied(nn.Module):
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: torch.hypot(x, x + 1),
+        lambda x: torch.fmax(x, 2 * x) - torch.fmin(x, -x),
+        lambda x: x.median(-1, keepdim=True).values + x.median(1).values.mean(-1)[:, None, None],
+        lambda x: x.kthvalue(2, 1).values,
+        lambda x: torch.cdist(x, x[:, :2] + 1),
+        lambda x: torch.cdist(x, x * 2, p=1) + torch.cdist(x, x * 2, p=3) + torch.cdist(x, x * 2, p=float("inf")),
+        lambda x: torch.cdist(x.round(), x.round().flip(1), p=0),
+        lambda x: x.clamp(0, 0.5) + x.clamp(min=0) + x.clip(-1, 0.25) + F.hardtanh(x, -1, 0.5) + F.hardsigmoid(x),
+        lambda x: F.scaled_dot_product_attention(x, 2 * x, x + 1),
+        lambda x: F.scaled_dot_product_attention(x, 2 * x, x, is_causal=True, scale=0.3),
+        lambda x: F.scaled_dot_product_attention(x, x, x, attn_mask=x @ x.transpose(1, 2)),
+        lambda x: F.scaled_dot_product_attention(x, x, x, attn_mask=torch.ones(4, 4, dtype=torch.bool).tril()),
+        lambda x: F.scaled_dot_product_attention(*[x.reshape(-1, 2, 1, 2, 3)] * 3, attn_mask=torch.zeros(2, 1, 2, 2)),
+    ],
+)
+def test_operations_that_the_exporter_has_no_form_for(function: Callable[[Tensor], Tensor]) -> None:
+    network, spec = Applied(function), TensorSpec("x", (4, 3), torch.float32)
+    model = emitted(network, spec).model
+    rows = torch.randn(5, 4, 3, generator=torch.Generator().manual_seed(0))
+    rows[1], rows[2, :, 0] = 0, 1e30
+    for count in (1, 5):
+        wanted = network(rows[:count]).numpy()
+        np.testing.assert_allclose(infer(model, x=rows[:count].numpy())[0], wanted, rtol=2e-5, atol=2e-6)
+
+
+def test_not_a_number_is_ignored_where_pytorch_ignores_it() -> None:
+    model = emitted(Applied(lambda x: torch.fmax(x, x.flip(-1))), TensorSpec("x", (3,), torch.float32)).model
+    rows = np.array([[1, 2, np.nan], [np.nan, 0, np.nan]], np.float32)
+    np.testing.assert_array_equal(infer(model, x=rows)[0], np.array([[1, 2, 1], [np.nan, 0, np.nan]], np.float32))
 
 
 class Protected(nn.Module):
