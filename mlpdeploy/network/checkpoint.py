@@ -126,7 +126,7 @@ def _changed(tensor: Tensor, ours: Tensor) -> str | None:
 def _unwrapped(content: Any, path: Path, ema: bool | None) -> Weights:
     held = content if isinstance(content, Mapping) else {}
     averaged = next((name for name in AVERAGED if _has_tensors(held.get(name))), None)
-    plain = next((name for name in PLAIN if isinstance(held.get(name), Mapping)), None)
+    plain = next((name for name in PLAIN if isinstance(held.get(name), Mapping)), None) or _only_state(held)
     if ema and averaged is None:
         raise CheckpointError(f"{path}: holds no averaged weights: drop --ema")
     if ema is False and plain is None and averaged is not None:
@@ -141,6 +141,25 @@ def _unwrapped(content: Any, path: Path, ema: bool | None) -> Weights:
         inside = (w for w in (*AVERAGED, *PLAIN, "module") if isinstance(content.get(w), Mapping))
         taken = None if any(isinstance(value, Tensor) for value in content.values()) else next(inside, None)
     return Weights(_plain(_state(content, path)), tuple(notes))
+
+
+def _only_state(held: Mapping[Any, Any]) -> str | None:
+    """The name of the one state dict among what a checkpoint holds, whatever it is called; None where it is itself one.
+
+    What optimisers keep lies deeper, and schedulers keep no tensors.
+    """
+    found = [
+        name for name, value in held.items() if isinstance(name, str) and name not in AVERAGED and _is_state(value)
+    ]
+    return found[0] if len(found) == 1 and not _is_state(held) else None
+
+
+def _is_state(value: Any) -> bool:
+    if not isinstance(value, Mapping) or not value:
+        return False
+    if any(isinstance(value.get(name), Mapping) for name in PLAIN):
+        return True
+    return all(isinstance(key, str) and isinstance(one, Tensor) for key, one in value.items())
 
 
 def _has_tensors(content: Any) -> bool:

@@ -141,6 +141,12 @@ WRAPPED |= {
     }
     for part in ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 }
+OPTIMIZER = {"state": {0: {"step": torch.tensor(3.0), "exp_avg": torch.ones(2)}}, "param_groups": [{"params": [0]}]}
+WRAPPED |= {
+    f"{name} beside an optimizer": lambda weights, name=name: {name: weights, "optimizer": OPTIMIZER, "epoch": 3}
+    for name in ("module", "weights", "generator", "model_state", "anything")
+}
+WRAPPED |= {"a state within a state": lambda weights: {"state": {"model": weights, "loss": 0.1}, "epoch": 3}}
 WRAPPED |= {
     "averaged by torch": lambda weights: {
         "n_averaged": torch.tensor(3),
