@@ -34,6 +34,7 @@ from mlpdeploy.handle import Engine, floats, rows_of
 from mlpdeploy.selection import Selection
 from mlpdeploy.selection.choice import BATCH
 from mlpdeploy.system.leftovers import for_a_while
+from mlpdeploy.system.turns import in_turn
 from mlpdeploy.zoo.recipe import GIVEN
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from mlpdeploy.progress import Listener
 
 
+@in_turn
 def compile(
     network: nn.Module,
     example_input: Any,
@@ -85,7 +87,8 @@ def compile(
     as `mlpdeploy build` leaves it, and the same build again is found. `name` (default: the class's) is what reports
     call the network; `input_names` and `output_names` are what the engine calls what it takes and gives, in their order
     (default: the names that the network gives them). Images of a folder need `mean` and `std`. The other options are
-    those of `mlpdeploy build`.
+    those of `mlpdeploy build`. Threads take turns here; a network that another thread calls meanwhile can be torn by
+    torch.export, which changes how modules are called in the whole process.
 
     Raises InputError or NetworkError where the network, the example or an option cannot be used, BuildError where the
     backend refuses the network, MachineLacks where this machine cannot build with it.

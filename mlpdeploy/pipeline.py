@@ -34,12 +34,14 @@ from mlpdeploy.progress import Listener, Stages
 from mlpdeploy.selection import Selection
 from mlpdeploy.stages import check, load, plan_network, rewrite_network, trace_network
 from mlpdeploy.system import documents
+from mlpdeploy.system.turns import in_turn
 
 if TYPE_CHECKING:
     from mlpdeploy.evidence.proof.ladder import Verification
     from mlpdeploy.evidence.proof.samples import Samples
 
 
+@in_turn
 def build(
     selection: Selection,
     *,
@@ -104,6 +106,7 @@ def build(
             return draft.commit(facts, report)
 
 
+@in_turn
 def verify(
     selection: Selection,
     *,

@@ -7,6 +7,7 @@ import gc
 import json
 import pkgutil
 import re
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -392,3 +393,25 @@ def test_the_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monk
     names: dict[str, Any] = {}
     exec(compile(code, "README.md", "exec"), names)
     assert names["logits"].shape == (5, 1000) and names["again"].manifest == names["engine"].manifest
+
+
+def test_several_threads_compile_at_once_each_its_own_network() -> None:
+    """torch.export keeps what it does in classes and modes that all threads share: calls of networks too, so later."""
+    found: dict[int, tuple[Engine, nn.Module, Tensor]] = {}
+
+    def compiled(depth: int) -> None:
+        torch.manual_seed(depth)
+        network = nn.Sequential(*(nn.Linear(8, 8) for _ in range(depth)), nn.Tanh()).eval()
+        rows = torch.randn(3, 8)
+        engine = mlpdeploy.compile(network, rows, precision="fp32", backend="onnxruntime", batch="1:2:4")
+        assert engine(rows).shape == (3, 8)
+        found[depth] = engine, network, rows
+
+    threads = [threading.Thread(target=compiled, args=(depth,)) for depth in (1, 2, 3, 4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found.keys() == {1, 2, 3, 4}
+    for engine, network, rows in found.values():
+        torch.testing.assert_close(engine(rows), network(rows), rtol=1e-5, atol=1e-5)

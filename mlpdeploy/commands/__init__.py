@@ -19,6 +19,7 @@ from mlpdeploy.progress import Listener, Stages
 from mlpdeploy.selection import OUT, Selection
 from mlpdeploy.stages import check, load, rewrite_network, trace_network
 from mlpdeploy.system.results import require_room
+from mlpdeploy.system.turns import in_turn
 from mlpdeploy.zoo.recipe import recipes
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from mlpdeploy.evidence.documents.regress import Regress
 
 
+@in_turn
 def sensitivity(selection: Selection, *, progress: Listener | None = None) -> tuple[dict[str, Any], Path]:
     """What INT8 costs a network, site by site, as JSON values: a row each, the most harmful first; and the picture.
 
@@ -58,6 +60,7 @@ def sensitivity(selection: Selection, *, progress: Listener | None = None) -> tu
     return document, picture
 
 
+@in_turn
 def bench(selection: Selection, **options: Any) -> Bench:
     """Time the engine of a selection beside its rivals (see `benching.bench`), and add the run to the history."""
     from mlpdeploy.commands import benching
@@ -68,6 +71,7 @@ def bench(selection: Selection, **options: Any) -> Bench:
     return found
 
 
+@in_turn
 def regress(selection: Selection, reference: str, **options: Any) -> Regress:
     """Hold the engine of a selection against a baseline (see `gating.regress`), and add the run to the history."""
     from mlpdeploy.commands import gating

@@ -14,6 +14,7 @@ from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from mlpdeploy.errors import InputError, NetworkError
+from mlpdeploy.graph.tracing import lines
 from mlpdeploy.graph.tracing.guards import require_symbolic_batch
 from mlpdeploy.graph.tracing.place import apart, around_trace, blame, placeholders
 from mlpdeploy.graph.tracing.quiet import quiet
@@ -28,6 +29,7 @@ from mlpdeploy.graph.tracing.regions import inline_regions
 from mlpdeploy.graph.tracing.rows import fixed_batch
 from mlpdeploy.graph.tracing.strides import resolve_strides
 from mlpdeploy.system.guest import LONGEST, guest, in_eval
+from mlpdeploy.system.turns import turn
 
 TRACE_BATCH = 3
 """Batch of the example that is traced: 0 and 1 would be specialised, and 2 is a usual size of other axes."""
@@ -107,13 +109,15 @@ def trace(
         place = blame(network, error) or around_trace(apart(kept), examples)
         return NetworkError(f"cannot trace {type(network).__name__}: {_explain(error)}{place}")
 
-    with guest(refused), torch.no_grad(), quiet():
-        exported = torch.export.export(network, examples, dynamic_shapes=dynamic)
+    with guest(refused), torch.no_grad(), turn(), quiet():
+        with lines.recorded():
+            exported = torch.export.export(network, examples, dynamic_shapes=dynamic)
         program = _functional(exported)
         module = program.module(check_guards=False)
     assert isinstance(module, fx.GraphModule)
     inline_regions(module, type(network).__name__)
     module.graph.set_codegen(fx.graph.CodeGen())
+    lines.restore(module.graph)
     _restore_batch_norms(module.graph)
     resolve_strides(module, type(network).__name__)
     _free_of_strides(module.graph)
