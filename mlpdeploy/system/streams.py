@@ -23,9 +23,7 @@ def require() -> None:
     stream's encoding has no place for is written as a question mark.
     """
     for number, name in enumerate(NAMES):
-        try:
-            os.fstat(number)
-        except OSError:
+        if not _is_open(number):
             nowhere = os.open(os.devnull, os.O_RDWR)
             os.dup2(nowhere, number)
             if nowhere != number:
@@ -57,25 +55,25 @@ def as_long_as_read() -> Iterator[None]:
 
 @contextlib.contextmanager
 def aside() -> Iterator[None]:
-    """Send what is printed to stderr, by the file descriptor too, and put both back however they were left.
+    """Send what is printed to stderr, by the file descriptor too, and put stdout back however it was left.
 
     Nothing is printed on stdout by mlpdeploy itself meanwhile.
     """
-    ours, kept = (sys.stdout, sys.stderr), list[int]()
+    ours, kept = sys.stdout, None
     with contextlib.suppress(OSError, ValueError):  # a process may be started without either
-        ours[0].flush()
-        kept = [os.dup(STDOUT), os.dup(STDERR)]
+        ours.flush()
+        kept = os.dup(STDOUT)
         os.dup2(STDERR, STDOUT)
     try:
         with contextlib.ExitStack() as stack:
-            if kept:
-                sys.stdout, sys.stderr = (stack.enter_context(_own()) for _ in ours)
+            if kept is not None:
+                sys.stdout = stack.enter_context(_own())
             yield
     finally:
-        sys.stdout, sys.stderr = ours
-        for number, before in zip((STDOUT, STDERR), kept, strict=False):
-            os.dup2(before, number)
-            os.close(before)
+        sys.stdout = ours
+        if kept is not None:
+            os.dup2(kept, STDOUT)
+            os.close(kept)
 
 
 @contextlib.contextmanager
@@ -95,14 +93,28 @@ def _to(number: int) -> IO[str]:
 
 @contextlib.contextmanager
 def kept_open() -> Iterator[None]:
-    """Open stdout and stderr again where the body closed what they were."""
+    """Put stdout and stderr back where the body closed them: the streams, or their descriptors."""
+    kept = dict[int, int]()
+    with contextlib.suppress(OSError):
+        for number in (STDOUT, STDERR):
+            kept[number] = os.dup(number)
     try:
         yield
     finally:
-        for name, number in (("stdout", STDOUT), ("stderr", STDERR)):
-            if getattr(getattr(sys, name), "closed", False):
-                with contextlib.suppress(OSError):
-                    setattr(sys, name, _to(number))
+        for number, before in kept.items():
+            if not _is_open(number):
+                os.dup2(before, number)
+            os.close(before)
+            if getattr(getattr(sys, NAMES[number]), "closed", False):
+                setattr(sys, NAMES[number], _to(number))
+
+
+def _is_open(number: int) -> bool:
+    try:
+        os.fstat(number)
+    except OSError:
+        return False
+    return True
 
 
 def end() -> None:

@@ -208,7 +208,7 @@ def test_rows_without_labels_say_so(run: Run, tmp_path: Path) -> None:
         (("--mean", "0.5,x", "--std", "1,1"), "--mean '0.5,x': give one number a channel"),
         (("--mean", "0.5,0.5", "--std", "1,1"), "images have 1 or 3 channels"),
         (("--mean", "0,0,0", "--std", "1,0,1"), "stds above 0"),
-        (("--mean", "nan,0,0", "--std", "1,1,1"), "give numbers"),
+        (("--mean", "nan,0,0", "--std", "1,1,1"), "give one number a channel"),
         (("--crop", "1.5"), "crop 1.5"),
         (("--resize", "cubist"), "choose one of nearest, bilinear, bicubic"),
         (("--limit", "0"), "limit 0: it must be at least 1"),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -40,7 +40,6 @@ def module_run(
     inputs: Sequence[TensorSpec],
     outputs: Sequence[str],
     dtype: torch.dtype | None = None,
-    without_gradients: Callable[[], AbstractContextManager[Any]] = torch.inference_mode,
 ) -> Run:
     """A torch module, its inputs positional. Floating-point inputs take `dtype`, or their own where it is None.
 
@@ -53,7 +52,7 @@ def module_run(
             wanted = dtype if dtype is not None and spec.dtype.is_floating_point else spec.dtype
             # A copy: a network may write into its input.
             tensors.append(torch.tensor(arrays[spec.name], dtype=wanted))
-        with without_gradients():
+        with torch.inference_mode():
             leaves = [leaf for leaf in pytree.tree_leaves(module(*tensors)) if leaf is not None]
         # NumPy has no bfloat16, and float32 holds every one of its values.
         found = [leaf.float() if leaf.dtype == torch.bfloat16 else leaf for leaf in leaves]
@@ -61,6 +60,23 @@ def module_run(
 
     fixed = fixed_batch(inputs)
     return run if fixed is None else partial(in_batches, run, batch=Batch(fixed, fixed, fixed))
+
+
+@contextmanager
+def _conjugating() -> Iterator[None]:
+    """Let what a dispatch mode calls see that a tensor is conjugated or negated only by a mark on it.
+
+    In inference mode PyTorch 2.14 forgets that there, so that `hfft` gives the transform of the conjugate.
+    """
+    keys = (torch._C.DispatchKey.Conjugate, torch._C.DispatchKey.Negative)
+    before = [torch._C._dispatch_tls_is_dispatch_key_excluded(key) for key in keys]
+    for key in keys:
+        torch._C._dispatch_tls_set_dispatch_key_excluded(key, False)
+    try:
+        yield
+    finally:
+        for key, was in zip(keys, before, strict=True):
+            torch._C._dispatch_tls_set_dispatch_key_excluded(key, was)
 
 
 class Widen(TorchDispatchMode):
@@ -73,7 +89,8 @@ class Widen(TorchDispatchMode):
         args, kwargs = pytree.tree_map(_widened, (args, kwargs or {}))
         if not func._schema.is_mutable and not func.is_view:
             args, kwargs = pytree.tree_map(_wide, (args, kwargs))
-        return func(*args, **kwargs)
+        with _conjugating():
+            return func(*args, **kwargs)
 
 
 WIDER = {torch.float32: torch.float64, torch.complex64: torch.complex128}
@@ -90,8 +107,7 @@ def _wide(value: Any) -> Any:
 
 def float64_run(module: Callable[..., object], inputs: Sequence[TensorSpec], outputs: Sequence[str]) -> Run:
     """A torch module whose weights are float64, run in float64 even where its code says otherwise."""
-    # In inference mode a dispatch mode meets `hfft` whole, and PyTorch then forgets to conjugate within it.
-    run = module_run(module, inputs, outputs, torch.float64, torch.no_grad)
+    run = module_run(module, inputs, outputs, torch.float64)
 
     def wide(arrays: Arrays) -> Outputs:
         with Widen():  # type: ignore[no-untyped-call]
@@ -110,7 +126,8 @@ class Shaken(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        found = func(*args, **(kwargs or {}))
+        with _conjugating():
+            found = func(*args, **(kwargs or {}))
         computed = any(map(_is_float, pytree.tree_leaves((args, kwargs))))
         if not computed or func.is_view or func._schema.is_mutable:
             return found
