@@ -138,7 +138,7 @@ def test_other_precisions_and_engines(
     assert [check["batch"] for check in stages[-2]["checks"]] == [1, 2, 3]
     if backend != "tensorrt-rtx":
         assert stages[-1]["status"] == "passed"
-    elif isinstance(commands.doctor()["machine"]["gpu"], str):
+    elif isinstance(commands.doctor()["machine"]["gpus"], str):
         assert stages[-1]["status"] == "not executed" and "no NVIDIA GPU" in stages[-1]["reason"]
 
 

@@ -21,7 +21,7 @@ def examine() -> dict[str, Any]:
             "system": f"{platform.system()} {platform.machine()}",
             "python": platform.python_version(),
             "cpu": _cpu(),
-            "gpu": _gpu(),
+            "gpus": _gpus(),
         },
         "versions": cache.versions() | _engines(),
         "backends": [
@@ -59,11 +59,11 @@ def _cpu() -> dict[str, Any]:
     }
 
 
-def _gpu() -> dict[str, str] | str:
-    """The first NVIDIA GPU, or why none can be used."""
+def _gpus() -> list[dict[str, str]] | str:
+    """The NVIDIA GPUs, in the order of `--device`, or why none can be used."""
     from dataclasses import asdict
 
     from mlpdeploy.engine import nvidia
 
-    found = nvidia.probe()
-    return found if isinstance(found, str) else asdict(found)
+    found = nvidia.gpus()
+    return found if isinstance(found, str) else [asdict(gpu) for gpu in found]

@@ -1,24 +1,25 @@
-"""This machine's NVIDIA GPU, asked of the driver itself: no CUDA toolkit, PyTorch or TensorRT is imported."""
+"""This machine's NVIDIA GPUs, asked of the driver itself: no CUDA toolkit, PyTorch or TensorRT is imported."""
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import os
 import re
-import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from mlpdeploy.errors import InputError
 
 CURRENT = "current"
 """The GPU of this machine, in `--gpu`."""
-_CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76  # CUdevice_attribute, cuda.h
+LONGEST_NAME = 256
+"""Characters of a GPU's name that are asked for."""
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """The first GPU: its name, its compute capability ("sm86"), and the CUDA version that its driver supports."""
+    """A GPU: its name, its compute capability ("sm86"), and the CUDA version that its driver supports."""
 
     name: str
     capability: str
@@ -36,8 +37,15 @@ class _NoGpu(Exception):
 @functools.cache
 def probe() -> Gpu | str:
     """The first NVIDIA GPU that CUDA sees, or one line: why none can be used."""
+    found = gpus()
+    return found if isinstance(found, str) else found[0]
+
+
+@functools.cache
+def gpus() -> tuple[Gpu, ...] | str:
+    """The NVIDIA GPUs that CUDA sees, one or more; or one line: why none can be used."""
     try:
-        return _ask()
+        return tuple(_ask())
     except _NoGpu as error:
         return str(error)
 
@@ -59,34 +67,40 @@ def see(device: str) -> None:
         device = listed[int(device)]
     os.environ["CUDA_VISIBLE_DEVICES"] = device
     probe.cache_clear()
+    gpus.cache_clear()
 
 
-def _ask() -> Gpu:
-    library = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
-    try:
-        cuda = ctypes.CDLL(library)
-    except OSError:
-        raise _NoGpu("no NVIDIA GPU (its driver library is not installed)") from None
+def _ask() -> Iterator[Gpu]:
+    driver = _driver()
 
-    def call(function: str, *arguments: object) -> None:
-        status = getattr(cuda, function)(*arguments)
-        if status:
-            raise _NoGpu(f"no usable NVIDIA GPU (the driver's {function} answered error {status})")
+    def call(function: str, *arguments: Any) -> Any:
+        try:
+            status, *values = getattr(driver, function)(*arguments)
+        except RuntimeError:  # cuda-bindings looks for the driver's library at the first call
+            raise _NoGpu("no NVIDIA GPU (its driver library is not installed)") from None
+        if int(status):
+            raise _NoGpu(f"no usable NVIDIA GPU (the driver's {function} answered error {int(status)})")
+        return values[0] if values else None
 
-    count, device, driver = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
-    major, minor = ctypes.c_int(), ctypes.c_int()
-    name = ctypes.create_string_buffer(256)
     call("cuInit", 0)
-    call("cuDeviceGetCount", ctypes.byref(count))
-    if count.value == 0:
+    count, version = call("cuDeviceGetCount"), call("cuDriverGetVersion")
+    if count == 0:
         raise _NoGpu("no NVIDIA GPU (the driver sees no device)")
-    call("cuDriverGetVersion", ctypes.byref(driver))
-    call("cuDeviceGet", ctypes.byref(device), 0)
-    call("cuDeviceGetName", name, len(name), device)
-    call("cuDeviceGetAttribute", ctypes.byref(major), _CAPABILITY_MAJOR, device)
-    call("cuDeviceGetAttribute", ctypes.byref(minor), _CAPABILITY_MINOR, device)
-    return Gpu(
-        name=name.value.decode(errors="replace"),
-        capability=f"sm{major.value}{minor.value}",
-        driver=f"{driver.value // 1000}.{driver.value % 1000 // 10}",
+    major, minor = (
+        getattr(driver.CUdevice_attribute, f"CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_{part}")
+        for part in ("MAJOR", "MINOR")
     )
+    for number in range(count):
+        device = call("cuDeviceGet", number)
+        name = call("cuDeviceGetName", LONGEST_NAME, device).split(b"\0")[0].decode(errors="replace")
+        capability = f"sm{call('cuDeviceGetAttribute', major, device)}{call('cuDeviceGetAttribute', minor, device)}"
+        yield Gpu(name, capability, f"{version // 1000}.{version % 1000 // 10}")
+
+
+def _driver() -> Any:
+    """NVIDIA's bindings to the driver, which PyTorch's CUDA build comes with."""
+    try:
+        from cuda.bindings import driver
+    except ImportError:
+        raise _NoGpu("no NVIDIA GPU can be asked for: pip install cuda-bindings") from None
+    return driver

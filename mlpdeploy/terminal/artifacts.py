@@ -163,14 +163,14 @@ def print_report(console: Console, found: Mapping[str, Any]) -> None:
 
 def print_doctor(console: Console, found: Mapping[str, Any]) -> None:
     """`mlpdeploy doctor`: the machine, then every backend."""
-    machine, cpu, gpu = found["machine"], found["machine"]["cpu"], found["machine"]["gpu"]
+    machine, cpu = found["machine"], found["machine"]["cpu"]
     features = "not known on this system" if cpu["features"] is None else " ".join(cpu["features"]) or "none of note"
     versions = ", ".join(f"{name} {version or 'not installed'}" for name, version in found["versions"].items())
     rows = {
         "system": f"{machine['system']}, Python {machine['python']}",
         "CPU": f"{cpu['model']}, {cpu['cores']} cores",
         "features": features,
-        "GPU": gpu if isinstance(gpu, str) else f"{gpu['name']} ({gpu['capability']}), driver for CUDA {gpu['driver']}",
+        **_gpus(machine["gpus"]),
         "libraries": versions,
     }
     console.print("[bold]This machine[/]")
@@ -196,6 +196,14 @@ def print_doctor(console: Console, found: Mapping[str, Any]) -> None:
     if reasons:
         console.print("\n[bold]Why not[/]")
         console.print(_facts(reasons))
+
+
+def _gpus(found: Sequence[Mapping[str, str]] | str) -> dict[str, str]:
+    """A row for each, with the number that `--device` takes where there are several."""
+    if isinstance(found, str):
+        return {"GPU": found}
+    texts = [f"{gpu['name']} ({gpu['capability']}), driver for CUDA {gpu['driver']}" for gpu in found]
+    return {"GPU" if len(texts) == 1 else f"GPU {number}": text for number, text in enumerate(texts)}
 
 
 def _summary(manifest: Mapping[str, Any]) -> dict[str, str]:

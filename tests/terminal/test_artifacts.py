@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from mlpdeploy.terminal.artifacts import _plugin, print_verification
+from mlpdeploy.terminal.artifacts import _plugin, print_doctor, print_verification
 
 BUDGET = {"max_relative_error": 6e-3, "min_top1_agreement": 0.99}
 
@@ -65,3 +65,21 @@ def test_whether_the_engine_carries_the_plugin_and_why() -> None:
     assert _plugin({"used": True, "reason": None, "milliseconds": {}}) == "used"
     reason = "TensorRT-RTX has no plugins"
     assert _plugin({"used": False, "reason": reason, "milliseconds": {}}) == f"not used: {reason}"
+
+
+def test_doctor_has_every_gpu_by_the_number_that_device_takes() -> None:
+    first = {"name": "NVIDIA L4", "capability": "sm89", "driver": "13.0"}
+    second = {"name": "NVIDIA H200", "capability": "sm90", "driver": "13.0"}
+    machine = {"system": "Linux", "python": "3.11", "cpu": {"model": "a CPU", "cores": 2, "features": []}}
+    for gpus, lines in (
+        ([first], ["GPU NVIDIA L4 (sm89), driver for CUDA 13.0"]),
+        (
+            [first, second],
+            ["GPU 0 NVIDIA L4 (sm89), driver for CUDA 13.0", "GPU 1 NVIDIA H200 (sm90), driver for CUDA 13.0"],
+        ),
+        ("no NVIDIA GPU", ["GPU no NVIDIA GPU"]),
+    ):
+        console = Console(file=io.StringIO(), width=100)
+        print_doctor(console, {"machine": {**machine, "gpus": gpus}, "versions": {}, "backends": []})
+        printed = [" ".join(line.split()) for line in console.file.getvalue().splitlines()]
+        assert [line for line in printed if line.startswith("GPU")] == lines

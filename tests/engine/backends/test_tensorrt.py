@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -302,36 +304,31 @@ def test_the_driver_names_the_gpu() -> None:
     assert gpu.capability.startswith("sm") and gpu.name and np.prod([int(n) for n in gpu.driver.split(".")]) >= 0
 
 
-def test_without_a_driver_the_reason_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    def absent(name: str) -> None:
-        raise OSError("libcuda.so.1: cannot open shared object file")
-
-    monkeypatch.setattr(nvidia.ctypes, "CDLL", absent)
-    nvidia.probe.cache_clear()
-    try:
-        assert nvidia.probe() == "no NVIDIA GPU (its driver library is not installed)"
-    finally:
-        nvidia.probe.cache_clear()
-
-
 class Driver:
-    """A stand-in of libcuda: `broken` names the function that fails, `count` the number of GPUs."""
+    """A stand-in of cuda.bindings.driver: `broken` names the function that fails, `gpus` are names and capabilities."""
 
-    def __init__(self, broken: str = "", count: int = 1) -> None:
-        self.values = {"cuDeviceGetCount": count, "cuDriverGetVersion": 12080, "cuDeviceGet": 0}
-        self.broken = broken
+    CUdevice_attribute = SimpleNamespace(
+        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR=75, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR=76
+    )
+
+    def __init__(self, *gpus: tuple[str, int, int], broken: str = "", absent: bool = False) -> None:
+        self.gpus, self.broken, self.absent = gpus, broken, absent
 
     def __getattr__(self, function: str) -> Any:
-        def call(*arguments: Any) -> int:
+        answers: dict[str, Callable[..., Any]] = {
+            "cuDeviceGetCount": lambda: len(self.gpus),
+            "cuDriverGetVersion": lambda: 12080,
+            "cuDeviceGet": lambda number: number,
+            "cuDeviceGetName": lambda length, number: self.gpus[number][0].encode().ljust(length, b"\0"),
+            "cuDeviceGetAttribute": lambda attribute, number: self.gpus[number][attribute - 74],
+        }
+
+        def call(*arguments: Any) -> tuple[Any, ...]:
+            if self.absent:
+                raise RuntimeError("libcuda.so.1 is not there")
             if function == self.broken:
-                return 999
-            if function in self.values:
-                arguments[0]._obj.value = self.values[function]
-            elif function == "cuDeviceGetName":
-                arguments[0].value = b"Stand-in"
-            elif function == "cuDeviceGetAttribute":
-                arguments[0]._obj.value = {75: 12, 76: 0}[arguments[1]]
-            return 0
+                return (999,)
+            return (0, answers[function](*arguments)) if function in answers else (0,)
 
         return call
 
@@ -369,11 +366,21 @@ def test_gpus_that_were_hidden_stay_hidden(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize(
     ("driver", "expected"),
     [
-        (Driver(), nvidia.Gpu("Stand-in", "sm120", "12.8")),
-        (Driver(count=0), "no NVIDIA GPU (the driver sees no device)"),
+        (Driver(("Stand-in", 12, 0)), (nvidia.Gpu("Stand-in", "sm120", "12.8"),)),
+        (
+            Driver(("NVIDIA L4", 8, 9), ("NVIDIA H200", 9, 0)),
+            (nvidia.Gpu("NVIDIA L4", "sm89", "12.8"), nvidia.Gpu("NVIDIA H200", "sm90", "12.8")),
+        ),
+        (Driver(), "no NVIDIA GPU (the driver sees no device)"),
+        (Driver(absent=True), "no NVIDIA GPU (its driver library is not installed)"),
         (Driver(broken="cuInit"), "no usable NVIDIA GPU (the driver's cuInit answered error 999)"),
     ],
 )
 def test_the_driver_is_asked(monkeypatch: pytest.MonkeyPatch, driver: Driver, expected: object) -> None:
-    monkeypatch.setattr(nvidia.ctypes, "CDLL", lambda name: driver)
-    assert nvidia.probe.__wrapped__() == expected
+    monkeypatch.setattr(nvidia, "_driver", lambda: driver)
+    assert nvidia.gpus.__wrapped__() == expected
+
+
+def test_without_the_bindings_their_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cuda.bindings", None)
+    assert nvidia.gpus.__wrapped__() == "no NVIDIA GPU can be asked for: pip install cuda-bindings"
