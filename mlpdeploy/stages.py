@@ -98,7 +98,7 @@ def rewrite_network(traced: Traced, selection: Selection, stages: Stages) -> Rew
         from mlpdeploy.graph.rewrite import rewrite
 
         backend = backends().get(selection.backend)
-        off = () if backend is None else backend.off
+        off = () if backend is None else backend.off_for(selection.gpus)
         return rewrite(traced, selection.disabled_in_graph, selection.enabled_rules, off)
 
 

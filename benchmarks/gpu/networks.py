@@ -17,6 +17,8 @@ from torch import Tensor, fx, nn
 
 from benchmarks.gpu import timer
 from mlpdeploy.engine import programs
+from mlpdeploy.engine.backend import backends
+from mlpdeploy.engine.nvidia import CURRENT
 from mlpdeploy.graph.precision.plan import plan
 from mlpdeploy.graph.precision.typed import apply
 from mlpdeploy.graph.rewrite import rewrite
@@ -59,7 +61,8 @@ class Network:
 def load(name: str, device: str, enabled: tuple[str, ...] = ()) -> Network:
     """The network with random weights, rewritten (with the rules `enabled` too) and typed; nothing is fetched."""
     source = source_of(NetworkChoice(name, input_shape=(3, 16, 16) if name == TINY else None))
-    rewritten = rewrite(trace(source.network, source.specs()), enabled=enabled)
+    off = backends()["inductor"].off_for((CURRENT,) if device == "cuda" else ())
+    rewritten = rewrite(trace(source.network, source.specs()), enabled=enabled, off=off)
     precision, io = ("fp16", "fp16") if device == "cuda" else ("fp32", "fp32")
     typed = apply(rewritten, plan(rewritten, precision, io=io))
     return Network(name, source.network.to(device), typed.module.to(device), source.specs()[0].shape)
@@ -143,7 +146,7 @@ def engines(name: str, batch: int, backend_name: str, gpus: tuple[str, ...], sec
     from polygraphy.backend.trt import EngineFromBytes, TrtRunner
 
     from benchmarks import common
-    from mlpdeploy.engine.backend import Batch, BuildRequest, backends
+    from mlpdeploy.engine.backend import Batch, BuildRequest
     from mlpdeploy.engine.onnx.emit import emit
 
     backend, source = backends()[backend_name], source_of(NetworkChoice(name))

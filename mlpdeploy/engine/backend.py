@@ -139,6 +139,9 @@ class Backend(Protocol):
     off: tuple[str, ...]
     """Rules of the graph that do not run for it unless they are asked for: there they cost more than they save."""
 
+    def off_for(self, gpus: Collection[str] = ()) -> tuple[str, ...]:
+        """`off`, and what else is off in an engine for these GPUs."""
+
     def available(self) -> str | None:
         """None where this machine can build with it, else one line: why not, and what to install."""
 

@@ -139,6 +139,10 @@ class EngineBackend(ABC):
         """See Backend.require_of: nothing is known of how an engine names what it computes."""
         return None
 
+    def off_for(self, gpus: Collection[str] = ()) -> tuple[str, ...]:
+        """See Backend.off_for: nothing else."""
+        return self.off
+
     def levels(self) -> str | None:
         """See Backend.levels: a builder that times kernels has them."""
         return f"backend {self.name} has no optimisation levels, which are TensorRT's: drop --level"

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 _STEPS = 2
 
 
+SHIFTS = ("convolve_shifts", "convolve_regions", "merge_depthwise")
+"""Rules that make grouped convolutions of shifts. On an H100 these took longer than the copies that they save."""
+
+
 class Inductor(EngineBackend):
     """An AOTInductor package: for the CPU, or with `gpus` for this machine's GPU, where it carries our kernel."""
 
@@ -52,6 +56,10 @@ class Inductor(EngineBackend):
         if isinstance(gpu := nvidia.probe(), str):
             return f"backend {self.name} cannot build for a GPU here: {gpu}"
         return super().supports(precision)
+
+    def off_for(self, gpus: Collection[str] = ()) -> tuple[str, ...]:
+        """See Backend.off_for."""
+        return (*self.off, *SHIFTS) if gpus else self.off
 
     def device(self, facts: Mapping[str, Any]) -> str:
         """See Backend.device: where it was compiled for."""

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mlpdeploy import progress
 from mlpdeploy.engine.backend import backends
 from mlpdeploy.errors import InputError
 from mlpdeploy.graph import custom_ops, invariants
@@ -18,6 +19,8 @@ from mlpdeploy.graph.rewrite import Rewritten, all_rules, rewrite, rewrite_as
 from mlpdeploy.graph.rule import PHASES
 from mlpdeploy.graph.rules import LAYOUT
 from mlpdeploy.graph.tracing.trace import Traced, trace
+from mlpdeploy.selection import Selection
+from mlpdeploy.stages import rewrite_network
 from mlpdeploy.zoo.as_mlp import AxialShift
 from mlpdeploy.zoo.hire_mlp import HireBlock
 from mlpdeploy.zoo.ms_mlp import MixShiftBlock
@@ -423,5 +426,18 @@ def test_a_rule_that_does_not_pay_on_a_backend_is_off_there_unless_asked_for() -
         assert fired(rewrite_as(traced, result)) == fired(result)
 
 
+def test_shifts_stay_shifts_in_engines_of_inductor_for_a_gpu() -> None:
+    """Grouped convolutions in their place took longer there than the copies that they save."""
+    inductor, grouped = backends()["inductor"], {"convolve_shifts", "convolve_regions", "merge_depthwise"}
+    for name in grouped:
+        build, shape = NETWORKS[FIRES[name][0]]
+        traced = trace(randomised(build()), specs([shape]))
+        for gpus, times in (((), FIRES[name][1]), (("current",), 0)):
+            selection = Selection("nets:Net", "fp32", "inductor", gpus=gpus, disabled_rules=tuple(grouped - {name}))
+            result = rewrite_network(traced, selection, progress.Stages(None))
+            assert fired(result).get(name, 0) == times
+    assert set(inductor.off_for(("current",))) == {*inductor.off, *grouped}
+
+
 def test_every_rule_that_an_engine_has_off_exists() -> None:
-    assert {name for backend in backends().values() for name in backend.off} <= set(all_rules())
+    assert {name for one in backends().values() for name in one.off_for(("current",))} <= set(all_rules())
