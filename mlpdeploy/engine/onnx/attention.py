@@ -10,6 +10,8 @@ import torch
 from onnxscript import opset20
 from onnxscript.function_libs.torch_lib.ops.nn import aten_scaled_dot_product_attention
 
+from mlpdeploy.engine.onnx.elementary import number
+
 op: Any = opset20  # whose annotations know no values of an unknown dtype
 
 
@@ -34,19 +36,15 @@ def _attention(
     tokens, others = int(query.shape[-2]), int(key.shape[-2])
     factor = float(query.shape[-1]) ** -0.5 if scale is None else scale
     swapped = [*range(len(key.shape) - 2), len(key.shape) - 1, len(key.shape) - 2]
-    scores = op.MatMul(op.Mul(query, _number(factor, query)), op.Transpose(key, perm=swapped))
+    scores = op.MatMul(op.Mul(query, number(factor, query)), op.Transpose(key, perm=swapped))
     if is_causal:
         seen = torch.ones(tokens, others, dtype=torch.bool).tril()
         attn_mask = op.Constant(value=onnx.numpy_helper.from_array(seen.numpy(), "causal"))
-        scores = op.Where(attn_mask, scores, _number(float("-inf"), scores))
+        scores = op.Where(attn_mask, scores, number(float("-inf"), scores))
     elif attn_mask is not None:
         masked = attn_mask.dtype is not None and attn_mask.dtype.name == "BOOL"
-        scores = op.Where(attn_mask, scores, _number(float("-inf"), scores)) if masked else op.Add(scores, attn_mask)
+        scores = op.Where(attn_mask, scores, number(float("-inf"), scores)) if masked else op.Add(scores, attn_mask)
     return op.MatMul(op.Softmax(scores, axis=-1), value)
-
-
-def _number(value: float, like: Any) -> Any:
-    return op.CastLike(op.Constant(value_float=value), like)
 
 
 TRANSLATIONS: Mapping[Callable[..., Any], Callable[..., Any]] = {

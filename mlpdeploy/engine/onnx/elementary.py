@@ -15,7 +15,8 @@ from onnxscript import opset20
 op: Any = opset20  # whose annotations know no values of an unknown dtype
 
 
-def _number(value: float, like: Any) -> Any:
+def number(value: float, like: Any) -> Any:
+    """A constant in the dtype of `like`."""
     return op.CastLike(op.Constant(value_float=value), like)
 
 
@@ -24,22 +25,22 @@ def _log1p(x: Any) -> Any:
 
     For an infinite x it is x.
     """
-    one = _number(1.0, x)
+    one = number(1.0, x)
     u = op.Add(one, x)
     rounded = op.Sub(u, one)
-    plain = op.Or(op.Equal(rounded, _number(0.0, x)), op.IsInf(op.Cast(x, to=1)))
+    plain = op.Or(op.Equal(rounded, number(0.0, x)), op.IsInf(op.Cast(x, to=1)))
     divisor = op.Where(plain, one, rounded)
     return op.Where(plain, x, op.Mul(op.Log(u), op.Div(x, divisor)))
 
 
 def _expm1(x: Any) -> Any:
     """tanh(x / 2) (exp(x) + 1)."""
-    return op.Mul(op.Tanh(op.Mul(x, _number(0.5, x))), op.Add(op.Exp(x), _number(1.0, x)))
+    return op.Mul(op.Tanh(op.Mul(x, number(0.5, x))), op.Add(op.Exp(x), number(1.0, x)))
 
 
 def _log_sigmoid(x: Any) -> Any:
     """-log(1 + exp(-x))."""
-    return op.Neg(_logaddexp(op.Neg(x), _number(0.0, x)))
+    return op.Neg(_logaddexp(op.Neg(x), number(0.0, x)))
 
 
 def _logaddexp(x: Any, y: Any) -> Any:

@@ -9,20 +9,18 @@ from typing import Any
 import torch
 from onnxscript import opset20
 
+from mlpdeploy.engine.onnx.elementary import number
+
 op: Any = opset20  # whose annotations know no values of an unknown dtype
-
-
-def _number(value: float, like: Any) -> Any:
-    return op.CastLike(op.Constant(value_float=value), like)
 
 
 def _hypot(x: Any, y: Any) -> Any:
     """The larger one times sqrt(1 + ratio^2), so that no square leaves the range of the numbers."""
     x, y = op.Abs(x), op.Abs(y)
     larger, smaller = op.Max(x, y), op.Min(x, y)
-    nothing = op.Equal(larger, _number(0.0, larger))
-    ratio = op.Div(smaller, op.Where(nothing, _number(1.0, larger), larger))
-    return op.Mul(larger, op.Sqrt(op.Add(op.Mul(ratio, ratio), _number(1.0, ratio))))
+    nothing = op.Equal(larger, number(0.0, larger))
+    ratio = op.Div(smaller, op.Where(nothing, number(1.0, larger), larger))
+    return op.Mul(larger, op.Sqrt(op.Add(op.Mul(ratio, ratio), number(1.0, ratio))))
 
 
 def _ignoring_nan(choose: str) -> Callable[[Any, Any], Any]:
@@ -58,10 +56,10 @@ def _cdist(x: Any, y: Any, p: float = 2.0, compute_mode: Any = None) -> Any:
     if p == 2:
         return op.Sqrt(op.ReduceSum(op.Mul(apart, apart), last, keepdims=0))
     if p == 0:
-        unequal = op.CastLike(op.Not(op.Equal(apart, _number(0.0, apart))), apart)
+        unequal = op.CastLike(op.Not(op.Equal(apart, number(0.0, apart))), apart)
         return op.ReduceSum(unequal, last, keepdims=0)
-    powers = op.ReduceSum(op.Pow(apart, _number(p, apart)), last, keepdims=0)
-    return op.Pow(powers, _number(1 / p, powers))
+    powers = op.ReduceSum(op.Pow(apart, number(p, apart)), last, keepdims=0)
+    return op.Pow(powers, number(1 / p, powers))
 
 
 TRANSLATIONS: Mapping[Callable[..., Any], Callable[..., Any]] = {
