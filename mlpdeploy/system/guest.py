@@ -25,14 +25,25 @@ LONGEST = 500
 def guest(refused: Callable[[BaseException], MlpdeployError]) -> Iterator[None]:
     """Turn whatever the body raises into the error that `refused` makes of it: `sys.exit` too, which else would end
     the command as if all were well. Only what ends this process from outside passes: the keyboard, a signal. The folder
-    that one is in, and streams that it closed, are as they were."""
+    that one is in, the depth of calls, and streams that it closed are as they were."""
     try:
-        with streams.kept_open(), _in_this_folder():
+        with streams.kept_open(), _as_deep(), _in_this_folder():
             yield
     except (KeyboardInterrupt, Terminated):
         raise
     except BaseException as error:
         raise refused(error) from error
+
+
+@contextmanager
+def _as_deep() -> Iterator[None]:
+    """Calls may nest as deep as before, or deeper."""
+    limit = sys.getrecursionlimit()
+    try:
+        yield
+    finally:
+        if sys.getrecursionlimit() < limit:
+            sys.setrecursionlimit(limit)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 
 from mlpdeploy.errors import InputError
-from mlpdeploy.system.guest import LONGEST, copied, one_line, require_usable
+from mlpdeploy.system.guest import LONGEST, copied, guest, one_line, require_usable
 from tests.conftest import Cli
 
 NETWORKS = """
@@ -157,3 +158,14 @@ def test_a_network_that_refuses_to_be_copied_is_built_and_its_verification_says_
     run("build", "NoCopy")
     found = run("verify", "NoCopy", code=2)
     assert "error: NoCopy cannot be copied: RuntimeError: no copies" in found.stderr
+
+
+def test_the_depth_of_calls_may_grow_and_not_shrink() -> None:
+    before = sys.getrecursionlimit()
+    try:
+        for given, kept in ((before - 100, before), (before + 100, before + 100)):
+            with guest(lambda error: InputError(str(error))):
+                sys.setrecursionlimit(given)
+            assert sys.getrecursionlimit() == kept
+    finally:
+        sys.setrecursionlimit(before)
