@@ -265,7 +265,8 @@ def _run(arguments: list[str], debug: bool) -> int:
             return _fail(error, f"no space is left{where} ({error.strerror}): free some", 2, arguments)
         usage = getattr(error, "format_message", None)  # what typer raises where it was called wrongly
         if usage is not None:
-            return _fail(error, f"{usage().rstrip('.')}; see `mlpdeploy --help`", 2, arguments)
+            command = getattr(getattr(error, "ctx", None), "command_path", "mlpdeploy")
+            return _fail(error, f"{usage().rstrip('.')}; see `{command} --help`", 2, arguments)
         if debug:
             raise
         text = f"unexpected {type(error).__name__}: {error} (this is a defect of mlpdeploy; --debug shows where)"

@@ -123,6 +123,8 @@ BAD: dict[str, tuple[list[str], str]] = {
         "--calibration none: there is no such file; give a folder of images",
     ),
     "data that is not there": (["verify", "vip_s", "--data", "none.npz"], "--data none.npz: there is no such file"),
+    "a folder without an image": (["verify", "vip_s", "--data", "."], "no image below"),
+    "threads in parts": (["bench", "vip_s", "--threads", "1.5"], "see `mlpdeploy bench --help`"),
     "data to regress on": (["regress", "vip_s", "--baseline", "x", "--data", "none"], "there is no such file"),
     "no time": (["regress", "vip_s", "--baseline", "x", "--time", "nan"], "give seconds above 0"),
     "endless time": (

@@ -114,11 +114,8 @@ def load_folder(
     are `num_classes` such sub-folders, which then count in alphabetical order. Raises InputError, one line, where no
     image can be read.
     """
-    if not folder.is_dir():
-        raise InputError(f"{folder} is not a folder of images")
+    require_images(folder)
     found = sorted(_image_files(folder))
-    if not found:
-        raise InputError(f"no image below {folder}: give a folder of images ({', '.join(sorted(SUFFIXES))})")
     classes, total = _classes(found, folder, num_classes), len(found)
     unlabelled = classes if isinstance(classes, str) else ""
     if limit is not None and limit < len(found):
@@ -137,6 +134,14 @@ def load_folder(
     if not isinstance(classes, str):
         labels = np.array([classes[file.relative_to(folder).parts[0]] for file in files], dtype=np.int64)
     return Images(np.stack(arrays), tuple(files), labels, tuple(skipped), total, unlabelled)
+
+
+def require_images(folder: Path) -> None:
+    """Raise InputError where there is no folder, or no image file in it at any depth."""
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder of images")
+    if next(_image_files(folder), None) is None:
+        raise InputError(f"no image below {folder}: give a folder of images ({', '.join(sorted(SUFFIXES))})")
 
 
 def read_image(file: Path, preprocess: Preprocess) -> np.ndarray:

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from mlpdeploy.errors import InputError, MachineLacks
-from mlpdeploy.evidence.proof.images import LIMIT, Preprocess, Skipped, load_folder
+from mlpdeploy.evidence.proof.images import LIMIT, Preprocess, Skipped, load_folder, require_images
 from mlpdeploy.progress import Stages
 from mlpdeploy.system.files import opened
 from mlpdeploy.zoo.recipe import Recipe
@@ -31,6 +31,9 @@ DIGITS, RANDOM = "digits", "random"
 FEW = 128
 """Rows below which ranges depend on which images happened to be taken."""
 LABELS = "labels"
+UNREADABLE = (OSError, ValueError, KeyError, EOFError, MemoryError, NotImplementedError, RuntimeError,
+              zipfile.BadZipFile, zlib.error, struct.error)  # fmt: skip
+"""What reading an .npz file raises that is damaged, encrypted, or promises more than there is memory."""
 SKIPPED = 5
 """Unreadable images that are named one by one."""
 
@@ -104,8 +107,12 @@ def require(given: str, option: str) -> None:
     path = Path(given)
     if given == DIGITS and importlib.util.find_spec("sklearn") is None:
         raise MachineLacks(f"{option} digits needs scikit-learn: pip install scikit-learn")
-    if given in (DIGITS, RANDOM) or path.is_dir() or (path.suffix == ".npz" and path.is_file()):
+    if given in (DIGITS, RANDOM):
         return
+    if path.is_dir():
+        return require_images(path)
+    if path.suffix == ".npz" and path.is_file():
+        return _require_archive(path)
     what = "give a folder of images, an .npz file, digits (scikit-learn's) or random"
     raise InputError(f"{option} {given}: {'' if os.path.lexists(path) else 'there is no such file; '}{what}")
 
@@ -170,6 +177,20 @@ def _resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(resized, dtype=np.float64)
 
 
+def _require_archive(path: Path) -> None:
+    """Whether it is what an .npz file is, without reading its arrays."""
+    try:
+        with opened(path) as file, contextlib.closing(_archive(file)):
+            return
+    except UNREADABLE as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> InputError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return InputError(f"{path} is not a readable .npz file: {reason}")
+
+
 def _archive(file: BinaryIO) -> np.lib.npyio.NpzFile:
     found = np.load(file, allow_pickle=False)
     if not isinstance(found, np.lib.npyio.NpzFile):
@@ -181,11 +202,8 @@ def _npz(path: Path, specs: Sequence[TensorSpec], limit: int) -> Samples:
     try:
         with opened(path) as file, contextlib.closing(_archive(file)) as archive:
             found = {name: archive[name] for name in archive.files}
-    # A file may promise more than there is memory, in any encoding and with any damage.
-    except (OSError, ValueError, KeyError, EOFError, MemoryError, NotImplementedError, RuntimeError,
-            zipfile.BadZipFile, zlib.error, struct.error) as error:  # fmt: skip
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"{path} is not a readable .npz file: {reason}") from error
+    except UNREADABLE as error:
+        raise _unreadable(path, error) from error
     labels = found.pop(LABELS, None)
     if len(specs) == 1 and len(found) == 1:
         found = {specs[0].name: next(iter(found.values()))}
