@@ -139,6 +139,9 @@ class Backend(Protocol):
     off: tuple[str, ...]
     """Rules of the graph that do not run for it unless they are asked for: there they cost more than they save."""
 
+    has_levels: bool
+    """Whether its builder has optimisation levels."""
+
     def off_for(self, gpus: Collection[str] = ()) -> tuple[str, ...]:
         """`off`, and what else is off in an engine for these GPUs."""
 
@@ -150,9 +153,6 @@ class Backend(Protocol):
 
     def supports(self, precision: str, gpus: Collection[str] = ()) -> str | None:
         """None where it builds engines of that precision, for those GPUs; else one line: why not, and what to do."""
-
-    def levels(self) -> str | None:
-        """None where its builder has optimisation levels, else one line: why not."""
 
     def plugins(self) -> str | None:
         """None where its engines can carry TensorRT plugins, else one line: why not."""
@@ -220,9 +220,10 @@ def pick(
     MachineLacks where this machine cannot build with it.
     """
     found = _pick(backends(), name, precision, gpus)
-    refused = (found.plugins() if plugin == "on" else None) or (None if level is None else found.levels())
-    if refused is not None:
-        raise InputError(refused)
+    if plugin == "on" and (reason := found.plugins()) is not None:
+        raise InputError(reason)
+    if level is not None and not found.has_levels:
+        raise InputError(f"backend {found.name} has no optimisation levels, which are TensorRT's: drop --level")
     return found
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import importlib.util
 import threading
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlpdeploy.engine import forks, form, nvidia
 from mlpdeploy.errors import ArtifactError, InputError, MachineLacks, TunedElsewhere
+from mlpdeploy.system.files import sha256
 
 if TYPE_CHECKING:
     import numpy as np
@@ -102,6 +102,7 @@ class EngineBackend(ABC):
     beside_int8: str | None = None
     forms: tuple[Form, ...] = ()
     off: tuple[str, ...] = ()
+    has_levels = False
     concurrent = False  # whether several threads may call what `_load` yields; if not, their calls take turns
 
     @abstractmethod
@@ -142,10 +143,6 @@ class EngineBackend(ABC):
     def off_for(self, gpus: Collection[str] = ()) -> tuple[str, ...]:
         """See Backend.off_for: nothing else."""
         return self.off
-
-    def levels(self) -> str | None:
-        """See Backend.levels: a builder that times kernels has them."""
-        return f"backend {self.name} has no optimisation levels, which are TensorRT's: drop --level"
 
     def plugins(self) -> str | None:
         """See Backend.plugins."""
@@ -289,12 +286,6 @@ def missing(module: str, install: str) -> str | None:
     if importlib.util.find_spec(module) is None:
         return f"the Python package {module} is not installed; pip install {install}"
     return None
-
-
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def one_line(error: BaseException | str, limit: int = 300) -> str:

@@ -60,12 +60,17 @@ def _in_this_folder() -> Iterator[None]:
             os.chdir(folder)
 
 
+def text_of(error: BaseException) -> str:
+    """An exception's message; nothing where its class, which may be the user's, fails to say it."""
+    try:
+        return str(error)
+    except Exception:
+        return ""
+
+
 def one_line(error: BaseException) -> str:
     """The type and the first line of an exception's message, for a message of ours: cut where it is long."""
-    try:
-        lines = str(error).strip().splitlines()
-    except Exception:  # of a class of the user's, whose text may fail too
-        lines = []
+    lines = text_of(error).strip().splitlines()
     text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
 

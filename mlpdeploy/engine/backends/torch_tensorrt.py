@@ -35,6 +35,7 @@ class TorchTensorRT(EngineBackend):
     engine_file = "engine.ep"
     code = "a PyTorch program and compiled kernels"
     packages = ("torch-tensorrt", "torch")
+    has_levels = True
     off = ("split_activation",)  # the products are joined again, and gelu then costs a launch of its own
 
     def versions(self) -> dict[str, str]:
@@ -45,10 +46,6 @@ class TorchTensorRT(EngineBackend):
     def available(self) -> str | None:
         """The library and a GPU: it cannot even be imported without a driver."""
         return missing("torch_tensorrt", "torch-tensorrt") or self.executable()
-
-    def levels(self) -> str | None:
-        """See Backend.levels."""
-        return None
 
     def executable(self) -> str | None:
         """Its engines run on an NVIDIA GPU only."""

@@ -56,7 +56,7 @@ def module_run(
             leaves = [leaf for leaf in pytree.tree_leaves(module(*tensors)) if leaf is not None]
         # NumPy has no bfloat16, and float32 holds every one of its values.
         found = [leaf.float() if leaf.dtype == torch.bfloat16 else leaf for leaf in leaves]
-        return dict(zip(outputs, (leaf.detach().numpy() for leaf in found), strict=True))
+        return dict(zip(outputs, (leaf.numpy() for leaf in found), strict=True))
 
     fixed = fixed_batch(inputs)
     return run if fixed is None else partial(in_batches, run, batch=Batch(fixed, fixed, fixed))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,18 +28,11 @@ from mlpdeploy.graph.matching.spectra import (
 
 aten = torch.ops.aten
 
-
 Part = Any
 """A node or a number; None where it is zero everywhere."""
 
-
 ComplexPair = tuple[Part, Part]
 """Real and imaginary part."""
-
-
-LARGEST_POWER = 4
-"""The largest exponent of a complex number that is computed by products."""
-
 
 PARTS = "parts"
 """Where a complex node that was decomposed keeps its ComplexPair, in its `meta`."""
@@ -111,11 +105,18 @@ class Decomposer:
             return self.call(aten.add.Tensor, second if sign > 0 else self.negative(second), first)
         return self.call(aten.add.Tensor if sign > 0 else aten.sub.Tensor, first, second)
 
-    def product(self, first: Part, second: Part) -> Part:
-        """first * second."""
-        if first is None or second is None:
-            return None
-        return self.call(aten.mul.Tensor, *((first, second) if isinstance(first, fx.Node) else (second, first)))
+    def product(self, x: ComplexPair, y: ComplexPair, multiply: Callable[[fx.Node, Part], fx.Node]) -> ComplexPair:
+        """x * y, where `multiply` multiplies two parts."""
+
+        def of(left: Part, right: Part) -> Part:
+            if left is None or right is None:
+                return None
+            if not isinstance(left, fx.Node):
+                left, right = right, left
+            return multiply(left, right) if isinstance(left, fx.Node) else left * right
+
+        (a, b), (c, d) = x, y
+        return self.sum(of(a, c), of(b, d), -1), self.sum(of(a, d), of(b, c))
 
     def zeros(self, node: fx.Node) -> fx.Node:
         """Real zeros of the shape of a complex node."""
@@ -143,19 +144,12 @@ class Decomposer:
         if first is None or (len(node.all_input_nodes) > 2 and bias is None):
             return None
 
-        def product(left: Part, right: Part) -> Part:
-            if left is None or right is None:
-                return None
-            if not isinstance(left, fx.Node):
-                left, right = right, left
-            if not isinstance(left, fx.Node):
-                return left * right
+        def multiply(left: fx.Node, right: Part) -> fx.Node:
             if node.target is aten.einsum.default:
                 return self.call(node.target, node.args[0], [left, right])
             return self.call(node.target, left, right)
 
-        (a, b), (c, d) = self.parts(first), self.parts(second)
-        re, im = self.sum(product(a, c), product(b, d), -1), self.sum(product(a, d), product(b, c))
+        re, im = self.product(self.parts(first), self.parts(second), multiply)
         shift = self.parts(bias)
         return self.sum(re, shift[0]), self.sum(im, shift[1])
 
@@ -241,13 +235,11 @@ def _divided(of: Decomposer, x: Any, y: Any) -> ComplexPair | None:
 
 def _power(of: Decomposer, x: Any, exponent: Any) -> ComplexPair | None:
     """By products, of a small whole exponent."""
-    if exponent not in range(2, LARGEST_POWER + 1):
+    if exponent not in (2, 3, 4):
         return None
     result = of.parts(x)
     for _ in range(int(exponent) - 1):
-        (a, b), (c, d) = result, of.parts(x)
-        ac, bd, ad, bc = (of.product(*pair) for pair in ((a, c), (b, d), (a, d), (b, c)))
-        result = of.sum(ac, bd, -1), of.sum(ad, bc)
+        result = of.product(result, of.parts(x), partial(of.call, aten.mul.Tensor))
     return result
 
 
@@ -304,6 +296,5 @@ _FORMS: Mapping[Any, Callable[..., Any]] = {
     aten.square.default: lambda of, x: _power(of, x, 2),
     aten.pow.Tensor_Scalar: _power,
 }
-
 
 _MATRICES = {"complex": complex_matrices, "from real": real_matrices, "to real": hermitian_matrices}

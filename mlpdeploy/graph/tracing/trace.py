@@ -28,7 +28,7 @@ from mlpdeploy.graph.tracing.refusals import (
 from mlpdeploy.graph.tracing.regions import inline_regions
 from mlpdeploy.graph.tracing.rows import fixed_batch
 from mlpdeploy.graph.tracing.strides import resolve_strides
-from mlpdeploy.system.guest import LONGEST, guest, in_eval
+from mlpdeploy.system.guest import LONGEST, guest, in_eval, text_of
 from mlpdeploy.system.turns import turn
 
 TRACE_BATCH = 3
@@ -241,10 +241,7 @@ def _free_of_strides(graph: fx.Graph) -> None:
 
 def _explain(error: BaseException) -> str:
     """One line for what torch.export tells in pages."""
-    try:
-        text = str(error)
-    except Exception:  # of a class of the user's
-        return type(error).__name__
+    text = text_of(error)
     if "data-dependent" in text.lower() or "GuardOnDataDependent" in type(error).__name__:
         return "its control flow depends on the values of a tensor; use torch.where or remove the branch"
     if "fake tensor in the exported program" in text:
@@ -255,5 +252,5 @@ def _explain(error: BaseException) -> str:
         return f"it {what}, which torch.export cannot see into; return a tensor, or a tuple, list or dict of tensors"
     if "internal overlap" in text:
         return "it writes into a view that holds an element twice; compute a new tensor, with clone() or out of place"
-    first = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
-    return f"{type(error).__name__}: {first[:LONGEST]}"
+    first = next((line.strip() for line in text.splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {first[:LONGEST]}" if first else type(error).__name__

@@ -19,13 +19,14 @@ import mlpdeploy
 from mlpdeploy.engine import held, nvidia
 from mlpdeploy.engine.backend import Backend, Batch, BuildRequest, Built, OnDevice, backends
 from mlpdeploy.engine.backends.tensorrt import _contexts, _polygraphy
-from mlpdeploy.engine.base import EngineBackend, sha256
+from mlpdeploy.engine.base import EngineBackend
 from mlpdeploy.engine.onnx.emit import emit
 from mlpdeploy.errors import ArtifactError, MachineLacks
 from mlpdeploy.graph.precision.plan import plan
 from mlpdeploy.graph.precision.typed import apply
 from mlpdeploy.graph.rewrite import rewrite
 from mlpdeploy.graph.tracing.trace import TensorSpec, trace
+from mlpdeploy.system.files import sha256
 from tests.engine.backends.test_cpu_engines import Silent
 
 THREADS, CALLS = 8, 200

@@ -25,6 +25,7 @@ from mlpdeploy.graph.precision.typed import apply
 from mlpdeploy.graph.rewrite import rewrite
 from mlpdeploy.graph.tracing.trace import TensorSpec, trace
 from mlpdeploy.zoo.vip import VisionPermutator
+from tests.engine.onnx.test_elementary import Function
 
 
 def emitted(network: nn.Module, *specs: TensorSpec, precision: str = "fp32", io: str = "fp32") -> Emitted:
@@ -310,15 +311,6 @@ def test_parts_as_large_as_the_batch_stay_as_large_as_it() -> None:
             np.testing.assert_array_equal(infer(model, x=rows[:count].numpy())[0], Halved()(rows[:count]).numpy())
 
 
-class Applied(nn.Module):
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
-
-
 @pytest.mark.parametrize(
     "function",
     [
@@ -338,7 +330,7 @@ class Applied(nn.Module):
     ],
 )
 def test_operations_that_the_exporter_has_no_form_for(function: Callable[[Tensor], Tensor]) -> None:
-    network, spec = Applied(function), TensorSpec("x", (4, 3), torch.float32)
+    network, spec = Function(function), TensorSpec("x", (4, 3), torch.float32)
     model = emitted(network, spec).model
     rows = torch.randn(5, 4, 3, generator=torch.Generator().manual_seed(0))
     rows[1], rows[2, :, 0] = 0, 1e30
@@ -348,7 +340,7 @@ def test_operations_that_the_exporter_has_no_form_for(function: Callable[[Tensor
 
 
 def test_not_a_number_is_ignored_where_pytorch_ignores_it() -> None:
-    model = emitted(Applied(lambda x: torch.fmax(x, x.flip(-1))), TensorSpec("x", (3,), torch.float32)).model
+    model = emitted(Function(lambda x: torch.fmax(x, x.flip(-1))), TensorSpec("x", (3,), torch.float32)).model
     rows = np.array([[1, 2, np.nan], [np.nan, 0, np.nan]], np.float32)
     np.testing.assert_array_equal(infer(model, x=rows)[0], np.array([[1, 2, 1], [np.nan, 0, np.nan]], np.float32))
 

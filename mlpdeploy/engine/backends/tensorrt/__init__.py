@@ -46,6 +46,7 @@ class TensorRT(EngineBackend):
     code = "compiled kernels"
     beside_int8 = "fp16"
     forms = (Form("fill_ranks"),)
+    has_levels = True
     off = ("split_activation",)  # the products are joined again, and gelu then costs a launch of its own
 
     def __init__(self, flavour: str) -> None:
@@ -93,10 +94,6 @@ class TensorRT(EngineBackend):
     def gpu(self, gpus: Collection[str] = ()) -> nvidia.Gpu | None:
         """See Backend.gpu: plain TensorRT times kernels on the GPU that it builds for."""
         return super().gpu((CURRENT,) if self.name == "tensorrt" else gpus)
-
-    def levels(self) -> str | None:
-        """See Backend.levels."""
-        return None
 
     def plugins(self) -> str | None:
         """Only plain TensorRT has them."""
