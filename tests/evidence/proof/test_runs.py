@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mlpdeploy.evidence.proof.runs import Rounding, float64_run, module_run, specified_run, typed_run
+from mlpdeploy.evidence.proof.runs import Rounding, float64_run, module_run, shaken_run, specified_run, typed_run
 from mlpdeploy.graph.tracing.trace import TensorSpec
 
 
@@ -79,3 +79,16 @@ def test_views_of_low_precision_tensors_are_left_alone() -> None:
     found = rounded(lambda t: nn.functional.scaled_dot_product_attention(*t.unbind(0)), x[:, None, None])
     expected = nn.functional.scaled_dot_product_attention(q[None, None], k[None, None], v[None, None]).half()
     assert torch.equal(found, expected) and rounded(lambda t: t.transpose(0, 2)[1:], x).dtype == torch.float16
+
+
+def test_what_is_conjugated_by_a_mark_alone_is_conjugated_in_float64_too() -> None:
+    """`hfft` transforms the conjugate, which within it is a view of the same numbers."""
+
+    def transformed(x: Tensor) -> Tensor:
+        return torch.fft.hfft(torch.fft.rfft(x), n=24) + torch.fft.rfft(x).conj().imag.sum(-1, keepdim=True)
+
+    rows = torch.randn(3, 24, generator=torch.Generator().manual_seed(0))
+    spec, arrays = TensorSpec("x", (24,), torch.float32), {"x": rows.numpy()}
+    wanted = transformed(rows.double())
+    for run in (float64_run(transformed, [spec], ["y"]), shaken_run(transformed, [spec], ["y"], 0.0, 0)):
+        np.testing.assert_allclose(run(arrays)["y"], wanted.numpy(), rtol=1e-12, atol=1e-12)

@@ -54,6 +54,8 @@ FORMS: dict[str, Forward] = {
     "imaginary part": lambda net, x: fft.fft(x).imag + x,
     "numbers": lambda net, x: (fft.fft(x) * 1j + (2 - 3j)) / 4 - 1j,
     "a number minus": lambda net, x: 3 - fft.fft(x),
+    "powers": lambda net, x: fft.fft(x).square() + fft.ifft(x).pow(3) - fft.fft(x, dim=1) ** 4 / 100,
+    "the square of real numbers": lambda net, x: torch.complex(x, torch.zeros_like(x)).pow(2).real,
     "conjugate": lambda net, x: fft.fft(x).conj() * fft.ifft(x),
     "a real factor": lambda net, x: fft.fft(x) * x + x * fft.rfft(x, 8),
     "matrices": lambda net, x: fft.fft(x) @ torch.view_as_complex(net.square),
