@@ -46,7 +46,10 @@ FACTS = {
     "backend": str, "precision": str, "inputs": [PORT, ...], "outputs": [PORT, ...], "batch": [SIZE],
     "versions": {str: str}, "engine_sha256": str, "build_seconds": AMOUNT, "threads?": (SIZE, None), "device?": str,
     "cpu?": str, "gpu?": (str, None), "gpus?": [str], "parsed?": PARSED, "executed?": str,
-    "launches?": ({"total": COUNT, "by_kind": {str: COUNT}, "source_bytes": COUNT}, None),
+    "launches?": ({
+        "total": COUNT, "by_kind": {str: COUNT}, "source_bytes": COUNT, "copies?": COUNT, "transposes?": COUNT,
+        "bytes_moved?": (COUNT, None),
+    }, None),
     "plugin?": {"used": bool, "reason": (str, None), "milliseconds": {str: AMOUNT}},
 }  # fmt: skip
 """What a backend says of the engine that it built."""

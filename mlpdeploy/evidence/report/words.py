@@ -94,11 +94,15 @@ PRODUCTS = ("fully_connected", "corrltn", "deconvolution")
 
 def launches_text(launches: Mapping[str, Any]) -> str:
     """What one inference launches, and how much of the engine is the source of what is compiled where it runs."""
-    kinds = launches["by_kind"]
+    kinds, copies = launches["by_kind"], launches.get("copies", 0)
     products, fused = sum(kinds.get(kind, 0) for kind in PRODUCTS), kinds.get("runtime_fusion", 0)
-    other = launches["total"] - products - fused
+    other = launches["total"] - products - fused - copies
+    copied = f"{copies} that only copy, " if copies else ""
     text = f"{launches['total']} for one inference: {products} products, {fused} products with what follows them, "
-    return text + f"{other} other; {launches['source_bytes'] / 1e6:.1f} MB of the engine is source of kernels"
+    transposes = f"; {count} of them transpose" if (count := launches.get("transposes")) else ""
+    moved = f"; {size / 1e6:.0f} MB read and written" if (size := launches.get("bytes_moved")) else ""
+    source = f"; {launches['source_bytes'] / 1e6:.1f} MB of the engine is source of kernels"
+    return f"{text}{copied}{other} other{transposes}{moved}{source}"
 
 
 def int8_facts(int8: Mapping[str, Any]) -> dict[str, str]:

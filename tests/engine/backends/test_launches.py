@@ -60,6 +60,9 @@ def test_a_real_engine_tells(tmp_path: Path) -> None:
     products = sum(told["by_kind"].get(kind, 0) for kind in ("corrltn", "fully_connected", "runtime_fusion"))
     assert 1 <= products <= 4  # the network has four products, which may run within what follows them
     assert 0 < told["source_bytes"] < facts["engine_bytes"]
+    assert told["bytes_moved"] is None and told["copies"] <= told["by_kind"]["function"]
+    one = backend.build(emitted("fp16"), BuildRequest("fp16", Batch(2, 2, 2)), tmp_path, Silent()).facts["launches"]
+    assert one["bytes_moved"] > 0
 
 
 def test_an_engine_that_cannot_run_is_read_and_held_to_its_file(tmp_path: Path) -> None:
@@ -89,8 +92,45 @@ def test_an_engine_that_cannot_run_is_read_and_held_to_its_file(tmp_path: Path) 
 
 def test_in_words() -> None:
     kinds = {"corrltn": 1, "fully_connected": 2, "function": 4, "pooling": 1, "runtime_fusion": 3}
-    told = launches_text({"total": 11, "by_kind": kinds, "source_bytes": 2_340_000})
-    assert told == (
+    told = {"total": 11, "by_kind": kinds, "source_bytes": 2_340_000}
+    assert launches_text(told) == (
         "11 for one inference: 3 products, 3 products with what follows them, 5 other; "
         "2.3 MB of the engine is source of kernels"
     )
+    assert launches_text(told | {"copies": 2, "transposes": 3, "bytes_moved": 7_000_000}) == (
+        "11 for one inference: 3 products, 3 products with what follows them, 2 that only copy, 3 other; "
+        "3 of them transpose; 7 MB read and written; 2.3 MB of the engine is source of kernels"
+    )
+
+
+def kernel(name: str, reads: str = "x", writes: str = "y") -> str:
+    return f'  function={{ name={name} input_args={{ "{reads}" }} output_args={{ "{writes}" }} stream=0 layers="" }}'
+
+
+def tensor(name: str, dims: str, kind: str = "half", base: str = "") -> str:
+    return f'  {base}tensor={{ alignment=128 dims={{ {dims} }} mem_prop=0 name="{name}" offset=0 type={kind} }}'
+
+
+def with_kernels(tensors: list[str], kernels: list[str]) -> bytes:
+    lines = "\n".join(kernels)
+    return f"header {{\n  n_streams = 1\n}}\n{chr(10).join(tensors)}\nmain {{\n label bb1: \n{lines}\n}}\n".encode()
+
+
+def test_kernels_that_only_move_data_are_copies_and_some_transpose() -> None:
+    names = ["Resh", "MoveReshTran", "CastReplConc", "AddReshTranMul", "AddMul", "SubSlic"]
+    found = launches(with_kernels([], [*(kernel(f"__myl_{name}") for name in names), kernel("_gemm_mha_v2")]))
+    assert found is not None and (found.total, found.copies, found.transposes) == (7, 3, 2)
+
+
+def test_bytes_are_those_of_what_each_launch_reads_and_writes() -> None:
+    tensors = [tensor("x", "8 4 2"), tensor("y", "8 8", "float"), tensor("x^deref", "8 2", base="sub_")]
+    product = '  fully_connected={ name="p" output={"y" } input={"x" "x^deref" } stream=0 layers="" }'
+    found = launches(with_kernels(tensors, [kernel("__myl_Add"), product]))
+    x, y, part = 8 * 4 * 2 * 2, 8 * 8 * 4, 8 * 2 * 2
+    assert found is not None and found.bytes_moved == (x + y) + (x + part + y)
+
+
+@pytest.mark.parametrize("x", [tensor("x", '"batch" 4'), tensor("x", "8", "unheard_of"), tensor("z", "8")])
+def test_bytes_that_depend_on_the_batch_or_are_not_told_are_none(x: str) -> None:
+    found = launches(with_kernels([x, tensor("y", "8")], [kernel("__myl_Add")]))
+    assert found is not None and found.bytes_moved is None
