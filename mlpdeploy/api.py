@@ -73,6 +73,7 @@ def compile(
     resize: str | None = None,
     limit: int | None = None,
     plugin: str = "auto",
+    search: float | None = None,
     out: str | Path | None = None,
     progress: Listener | None = None,
 ) -> Engine:
@@ -86,7 +87,8 @@ def compile(
     The engine lies in a temporary folder that goes with the Engine object, unless `out` names a folder: there it stays,
     as `mlpdeploy build` leaves it, and the same build again is found. `name` (default: the class's) is what reports
     call the network; `input_names` and `output_names` are what the engine calls what it takes and gives, in their order
-    (default: the names that the network gives them). Images of a folder need `mean` and `std`. The other options are
+    (default: the names that the network gives them). Images of a folder need `mean` and `std`. `search` are seconds in
+    which is found by measurement which rules and forms pay; what is found is kept in `out`. The other options are
     those of `mlpdeploy build`. Threads take turns here; a network that another thread calls meanwhile can be torn by
     torch.export, which changes how modules are called in the whole process.
 
@@ -107,7 +109,7 @@ def compile(
             max_drop=max_drop, min_sqnr=min_sqnr, mean=floats(mean), std=floats(std), crop=crop, resize=resize,
             limit=limit, input_names=tuple(input_names), output_names=tuple(output_names),
         )  # fmt: skip
-        engine = Engine(pipeline.build(selection, source=source, progress=progress), source)
+        engine = Engine(pipeline.build(selection, source=source, search=search, progress=progress), source)
     except BaseException:
         if out is None:
             shutil.rmtree(folder, ignore_errors=True)

@@ -1,6 +1,7 @@
 """The product, top to bottom: one straight flow of named stages.
 
-    recipe -> trace -> check -> rewrite -> (calibrate) -> plan precision -> emit -> build   `build`: an artifact
+    recipe -> trace -> check -> (search) -> rewrite -> (calibrate) -> plan precision -> emit -> build
+                                                                                      `build`: an artifact
     recipe -> trace -> rewrite -> plan precision -> climb the ladder                  `verify`: a verification
 
 `stages` has what the two share, `commands` what else there is. A network comes from a name, or is in hand in Python and
@@ -14,7 +15,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from mlpdeploy.artifact import store, trust
+from mlpdeploy.artifact import decisions, store, trust
 from mlpdeploy.artifact.lookup import (
     built_folder,
     cached,
@@ -31,6 +32,7 @@ from mlpdeploy.errors import InputError
 from mlpdeploy.int8 import Int8, calibrated_on, calibration, paid_off
 from mlpdeploy.network.source import Source
 from mlpdeploy.progress import Listener, Stages
+from mlpdeploy.search import decide
 from mlpdeploy.selection import Selection
 from mlpdeploy.stages import check, load, plan_network, rewrite_network, trace_network
 from mlpdeploy.system import documents
@@ -48,12 +50,14 @@ def build(
     source: Source | None = None,
     force: bool = False,
     worth: bool = True,
+    search: float | None = None,
     progress: Listener | None = None,
 ) -> Artifact:
     """Build the engine of a selection, or find that it is built already (`Artifact.cached`); `force` builds anyway.
 
     With `worth`, an INT8 build ends with how fast the same network is in INT8, FP16 and FP32 on the engines that run
-    here.
+    here. `search` are seconds in which is found which rules and forms pay (see `mlpdeploy.search`), unless that is
+    decided already; with `force` it is decided anew.
     `source` is the network itself where it is in hand; without it the selection's name finds it. Raises InputError (and
     its kinds), BuildError or MachineLacks; an artifact that was there before is then untouched.
     """
@@ -69,7 +73,7 @@ def build(
     folder = folder_of(selection, backend)
     with store.locked(folder, stages.say, optional=True) as refused:
         key = key_of(selection, backend)
-        if (found := cached(folder, key, force, stages)) is not None:
+        if (found := cached(folder, key, force, stages, selection, backend, search)) is not None:
             return found
         if refused is not None and (force or key is not None):
             raise refused
@@ -77,16 +81,18 @@ def build(
         traced = trace_network(source, stages, selection.profile)
         source = source.with_outputs(traced.outputs)
         key = key or key_of(selection, backend, source, traced)
-        if (found := cached(folder, key, force, stages)) is not None:
+        if (found := cached(folder, key, force, stages, selection, backend, search)) is not None:
             return found
         if refused is not None:
             raise refused
         if (line := replaced(selection, folder)) is not None:
             stages.say(line)
         notes = check(source, traced, selection, stages)
-        rewritten = rewrite_network(traced, selection, stages)
-        calibrated = calibration(rewritten, source, selection, stages) if int8 else None
-        compiled = plan_network(traced, rewritten, selection, stages, calibrated, backend.beside_int8)
+        case, decided = decide(traced, source, selection, backend, search, force, stages)
+        chosen = decisions.applied(selection, decided)
+        rewritten = rewrite_network(traced, chosen, stages)
+        calibrated = calibration(rewritten, source, chosen, stages) if int8 else None
+        compiled = plan_network(traced, rewritten, chosen, stages, calibrated, backend.beside_int8)
         with stages("emit"):
             from mlpdeploy.engine.onnx.emit import emit
 
@@ -95,15 +101,15 @@ def build(
             with stages("build"):
                 import onnx
 
-                built = backend.build(emitted, selection.request(), draft.folder, stages)
+                built = backend.build(emitted, chosen.request(), draft.folder, stages)
                 onnx.save(built.prepared.model, draft.folder / store.MODEL)
                 outlines = manifest.outlines(compiled)
                 (draft.folder / store.GRAPH).write_text(json.dumps(outlines), encoding="utf-8")
                 if compiled.int8 is not None:
                     compiled.int8.save(draft.folder, selection.name)
-            paid = None if compiled.int8 is None or not worth else paid_off(compiled, selection, stages)
+            paid = None if compiled.int8 is None or not worth else paid_off(compiled, chosen, stages)
             facts = manifest.describe(selection, backend, source, compiled, built, key, stages.seconds, notes, paid)
-            return draft.commit(facts, report)
+            return draft.commit(facts | {"decided": decisions.described(case, decided)}, report)
 
 
 @in_turn
@@ -151,8 +157,9 @@ def verify(
             shown = source.with_images(selection).with_outputs(traced.outputs)
             data = read_samples(data, "--data", shown, selection.seed, selection.limit, stages)
         int8 = Int8.load(artifact.folder) if selection.precision == "int8" else None
-        rewritten = rewrite_network(traced, selection, stages)
-        compiled = plan_network(traced, rewritten, selection, stages, int8, backend.beside_int8)
+        chosen = decisions.applied(selection, decisions.of_manifest(artifact.manifest))
+        rewritten = rewrite_network(traced, chosen, stages)
+        compiled = plan_network(traced, rewritten, chosen, stages, int8, backend.beside_int8)
         with stages("verify"):
             from mlpdeploy.artifact import manifest
             from mlpdeploy.evidence.proof.culprit import own_precision

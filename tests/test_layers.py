@@ -27,6 +27,7 @@ LAYERS = (
     ("artifact",),
     ("evidence",),
     ("int8", "stages"),
+    ("search",),
     ("pipeline",),
     ("commands",),
     ("handle", "api"),

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlpdeploy.artifact import cache, store
+from mlpdeploy.artifact import cache, decisions, store
 from mlpdeploy.artifact.store import Artifact
 from mlpdeploy.engine.backend import Backend, backends
 from mlpdeploy.errors import ArtifactError, InputError, MlpdeployError
@@ -53,8 +53,19 @@ def built_folder(selection: Selection, backend: Backend) -> Path:
     return others[0] if len(others) == 1 else folder
 
 
-def cached(folder: Path, key: str | None, force: bool, stages: Stages) -> Artifact | None:
-    """The artifact at `folder` where it is whole and has this key."""
+def cached(
+    folder: Path,
+    key: str | None,
+    force: bool,
+    stages: Stages,
+    selection: Selection,
+    backend: Backend,
+    search: float | None = None,
+) -> Artifact | None:
+    """The artifact at `folder` where it is whole, has this key, and was built by what is decided now.
+
+    With `search`, what is to be decided for so many seconds is.
+    """
     if force or key is None or not os.path.exists(folder / store.MANIFEST):
         return None
     try:
@@ -62,7 +73,11 @@ def cached(folder: Path, key: str | None, force: bool, stages: Stages) -> Artifa
     except ArtifactError as error:
         stages.say(f"building again: {error}")
         return None
-    return Artifact(folder, artifact.manifest, cached=True) if artifact.manifest.get("key") == key else None
+    if artifact.manifest.get("key") != key or not decisions.is_newest(artifact.manifest, selection, backend):
+        return None
+    if not decisions.suffices(decisions.of_manifest(artifact.manifest), search):
+        return None
+    return Artifact(folder, artifact.manifest, cached=True)
 
 
 def check_same(artifact: Artifact, selection: Selection, source: Source | None) -> None:

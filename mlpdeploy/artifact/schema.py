@@ -66,6 +66,17 @@ INT8 = {
     "kept": KEPT, "refused": KEPT, "curve": [POINT], "ranked": [SITE], "worth?": (WORTH, None),
 }  # fmt: skip
 
+TRIAL = {
+    "name": str, "change": str, "verdict": str, "pairs": COUNT, "why": str,
+    "ratio": ({"value": POSITIVE, "low": (AMOUNT, None), "high": (POSITIVE, None)}, None),
+}  # fmt: skip
+CASE = {"graph": str, "backend": str, "versions": {str: str}, "device": str, "precision": str, "batch": str}
+DECISION = {
+    "network": str, "created": str, "judged_by": str, "batch": SIZE, "seconds": AMOUNT, "trials": [TRIAL],
+}  # fmt: skip
+DECISIONS = {"schema": COUNT, "decisions": [{"case": CASE, "decision": DECISION}]}
+"""What searches decided, for later builds."""
+
 MANIFEST = {
     "key": (str, None), "created": str, "selection": SELECTION, "network?": (str, None),
     "recipe": {"name": str, "family": str, "source": str, "parameters": COUNT},
@@ -77,6 +88,7 @@ MANIFEST = {
     "transposes": [{"where": str, "reason": str, "permutation": str}], "kept_fp32": KEPT, "int8": (INT8, None),
     "ops": {"before": {str: COUNT}, "after": {str: COUNT}}, "dtypes": DTYPES, "seconds": {str: AMOUNT},
     "files": {str: {"bytes": COUNT, "sha256": str}}, "notes?": [str], "seal?": str,
+    "decided?": {"case": CASE, "decision": (DECISION, None)},
 }  # fmt: skip
 
 OPERATION = {"name": str, "op": str, "module": str, "dtype": str, "shape": [(COUNT, str)], "inputs": [str]}

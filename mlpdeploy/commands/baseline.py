@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlpdeploy.artifact import store
+from mlpdeploy.artifact import decisions, store
 from mlpdeploy.artifact.copying import copied_from
 from mlpdeploy.artifact.store import Artifact
 from mlpdeploy.errors import InputError, MachineLacks
@@ -100,6 +100,7 @@ def _at_revision(
     tree, out = folder / "tree", folder / "out"
     with stages(f"baseline {commit[:10]}"), _worktree(root, reference, tree, commit):
         given = _abroad(selection, out)
+        decisions.copy(selection.out, out)
         built = _command(reference, root, tree, ["build", *arguments("build", given)])
         if verify is not None:
             _command(reference, root, tree, ["verify", *arguments("verify", given), *verify], allowed=(0, 1))

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlpdeploy.artifact import store, trust
+from mlpdeploy.artifact import decisions, store, trust
 from mlpdeploy.artifact.store import Artifact
 from mlpdeploy.commands.measuring import built_copy
 from mlpdeploy.engine.backend import Backend, BuildRequest
@@ -55,7 +55,8 @@ class Session:
     ) -> None:
         from mlpdeploy.evidence.latency.contenders import Loadable
 
-        self.artifact, self.selection, self.backend, self.source = artifact, selection, backend, source
+        decided = decisions.applied(selection, decisions.of_manifest(artifact.manifest))
+        self.artifact, self.selection, self.backend, self.source = artifact, decided, backend, source
         self.threads, self.folder, self.stages, self.trusted = threads, folder, stages, trusted
         # What an engine in INT8 is held against computes in the precision of what lies between its products.
         self.precision = backend.beside_int8 or "fp32" if selection.precision == "int8" else selection.precision

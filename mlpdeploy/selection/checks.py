@@ -25,9 +25,13 @@ def one_of(what: str, value: str, known: tuple[str, ...]) -> None:
         raise InputError(f"{what} {value!r} is not known: choose one of {', '.join(known)}")
 
 
-def known_rule(name: str, forms: Sequence[str] = ()) -> None:
+def rule_names() -> list[str]:
     """A rule is a file of `graph/rules/`; to know its name it need not be imported, which would take torch."""
-    known = [*(module.name for module in pkgutil.iter_modules(rules.__path__)), rules.LAYOUT, *forms]
+    return [*(module.name for module in pkgutil.iter_modules(rules.__path__)), rules.LAYOUT]
+
+
+def known_rule(name: str, forms: Sequence[str] = ()) -> None:
+    known = [*rule_names(), *forms]
     if name not in known and name in form.names():
         raise InputError(f"{name} is a form of the file, and on wherever it serves: only --disable-rule takes it")
     if name not in known:

@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from mlpdeploy.evidence.report.search_words import HEADER, search_rows, search_text
 from mlpdeploy.evidence.report.words import int8_facts, launches_text, nearest
 from mlpdeploy.graph.rules import LAYOUT
 from mlpdeploy.system.text import megabytes
@@ -117,6 +118,9 @@ def print_artifact(console: Console, found: Mapping[str, Any]) -> None:
     busy = [rule for rule in rules if any(rule[1:])]
     console.print(_counts(("rule", "fired", "refused"), busy))
     console.print(f"  {len(rules) - len(busy)} more rules found nothing that they could rewrite", highlight=False)
+    if tried := search_rows(manifest.get("decided")):
+        console.print("\n[bold]What a search tried[/]")
+        console.print(_table(HEADER, tried))
     if forms := [(form["name"], form["fired"]) for form in manifest.get("forms", ()) if form["fired"]]:
         console.print(f"\n[bold]Forms of the file for {escape(manifest['backend'])}[/]")
         console.print(_counts(("form", "fired"), forms))
@@ -206,6 +210,15 @@ def _gpus(found: Sequence[Mapping[str, str]] | str) -> dict[str, str]:
     return {"GPU" if len(texts) == 1 else f"GPU {number}": text for number, text in enumerate(texts)}
 
 
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    table = Table(**SIMPLE)
+    for place, column in enumerate(header):
+        table.add_column(f"  {column}" if place == 0 else column)
+    for first, *others in rows:
+        table.add_row(f"  {escape(first)}", *map(escape, others))
+    return table
+
+
 def _summary(manifest: Mapping[str, Any]) -> dict[str, str]:
     batch, ops = manifest["batch"], manifest["ops"]
     # The layout pass runs once in every build: to say so tells nothing.
@@ -220,6 +233,8 @@ def _summary(manifest: Mapping[str, Any]) -> dict[str, str]:
         "transposes": f"{permuted[0]} before the rules, {permuted[1]} after",
         "kept in FP32": f"{len(manifest['kept_fp32'])} operations" if manifest["kept_fp32"] else "nothing",
     }
+    if searched := search_text(manifest.get("decided")):
+        rows["searched"] = searched
     if manifest.get("notes"):
         rows["notes"] = "\n".join(manifest["notes"])
     if manifest.get("int8"):

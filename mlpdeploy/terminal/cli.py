@@ -21,9 +21,11 @@ from typer.core import TyperGroup
 from mlpdeploy import __version__, commands, pipeline
 from mlpdeploy.artifact.lookup import find_artifact
 from mlpdeploy.artifact.store import Artifact
+from mlpdeploy.commands.measuring import positive
 from mlpdeploy.commands.rulebook import rulebook
 from mlpdeploy.engine import nvidia
 from mlpdeploy.errors import InputError, MlpdeployError
+from mlpdeploy.search import SECONDS
 from mlpdeploy.selection import OUT, Selection
 from mlpdeploy.selection.arguments import TAKES
 from mlpdeploy.system import streams
@@ -76,6 +78,13 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an u
 Device = Annotated[
     str | None, typer.Option(metavar="N", help="Which NVIDIA GPU, by its number or UUID; may stand anywhere.")
 ]
+Search = Annotated[
+    float | None,
+    typer.Option(
+        metavar="[SECONDS]",
+        help=f"Find by measurement which rules and forms pay, for {SECONDS:g} s or as many as are given.",
+    ),
+]
 Version = Annotated[bool, typer.Option("--version", help="Show the version and exit.")]
 
 
@@ -114,11 +123,13 @@ def build(
     worth: Annotated[
         bool, typer.Option(help="INT8: time it beside FP16 and FP32 on the engines that run here.")
     ] = True,
+    search: Search = None,
     as_json: Json = False,
 ) -> None:
     """Build an engine, with its ONNX file, manifest and report; the same build again is found, not built."""
+    seconds = None if search is None else positive("--search", search)
     with Live(Terminal(stderr=True)).shown() as live:
-        artifact = pipeline.build(selection, force=force, worth=worth, progress=live)
+        artifact = pipeline.build(selection, force=force, worth=worth, search=seconds, progress=live)
     if as_json:
         print_json({"cached": artifact.cached, "folder": str(artifact.folder), "manifest": artifact.manifest})
     else:
@@ -213,7 +224,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         app(args=arguments, prog_name="mlpdeploy")
     warnings.formatwarning = formatted
     debug = "--debug" in arguments or os.environ.get("MLPDEPLOY_DEBUG") == "1"
-    code = _run(_device_first([argument for argument in arguments if argument != "--debug"]), debug)
+    words = _device_first([argument for argument in arguments if argument != "--debug"])
+    code = _run(_with_seconds(words), debug)
     atexit.register(streams.end)  # the last one that is registered runs first
     sys.exit(code)
 
@@ -226,6 +238,22 @@ def _device_first(arguments: list[str]) -> list[str]:
         if argument == "--device" and place + 1 < len(arguments):
             return [*arguments[place : place + 2], *arguments[:place], *arguments[place + 2 :]]
     return arguments
+
+
+def _with_seconds(arguments: list[str]) -> list[str]:
+    """With the usual seconds behind a `--search` that is given none."""
+    found = []
+    for word, behind in zip(arguments, [*arguments[1:], ""], strict=True):
+        found += [word, f"{SECONDS:g}"] if word == "--search" and not _is_number(behind) else [word]
+    return found
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
 
 
 def _require_words(arguments: Sequence[str]) -> None:

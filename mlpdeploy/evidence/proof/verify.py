@@ -51,7 +51,7 @@ from mlpdeploy.graph.int8.equalise import equalise
 from mlpdeploy.graph.int8.sites import Quantisation
 from mlpdeploy.graph.precision.typed import Typed
 from mlpdeploy.graph.rewrite import Rewritten, rewrite_as
-from mlpdeploy.graph.tracing.trace import Traced, trace
+from mlpdeploy.graph.tracing.trace import TensorSpec, Traced, trace
 from mlpdeploy.system.guest import copied
 from mlpdeploy.zoo.recipe import Budget
 
@@ -130,16 +130,12 @@ def verify(
     if reference is None or _failed(stages):
         return replace(verification, notes=(*verification.notes, UNCLIMBED))
 
-    def rewritten_run() -> Run:
-        return float64_run(_rewritten_again(widened(traced), rewritten, quantisation), typed.inputs, names)
-
-    int8, on_cpu, exact = quantisation is not None, cpu_budget or budget, first.exact
+    int8, on_cpu = quantisation is not None, cpu_budget or budget
     by_pytorch = typed_run(typed.module, typed.inputs, names)
     after = as_made_by(by_pytorch, reference, batch) if int8 else reference
-    few = sorted({min(size, exact.count) for size in sizes})
     rounded, on_cpu_rounded = (first.factor(p) for p in (typed.precision, "fp32" if cpu_budget else typed.precision))
     rungs = [
-        _Rung(REWRITTEN, rewritten_run, exact, few, FLOAT64_BUDGET, first.factor("fp32")),
+        _exactly(first, traced, rewritten, quantisation, typed.inputs, sizes),
         # INT8 holds for what it was calibrated on, and extreme rows lie beyond.
         _Rung(TYPED, lambda: by_pytorch, reference, sizes, on_cpu, None if int8 else on_cpu_rounded),
         _Rung(EMITTED, lambda: onnx_run(model, torch.get_num_threads()), after, sizes, on_cpu, on_cpu_rounded),
@@ -152,6 +148,37 @@ def verify(
         reason = f"built, not executed: {engine_reason}"
         stages.append(Stage(ENGINE, NOT_EXECUTED, reason, budget, (), None, 0.0))
     return replace(verification, stages=tuple(stages))
+
+
+def in_float64(
+    network: nn.Module, traced: Traced, batch: Batch, seed: int, progress: Progress
+) -> Callable[[Rewritten, Quantisation | None], Stage]:
+    """What holds rewrites of one network against it in float64: the ladder's rung of that name, alone."""
+    names, low = [spec.name for spec in traced.outputs], own_precision(traced.module) is not None
+    first = FirstRungs(network, copied(network).double(), traced.inputs, names, None, seed, progress, low=low)
+
+    def climbed(rewritten: Rewritten, quantisation: Quantisation | None) -> Stage:
+        rung = _exactly(first, traced, rewritten, quantisation, traced.inputs, batch.sizes())
+        return _climb(rung, batch, seed, progress)
+
+    return climbed
+
+
+def _exactly(
+    first: FirstRungs,
+    traced: Traced,
+    rewritten: Rewritten,
+    quantisation: Quantisation | None,
+    inputs: Sequence[TensorSpec],
+    sizes: Sequence[int],
+) -> _Rung:
+    """The rung of the rewritten graph in float64."""
+
+    def run() -> Run:
+        return float64_run(_rewritten_again(widened(traced), rewritten, quantisation), inputs, first.names)
+
+    few = sorted({min(size, first.exact.count) for size in sizes})
+    return _Rung(REWRITTEN, run, first.exact, few, FLOAT64_BUDGET, first.factor("fp32"))
 
 
 def _failed(stages: Sequence[Stage]) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mlpdeploy.evidence.report.markdown import Markdown, block, code, items, strong, table, text
+from mlpdeploy.evidence.report.search_words import HEADER, search_rows, search_text
 from mlpdeploy.evidence.report.verdicts import Verdict, command, engine_of, speedup, verdicts
 from mlpdeploy.evidence.report.words import (
     EXTREME,
@@ -37,6 +38,7 @@ def report(
         _stages(manifest["seconds"]),
         _operations(manifest["ops"]["before"], manifest["ops"]["after"]),
         _rules(manifest["rules"], manifest.get("forms", ())),
+        _searched(manifest.get("decided")),
         _transposes(manifest["transposes"]),
         _precision(manifest),
         _int8(manifest.get("int8")),
@@ -96,6 +98,13 @@ def _rules(rules: Sequence[Mapping[str, Any]], forms: Sequence[Mapping[str, Any]
     rows = [[code(form["name"]), form["fired"], f"{form['seconds']:.2f}"] for form in forms]
     written = [table(["form of the file", "fired:", "seconds:"], rows)] if rows else []
     return "\n\n".join(["## Rules", counts, *([items(lines)] if lines else []), *written])
+
+
+def _searched(decided: Mapping[str, Any] | None) -> str:
+    if not (line := search_text(decided)):
+        return ""
+    rows = [[code(name), *others] for name, *others in search_rows(decided)]
+    return "\n\n".join(["## Search", text(f"{line}."), *([table([*HEADER], rows)] if rows else [])])
 
 
 def _transposes(left: Sequence[Mapping[str, Any]]) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 from mlpdeploy.errors import MachineLacks
 from mlpdeploy.evidence.report import charts, charts_int8
 from mlpdeploy.evidence.report.blocks import Block, block
+from mlpdeploy.evidence.report.search_words import HEADER, search_rows, search_text
 from mlpdeploy.evidence.report.summary import REFUSALS, reproduction
 from mlpdeploy.evidence.report.time_by_module import Times, kind_of, times
 from mlpdeploy.evidence.report.verdicts import command, speedup, title, verdicts
@@ -72,6 +73,8 @@ def page(
         rules=_rules(manifest),
         refusals=REFUSALS,
         credit={one["rule"]: one for one in (bench or {}).get("credit") or ()},
+        searched=search_text(manifest.get("decided")),
+        tried=(HEADER, search_rows(manifest.get("decided"))),
         times=_times(bench),
         int8_facts=int8_facts(manifest["int8"]) if manifest.get("int8") else {},
         precisions=precisions(outlines["after"]) if outlines else [],

@@ -1,0 +1,162 @@
+"""The search of a build: which rules and forms pay for this network, in this engine, on this device.
+
+    defaults -> each change at first sight -> the most promising first: built, proved, judged against the best so far
+
+A change leaves out a rule or form that fired, or puts in one that is off. What is decided better is kept, and the next
+ones are tried on top of it. Every variant passes the ladder's float64 rung before it is judged: by time, in pairs of
+loads as the gate of `regress` has them; where its engines cannot run here, by what they launch and move.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from mlpdeploy.artifact import decisions
+from mlpdeploy.artifact.decisions import BY_STRUCTURE, BY_TIME, KEPT, NO_BETTER, REFUSED, UNTRIED, Case, Decision, Trial
+from mlpdeploy.engine.backend import Backend
+from mlpdeploy.engine.base import one_line
+from mlpdeploy.network.source import Source
+from mlpdeploy.progress import Stages
+from mlpdeploy.search.judging import Judge, by_structure, by_time
+from mlpdeploy.search.variants import Change, Unchanged, Variant, Workshop
+from mlpdeploy.selection import Selection
+from mlpdeploy.system.leftovers import workplace
+
+if TYPE_CHECKING:
+    from mlpdeploy.graph.tracing.trace import Traced
+
+SECONDS = 120.0
+"""How long a search lasts unless something else is asked for."""
+GLANCES, SHARE = 0.4, 0.75
+"""The shares of the time in which changes are looked at for the first time, and of what is left that one may take."""
+
+
+def decide(
+    traced: Traced,
+    source: Source,
+    selection: Selection,
+    backend: Backend,
+    seconds: float | None,
+    anew: bool,
+    stages: Stages,
+) -> tuple[Case, Decision | None]:
+    """The case of a build, and what is decided for it: remembered, or searched for where `seconds` are given for that.
+
+    What is remembered is searched for again `anew`, or where the search before had fewer seconds than it needed.
+    """
+    case = decisions.case_of(selection, backend, decisions.structure(traced))
+    known = decisions.remembered(selection.out, case)
+    if seconds is None or (decisions.suffices(known, seconds) and not anew):
+        return case, known
+    found = search(traced, source, selection, backend, seconds, stages)
+    stages.say(f"decisions kept in {decisions.remember(selection.out, case, found)}")
+    return case, found
+
+
+def search(
+    traced: Traced,
+    source: Source,
+    selection: Selection,
+    backend: Backend,
+    seconds: float,
+    stages: Stages,
+    clock: Callable[[], float] = time.monotonic,
+) -> Decision:
+    """What pays for a selection whose backend is decided, found within about so many seconds.
+
+    Raises what a build raises where the engine cannot be built by default, and MachineLacks where its engines neither
+    run here nor tell what they launch.
+    """
+    began = clock()
+    with stages("search"), workplace() as folder:
+        shop = Workshop(traced, source, selection, backend, folder)
+        incumbent = shop.make(selection)
+        changes = shop.changes(incumbent)
+        timed = backend.executable() is None
+        judge = by_time(shop, len(changes)) if timed else by_structure(backend)
+        run = _Search(shop, judge, incumbent, began + seconds, clock, stages)
+        trials = run.through(sorted(changes, key=_rank(backend)), began + GLANCES * seconds)
+    return Decision(
+        network=selection.name,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        judged_by=BY_TIME if timed else BY_STRUCTURE,
+        batch=selection.profile.opt,
+        seconds=round(clock() - began, 1),
+        trials=tuple(trials),
+    )
+
+
+def _rank(backend: Backend) -> Callable[[Change], tuple[float, int]]:
+    """What paid most for other networks in that engine comes first, then what changes most places."""
+    known = decisions.elsewhere(backend.name)
+    return lambda change: (known.get((change.name, change.change), 1.0), -change.fired)
+
+
+class _Search:
+    """One run: the best so far, and what has been tried."""
+
+    def __init__(
+        self,
+        shop: Workshop,
+        judge: Judge,
+        incumbent: Variant,
+        end: float,
+        clock: Callable[[], float],
+        stages: Stages,
+    ) -> None:
+        self.shop, self.judge, self.incumbent, self.end = shop, judge, incumbent, end
+        self.clock, self.stages, self.promising = clock, stages, dict[Change, Variant]()
+
+    def through(self, changes: list[Change], glancing_until: float) -> list[Trial]:
+        """Each change at first sight, as many as there is time for; then the most promising first."""
+        over, seen = dict[Change, Trial](), dict[Change, float]()
+        for done, change in enumerate(changes):
+            if self.clock() > glancing_until:
+                break
+            self.stages.step(f"{change}, at first sight", done, len(changes))
+            candidate = self._made(change)
+            if isinstance(candidate, Trial):
+                over[change] = candidate
+                continue
+            seen[change] = self.judge.glance(self.incumbent, candidate)
+            if seen[change] < 0:
+                self.promising[change] = candidate
+            else:
+                self.shop.remove(candidate)
+        waiting = sorted((one for one in changes if one not in over), key=lambda one: seen.get(one, 0.0))
+        tried = [self._tried(change, place, len(waiting)) for place, change in enumerate(waiting)]
+        return [*tried, *over.values()]
+
+    def _tried(self, change: Change, done: int, total: int) -> Trial:
+        if self.clock() > self.end:
+            return change.trial(UNTRIED)
+        self.stages.step(str(change), done, total)
+        candidate = self._made(change)
+        if isinstance(candidate, Trial):
+            return candidate
+        now = self.clock()
+        found = self.judge.decide(self.incumbent, candidate, now + SHARE * (self.end - now), self.clock)
+        trial = change.trial(found.verdict, found.ratio, found.pairs, found.why)
+        if trial.verdict == KEPT:
+            self.incumbent = candidate
+            self.stages.say(f"{change}: {trial.said}")
+        else:
+            self.shop.remove(candidate)
+        return trial
+
+    def _made(self, change: Change) -> Variant | Trial:
+        """The best so far with one change more; or why there is no such engine."""
+        wanted = change.applied(self.incumbent.selection)
+        if (before := self.promising.pop(change, None)) is not None:
+            if before.selection == wanted:
+                return before
+            self.shop.remove(before)
+        try:
+            return self.shop.make(wanted, unlike=self.incumbent)
+        except Unchanged as error:
+            return change.trial(NO_BETTER, why=str(error))
+        except Exception as error:  # a graph without a rule may be one that nothing else was made for
+            return change.trial(REFUSED, why=one_line(error))

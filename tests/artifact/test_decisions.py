@@ -1,0 +1,154 @@
+"""Decisions that are kept: for whom they count, who counts more, and files that are none."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from mlpdeploy.artifact import decisions
+from mlpdeploy.artifact.decisions import (
+    FILE,
+    KEPT,
+    LEFT_OUT,
+    NO_DEVICE,
+    PUT_IN,
+    UNTRIED,
+    Case,
+    Decision,
+    Ratio,
+    Trial,
+    applied,
+    remember,
+    remembered,
+    suffices,
+)
+from mlpdeploy.engine.backend import backends
+from mlpdeploy.errors import ArtifactError
+from mlpdeploy.graph.tracing.trace import TensorSpec, Traced, trace
+from mlpdeploy.selection import Selection
+
+CASE = Case("ab12", "openvino", {"openvino": "1"}, "a CPU, 2 cores", "fp32", "8-15")
+TRIALS = (
+    Trial("gather_shifts", LEFT_OUT, KEPT, Ratio(0.945, None, 0.953), 10),
+    Trial("flatten_grids", LEFT_OUT, KEPT),
+    Trial("pick_parts", PUT_IN, KEPT, Ratio(0.98, 0.97, 0.99), 14),
+    Trial("fold_affine", LEFT_OUT, "no better", Ratio(1.1, 1.05, None), 6),
+    Trial("merge_reshapes", LEFT_OUT, "refused", why="it cannot be built"),
+)
+DECISION = Decision("mixer_s32", "2026-01-01T00:00:00+00:00", "time", 8, 61.5, TRIALS)
+SELECTION = Selection("mixer_s32", "fp32", "openvino")
+
+
+def test_what_is_kept_comes_back(tmp_path: Path) -> None:
+    assert remembered(tmp_path, CASE) is None
+    assert remember(tmp_path, CASE, DECISION) == tmp_path / FILE
+    assert remembered(tmp_path, CASE) == DECISION
+    again = replace(DECISION, seconds=10.0)
+    remember(tmp_path, CASE, again)
+    assert remembered(tmp_path, CASE) == again
+    assert len(json.loads((tmp_path / FILE).read_text())["decisions"]) == 1
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"graph": "cd"},
+        {"backend": "onnxruntime"},
+        {"versions": {"openvino": "2"}},
+        {"device": "a CPU, 4 cores"},
+        {"precision": "fp16"},
+        {"batch": "1"},
+    ],
+)
+def test_in_another_case_nothing_is_decided(tmp_path: Path, other: dict[str, object]) -> None:
+    remember(tmp_path, CASE, DECISION)
+    assert remembered(tmp_path, replace(CASE, **other)) is None  # type: ignore[arg-type]
+
+
+def test_a_selection_takes_what_is_kept_and_what_it_says_itself_counts_more() -> None:
+    found = applied(SELECTION, DECISION)
+    assert found.disabled_rules == ("flatten_grids", "gather_shifts") and found.enabled_rules == ("pick_parts",)
+    said = replace(SELECTION, enabled_rules=("gather_shifts",), disabled_rules=("pick_parts",))
+    found = applied(said, DECISION)
+    assert found.disabled_rules == ("flatten_grids", "pick_parts") and found.enabled_rules == ("gather_shifts",)
+    assert applied(SELECTION, None) is SELECTION
+
+
+def test_a_rule_that_there_is_no_more_is_left_alone() -> None:
+    other = replace(DECISION, trials=(*TRIALS, Trial("a_rule_of_old", LEFT_OUT, KEPT)))
+    assert applied(SELECTION, other) == applied(SELECTION, DECISION)
+
+
+def test_a_search_that_tried_all_or_had_as_long_suffices() -> None:
+    cut = replace(DECISION, trials=(*TRIALS, Trial("convolve_lines", LEFT_OUT, UNTRIED)))
+    assert suffices(DECISION, 1000) and suffices(None, None) and suffices(cut, None) and suffices(cut, 60)
+    assert not suffices(None, 10) and not suffices(cut, 120)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{}", '{"schema": 1, "decisions": [{}]}', '{"schema": 1, "decisions": [', "\0", "[" * 10000],
+)
+def test_a_file_that_is_none_is_one_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / FILE).write_text(text)
+    with pytest.raises(ArtifactError, match="remove it, and search again") as raised:
+        remembered(tmp_path, CASE)
+    assert str(tmp_path / FILE) in str(raised.value) and "\n" not in str(raised.value)
+    with pytest.raises(ArtifactError):
+        remember(tmp_path, CASE, DECISION)
+    assert (tmp_path / FILE).read_text() == text  # nothing that was there is lost
+
+
+def test_threads_that_remember_at_once_lose_nothing(tmp_path: Path) -> None:
+    cases = [replace(CASE, graph=str(number)) for number in range(12)]
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(lambda case: remember(tmp_path, case, DECISION), cases))
+    assert all(remembered(tmp_path, case) == DECISION for case in cases)
+    assert sorted(path.name for path in tmp_path.iterdir() if not path.name.startswith(".")) == [FILE]
+
+
+def test_another_folder_takes_them_over(tmp_path: Path) -> None:
+    decisions.copy(tmp_path / "none", tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+    remember(tmp_path, CASE, DECISION)
+    decisions.copy(tmp_path, tmp_path / "other")
+    assert remembered(tmp_path / "other", CASE) == DECISION
+
+
+@pytest.mark.parametrize(("batch", "words"), [("1", "1"), ("1:2:3", "2-3"), ("1:7:8", "4-7"), ("8:8:64", "8-15")])
+def test_a_case_has_the_batch_that_the_engine_is_tuned_for(batch: str, words: str) -> None:
+    found = decisions.case_of(replace(SELECTION, batch=batch), backends()["openvino"], "ab")
+    assert found.batch == words and found.versions.keys() == {"openvino"} and found.device.endswith("cores")
+
+
+def test_where_engines_cannot_run_the_device_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = backends()["tensorrt-rtx"]
+    monkeypatch.setattr(type(backend), "executable", lambda self: "no GPU")
+    assert decisions.case_of(SELECTION, backend, "ab").device == NO_DEVICE
+
+
+def traced(network: nn.Module, size: int = 8) -> Traced:
+    return trace(network.eval().requires_grad_(False), [TensorSpec("x", (size,), torch.float32)])
+
+
+def test_a_graph_is_its_operations_and_shapes_and_not_its_numbers() -> None:
+    first = decisions.structure(traced(nn.Sequential(nn.Linear(8, 4), nn.GELU())))
+    assert decisions.structure(traced(nn.Sequential(nn.Linear(8, 4), nn.GELU()))) == first
+    others = [
+        traced(nn.Sequential(nn.Linear(8, 5), nn.GELU())),
+        traced(nn.Sequential(nn.Linear(8, 4), nn.ReLU())),
+        traced(nn.Sequential(nn.Linear(8, 4, bias=False), nn.GELU())),
+        traced(nn.Sequential(nn.Linear(9, 4), nn.GELU()), 9),
+    ]
+    assert len({first, *map(decisions.structure, others)}) == 5
+
+
+def test_what_comes_with_mlpdeploy_can_be_read() -> None:
+    for backend in backends():
+        assert all(0 < ratio <= 1 for ratio in decisions.elsewhere(backend).values())
