@@ -67,12 +67,14 @@ def install(document: Document) -> list[str]:
     bytes_ = document["results"]
     whole, cuda = bytes_["whole"] / 1e9, (bytes_["cuda"] + bytes_["torch_cuda"]) / 1e9
     return [
-        f"It takes {whole:.1f} GB on disk, of which {cuda:.1f} GB are CUDA's libraries and PyTorch's code for CUDA.",
-        f"A machine without a GPU needs the other {whole - cuda:.1f} GB only: install PyTorch's CPU build into the",
-        "environment first, and that one is kept (its own size was not measured).",
-        "",
-        *source(document, ["torch", "tensorrt-rtx"]),
+        f"It takes {whole:.1f} GB on disk, {cuda:.1f} GB of them for CUDA. PyTorch's CPU build is kept where it is installed",
+        f"first: then {whole - cuda:.1f} GB and its own size do.",
+        f"({_one_line(document, ['torch', 'tensorrt-rtx'])})",
     ]
+
+
+def _one_line(document: Document, packages: list[str]) -> str:
+    return " ".join(source(document, packages)).rstrip(".")
 
 
 def coverage(document: Document) -> list[str]:
@@ -82,10 +84,8 @@ def coverage(document: Document) -> list[str]:
     least = sorted(found, key=found.__getitem__)[:2]
     named = " and ".join(f"{found[name]:.0f} % of `{name}/`" for name in least)
     return [
-        f"They run {whole:.0f} % of the package's statements; least are {named}. What runs in other processes than the",
-        "tests' own, commands above all, is not counted.",
-        "",
-        *source(document, ["torch"]),
+        f"They run {whole:.0f} % of the package's statements, least {named}; what runs in other processes is not",
+        f"counted. ({_one_line(document, ['torch'])})",
     ]
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+
+from tests.warm import Warm, warmed
 
 REPOSITORY = Path(__file__).parent.parent
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -35,19 +36,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("slow")
 
 
+@pytest.fixture(scope="session")
+def warm() -> Iterator[Warm]:
+    """What runs commands without importing everything anew."""
+    with warmed(REPOSITORY) as process:
+        yield process
+
+
 @pytest.fixture
-def cli(tmp_path: Path) -> Cli:
+def cli(tmp_path: Path, warm: Warm) -> Cli:
     """Run `mlpdeploy` with these arguments as a user would: another process, another folder, 80 columns."""
 
     def run(*arguments: str | Path, code: int | None = 0, **environment: str) -> subprocess.CompletedProcess[str]:
-        found = subprocess.run(
-            [sys.executable, "-m", "mlpdeploy", *map(str, arguments)],
-            cwd=tmp_path,
-            env=os.environ | {"PYTHONPATH": str(REPOSITORY), "COLUMNS": "80", "NO_COLOR": "1"} | environment,
-            capture_output=True,
-            text=True,
-            timeout=600,
-        )
+        usual = os.environ | {"PYTHONPATH": str(REPOSITORY), "COLUMNS": "80", "NO_COLOR": "1"}
+        found = warm.run([*map(str, arguments)], tmp_path, usual | environment)
         if code is not None:
             assert found.returncode == code, found.stdout + found.stderr
         assert "Traceback" not in found.stderr

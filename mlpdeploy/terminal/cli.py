@@ -243,7 +243,7 @@ def _device_first(arguments: list[str]) -> list[str]:
 def _with_seconds(arguments: list[str]) -> list[str]:
     """With the usual seconds behind a `--search` that is given none."""
     found = []
-    for word, behind in zip(arguments, [*arguments[1:], ""], strict=True):
+    for word, behind in zip(arguments, [*arguments[1:], ""], strict=False):
         found += [word, f"{SECONDS:g}"] if word == "--search" and not _is_number(behind) else [word]
     return found
 

@@ -1,0 +1,123 @@
+"""A process with everything imported, which forks one that runs the command line each time it is asked.
+
+To the command it is what `python -m mlpdeploy` would be, less the seconds of imports: a process of its own, in another
+folder, with an environment and streams of its own.
+
+    python -m tests.warm     reads a line {"arguments", "cwd", "environment", "stdout", "stderr"}, answers its exit code
+"""
+
+from __future__ import annotations
+
+import atexit
+import importlib
+import json
+import os
+import pkgutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+HEAVY = (
+    "numpy",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
+    "openvino",
+    "tensorrt_rtx",
+    "timm",
+    "torch._inductor",
+    "torch.onnx",
+)
+
+
+class Warm:
+    """The process, asked from another one."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+
+    def run(
+        self, arguments: Sequence[str], cwd: Path, environment: Mapping[str, str]
+    ) -> subprocess.CompletedProcess[str]:
+        """As `subprocess.run` of the command line."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        with tempfile.TemporaryDirectory() as folder:
+            out, err = Path(folder) / "out", Path(folder) / "err"
+            asked = {"arguments": [*arguments], "cwd": str(cwd), "environment": {**environment}}
+            print(json.dumps(asked | {"stdout": str(out), "stderr": str(err)}), file=self.process.stdin, flush=True)
+            code = int(self.process.stdout.readline())
+            return subprocess.CompletedProcess(
+                [*arguments], code, out.read_text(encoding="utf-8"), err.read_text(encoding="utf-8")
+            )
+
+
+@contextmanager
+def warmed(repository: Path) -> Iterator[Warm]:
+    """The process, until the body ends."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    command = [sys.executable, "-m", "tests.warm"]
+    with subprocess.Popen(
+        command, cwd=repository, env=os.environ | {"PYTHONPATH": str(repository)}, **pipes
+    ) as process:
+        yield Warm(process)
+        process.stdin.close()
+
+
+def main() -> None:
+    """Import, then fork for each line."""
+    for name in HEAVY:
+        try:
+            importlib.import_module(name)
+        except ImportError:  # an engine that this machine does not have
+            continue
+    import mlpdeploy
+
+    for module in pkgutil.walk_packages(mlpdeploy.__path__, "mlpdeploy."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    answers = os.dup(1)
+    for line in sys.stdin:
+        child = os.fork()
+        if child == 0:
+            os.close(answers)
+            _become(**json.loads(line))
+        _, status = os.waitpid(child, 0)
+        os.write(answers, f"{os.waitstatus_to_exitcode(status)}\n".encode())
+
+
+def _become(arguments: list[str], cwd: str, environment: dict[str, str], stdout: str, stderr: str) -> None:
+    """Be the command's process, to its end."""
+    from mlpdeploy.terminal import cli
+
+    signal.alarm(600)
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.argv = ["mlpdeploy", *arguments]
+    paths = environment.get("PYTHONPATH", "").split(os.pathsep)
+    sys.path[:] = list(dict.fromkeys([cwd, *filter(None, paths), *sys.path[1:]]))
+    for number, path in ((0, os.devnull), (1, stdout), (2, stderr)):
+        flags = os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        os.dup2(os.open(path, flags, 0o600), number)
+    code = 1
+    try:
+        cli.main()
+    except SystemExit as left:
+        code = left.code if isinstance(left.code, int) else int(left.code is not None)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (AttributeError, OSError, ValueError):  # the network closed it, or took it away
+            continue
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    main()
