@@ -395,6 +395,7 @@ def test_the_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monk
     assert names["logits"].shape == (5, 1000) and names["again"].manifest == names["engine"].manifest
 
 
+@pytest.mark.slow
 def test_several_threads_compile_at_once_each_its_own_network() -> None:
     """torch.export keeps what it does in classes and modes that all threads share: calls of networks too, so later."""
     found: dict[int, tuple[Engine, nn.Module, Tensor]] = {}

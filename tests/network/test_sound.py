@@ -54,6 +54,7 @@ def test_what_cannot_be_used_is_named(change: Callable[[nn.Module], None], messa
         mlpdeploy.compile(network, torch.randn(2, 4).double(), precision="fp32", backend="onnxruntime")
 
 
+@pytest.mark.slow
 def test_masks_are_infinite_and_no_fault() -> None:
     network = Net().eval()
     network.constant = nn.Parameter(torch.tensor([-torch.inf]), requires_grad=False)

@@ -137,6 +137,7 @@ def test_a_stream_that_a_network_closes_is_not_the_one_of_results(run: Cli) -> N
     assert "ClosesStdout: ValueError: I/O operation on closed file" in json.loads(found.stdout)["error"]["message"]
 
 
+@pytest.mark.slow
 def test_an_error_that_has_no_text_is_its_name(run: Cli) -> None:
     assert run("build", "Raises", code=2).stderr.splitlines()[-1].endswith("cannot be built: Mute")
 

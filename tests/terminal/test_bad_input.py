@@ -229,6 +229,7 @@ def test_killed_in_the_middle_of_writing(artifact: Path, home: Path) -> None:
     assert found.cached  # and the draft of the dead is gone, as the fixture checks
 
 
+@pytest.mark.slow
 def test_an_interruption_loses_nothing(artifact: Path, fails: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*arguments: object) -> None:
         raise KeyboardInterrupt

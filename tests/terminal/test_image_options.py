@@ -86,6 +86,7 @@ def photos(folder: Path, names: tuple[str, ...], each: int = 2) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_images_of_ones_own_network_are_not_prepared_in_silence(run: Run, tmp_path: Path) -> None:
     """ImageNet's mean, std and crop were taken, and nothing said so."""
     folder = photos(tmp_path / "photos", ("0", "1", "2"))
@@ -119,6 +120,7 @@ def test_what_the_options_say_is_done_to_the_images(run: Run, tmp_path: Path) ->
     assert spec.black == (-1.0, -2.0, -0.2) and spec.white == (1.0, 2.0, 0.8)
 
 
+@pytest.mark.slow
 def test_a_network_that_brings_timms_facts_needs_no_options(run: Run, tmp_path: Path) -> None:
     own = ("image_nets:known", *OWN[3:])
     folder = photos(tmp_path / "photos", ("a",))

@@ -84,6 +84,7 @@ def test_results_outlive_the_next_call(engines: Engines, name: str) -> None:
     assert (first == kept).all() and not (first == second).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_facts_are_json_and_whole(engines: Engines, name: str) -> None:
     backend, built = engines(name, "fp32")

@@ -75,6 +75,7 @@ def test_openvino_never_runs_an_fp32_network_in_less(tmp_path: Path) -> None:
     assert "FullyConnected" in built.facts["executed_by_type"]
 
 
+@pytest.mark.slow
 def test_openvino_says_what_it_ran_for_the_low_precisions(tmp_path: Path) -> None:
     for precision, allowed in (("fp16", {"f32", "f16"}), ("bf16", {"f32", "bf16"})):
         _, built = engine("openvino", emitted(precision), precision, tmp_path)

@@ -110,6 +110,7 @@ def decoded(node: onnx.NodeProto | None) -> bool:
     return node is not None and node.op_type == "DequantizeLinear"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
 def test_a_cpu_engine_computes_what_the_fake_quantised_graph_does(
     files: dict[str, Emitted], name: str, tmp_path: Path

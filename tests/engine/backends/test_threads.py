@@ -110,6 +110,7 @@ def test_answers_share_no_memory_with_inputs_or_the_engine(engine: tuple[Backend
     assert all(one.flags.writeable and one.flags.c_contiguous for one in found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", CPU, indirect=True)
 def test_an_input_is_not_kept(engine: tuple[Backend, Built]) -> None:
     import sys

@@ -233,6 +233,7 @@ class Overflowing(nn.Module):
         return self.calm(torch.log1p(self.wild(torch.exp(F.relu(x) + 12)).abs()))
 
 
+@pytest.mark.slow
 def test_the_nodes_that_the_plan_keeps_in_fp32_are_named_and_are_fp32() -> None:
     torch.manual_seed(0)
     made = emitted(Overflowing(), TensorSpec("x", (4,), torch.float32), precision="fp16")

@@ -110,6 +110,7 @@ def test_an_image_that_no_memory_holds_is_skipped(tmp_path: Path, monkeypatch: p
     ]
 
 
+@pytest.mark.slow
 def test_an_image_that_becomes_larger_than_memory_is_skipped(tmp_path: Path) -> None:
     """A line of pixels whose shorter edge is resized to 8: the longer one grows by as much."""
     picture(20, 20).save(tmp_path / "good.png")

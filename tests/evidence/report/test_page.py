@@ -121,6 +121,7 @@ def test_it_is_whole_and_every_section_is_there(text: str) -> None:
     assert text.count('<svg class="chart"') == 5 and text.count('<svg class="graph"') == 2
 
 
+@pytest.mark.slow
 def test_it_needs_nothing_from_elsewhere(text: str) -> None:
     found = Page(text)
     assert not found.names & {"script", "iframe", "img", "object", "embed", "base", "form"}

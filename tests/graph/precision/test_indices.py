@@ -103,6 +103,7 @@ def test_without_a_plan_other_rows_are_found() -> None:
     assert off(EXACT["floor"][0], everything=True) > 0.1
 
 
+@pytest.mark.slow
 def test_a_quantile_has_no_form_in_fp16() -> None:
     found = kept(lambda net, x: x - x.quantile(0.5, 1, keepdim=True))
     assert found == {"quantile": "has no form in FP16"}
