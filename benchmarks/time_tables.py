@@ -66,10 +66,9 @@ def install(document: Document) -> list[str]:
     """Gigabytes of an installation, and what is left of it without what only a GPU needs."""
     bytes_ = document["results"]
     whole, cuda = bytes_["whole"] / 1e9, (bytes_["cuda"] + bytes_["torch_cuda"]) / 1e9
-    rest = f"{whole - cuda:.1f} GB and its own size do"
     return [
-        f"It takes {whole:.1f} GB on disk, {cuda:.1f} GB of them for CUDA. Where PyTorch's CPU build was installed before,",
-        f"that one is kept: then {rest}.",
+        f"It takes {whole:.1f} GB on disk, {cuda:.1f} GB of them for CUDA. Where PyTorch's CPU build is there",
+        f"before, that one is kept: then {whole - cuda:.1f} GB and its own size do.",
         f"({_one_line(document, ['torch', 'tensorrt-rtx'])})",
     ]
 
