@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmarks.network_tables import engines, executed, families, graph, launches, remaining, zoo
 from benchmarks.recorded import recorded
-from benchmarks.time_tables import build, coverage, cpu, gate, install, int8, rules, summary
+from benchmarks.time_tables import build, coverage, cpu, gate, install, int8, rules, searched, summary
 from mlpdeploy.zoo.recipe import folder
 
 ROOT = Path(__file__).parent.parent
@@ -25,6 +25,7 @@ FILLED = (*PAGES, *sorted(folder().glob("*.toml")))
 TABLES: dict[str, tuple[Callable[..., list[str]], tuple[str, ...]]] = {
     "graph": (graph, ("graph",)),
     "rules": (rules, ("rules",)),
+    "search": (searched, ("search",)),
     "cpu": (cpu, ("cpu",)),
     "summary": (summary, ("graph", "cpu")),
     "build": (build, ("build",)),

@@ -6,6 +6,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.markdown import Document, by_part, measured, rule_name, source, table, worth
+from mlpdeploy.artifact.decisions import KEPT, UNDECIDED, UNTRIED, Decision
 
 
 def rules(document: Document) -> list[str]:
@@ -24,6 +25,35 @@ def rules(document: Document) -> list[str]:
         [f"`{name}`", rule, *(cells.get(column, "-") for column in columns)] for (name, rule), cells in rows.items()
     ]
     return [*table(["network", "rule", *columns], body), "", *source(document, ["onnxruntime", "openvino"])]
+
+
+def searched(document: Document) -> list[str]:
+    """What a search kept, by network, engine and where it began; and how many changes it tried, and how many it had to
+    leave."""
+    rows = []
+    for name, engines in document["results"].items():
+        for engine, starts in engines.items():
+            for start, row in starts.items():
+                decision = Decision.from_json(row["decision"])
+                kept = [
+                    f"`{one.name}` {one.change}, {one.ratio.said}"
+                    for one in decision.trials
+                    if one.verdict == KEPT and one.ratio
+                ]
+                left = sum(one.verdict in (UNTRIED, UNDECIDED) for one in decision.trials)
+                tried = f"{len(decision.trials) - left} of {len(decision.trials)}"
+                rows.append(
+                    [f"`{name}`", engine, start, f"{decision.seconds:.0f}", tried, "; ".join(kept) or "nothing"]
+                )
+    head = [
+        "network",
+        "engine",
+        "begun with",
+        "seconds",
+        "changes decided",
+        "kept, and the time with it over that without",
+    ]
+    return [*table(head, rows), "", *source(document, ["onnxruntime", "openvino"])]
 
 
 def cpu(document: Document) -> list[str]:

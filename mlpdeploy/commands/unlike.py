@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mlpdeploy.artifact import decisions
+from mlpdeploy.artifact.decisions import LEFT_OUT, PUT_IN
 from mlpdeploy.artifact.store import Artifact
 from mlpdeploy.commands.baseline import Baseline
 from mlpdeploy.selection import Selection
@@ -29,6 +31,8 @@ def differences(other: Baseline, artifact: Artifact, threads: int) -> list[str]:
     pairs = [(name.replace("_", " "), before.get(name), after.get(name)) for name in names]
     pairs += [("threads", with_threads, threads), _calibration(before, after)]
     pairs.append(_weights(weights, artifact.manifest["weights"]))
+    if other.artifact is not None:
+        pairs.append(("decisions of a search", _decided(theirs), _decided(artifact.manifest)))
     return [f"{what}: the baseline has {_words(a)}, the candidate {_words(b)}" for what, a, b in pairs if a != b]
 
 
@@ -39,6 +43,12 @@ def _weights(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> tuple[str, s
         return "weights", texts[0], texts[1]
     before, after = (f"{text}, SHA-256 {digest[:10]}" for text, digest in zip(texts, hashes, strict=True))
     return ("weights", before, after) if hashes[0] != hashes[1] else ("weights", "", "")
+
+
+def _decided(manifest: Mapping[str, Any]) -> list[str]:
+    """The changes that were kept."""
+    found = decisions.of_manifest(manifest)
+    return [] if found is None else [f"{name} {how}" for how in (LEFT_OUT, PUT_IN) for name in found.kept(how)]
 
 
 def _calibration(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[str, str | None, str | None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 
 from mlpdeploy import pipeline
 from mlpdeploy.artifact import store
+from mlpdeploy.artifact.decisions import KEPT, LEFT_OUT, NO_BETTER, Decision, Trial
 from mlpdeploy.artifact.lookup import folder_of
 from mlpdeploy.artifact.store import Artifact
 from mlpdeploy.commands import gating, measuring, unlike
@@ -113,10 +114,15 @@ def test_what_is_not_alike_is_said_before_anything_is_timed_and_kept(
     assert same.baseline["differs"] == [] and not [line for line in lines if line.startswith("not alike")]
 
 
+TRIALS = (Trial("pick_parts", LEFT_OUT, KEPT), Trial("fold_affine", LEFT_OUT, NO_BETTER))
+DECIDED = {"decision": asdict(Decision("mixer_s32", "2026-01-01", "time", 8, 60.0, TRIALS))}
+
+
 def manifest(**changes: Any) -> dict[str, Any]:
     selection = Selection("mixer_s32", "fp32", "openvino").to_json()
     weights = {"text": "weights from a.pth", "kind": "checkpoint", "sha256": "0" * 64}
-    return {"selection": selection | changes.pop("selection", {}), "weights": weights | changes}
+    decided = changes.pop("decided", None)
+    return {"selection": selection | changes.pop("selection", {}), "weights": weights | changes, "decided": decided}
 
 
 @pytest.mark.parametrize(
@@ -138,6 +144,11 @@ def manifest(**changes: Any) -> dict[str, Any]:
         ),
         (manifest(selection={"plugin": "off"}), manifest(), ["plugin: the baseline has off, the candidate auto"]),
         (manifest(selection={"checkpoint": "/a/b.pth"}), manifest(), []),
+        (
+            manifest(decided=DECIDED),
+            manifest(),
+            ["decisions of a search: the baseline has pick_parts left out, the candidate none"],
+        ),
         (
             manifest(selection={"input_shape": [3, 8, 8]}),
             manifest(),
