@@ -45,7 +45,7 @@ class TensorRT(EngineBackend):
     engine_file = "engine.plan"
     code = "compiled kernels"
     beside_int8 = "fp16"
-    forms = (Form("fill_ranks"),)
+    forms = (Form("fill_ranks"), Form("flatten_rows"))
     has_levels = True
     off = ("split_activation",)  # the products are joined again, and gelu then costs a launch of its own
 
@@ -176,9 +176,11 @@ def parse(model: onnx.ModelProto, flavour: str = "tensorrt-rtx") -> ParsedNetwor
         return _read_back(network[1], model)
 
 
-def parse_prepared(model: onnx.ModelProto, flavour: str = "tensorrt-rtx") -> ParsedNetwork:
-    """What TensorRT parses when it builds `model`: as `parse`, behind its forms."""
-    return parse(prepare(model, TensorRT.forms, "fp16").model, flavour)
+def parse_prepared(
+    model: onnx.ModelProto, flavour: str = "tensorrt-rtx", disabled: Collection[str] = ()
+) -> ParsedNetwork:
+    """What TensorRT parses when it builds `model`: as `parse`, behind its forms but those `disabled`."""
+    return parse(prepare(model, TensorRT.forms, "fp16", disabled).model, flavour)
 
 
 def strongly_typed_flag(trt: Any) -> bool:

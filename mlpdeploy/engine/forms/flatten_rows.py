@@ -1,0 +1,183 @@
+"""What computes each row of channels by itself computes on a matrix of rows, for TensorRT.
+
+before: (b, t, c) -> LayerNormalization -> MatMul -> Gelu -> MatMul -> Add -> (b, t, c)
+after:  (b, t, c) -> Reshape -> (b*t, c) -> the same -> Reshape -> (b, t, c)
+
+TensorRT-RTX 1.7 multiplies rows by a weight as one matrix. In three axes it copies the residual stream into that matrix
+and back, once a product, and launches biases by themselves; reshapes of a file launch nothing. Only what ends in a sum
+of two activations, or before a transpose, is written so: elsewhere the kernels that read it were split instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+from functools import cached_property
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from mlpdeploy.engine.forms._edit import shapes_of
+
+UNARY = {"Cast", "Erf", "Gelu", "HardSwish", "LeakyRelu", "Relu", "Sigmoid", "Sqrt", "Tanh"}
+BINARY = {"Add", "Div", "Mul", "Sub"}
+
+
+def rewrite(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
+    """The same model, each such part between reshapes; and how many products are in them."""
+    graph = _Graph(model)
+    names = {name for part in graph.parts() for name in part}
+    if not names:
+        return model, 0
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    _Writer(_Graph(result), names).write(result.graph)
+    return result, sum(graph.nodes[name].op_type == "MatMul" for name in names)
+
+
+class _Graph:
+    """What reads and makes the tensors of a graph; operations go by the name of what they give."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.nodes = {node.output[0]: node for node in model.graph.node}
+        self.constants = {one.name: one for one in model.graph.initializer}
+        self.shapes, self.outputs = shapes_of(model), {one.name for one in model.graph.output}
+        self.readers: dict[str, list[onnx.NodeProto]] = {}
+        for node in model.graph.node:
+            for name in node.input:
+                self.readers.setdefault(name, []).append(node)
+
+    @cached_property
+    def by_rows(self) -> dict[str, onnx.NodeProto]:
+        """The operations that compute each row of channels by itself."""
+        return {name: node for name, node in self.nodes.items() if self._is_by_rows(node)}
+
+    def parts(self) -> list[set[str]]:
+        """Products and what stands around them, as far as all of it is by rows; those that end well."""
+        found = {name for name, node in self.by_rows.items() if node.op_type == "MatMul"}
+        size = 0
+        while size < len(found):
+            size = len(found)
+            found |= {name for name in self.by_rows.keys() - found if self._belongs(name, found)}
+        while loose := {name for name in found if self._is_loose(name, found)}:
+            found -= loose
+        return [part for part in self._connected(found) if all(self._ends_well(name, part) for name in part)]
+
+    def rows(self, name: str) -> bool:
+        """Whether a tensor is an activation of three axes or more, whose sizes are known but for the first."""
+        shape = self.shapes.get(name, [])
+        return len(shape) > 2 and 0 not in shape[1:] and name not in self.constants
+
+    def leaves(self, name: str, part: Collection[str]) -> bool:
+        """Whether something else reads what an operation of a part gives."""
+        return name in self.outputs or any(node.output[0] not in part for node in self.readers.get(name, ()))
+
+    def _is_by_rows(self, node: onnx.NodeProto) -> bool:
+        if node.domain or not any(map(self.rows, node.input)) or len(node.output) != 1:
+            return False
+        first, *others = node.input
+        if node.op_type == "MatMul":
+            return self.rows(first) and self._is_constant(others[0], 2)
+        if node.op_type == "LayerNormalization":
+            axes = [attribute.i for attribute in node.attribute if attribute.name == "axis"] or [-1]
+            last = axes[0] in (-1, len(self.shapes[first]) - 1)
+            return last and all(self._is_constant(name, 1) for name in others)
+        if node.op_type in BINARY:
+            shape = self.shapes.get(node.output[0])
+            return all(self._is_constant(n, 1) or (self.rows(n) and self.shapes[n] == shape) for n in node.input)
+        return node.op_type in UNARY
+
+    def _is_constant(self, name: str, axes: int) -> bool:
+        """Whether a tensor is a number of the file with no more than so many axes, behind some of size 1."""
+        return name in self.constants and all(size == 1 for size in [*self.constants[name].dims][:-axes])
+
+    def _belongs(self, name: str, found: Collection[str]) -> bool:
+        """Whether an operation stands behind one that was found, or before such ones alone.
+
+        A norm in front of something else is no part: it ends where its row does.
+        """
+        if not self.leaves(name, found) and name in self.readers:
+            return True
+        node = self.nodes[name]
+        return node.op_type != "LayerNormalization" and any(source in found for source in node.input)
+
+    def _is_loose(self, name: str, found: Collection[str]) -> bool:
+        """Whether an operation, no product, only hands on to others what it should not end with."""
+        read = any(reader.output[0] in found for reader in self.readers.get(name, ()))
+        return not read and self.nodes[name].op_type != "MatMul" and not self._ends_well(name, found)
+
+    def _connected(self, found: set[str]) -> Iterator[set[str]]:
+        waiting = set(found)
+        while waiting:
+            part, front = set[str](), {waiting.pop()}
+            while front:
+                part |= front
+                around = {name for one in front for name in self._beside(one)}
+                front = (around & found) - part
+            waiting -= part
+            yield part
+
+    def _beside(self, name: str) -> Iterable[str]:
+        return [*self.nodes[name].input, *(node.output[0] for node in self.readers.get(name, ()))]
+
+    def _ends_well(self, name: str, part: Collection[str]) -> bool:
+        if not self.leaves(name, part):
+            return True
+        node = self.nodes[name]
+        others = [reader for reader in self.readers.get(name, ()) if reader.output[0] not in part]
+        transposed = bool(others) and name not in self.outputs and all(one.op_type == "Transpose" for one in others)
+        return transposed or (node.op_type == "Add" and all(map(self.rows, node.input)))
+
+
+class _Writer:
+    """Writes the nodes of `parts` on matrices, and reshapes where rows come in and go out."""
+
+    def __init__(self, graph: _Graph, parts: Collection[str]) -> None:
+        self.graph, self.parts = graph, parts
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: list[onnx.TensorProto] = []
+        self.flat: dict[str, str] = {}
+
+    def write(self, graph: onnx.GraphProto) -> None:
+        """Replace the nodes of a graph."""
+        for node in graph.node:
+            if node.output[0] in self.parts:
+                self._flatten(node)
+            else:
+                self.nodes.append(node)
+        nodes = [*self.nodes]
+        del graph.node[:]
+        graph.node.extend(nodes)
+        read = {name for node in nodes for name in node.input} | self.graph.outputs
+        constants = [one for one in (*graph.initializer, *self.constants) if one.name in read]
+        del graph.initializer[:]
+        graph.initializer.extend(constants)
+
+    def _flatten(self, node: onnx.NodeProto) -> None:
+        copy, (name,) = onnx.NodeProto(), node.output
+        copy.CopyFrom(node)
+        for place, source in enumerate(node.input):
+            copy.input[place] = self._read(source, f"{node.name}/rows{place}")
+        for attribute in copy.attribute:
+            if attribute.name == "axis":
+                attribute.i = -1
+        copy.output[0] = self.flat[name] = f"{name}/rows"
+        self.nodes.append(copy)
+        if self.graph.leaves(name, self.parts):
+            self._reshape(copy.output[0], name, [-1, *self.graph.shapes[name][1:]], f"{node.name}/back")
+
+    def _read(self, name: str, called: str) -> str:
+        """A tensor as a matrix of rows, by a reshape that is called so; a number of the file without axes in front."""
+        if name not in self.flat:
+            self.flat[name] = f"{name}/rows"
+            if name in self.graph.constants:
+                values = numpy_helper.to_array(self.graph.constants[name])
+                self.constants.append(numpy_helper.from_array(values.reshape(values.shape[-2:]), self.flat[name]))
+            else:
+                self._reshape(name, self.flat[name], [-1, self.graph.shapes[name][-1]], called)
+        return self.flat[name]
+
+    def _reshape(self, source: str, result: str, shape: list[int], called: str) -> None:
+        sizes = f"{result}/shape"
+        self.constants.append(numpy_helper.from_array(np.array(shape, np.int64), sizes))
+        self.nodes.append(helper.make_node("Reshape", [source, sizes], [result], called))
