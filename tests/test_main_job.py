@@ -39,7 +39,7 @@ def fits(printed: str) -> bool:
 @pytest.mark.parametrize("name", ["mixer_s32", pytest.param("vip_s", marks=pytest.mark.slow)])
 def test_the_main_job(name: str, cli: Cli, tmp_path: Path) -> None:
     # The smaller batches are the only departure from the README, and keep this test short.
-    batch = () if name == "mixer_s32" else ("--batch", "1:2:4")
+    batch = () if name == "mixer_s32" else ("--batch", "1:1:2")
     built = cli("build", name, "--precision", "fp16", "--backend", "tensorrt-rtx", *batch)
     folder = tmp_path / "artifacts" / recipe.canonical(name) / "fp16" / "tensorrt-rtx"
     assert {path.name for path in folder.iterdir()} == FILES
@@ -91,6 +91,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 SMALL = ("mixer_s32", "--image-size", "64", "--num-classes", "10", "--batch", "1:2:3")
+SMALLEST = ("mint_wqk", "--batch", "1:2:3")
 
 
 @pytest.mark.slow
@@ -103,7 +104,7 @@ def test_a_missed_budget_names_the_stage_and_the_tolerance_that_would_pass(
     monkeypatch.setattr(finding, "recipes", lambda: {"mixer_s32": strict})
     capsys.readouterr()
 
-    run("verify", *SMALL, "--backend", "tensorrt-rtx", "--json", code=1)
+    run("verify", *SMALL, "--quick", "--backend", "tensorrt-rtx", "--json", code=1)
     document = json.loads(capsys.readouterr().out)
     assert not document["passed"] and document["first_failed"] == "typed graph, PyTorch"
     assert "the budget is 1.0e-07" in document["verdict"]
@@ -112,7 +113,7 @@ def test_a_missed_budget_names_the_stage_and_the_tolerance_that_would_pass(
     folder = here / "artifacts" / "mixer_s32" / "fp16" / "tensorrt-rtx"
     assert json.loads((folder / "verification.json").read_text())["first_failed"] == "typed graph, PyTorch"
 
-    run("verify", *SMALL, "--backend", "tensorrt-rtx", code=1)
+    run("verify", *SMALL, "--quick", "--backend", "tensorrt-rtx", code=1)
     printed = capsys.readouterr().out
     assert "failed" in printed and "would have passed" in printed and fits(printed)
 
@@ -120,7 +121,7 @@ def test_a_missed_budget_names_the_stage_and_the_tolerance_that_would_pass(
     budgets["fp16"] = Budget(tolerance, 0.99)
     stages = {stage["name"]: stage["max_relative"] for stage in document["stages"]}
     if stages["emitted ONNX, ONNX Runtime"] <= tolerance:
-        run("verify", *SMALL, "--backend", "tensorrt-rtx")
+        run("verify", *SMALL, "--quick", "--backend", "tensorrt-rtx")
 
 
 @pytest.mark.slow
@@ -129,7 +130,7 @@ def test_a_missed_budget_names_the_stage_and_the_tolerance_that_would_pass(
 def test_other_precisions_and_engines(
     backend: str, precision: str, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    selection = (*SMALL, "--backend", backend, "--precision", precision)
+    selection = (*SMALLEST, "--backend", backend, "--precision", precision)
     run("build", *selection)
     capsys.readouterr()
     run("verify", *selection, "--json")
@@ -144,7 +145,7 @@ def test_other_precisions_and_engines(
 
 @pytest.mark.slow
 def test_tf32_is_an_engine_of_fp32_that_may_use_it(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    selection = (*SMALL, "--precision", "tf32", "--backend", "tensorrt-rtx")
+    selection = (*SMALLEST, "--precision", "tf32", "--backend", "tensorrt-rtx")
     run("build", *selection, "--json")
     manifest = json.loads(capsys.readouterr().out)["manifest"]
     assert set(manifest["facts"]["parsed"]["dtypes"]["MATRIX_MULTIPLY"]) == {"FLOAT"}
