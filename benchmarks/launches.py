@@ -1,7 +1,7 @@
 """Launches of TensorRT-RTX engines: the plain export's, ours, and what each rule adds or takes away.
 
     python -m benchmarks.launches [RECIPE ...]              plain export and ours
-    python -m benchmarks.launches --rules [RECIPE ...]      and ours without each rule that fired, or with one more
+    python -m benchmarks.launches --rules [RECIPE ...]      and ours without each rule or form, or with one more
 
 FP16, dynamic batch. No GPU is needed: an engine holds its programme, and each line of it is a launch.
 """
@@ -24,10 +24,13 @@ BACKEND = "tensorrt-rtx"
 SETTINGS = {"precision": "fp16", "batch": "1,8,32"}
 
 
-def counted(emitted: Emitted) -> dict[str, Any]:
-    """The engine of a file: its launches, by kind, its size and how much of that is the source of kernels."""
+def counted(emitted: Emitted, *disabled: str) -> dict[str, Any]:
+    """The engine of a file: its launches, by kind, its size and how much of that is the source of kernels.
+
+    `disabled` are forms to leave out.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        request = BuildRequest("fp16", Batch(1, 8, 32))
+        request = BuildRequest("fp16", Batch(1, 8, 32), disabled=disabled)
         facts = backends()[BACKEND].build(emitted, request, Path(folder), common.Silent()).facts
     return {**facts["launches"], "engine_bytes": facts["engine_bytes"]}
 
@@ -43,6 +46,9 @@ def measure(name: str, seed: int, rules: bool) -> dict[str, Any]:
         if rules or label == ALL:
             found[label] = counted(common.ours(traced, "fp16", disabled, enabled, off)[0])
             print(f"{name:24s} {label:40s} {found[label]['total']}", flush=True)
+    for form in backends()[BACKEND].forms if rules else ():
+        ours = common.ours(traced, "fp16", off=off)[0]
+        found[f"without {form.name}"] = counted(ours, form.name)
     print(f"{name:24s} {PLAIN} {found[PLAIN]['total']} -> ours {found[ALL]['total']}", flush=True)
     return found
 

@@ -103,10 +103,19 @@ def launches(document: Document) -> list[str]:
             if label not in ("plain export", "bare")
         }
         changed = [f"{rule} {count}" for rule, count in others.items() if count != ours]
-        cells = [str(plain), str(ours), ", ".join(changed) if len(others) > 1 else "not measured"]
-        rows.append([f"`{name}`", *cells])
-    head = ["network", "plain export", "ours", "ours without a rule, or with one that is off, where it differs"]
+        moves = [_beside(row, what) for what in ("copies", "transposes")]
+        rows.append(
+            [f"`{name}`", str(plain), str(ours), *moves, ", ".join(changed) if len(others) > 1 else "not measured"]
+        )
+    without = "ours without a rule or form, or with one that is off, where it differs"
+    head = ["network", "plain export", "ours", "copies", "that transpose", without]
     return [*table(head, rows), "", *source(document, ["tensorrt-rtx", "torch"])]
+
+
+def _beside(row: Document, what: str) -> str:
+    """How many launches of the plain export's engine only copy, or transpose, and of ours."""
+    found = [row[label].get(what) for label in ("plain export", "default rules")]
+    return "not measured" if None in found else f"{found[0]} → {found[1]}"
 
 
 def engines(document: Document) -> list[str]:

@@ -153,6 +153,8 @@ def test_int8_engines_are_shown_beside_those_of_fp32() -> None:
 def test_launches_name_the_rules_that_change_their_number() -> None:
     counts = {"plain export": 9, "default rules": 7, "without fold_affine": 8, "without project_tokens": 7, "bare": 9}
     results = {"net": {label: {"total": count} for label, count in counts.items()}}
-    results["other"] = {"plain export": {"total": 4}, "default rules": {"total": 5}}
+    moves = [{"copies": 3, "transposes": 1}, {"copies": 0, "transposes": 2}]
+    results["other"] = {"plain export": {"total": 4, **moves[0]}, "default rules": {"total": 5, **moves[1]}}
     lines = tables.launches(document(results, threads=1))
-    assert "| `net` | 9 | 7 | `fold_affine` 8 |" in lines and "| `other` | 4 | 5 | not measured |" in lines
+    assert "| `net` | 9 | 7 | not measured | not measured | `fold_affine` 8 |" in lines
+    assert "| `other` | 4 | 5 | 3 → 0 | 1 → 2 | not measured |" in lines

@@ -33,6 +33,9 @@ SECONDS = 120.0
 GLANCES, SHARE = 0.4, 0.75
 """The shares of the time in which changes are looked at for the first time, and of what is left that one may take."""
 
+STRIKING = -0.03
+"""At first sight, the logarithm of the ratio below which a change is decided before others are looked at."""
+
 
 def decide(
     traced: Traced,
@@ -111,24 +114,29 @@ class _Search:
         self.clock, self.stages, self.promising = clock, stages, dict[Change, Variant]()
 
     def through(self, changes: list[Change], glancing_until: float) -> list[Trial]:
-        """Each change at first sight, as many as there is time for; then the most promising first."""
-        over, seen = dict[Change, Trial](), dict[Change, float]()
+        """Each change at first sight, as many as there is time for; then the most promising first.
+
+        What is far better at first sight is decided at once.
+        """
+        tried, seen = dict[Change, Trial](), dict[Change, float]()
         for done, change in enumerate(changes):
             if self.clock() > glancing_until:
                 break
             self.stages.step(f"{change}, at first sight", done, len(changes))
             candidate = self._made(change)
             if isinstance(candidate, Trial):
-                over[change] = candidate
+                tried[change] = candidate
                 continue
             seen[change] = self.judge.glance(self.incumbent, candidate)
             if seen[change] < 0:
                 self.promising[change] = candidate
             else:
                 self.shop.remove(candidate)
-        waiting = sorted((one for one in changes if one not in over), key=lambda one: seen.get(one, 0.0))
-        tried = [self._tried(change, place, len(waiting)) for place, change in enumerate(waiting)]
-        return [*tried, *over.values()]
+            if seen[change] < STRIKING:
+                tried[change] = self._tried(change, done, len(changes))
+        waiting = sorted((one for one in changes if one not in tried), key=lambda one: seen.get(one, 0.0))
+        tried |= {change: self._tried(change, place, len(waiting)) for place, change in enumerate(waiting)}
+        return [*tried.values()]
 
     def _tried(self, change: Change, done: int, total: int) -> Trial:
         if self.clock() > self.end:

@@ -20,9 +20,8 @@ from mlpdeploy.search.variants import Change, Unchanged, Variant
 from mlpdeploy.selection import Selection
 
 DEFAULT = Selection("mixer_s32", "fp32", "onnxruntime", "1")
-# What an engine costs by what is left out of it: fold_affine helps, remove_identities hurts, pick_parts hides the gain
-# of fold_affine.
-COSTS = {"remove_identities": 0.9, "pick_parts": 0.95, "fold_affine": 1.2, "gather_shifts": 1.0}
+# What an engine costs without a rule, or with one more: some help, some hurt, and merge_reshapes hurts a lot.
+COSTS = {"remove_identities": 0.98, "pick_parts": 0.99, "fold_affine": 1.2, "gather_shifts": 1.0, "merge_reshapes": 0.9}
 
 
 def change(name: str, how: str = LEFT_OUT) -> Change:
@@ -91,6 +90,15 @@ def test_the_most_promising_is_decided_first_and_the_next_on_top_of_it() -> None
     assert found == dict(remove_identities=KEPT, pick_parts=KEPT, gather_shifts=NO_BETTER, fold_affine=NO_BETTER)
     assert scales.decided[1].disabled_rules == ("pick_parts", "remove_identities")
     assert scales.decided[2].enabled_rules == ("gather_shifts",)
+
+
+def test_what_is_far_better_at_first_sight_is_decided_before_others_are_looked_at() -> None:
+    shop, scales = Shop(), Scales()
+    found = searched(shop, scales, [*ALL[:3], change("merge_reshapes"), ALL[3]])
+    assert list(found) == ["merge_reshapes", "remove_identities", "pick_parts", "gather_shifts", "fold_affine"]
+    assert [one.disabled_rules for one in scales.decided[:2]] == [
+        ("merge_reshapes",), ("merge_reshapes", "remove_identities")
+    ]  # fmt: skip
 
 
 def test_an_engine_that_looked_promising_is_not_built_twice_and_the_others_are_removed() -> None:
