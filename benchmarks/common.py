@@ -59,9 +59,11 @@ def write(
         results = {row: {**values, "machine": machine} for row, values in results.items()}
         same, machine = True, found["machine"]
     date = time.strftime("%Y-%m-%d", time.gmtime())
-    kept = found["results"] if same else {}
-    origin = {"machine": machine, "settings": settings}
-    document = {"benchmark": name, "date": date, **origin, "results": {**kept, **results}}
+    results = {**(found["results"] if same else {}), **results}
+    own = [row.get("machine") for row in results.values()] if alone else [None]
+    if own and own[0] is not None and all(one == own[0] for one in own):  # no row of the first machine is left
+        machine, results = own[0], {row: {k: v for k, v in of.items() if k != "machine"} for row, of in results.items()}
+    document = {"benchmark": name, "date": date, "machine": machine, "settings": settings, "results": results}
     temporary.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     if found and not same:
         path.replace(folder / f"{name}.previous.json")

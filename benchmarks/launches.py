@@ -40,15 +40,15 @@ def measure(name: str, seed: int, rules: bool) -> dict[str, Any]:
     network, specs = common.load(name, seed)
     traced = trace(network, specs)
     fired = {report.name: report.fired for report in rewrite(traced, enabled=all_rules()).report} if rules else {}
-    found = {PLAIN: counted(common.plain(network, specs, "fp16"))}
-    off = backends()[BACKEND].off
+    backend = backends()[BACKEND]
+    optional, off = tuple(form.name for form in backend.forms if not form.needed), backend.off
+    found = {PLAIN: counted(common.plain(network, specs, "fp16"), *optional)}
     for label, (disabled, enabled) in variants(fired, off).items():
         if rules or label == ALL:
             found[label] = counted(common.ours(traced, "fp16", disabled, enabled, off)[0])
             print(f"{name:24s} {label:40s} {found[label]['total']}", flush=True)
-    for form in backends()[BACKEND].forms if rules else ():
-        ours = common.ours(traced, "fp16", off=off)[0]
-        found[f"without {form.name}"] = counted(ours, form.name)
+    for form in optional if rules else ():
+        found[f"without {form}"] = counted(common.ours(traced, "fp16", off=off)[0], form)
     print(f"{name:24s} {PLAIN} {found[PLAIN]['total']} -> ours {found[ALL]['total']}", flush=True)
     return found
 

@@ -51,6 +51,9 @@ def test_rows_that_stand_alone_stay_beside_those_of_another_machine(
     found = json.loads(path.read_text())
     assert found["machine"] == here and found["results"]["a"] == {"layers": 1}
     assert found["results"]["b"] == {"layers": 3, "machine": {**here, "cpu": "Another"}}
+    common.write("x", {"a": {"layers": 5}}, {}, tmp_path, alone=True)
+    found = json.loads(path.read_text())  # where no row of the first machine is left, the file is the other one's
+    assert found["machine"]["cpu"] == "Another" and found["results"] == {"a": {"layers": 5}, "b": {"layers": 3}}
     monkeypatch.setattr(common, "fingerprint", lambda: {**here, "versions": {"torch": "0"}})
     common.write("x", {"c": {"layers": 4}}, {}, tmp_path, alone=True)
     assert json.loads(path.read_text())["results"] == {"c": {"layers": 4}}
