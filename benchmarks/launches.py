@@ -14,6 +14,7 @@ from typing import Any
 
 from benchmarks import common
 from benchmarks.rules import ALL, CHOSEN, variants
+from mlpdeploy.engine import form
 from mlpdeploy.engine.backend import Batch, BuildRequest, backends
 from mlpdeploy.engine.onnx.emit import Emitted
 from mlpdeploy.graph.rewrite import all_rules, rewrite
@@ -41,14 +42,16 @@ def measure(name: str, seed: int, rules: bool) -> dict[str, Any]:
     traced = trace(network, specs)
     fired = {report.name: report.fired for report in rewrite(traced, enabled=all_rules()).report} if rules else {}
     backend = backends()[BACKEND]
-    optional, off = tuple(form.name for form in backend.forms if not form.needed), backend.off
+    optional, off = form.saving(backend.forms), backend.off
     found = {PLAIN: counted(common.plain(network, specs, "fp16"), *optional)}
     for label, (disabled, enabled) in variants(fired, off).items():
-        if rules or label == ALL:
-            found[label] = counted(common.ours(traced, "fp16", disabled, enabled, off)[0])
-            print(f"{name:24s} {label:40s} {found[label]['total']}", flush=True)
-    for form in optional if rules else ():
-        found[f"without {form}"] = counted(common.ours(traced, "fp16", off=off)[0], form)
+        if not rules and label != ALL:
+            continue
+        emitted = common.ours(traced, "fp16", disabled, enabled, off)[0]
+        found[label] = counted(emitted)
+        print(f"{name:24s} {label:40s} {found[label]['total']}", flush=True)
+        if rules and label == ALL:
+            found |= {f"without {one}": counted(emitted, one) for one in optional}
     print(f"{name:24s} {PLAIN} {found[PLAIN]['total']} -> ours {found[ALL]['total']}", flush=True)
     return found
 

@@ -67,9 +67,8 @@ def main() -> None:
             row = results.setdefault(name, {}).setdefault(engine, {})
             for start in arguments.starts.split(","):
                 row[start] = measure(selection, backends()[engine], start, arguments.seconds)
-                for trial in row[start]["decision"]["trials"]:
-                    said = decisions.Decision.from_json(row[start]["decision"] | {"trials": [trial]}).trials[0].said
-                    print(f"{name:16s} {engine:12s} {start:14s} {trial['name']} {trial['change']}: {said}", flush=True)
+                for trial in decisions.Decision.from_json(row[start]["decision"]).trials:
+                    print(f"{name:16s} {engine:12s} {start:14s} {trial.name} {trial.change}: {trial.said}", flush=True)
         # Written after each recipe, so that a long run that is stopped keeps what it has.
         path = common.write("search", results, settings, arguments.out)
     if arguments.out == RESULTS:

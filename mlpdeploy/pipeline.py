@@ -34,6 +34,7 @@ from mlpdeploy.network.source import Source
 from mlpdeploy.progress import Listener, Stages
 from mlpdeploy.search import decide
 from mlpdeploy.selection import Selection
+from mlpdeploy.selection.checks import positive
 from mlpdeploy.stages import check, load, plan_network, rewrite_network, trace_network
 from mlpdeploy.system import documents
 from mlpdeploy.system.turns import in_turn
@@ -65,6 +66,8 @@ def build(
     from mlpdeploy.evidence.report.summary import report
 
     stages = Stages(progress)
+    if search is not None:
+        positive("--search", search)
     int8 = selection.precision == "int8"
     if int8:
         calibrated_on(selection)

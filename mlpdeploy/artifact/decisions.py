@@ -19,9 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from mlpdeploy.artifact import store
 from mlpdeploy.artifact.schema import DECISIONS
-from mlpdeploy.engine import form, nvidia
+from mlpdeploy.engine import form, host, nvidia
 from mlpdeploy.engine.backend import Backend
-from mlpdeploy.engine.host import cpu_model
 from mlpdeploy.selection import Selection
 from mlpdeploy.selection.checks import rule_names
 from mlpdeploy.system import documents
@@ -77,11 +76,14 @@ class Trial:
     why: str = ""
 
     @property
+    def result(self) -> str:
+        """The verdict, and why."""
+        return f"{self.verdict}: {self.why}" if self.why else self.verdict
+
+    @property
     def said(self) -> str:
         """What came of it, in words: `0.945 (below 0.953) of the time, kept`."""
-        if self.ratio is None:
-            return f"{self.verdict}: {self.why}" if self.why else self.verdict
-        return f"{self.ratio.said} of the time, {self.verdict}"
+        return self.result if self.ratio is None else f"{self.ratio.said} of the time, {self.result}"
 
 
 @dataclass(frozen=True)
@@ -198,10 +200,12 @@ def of_manifest(manifest: Mapping[str, Any]) -> Decision | None:
     return None if found is None else Decision.from_json(found)
 
 
-def is_newest(manifest: Mapping[str, Any], selection: Selection, backend: Backend) -> bool:
-    """Whether an artifact was built by what is decided now."""
-    graph = ((manifest.get("decided") or {}).get("case") or {}).get("graph")
-    return graph is not None and remembered(selection.out, case_of(selection, backend, graph)) == of_manifest(manifest)
+def stands(manifest: Mapping[str, Any], selection: Selection, backend: Backend, search: float | None = None) -> bool:
+    """Whether an artifact was built by what is decided now, and nothing is to be searched for so many seconds."""
+    if "decided" not in manifest:
+        return False
+    case, built_by = case_of(selection, backend, manifest["decided"]["case"]["graph"]), of_manifest(manifest)
+    return remembered(selection.out, case) == built_by and suffices(built_by, search)
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
@@ -221,5 +225,4 @@ def _device(backend: Backend, selection: Selection) -> str:
     here = nvidia.probe()
     if backend.device({}) == "cuda" and isinstance(here, nvidia.Gpu):
         return here.name
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{cpu_model()}, {cores} cores"
+    return f"{host.cpu_model()}, {host.cores()} cores"

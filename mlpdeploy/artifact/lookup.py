@@ -73,9 +73,7 @@ def cached(
     except ArtifactError as error:
         stages.say(f"building again: {error}")
         return None
-    if artifact.manifest.get("key") != key or not decisions.is_newest(artifact.manifest, selection, backend):
-        return None
-    if not decisions.suffices(decisions.of_manifest(artifact.manifest), search):
+    if artifact.manifest.get("key") != key or not decisions.stands(artifact.manifest, selection, backend, search):
         return None
     return Artifact(folder, artifact.manifest, cached=True)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mlpdeploy.artifact import decisions, store, trust
 from mlpdeploy.artifact.store import Artifact
 from mlpdeploy.commands.measuring import built_copy
+from mlpdeploy.engine import form
 from mlpdeploy.engine.backend import Backend, BuildRequest
 from mlpdeploy.engine.base import one_line
 from mlpdeploy.errors import MachineLacks
@@ -160,7 +161,7 @@ class Session:
 
     def _fired(self) -> dict[str, int]:
         """How often each rule fired, and each form of the file that the engine can do without."""
-        needed = {form.name for form in self.backend.forms if form.needed}
+        needed = form.needed(self.backend.forms)
         rules = (*self.artifact.manifest["rules"], *self.artifact.manifest.get("forms", ()))
         return {one["name"]: one["fired"] for one in rules if one["fired"] and one["name"] not in needed}
 
@@ -193,8 +194,7 @@ class Session:
 
         with self.stages("plain export"):
             emitted = plain(self.source.network, self.specs, self.precision)
-            saving = tuple(form.name for form in self.backend.forms if not form.needed)
-            request = replace(self.selection.request(self.precision), disabled=saving)
+            request = replace(self.selection.request(self.precision), disabled=form.saving(self.backend.forms))
             self.export = self._built(EXPORT, emitted, request)
         what = f"the plain export in {self.precision} with {self.backend.name}, no rule"
         return contenders.engine(EXPORT, EXPORT, what, self.export, self.specs)

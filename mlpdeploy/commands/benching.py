@@ -21,7 +21,6 @@ from mlpdeploy.commands.measuring import (
     covering,
     describe,
     held_to,
-    positive,
     require_executable,
     thread_count,
 )
@@ -29,6 +28,7 @@ from mlpdeploy.engine.backend import pick
 from mlpdeploy.errors import ArtifactError, InputError
 from mlpdeploy.progress import Listener, Stages
 from mlpdeploy.selection import Selection
+from mlpdeploy.selection.checks import positive
 from mlpdeploy.stages import load
 from mlpdeploy.system.leftovers import workplace
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from pathlib import Path
 from typing import Any
 
 from mlpdeploy.artifact import cache
+from mlpdeploy.engine import host
 from mlpdeploy.engine.backend import backends
 from mlpdeploy.selection.choice import PRECISIONS
 
@@ -45,8 +45,7 @@ def _engines() -> dict[str, str | None]:
 
 def _cpu() -> dict[str, Any]:
     """The model, the cores this process may use, and the features that engines profit from (Linux only)."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    facts = {"model": platform.processor() or platform.machine(), "cores": cores, "features": None}
+    facts = {"model": platform.processor() or platform.machine(), "cores": host.cores(), "features": None}
     cpuinfo = Path("/proc/cpuinfo")
     if not cpuinfo.exists():
         return facts

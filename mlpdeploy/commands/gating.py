@@ -15,11 +15,12 @@ from mlpdeploy.commands import baseline as baselines
 from mlpdeploy.commands import unlike
 from mlpdeploy.commands.baseline import Baseline
 from mlpdeploy.commands.gating_latency import Terms, latency
-from mlpdeploy.commands.measuring import attach_to, built_copy, covering, describe, held_to, positive, thread_count
+from mlpdeploy.commands.measuring import attach_to, built_copy, covering, describe, held_to, thread_count
 from mlpdeploy.engine.backend import Batch, pick
 from mlpdeploy.errors import InputError, MachineLacks
 from mlpdeploy.progress import Listener, Stages
 from mlpdeploy.selection import Selection
+from mlpdeploy.selection.checks import positive
 from mlpdeploy.selection.parse import parse_batch
 from mlpdeploy.system.leftovers import temporary_folder, workplace
 

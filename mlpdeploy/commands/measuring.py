@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,6 +13,7 @@ from mlpdeploy.artifact import store
 from mlpdeploy.artifact.copying import TRIES, copy
 from mlpdeploy.artifact.lookup import backend_of, folder_of
 from mlpdeploy.artifact.store import Artifact
+from mlpdeploy.engine import host
 from mlpdeploy.engine.backend import Backend, backends
 from mlpdeploy.errors import ArtifactError, InputError, MachineLacks
 from mlpdeploy.progress import Listener, Stages
@@ -102,19 +101,12 @@ def attach_to(artifact: Artifact, name: str, text: str, stages: Stages) -> None:
         stages.warn(f"{name} is not kept beside the engine: {error}")
 
 
-def positive(option: str, seconds: float) -> float:
-    """Seconds that something may take. Raises InputError for what is no time."""
-    if not 0 < seconds < math.inf:
-        raise InputError(f"{option} {seconds:g}: give seconds above 0")
-    return seconds
-
-
 def thread_count(asked: int | None, leave: int = 0) -> int:
     """How many threads: as asked, or all that this process may use but those to `leave`, and one at least.
 
     Raises InputError for more than there are.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = host.cores()
     if asked is not None and not 1 <= asked <= cores:
         raise InputError(f"--threads {asked}: this process may use 1 to {cores}")
     return asked or max(1, cores - leave)

@@ -63,6 +63,16 @@ def prepare(model: onnx.ModelProto, forms: Sequence[Form], precision: str, disab
     return Prepared(model, tuple(reports))
 
 
+def needed(forms: Sequence[Form]) -> set[str]:
+    """The names of those without which the engine refuses files, or answers wrongly."""
+    return {form.name for form in forms if form.needed}
+
+
+def saving(forms: Sequence[Form]) -> tuple[str, ...]:
+    """The names of those that only save time."""
+    return tuple(form.name for form in forms if not form.needed)
+
+
 def names() -> tuple[str, ...]:
     """The names of all forms, without importing one."""
     return tuple(info.name for info in pkgutil.iter_modules(_package.__path__) if not info.name.startswith("_"))

@@ -32,6 +32,11 @@ def cpuinfo(wanted: str, info: Path = CPUINFO) -> str | None:
     return None
 
 
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def environment(*prefixes: str) -> dict[str, str]:
     """The variables whose names begin so, from which libraries take options; not where they keep a cache."""
     found = {name: value for name, value in os.environ.items() if name.startswith(prefixes)}

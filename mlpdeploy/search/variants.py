@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlpdeploy.artifact.decisions import LEFT_OUT, PUT_IN, Ratio, Trial
+from mlpdeploy.engine import form
 from mlpdeploy.engine.backend import Backend, Batch
 from mlpdeploy.errors import BuildError
 from mlpdeploy.int8 import calibration
@@ -105,7 +106,7 @@ class Workshop:
     def changes(self, incumbent: Variant) -> list[Change]:
         """What can be other than in an engine, but what its selection says itself."""
         said = {*self.selection.disabled_rules, *self.selection.enabled_rules}
-        needed = {form.name for form in self.backend.forms if form.needed}
+        needed = form.needed(self.backend.forms)
         fired = {name: count for name, count in incumbent.fired.items() if count and name not in needed | said}
         extra = {name: count for name, count in self._off.items() if count and name not in said | fired.keys()}
         return [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import pkgutil
 import re
 from collections.abc import Sequence
@@ -38,6 +39,13 @@ def known_rule(name: str, forms: Sequence[str] = ()) -> None:
         near = difflib.get_close_matches(name, known, n=2)
         hint = f"did you mean {' or '.join(near)}?" if near else f"the rules are {', '.join(known)}"
         raise InputError(f"no rule is named {name!r}: {hint}")
+
+
+def positive(option: str, seconds: float) -> float:
+    """Seconds that something may take."""
+    if not 0 < seconds < math.inf:
+        raise InputError(f"{option} {seconds:g}: give seconds above 0")
+    return seconds
 
 
 def at_least(what: str, value: int | None, least: int) -> None:

@@ -210,15 +210,6 @@ def _gpus(found: Sequence[Mapping[str, str]] | str) -> dict[str, str]:
     return {"GPU" if len(texts) == 1 else f"GPU {number}": text for number, text in enumerate(texts)}
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    table = Table(**SIMPLE)
-    for place, column in enumerate(header):
-        table.add_column(f"  {column}" if place == 0 else column)
-    for first, *others in rows:
-        table.add_row(f"  {escape(first)}", *map(escape, others))
-    return table
-
-
 def _summary(manifest: Mapping[str, Any]) -> dict[str, str]:
     batch, ops = manifest["batch"], manifest["ops"]
     # The layout pass runs once in every build: to say so tells nothing.
@@ -284,11 +275,15 @@ def _facts(rows: Mapping[str, str]) -> Table:
     return table
 
 
-def _counts(header: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> Table:
+def _table(header: Sequence[str], rows: Sequence[Sequence[Any]], justify: Any = "left") -> Table:
     table = Table(**SIMPLE)
     table.add_column(f"  {header[0]}")
     for name in header[1:]:
-        table.add_column(name, justify="right")
-    for name, *counts in rows:
-        table.add_row(f"  {escape(name)}", *map(str, counts))
+        table.add_column(name, justify=justify)
+    for name, *others in rows:
+        table.add_row(f"  {escape(name)}", *(escape(str(one)) for one in others))
     return table
+
+
+def _counts(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
+    return _table(header, rows, "right")

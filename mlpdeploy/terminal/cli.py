@@ -21,7 +21,6 @@ from typer.core import TyperGroup
 from mlpdeploy import __version__, commands, pipeline
 from mlpdeploy.artifact.lookup import find_artifact
 from mlpdeploy.artifact.store import Artifact
-from mlpdeploy.commands.measuring import positive
 from mlpdeploy.commands.rulebook import rulebook
 from mlpdeploy.engine import nvidia
 from mlpdeploy.errors import InputError, MlpdeployError
@@ -32,6 +31,7 @@ from mlpdeploy.system import streams
 from mlpdeploy.system.leftovers import FULL
 from mlpdeploy.system.processes import Interruption, Terminated, unwinding
 from mlpdeploy.system.text import formatted
+from mlpdeploy.terminal.argv import device_first, require_words, with_seconds
 from mlpdeploy.terminal.artifacts import print_artifact, print_build, print_doctor, print_verification
 from mlpdeploy.terminal.catalogue import print_catalogue, print_rulebook
 from mlpdeploy.terminal.cli_measure import bench, history, regress, sensitivity
@@ -127,9 +127,8 @@ def build(
     as_json: Json = False,
 ) -> None:
     """Build an engine, with its ONNX file, manifest and report; the same build again is found, not built."""
-    seconds = None if search is None else positive("--search", search)
     with Live(Terminal(stderr=True)).shown() as live:
-        artifact = pipeline.build(selection, force=force, worth=worth, search=seconds, progress=live)
+        artifact = pipeline.build(selection, force=force, worth=worth, search=search, progress=live)
     if as_json:
         print_json({"cached": artifact.cached, "folder": str(artifact.folder), "manifest": artifact.manifest})
     else:
@@ -224,51 +223,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         app(args=arguments, prog_name="mlpdeploy")
     warnings.formatwarning = formatted
     debug = "--debug" in arguments or os.environ.get("MLPDEPLOY_DEBUG") == "1"
-    words = _device_first([argument for argument in arguments if argument != "--debug"])
-    code = _run(_with_seconds(words), debug)
+    words = device_first([argument for argument in arguments if argument != "--debug"])
+    code = _run(with_seconds(words), debug)
     atexit.register(streams.end)  # the last one that is registered runs first
     sys.exit(code)
-
-
-def _device_first(arguments: list[str]) -> list[str]:
-    """With `--device N` in front, where it is read."""
-    for place, argument in enumerate(arguments):
-        if argument.startswith("--device="):
-            return [argument, *arguments[:place], *arguments[place + 1 :]]
-        if argument == "--device" and place + 1 < len(arguments):
-            return [*arguments[place : place + 2], *arguments[:place], *arguments[place + 2 :]]
-    return arguments
-
-
-def _with_seconds(arguments: list[str]) -> list[str]:
-    """With the usual seconds behind a `--search` that is given none."""
-    found = []
-    for word, behind in zip(arguments, [*arguments[1:], ""], strict=False):
-        found += [word, f"{SECONDS:g}"] if word == "--search" and not _is_number(behind) else [word]
-    return found
-
-
-def _is_number(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True
-
-
-def _require_words(arguments: Sequence[str]) -> None:
-    """Raise InputError for an empty argument: a path that is empty would be the folder that one is in."""
-    for before, argument in zip(["", *arguments], arguments, strict=False):
-        option, equals, value = argument.partition("=")
-        if not argument or (equals and not value and option.startswith("--")):
-            where = option or before
-            raise InputError(f"{where + ': ' if where else ''}an argument is empty; is a variable of the shell unset?")
 
 
 def _run(arguments: list[str], debug: bool) -> int:
     interruption = Interruption()
     try:
-        _require_words(arguments)
+        require_words(arguments)
         with unwinding() as interruption:
             code = app(args=arguments, prog_name="mlpdeploy", standalone_mode=False)
             with streams.as_long_as_read():

@@ -29,6 +29,7 @@ from mlpdeploy.graph.rules import LAYOUT
 from mlpdeploy.selection import Selection
 from mlpdeploy.terminal import cli as command_line
 from tests.conftest import REPOSITORY
+from tests.terminal.conftest import Said
 from tests.terminal.test_cli import NETS
 
 OWN = ("my_nets:Net", "--input-shape", "3,16,16", "--backend", "onnxruntime", "--batch", "2")
@@ -58,19 +59,16 @@ def artifact(home: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def fails(capsys: pytest.CaptureFixture[str]) -> Any:
+def fails(said: Said) -> Any:
     """Run a command that fails; the one line that it says."""
 
     def run(*arguments: object, code: int = 2) -> str:
-        with pytest.raises(SystemExit) as left:
-            command_line.main([str(argument) for argument in arguments])
-        printed = capsys.readouterr()
-        assert left.value.code == code, printed
-        assert printed.out == "" and "Traceback" not in printed.err
-        said = printed.err.splitlines()
-        first = next(index for index, line in enumerate(said) if line.startswith("error: "))
-        assert all(line.startswith("  ") for line in said[first + 1 :]), said  # nothing but details
-        return said[first]
+        out, err = said(*arguments, code=code)
+        assert out == "" and "Traceback" not in err
+        lines = err.splitlines()
+        first = next(index for index, line in enumerate(lines) if line.startswith("error: "))
+        assert all(line.startswith("  ") for line in lines[first + 1 :]), lines  # nothing but details
+        return lines[first]
 
     return run
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,10 @@ from mlpdeploy.engine.backend import BuildRequest
 from mlpdeploy.engine.base import EngineBackend
 from mlpdeploy.evidence.latency import contenders
 from mlpdeploy.terminal import cli as command_line
+from tests.terminal.conftest import Said
 from tests.terminal.test_cli import NETS
 
 BUILT = ("path_nets:Net", "--input-shape", "3,16,16", "--backend", "onnxruntime", "--precision", "fp32")
-Said = Callable[..., tuple[str, str]]
 
 
 @pytest.fixture(scope="module")
@@ -33,20 +33,6 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             command_line.main(["build", *BUILT, "--batch", "1:2:3", "--seed", "7"])
         yield folder / "artifacts" / "path_nets-Net" / "fp32" / "onnxruntime"
     sys.modules.pop("path_nets", None)
-
-
-@pytest.fixture
-def said(capsys: pytest.CaptureFixture[str]) -> Said:
-    """Run a command; what it says on stdout and stderr."""
-
-    def run(*arguments: object, code: int = 0) -> tuple[str, str]:
-        with pytest.raises(SystemExit) as left:
-            command_line.main([str(argument) for argument in arguments])
-        printed = capsys.readouterr()
-        assert left.value.code == code, printed
-        return printed.out, printed.err
-
-    return run
 
 
 def test_verify_takes_a_path_and_needs_no_option_of_the_build(home: Path, said: Said) -> None:

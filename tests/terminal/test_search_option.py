@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,8 +16,10 @@ import mlpdeploy
 from mlpdeploy.artifact import decisions, store
 from mlpdeploy.artifact.decisions import FILE, KEPT, LEFT_OUT, Case, Decision, Trial
 from mlpdeploy.engine.backend import backends
+from mlpdeploy.errors import InputError
 from mlpdeploy.search import SECONDS, judging
-from mlpdeploy.terminal import cli as command_line
+from mlpdeploy.terminal.argv import with_seconds
+from tests.terminal.conftest import Said
 
 NETWORK = """
 import torch
@@ -54,13 +57,12 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Any:
+def run(said: Said) -> Any:
+    """Run a command; its document with --json, else what it says on both streams."""
+
     def run(*arguments: object, code: int = 0) -> Any:
-        with pytest.raises(SystemExit) as left:
-            command_line.main([str(argument) for argument in arguments])
-        printed = capsys.readouterr()
-        assert left.value.code == code, printed
-        return json.loads(printed.out) if "--json" in arguments else printed
+        out, err = said(*arguments, code=code)
+        return json.loads(out) if "--json" in arguments else SimpleNamespace(out=out, err=err)
 
     return run
 
@@ -170,7 +172,7 @@ def test_where_engines_cannot_run_their_structure_decides(run: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "line"),
     [
         (("--search", "0"), "--search 0: give seconds above 0"),
         (("--search", "-3"), "--search -3: give seconds above 0"),
@@ -180,9 +182,9 @@ def test_where_engines_cannot_run_their_structure_decides(run: Any) -> None:
         (("--search", "soon"), "unexpected extra argument"),
     ],
 )
-def test_seconds_that_are_none_are_one_line(run: Any, words: tuple[str, ...], said: str) -> None:
+def test_seconds_that_are_none_are_one_line(run: Any, words: tuple[str, ...], line: str) -> None:
     error = run("build", *ORT, *words, code=2).err.strip()
-    assert said in error and len(error.splitlines()) == 1
+    assert line in error and len(error.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
@@ -196,7 +198,13 @@ def test_seconds_that_are_none_are_one_line(run: Any, words: tuple[str, ...], sa
     ],
 )
 def test_seconds_may_be_left_out(words: list[str], expected: list[str]) -> None:
-    assert command_line._with_seconds(words) == expected
+    assert with_seconds(words) == expected
+
+
+@pytest.mark.parametrize("seconds", [0.0, -3.0, float("nan"), float("inf")])
+def test_in_python_seconds_that_are_none_are_refused_too(seconds: float) -> None:
+    with pytest.raises(InputError, match="give seconds above 0"):
+        mlpdeploy.build(mlpdeploy.Selection("mixer_s32", "fp32", "onnxruntime"), search=seconds)
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from mlpdeploy.engine.forms._edit import shapes_of
+from mlpdeploy.engine.forms._edit import replaced, shapes_of
 
 UNARY = {"Cast", "Erf", "Gelu", "HardSwish", "LeakyRelu", "Relu", "Sigmoid", "Sqrt", "Tanh"}
 BINARY = {"Add", "Div", "Mul", "Sub"}
@@ -29,10 +29,7 @@ def rewrite(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
     names = {name for part in graph.parts() for name in part}
     if not names:
         return model, 0
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
-    _Writer(_Graph(result), names).write(result.graph)
-    return result, sum(graph.nodes[name].op_type == "MatMul" for name in names)
+    return _Writer(graph, names).written(model), sum(graph.nodes[name].op_type == "MatMul" for name in names)
 
 
 class _Graph:
@@ -134,50 +131,46 @@ class _Writer:
 
     def __init__(self, graph: _Graph, parts: Collection[str]) -> None:
         self.graph, self.parts = graph, parts
-        self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
         self.flat: dict[str, str] = {}
 
-    def write(self, graph: onnx.GraphProto) -> None:
-        """Replace the nodes of a graph."""
-        for node in graph.node:
-            if node.output[0] in self.parts:
-                self._flatten(node)
-            else:
-                self.nodes.append(node)
-        nodes = [*self.nodes]
-        del graph.node[:]
-        graph.node.extend(nodes)
-        read = {name for node in nodes for name in node.input} | self.graph.outputs
-        constants = [one for one in (*graph.initializer, *self.constants) if one.name in read]
-        del graph.initializer[:]
-        graph.initializer.extend(constants)
+    def written(self, model: onnx.ModelProto) -> onnx.ModelProto:
+        """A copy of the model with them."""
+        nodes = (node for node in model.graph.node if node.output[0] in self.parts)
+        result = replaced(model, {node.name: self._flattened(node) for node in nodes})
+        read = {name for node in result.graph.node for name in node.input} | self.graph.outputs
+        constants = [one for one in (*model.graph.initializer, *self.constants) if one.name in read]
+        del result.graph.initializer[:]
+        result.graph.initializer.extend(constants)
+        return result
 
-    def _flatten(self, node: onnx.NodeProto) -> None:
-        copy, (name,) = onnx.NodeProto(), node.output
+    def _flattened(self, node: onnx.NodeProto) -> list[onnx.NodeProto]:
+        made, copy, (name,) = list[onnx.NodeProto](), onnx.NodeProto(), node.output
         copy.CopyFrom(node)
         for place, source in enumerate(node.input):
-            copy.input[place] = self._read(source, f"{node.name}/rows{place}")
+            copy.input[place] = self._read(source, f"{node.name}/rows{place}", made)
         for attribute in copy.attribute:
             if attribute.name == "axis":
                 attribute.i = -1
         copy.output[0] = self.flat[name] = f"{name}/rows"
-        self.nodes.append(copy)
+        made.append(copy)
         if self.graph.leaves(name, self.parts):
-            self._reshape(copy.output[0], name, [-1, *self.graph.shapes[name][1:]], f"{node.name}/back")
+            made.append(self._reshape(copy.output[0], name, [-1, *self.graph.shapes[name][1:]], f"{node.name}/back"))
+        return made
 
-    def _read(self, name: str, called: str) -> str:
-        """A tensor as a matrix of rows, by a reshape that is called so; a number of the file without axes in front."""
+    def _read(self, name: str, called: str, made: list[onnx.NodeProto]) -> str:
+        """A tensor as a matrix of rows, by a reshape that is called so and goes to what was `made`; a number of the
+        file without axes in front."""
         if name not in self.flat:
             self.flat[name] = f"{name}/rows"
             if name in self.graph.constants:
                 values = numpy_helper.to_array(self.graph.constants[name])
                 self.constants.append(numpy_helper.from_array(values.reshape(values.shape[-2:]), self.flat[name]))
             else:
-                self._reshape(name, self.flat[name], [-1, self.graph.shapes[name][-1]], called)
+                made.append(self._reshape(name, self.flat[name], [-1, self.graph.shapes[name][-1]], called))
         return self.flat[name]
 
-    def _reshape(self, source: str, result: str, shape: list[int], called: str) -> None:
+    def _reshape(self, source: str, result: str, shape: list[int], called: str) -> onnx.NodeProto:
         sizes = f"{result}/shape"
         self.constants.append(numpy_helper.from_array(np.array(shape, np.int64), sizes))
-        self.nodes.append(helper.make_node("Reshape", [source, sizes], [result], called))
+        return helper.make_node("Reshape", [source, sizes], [result], called)

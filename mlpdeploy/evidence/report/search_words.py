@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mlpdeploy.artifact.decisions import Ratio
+from mlpdeploy.artifact.decisions import of_manifest
 
 HEADER = ("rule or form", "change", "time with it / without it", "result")
 
@@ -24,13 +24,6 @@ def search_text(decided: Mapping[str, Any] | None) -> str:
 
 def search_rows(decided: Mapping[str, Any] | None) -> list[Sequence[str]]:
     """A row for each change that was tried, under HEADER."""
-    decision = (decided or {}).get("decision") or {"trials": []}
-    return [(one["name"], one["change"], _ratio(one), _result(one)) for one in decision["trials"]]
-
-
-def _ratio(trial: Mapping[str, Any]) -> str:
-    return "" if trial["ratio"] is None else Ratio(**trial["ratio"]).said
-
-
-def _result(trial: Mapping[str, Any]) -> str:
-    return f"{trial['verdict']}: {trial['why']}" if trial["why"] else str(trial["verdict"])
+    decision = of_manifest({"decided": decided})
+    trials = () if decision is None else decision.trials
+    return [(one.name, one.change, "" if one.ratio is None else one.ratio.said, one.result) for one in trials]

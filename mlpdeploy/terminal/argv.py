@@ -1,0 +1,43 @@
+"""The words of a command line before they are parsed: what may stand anywhere or be left out, and must not be empty."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mlpdeploy.errors import InputError
+from mlpdeploy.search import SECONDS
+
+
+def device_first(arguments: list[str]) -> list[str]:
+    """With `--device N` in front, where it is read."""
+    for place, argument in enumerate(arguments):
+        if argument.startswith("--device="):
+            return [argument, *arguments[:place], *arguments[place + 1 :]]
+        if argument == "--device" and place + 1 < len(arguments):
+            return [*arguments[place : place + 2], *arguments[:place], *arguments[place + 2 :]]
+    return arguments
+
+
+def with_seconds(arguments: list[str]) -> list[str]:
+    """With the usual seconds behind a `--search` that is given none."""
+    found = []
+    for word, behind in zip(arguments, [*arguments[1:], ""], strict=False):
+        found += [word, f"{SECONDS:g}"] if word == "--search" and not _is_number(behind) else [word]
+    return found
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
+def require_words(arguments: Sequence[str]) -> None:
+    """Raise InputError for an empty argument: a path that is empty would be the folder that one is in."""
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        option, equals, value = argument.partition("=")
+        if not argument or (equals and not value and option.startswith("--")):
+            where = option or before
+            raise InputError(f"{where + ': ' if where else ''}an argument is empty; is a variable of the shell unset?")
