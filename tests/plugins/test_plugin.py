@@ -25,25 +25,15 @@ def module() -> Module:
     return made
 
 
-def builder(
-    module: Module,
-    segments: int = 16,
-    size: int = 24,
-    tf32: bool = False,
-    gelu: bool = False,
-    operands: tuple[str, ...] = (),
-) -> Builder:
-    identity = f"{plugin.NAMESPACE}::{plugin.name(operands)}"
-    return Builder(module, identity, plugin.attributes(segments, size, tf32, gelu))
+def builder(module: Module, segments: int = 16, size: int = 24, tf32: bool = False) -> Builder:
+    return Builder(module, f"{plugin.NAMESPACE}::{plugin.NAME}", plugin.attributes(segments, size, tf32))
 
 
-def test_they_are_registered_under_the_names_of_the_onnx_functions(module: Module) -> None:
-    from mlpdeploy.engine.onnx.functions import BODIES, Body
+def test_it_is_registered_once_under_the_name_of_the_onnx_function(module: Module) -> None:
+    from mlpdeploy.engine.onnx.functions import Body
     from mlpdeploy.graph.custom_ops import DOMAIN
 
-    plain = {body.operands: name for name, body in BODIES.items() if not body.trailing and not body.gelu}
-    assert {*module.registry} == {f"{DOMAIN}::{name}" for name in plain.values()}
-    assert plain[()] == Body().name and {*plugin.OPERANDS} == {*plain}
+    assert [*module.registry] == [f"{DOMAIN}::{Body().name}"]
     with pytest.raises(ValueError, match="cannot be registered"):
         plugin.register(module, 90)
 
@@ -132,44 +122,3 @@ def test_a_gpu_that_is_too_old_is_refused() -> None:
     plugin.register(module, 75)
     with pytest.raises(ValueError, match=r"needs 8\.0"):
         builder(module).kernels(SHAPES, DataType.HALF, (1, 2, 4))
-
-
-# Epilogues: the height branch of a ViP with 16 x 16 tokens of 384 channels, accumulated as `b h w c`.
-
-FULL = ("bias", "scale", "accumulate")
-FULL_SHAPES = [*SHAPES, (16, 1, 24, 1), (-1, 1, 1, 384), (-1, 16, 16, 384)]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("operands", plugin.OPERANDS, ids=str)
-def test_an_epilogue_takes_its_operands_and_its_output_is_shaped_as_what_it_is_added_to(
-    module: Module, operands: tuple[str, ...]
-) -> None:
-    named = dict(zip(FULL, FULL_SHAPES[2:], strict=True))
-    shapes, made = [*SHAPES, *(named[one] for one in operands)], builder(module, operands=operands)
-    described = made.output(shapes, DataType.HALF)
-    wanted = [5, 16, 16, 384] if "accumulate" in operands else [5, 16, 256, 24]
-    assert [one.at(5) for one in described.shape_expr] == wanted
-    kernel = made.kernels(shapes, DataType.HALF, (1, 4, 8))[1]
-    entry = re.search(r"\.entry \w+\(([^)]*)\)", kernel.ptx)
-    pointers = ["u64"] * len(shapes)
-    assert entry is not None and re.findall(r"\.param \.(\w+)", entry[1]) == [*pointers, "u32", "u64"]
-
-
-@pytest.mark.slow
-def test_gelu_is_an_attribute(module: Module) -> None:
-    """The error function is computed with exponentials, which nothing else in the kernel needs."""
-    for gelu in (False, True):
-        kernel = builder(module, gelu=gelu).kernels(SHAPES, DataType.HALF, (1, 4, 8))[1]
-        assert ("ex2.approx" in kernel.ptx) == gelu
-
-
-def test_the_share_of_an_image_is_read_from_what_is_added_to() -> None:
-    """The width branch counts the rows of an image to the batch: 16 entries of x are one image."""
-    for x, share in (((-1, 16, 256, 24), 1), ((-1, 16, 16, 24), 16)):
-        given = plugin.problem(
-            x, [0, 0, 16, 24], "HALF", [0], 128, scale=True, bias=True, accumulate=(-1, 16, 16, 384)
-        )  # fmt: skip
-        assert (given.channels, given.share, given.bias, given.accumulate) == (384, share, True, True)
-    added = plugin.problem((-1, 56, 56, 2, 32), [0, 0, 56, 2], "HALF", [0], 8, accumulate=(-1, 56, 56, 64))
-    assert (added.channels, added.share, added.accumulate) == (0, 1, True)

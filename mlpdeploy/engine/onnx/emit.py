@@ -141,18 +141,27 @@ def _registry() -> ONNXRegistry:
     return ONNXRegistry.from_torchlib()
 
 
-def _segment_grouped_projection(
+def _segment_grouped_projection(x: Any, weight: Any, segments: int) -> Any:
+    sizes, segments = [1, *map(int, x.shape[1:])], int(segments)
+    body = Body.of(sizes, segments)
+    matrix = weight if body.trailing else opset20.Transpose(weight, perm=[1, 0])
+    attributes = body.attributes_of(sizes, segments, int(weight.shape[0]) // segments)
+    return _SEGMENT_OPS[body.name](x, matrix, **attributes)
+
+
+def _with_epilogue(
     x: Any, weight: Any, segments: int, bias: Any = None, gelu: bool = False, scale: Any = None, accumulate: Any = None
 ) -> Any:
-    sizes, segments = [1, *map(int, x.shape[1:])], int(segments)
-    operands = {"bias": bias, "scale": scale, "accumulate": accumulate}
-    present = {name: value for name, value in operands.items() if value is not None}
-    body = Body(len(sizes) == 5, sizes[1] > 1 or len(sizes) == 4, segments > 1 or len(sizes) == 4, gelu=bool(gelu),
-                **dict.fromkeys(present, True))  # fmt: skip
-    shape = [] if accumulate is None else [-1, *map(int, accumulate.shape[1:])]
-    attributes = body.attributes_of(sizes, segments, int(weight.shape[0]) // segments, shape)
-    matrix = weight if body.trailing else opset20.Transpose(weight, perm=[1, 0])
-    return _SEGMENT_OPS[body.name](x, matrix, *present.values(), **attributes)
+    result = _segment_grouped_projection(x, weight, segments)
+    if bias is not None:
+        result = opset20.Add(result, bias)
+    if gelu:
+        result = opset20.Gelu(result)
+    if accumulate is None:
+        return result
+    shape: Any = opset20.Constant(value_ints=[-1, *map(int, accumulate.shape[1:])])
+    seen = opset20.Reshape(result, shape)
+    return opset20.Add(seen if scale is None else opset20.Mul(seen, scale), accumulate)
 
 
 def _cast(x: Any, dtype: int, *_: Any) -> Any:
@@ -179,7 +188,7 @@ def _segment_schema(body: Body) -> onnx.defs.OpSchema:
         body.name,
         custom_ops.DOMAIN,
         1,
-        inputs=[parameter(name, "T") for name in body.inputs],
+        inputs=[parameter(name, "T") for name in ("X", "W")],
         outputs=[parameter("Y", "T")],
         type_constraints=[("T", kinds, "")],
         attributes=[attribute(name, onnx.defs.OpSchema.AttrType.INTS, "", required=True) for name in body.attributes],
@@ -199,7 +208,7 @@ _OPSET = onnxscript.values.Opset(custom_ops.DOMAIN, 1)
 _SEGMENT_OPS = {name: onnxscript.values.Op(_OPSET, name, _segment_schema(body)) for name, body in BODIES.items()}
 _TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     custom_ops.SEGMENT_GROUPED_PROJECTION: _segment_grouped_projection,
-    custom_ops.WITH_EPILOGUE: _segment_grouped_projection,
+    custom_ops.WITH_EPILOGUE: _with_epilogue,
     custom_ops.QUANTISE: _quantise,
     custom_ops.DEQUANTISE: _dequantise,
     torch.ops.aten.to.dtype: _cast,

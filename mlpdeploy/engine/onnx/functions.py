@@ -1,6 +1,7 @@
 """The ONNX local functions of our operations: one for each body of a segment-grouped projection that pays.
 
-Engines without a kernel of ours run the bodies, so a body has only the steps that its tensors need.
+Engines without a kernel of ours run the bodies, so a body has only the steps that its tensors need. What follows a
+projection (`custom_ops.WITH_EPILOGUE`) stands behind the call, as operations that every engine fuses as it can.
 """
 
 from __future__ import annotations
@@ -25,49 +26,34 @@ class Body:
     Without a trailing axis: X (B, P, Q, S) and W (P*S, K*T), with `split` = [0, 0, K, T]. With one: X (B, P, Q, S, O)
     and W (K*T, P*S), multiplied from the left, so that o is not moved from its place; `merge` = [0, Q, P*S, O] and
     `split` = [0, K, Q, T, O], where K is more than 1 (`scatters`) [0, Q, K, T, O]. `gathers`: P is more than 1.
-
-    Then the epilogue, see `custom_ops`: B is added, GELU applied; the result, in `shape`,
-    is multiplied by S and added to A. `scale` comes with `accumulate` only.
     """
 
     trailing: bool = False
     gathers: bool = True
     scatters: bool = True
-    bias: bool = False
-    gelu: bool = False
-    scale: bool = False
-    accumulate: bool = False
+
+    @classmethod
+    def of(cls, x: Sequence[int], segments: int) -> Body:
+        """The body for an X of these sizes, and K."""
+        return cls(True, x[1] > 1, segments > 1) if len(x) == 5 else cls()
 
     @property
     def name(self) -> str:
         """The name of the function."""
         layout = ["trailing", *["gather"] * self.gathers, *["scatter"] * self.scatters] if self.trailing else []
-        epilogue = (step for step in ("bias", "gelu", "scale", "accumulate") if getattr(self, step))
-        return "_".join([SEGMENTS, *layout, *epilogue])
-
-    @property
-    def operands(self) -> tuple[str, ...]:
-        """The tensors that the epilogue reads, in their order: of bias, scale, accumulate."""
-        return tuple(name for name in ("bias", "scale", "accumulate") if getattr(self, name))
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """X, W, and a letter for each operand of the epilogue."""
-        return ("X", "W", *({"bias": "B", "scale": "S", "accumulate": "A"}[name] for name in self.operands))
+        return "_".join([SEGMENTS, *layout])
 
     @property
     def attributes(self) -> tuple[str, ...]:
         """The names of its attributes, all of them lists of integers."""
-        return (*["merge"] * self.trailing, "split", *["shape"] * self.accumulate)
+        return (*["merge"] * self.trailing, "split")
 
-    def attributes_of(self, x: Sequence[int], segments: int, size: int, shape: Sequence[int]) -> dict[str, list[int]]:
-        """The attributes for an X of these sizes, K and T; `shape` is that of A, -1 for its first."""
+    def attributes_of(self, x: Sequence[int], segments: int, size: int) -> dict[str, list[int]]:
+        """The attributes for an X of these sizes, K and T."""
         if not self.trailing:
-            split = [0, 0, segments, size]
-        else:
-            split = [0, *([x[2], segments] if self.scatters else [1, x[2]]), size, x[4]]
-        merge = {"merge": [0, x[2], x[1] * x[3], x[4]]} if self.trailing else {}
-        return {**merge, "split": split, **({"shape": list(shape)} if self.accumulate else {})}
+            return {"split": [0, 0, segments, size]}
+        split = [0, *([x[2], segments] if self.scatters else [1, x[2]]), size, x[4]]
+        return {"merge": [0, x[2], x[1] * x[3], x[4]], "split": split}
 
     def factors(self, split: Sequence[int]) -> tuple[int, int]:
         """K and T of a call, from its attribute `split`."""
@@ -78,18 +64,8 @@ class Body:
     def function(self) -> onnx.FunctionProto:
         """The local function."""
         nodes = [*(attribute_ints(name) for name in self.attributes), *self._projection()]
-        steps = [
-            ("Add", ["B"], "shifted", self.bias),
-            ("Gelu", [], "activated", self.gelu),
-            ("Reshape", ["shape"], "seen", self.accumulate),
-            ("Mul", ["S"], "scaled", self.scale),
-            ("Add", ["A"], "accumulated", self.accumulate),
-        ]
-        for kind, operands, result, present in steps:
-            if present:
-                nodes.append(helper.make_node(kind, [nodes[-1].output[0], *operands], [result]))
         nodes[-1].output[0] = "Y"
-        return local_function(self.name, nodes, self.attributes, self.inputs)
+        return local_function(self.name, nodes, self.attributes)
 
     def _projection(self) -> list[onnx.NodeProto]:
         if not self.trailing:
@@ -112,17 +88,9 @@ class Body:
         ]
 
 
-def _bodies() -> list[Body]:
-    layouts = [(False, True, True), *((True, g, s) for g in (False, True) for s in (False, True))]
-    epilogues = [
-        (bias, gelu, scale, accumulate)
-        for bias, gelu, scale, accumulate in itertools.product((False, True), repeat=4)
-        if accumulate or not scale
-    ]
-    return [Body(*layout, *epilogue) for layout in layouts for epilogue in epilogues]
-
-
-BODIES = {body.name: body for body in _bodies()}
+BODIES = {
+    body.name: body for body in (Body(), *(Body(True, *moved) for moved in itertools.product((False, True), repeat=2)))
+}
 """Every body by the name of its function."""
 
 
@@ -138,9 +106,7 @@ def attribute_ints(name: str) -> onnx.NodeProto:
     return node
 
 
-def local_function(
-    name: str, nodes: Sequence[onnx.NodeProto], attributes: Sequence[str], inputs: Sequence[str] = ("X", "W")
-) -> onnx.FunctionProto:
-    """An ONNX function of our domain, to Y."""
+def local_function(name: str, nodes: Sequence[onnx.NodeProto], attributes: Sequence[str]) -> onnx.FunctionProto:
+    """An ONNX function of our domain, from X and W to Y."""
     opsets = [helper.make_opsetid("", OPSET)]
-    return helper.make_function(DOMAIN, name, [*inputs], ["Y"], nodes, opsets, attributes=[*attributes])
+    return helper.make_function(DOMAIN, name, ["X", "W"], ["Y"], nodes, opsets, attributes=[*attributes])

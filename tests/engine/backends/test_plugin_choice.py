@@ -13,7 +13,6 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from mlpdeploy import kernels
 from mlpdeploy.engine import nvidia
 from mlpdeploy.engine.backend import Batch, BuildRequest, Launch, backends, pick
 from mlpdeploy.engine.backends.tensorrt import _parser, _plugin, _polygraphy, compute_capabilities, parse
@@ -73,40 +72,26 @@ def test_the_file_that_asks_for_the_plugin() -> None:
             "plugin_version": b"1",
             "split": [0, 0, 4, 4],
             "tf32": [int(tf32)],
-            "gelu": [0],
         }
         assert (node.domain, node.op_type, list(node.input)) == (custom_ops.DOMAIN, SEGMENTS, ["x", "w"])
         assert not after.functions and _plugin.is_called(after)
     assert before.SerializeToString() == kept and not _plugin.is_called(before)
 
 
-@pytest.mark.parametrize("gathers", [0, 1])
-@pytest.mark.parametrize("scatters", [0, 1])
-def test_functions_with_a_trailing_axis_become_the_same_plugin(gathers: int, scatters: int) -> None:
-    k, body = (3 if scatters else 1), Body(True, bool(gathers), bool(scatters))
-    made, attributes = asked(body, ["x", "w"], body.attributes_of((1, 2, 4, 4, 6), k, 5, []))
-    assert made.op_type == SEGMENTS and attributes["split"] == [0, 0, k, 5] and "merge" not in attributes
-
-
-def asked(body: Body, inputs: list[str], given: dict[str, list[int]]) -> tuple[onnx.NodeProto, dict[str, Any]]:
-    """What a call of a body becomes, where plugins are asked for, and its attributes."""
-    before = model()
-    before.graph.node[0].CopyFrom(helper.make_node(body.name, inputs, ["y"], "one", domain=custom_ops.DOMAIN, **given))
+@pytest.mark.parametrize("name", BODIES)
+def test_every_function_becomes_the_same_plugin(name: str) -> None:
+    before, body = model(), BODIES[name]
+    given = body.attributes_of((1, 2, 4, 4, 6), 3, 5)
+    node = helper.make_node(body.name, ["x", "w"], ["y"], "one", domain=custom_ops.DOMAIN, **given)
+    before.graph.node[0].CopyFrom(node)
     del before.functions[:]
     before.functions.append(body.function())
     after = _plugin.with_plugin(before, False)
     (made,) = after.graph.node
-    assert not after.functions and list(made.input) == inputs
-    return made, {one.name: helper.get_attribute_value(one) for one in made.attribute}
-
-
-@pytest.mark.parametrize("name", BODIES)
-def test_every_epilogue_has_a_plugin_that_takes_its_operands(name: str) -> None:
-    plugin, body = kernels.load(f"{SEGMENTS}.plugin"), BODIES[name]
-    inputs = ["x", "w", *body.operands]
-    made, attributes = asked(body, inputs, body.attributes_of((1, 2, 4, 4, 6), 3, 5, [-1, 8]))
-    assert made.op_type == plugin.name(body.operands) and body.operands in plugin.OPERANDS
-    assert attributes["gelu"] == [int(body.gelu)] and "shape" not in attributes
+    attributes = {one.name: helper.get_attribute_value(one) for one in made.attribute}
+    segments = 3 if body.scatters else 1
+    assert not after.functions and list(made.input) == ["x", "w"] and made.op_type == SEGMENTS
+    assert attributes["split"] == [0, 0, segments, 5] and "merge" not in attributes
 
 
 @needs_rtx

@@ -106,12 +106,12 @@ def with_plugin(model: onnx.ModelProto, tf32: bool) -> onnx.ModelProto:
     result.CopyFrom(model)
     calls = _calls(result)
     for node in calls:
-        body = BODIES[node.op_type]
-        segments, size = body.factors(next(attribute.ints for attribute in node.attribute if attribute.name == "split"))
-        node.op_type = plugin.name(body.operands)
+        split = next(attribute.ints for attribute in node.attribute if attribute.name == "split")
+        segments, size = BODIES[node.op_type].factors(split)
+        node.op_type = plugin.NAME
         del node.attribute[:]
         chosen = {"plugin_namespace": plugin.NAMESPACE, "plugin_version": plugin.VERSION}
-        for name, value in {**chosen, **plugin.attributes(segments, size, tf32, body.gelu)}.items():
+        for name, value in {**chosen, **plugin.attributes(segments, size, tf32)}.items():
             node.attribute.append(helper.make_attribute(name, value))
     _leave_functions(result)
     return result
