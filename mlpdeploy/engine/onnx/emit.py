@@ -13,8 +13,10 @@ import onnx_ir as ir
 import onnxscript
 import torch
 from onnxscript import opset20
+from onnxscript.version_converter import convert_version
 from torch import fx
 from torch.export import ExportedProgram
+from torch.onnx._internal.exporter._core import exported_program_to_ir
 from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from mlpdeploy.engine.base import one_line
@@ -54,38 +56,29 @@ def emit(typed: Typed) -> Emitted:
     Raises NetworkError, naming the operation and the module of the user's network, where ONNX has no such operation.
     """
     exported = _exported(typed)
-    transpose_codes(exported.model)
-    fp32, int8 = tidy(exported.model, BATCH, typed.fp32, typed.quantised)
-    proto = ir.serde.serialize_model(exported.model)
+    transpose_codes(exported)
+    fp32, int8 = tidy(exported, BATCH, typed.fp32, typed.quantised)
+    proto = ir.serde.serialize_model(exported)
     proto.functions.extend(functions({node.op_type for node in proto.graph.node if node.domain == custom_ops.DOMAIN}))
     onnx.checker.check_model(proto)
     return Emitted(proto, typed, fp32, int8)
 
 
-def _exported(typed: Typed) -> torch.onnx.ONNXProgram:
+def _exported(typed: Typed) -> ir.Model:
     source = program(typed.module, _has_form)
     with torch.no_grad(), quiet():
         try:
-            result = torch.onnx.export(
-                source,
-                (),
-                dynamo=True,
-                verbose=False,
-                optimize=False,
-                opset_version=OPSET,
-                input_names=[spec.name for spec in typed.inputs],
-                output_names=[spec.name for spec in typed.outputs],
-                custom_translation_table=_TRANSLATIONS,
-            )
-            assert result is not None
-            simplify(result.model)
+            # What torch.onnx.export does with a program, but for reading all forms of the exporter again each time.
+            model = exported_program_to_ir(source, registry=_registry())
+            convert_version(model, OPSET, fallback=True)
+            simplify(model)
         except Exception as error:  # export, the exporter and its optimiser raise many types; each becomes one line
             raise NetworkError(_unsupported(typed.module, source, error)) from error
     # An output that is returned twice has the name of the last, an input that is returned one of the exporter's.
-    graph = result.model.graph
+    graph = model.graph
     for value, spec in (*zip(graph.inputs, typed.inputs, strict=True), *zip(graph.outputs, typed.outputs, strict=True)):
         value.name = spec.name
-    return result
+    return model
 
 
 def _unsupported(module: fx.GraphModule, source: ExportedProgram, error: BaseException) -> str:
@@ -123,9 +116,7 @@ def _parts(module: fx.GraphModule) -> list[fx.Node]:
 
 def _has_form(target: Any) -> bool:
     """Whether the exporter or we write an operation as ONNX as it is, without taking it apart."""
-    if not isinstance(target, torch._ops.OpOverload) or target in _TRANSLATIONS:
-        return True
-    return _registry().is_registered(target)
+    return not isinstance(target, torch._ops.OpOverload) or _registry().is_registered(target)
 
 
 def _is_unknown(node: fx.Node) -> bool:
@@ -138,7 +129,11 @@ def _is_unknown(node: fx.Node) -> bool:
 
 @cache
 def _registry() -> ONNXRegistry:
-    return ONNXRegistry.from_torchlib()
+    """The exporter's forms and ours."""
+    registry = ONNXRegistry.from_torchlib(opset_version=OPSET)
+    for target, form in _TRANSLATIONS.items():
+        registry.register_op(target, form)
+    return registry
 
 
 def _segment_grouped_projection(x: Any, weight: Any, segments: int) -> Any:
