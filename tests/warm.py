@@ -22,11 +22,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 HEAVY = (
+    "jinja2",
+    "matplotlib.backends.backend_svg",
+    "matplotlib.figure",
     "numpy",
     "onnx",
     "onnxruntime",
     "onnxscript",
     "openvino",
+    "pydantic",
+    "pygraphviz",
     "tensorrt_rtx",
     "timm",
     "torch._inductor",
@@ -79,6 +84,7 @@ def main() -> None:
     for module in pkgutil.walk_packages(mlpdeploy.__path__, "mlpdeploy."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
+    _first()
     answers = os.dup(1)
     for line in sys.stdin:
         child = os.fork()
@@ -87,6 +93,22 @@ def main() -> None:
             _become(**json.loads(line))
         _, status = os.waitpid(child, 0)
         os.write(answers, f"{os.waitstatus_to_exitcode(status)}\n".encode())
+
+
+def _first() -> None:
+    """What the first network of a process costs more than those after it: tables that PyTorch and its exporter make."""
+    import torch
+
+    from mlpdeploy.engine.onnx.emit import emit
+    from mlpdeploy.graph.precision.plan import plan
+    from mlpdeploy.graph.precision.typed import apply
+    from mlpdeploy.graph.rewrite import rewrite
+    from mlpdeploy.graph.tracing.trace import TensorSpec, trace
+
+    torch.set_num_threads(1)  # with more, the pool of threads that a fork does not have would be waited for
+    network = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.LayerNorm(4), torch.nn.GELU()).eval()
+    rewritten = rewrite(trace(network, [TensorSpec("x", (4,), torch.float32)]))
+    emit(apply(rewritten, plan(rewritten, "fp16")))
 
 
 def _become(arguments: list[str], cwd: str, environment: dict[str, str], stdout: str, stderr: str) -> None:
