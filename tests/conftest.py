@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from mlpdeploy.evidence.latency import worth
 from tests.warm import Warm, warmed
 
 REPOSITORY = Path(__file__).parent.parent
@@ -27,6 +29,7 @@ def pytest_configure(config: pytest.Config) -> None:
             signal.signal(number, lambda *_: None)
     # Two cores are usual; results must not depend on how many there are.
     torch.set_num_threads(1)
+    worth.ROUNDS = 5
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -34,6 +37,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(REPOSITORY / "tests" / "zoo"):
             item.add_marker("slow")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _out_of_the_collectors_sight() -> None:
+    """What lives already, for the most part code, is no garbage: to look at all of it takes half a second each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

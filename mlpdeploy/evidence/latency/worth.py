@@ -18,8 +18,8 @@ from mlpdeploy.system.leftovers import temporary_folder
 
 INT8 = "int8"
 RIVALS = ("fp16", "fp32")
-SECONDS = 8.0
-"""Budget of one backend's measurement."""
+ROUNDS, SECONDS = 100, 8.0
+"""How long one backend is measured: so many rounds, or what of them the seconds allow."""
 
 Make = Callable[[str, str | None], Emitted]
 """A precision, and that beside INT8, to the file of that network."""
@@ -81,7 +81,7 @@ def _measured(
             )
             built = backend.build(file, asked, folder, progress)
             runners[precision] = stack.enter_context(backend.load(built.engine, built.facts))
-        taken = timed(runners, Inputs(dict.fromkeys(runners, inputs)), rounds=100, seconds=SECONDS)
+        taken = timed(runners, Inputs(dict.fromkeys(runners, inputs)), rounds=ROUNDS, seconds=SECONDS)
     ratios = {rival: taken.ratio(INT8, rival) for rival in RIVALS}
     return {
         "median_ms": {precision: 1e3 * taken.latency(precision).median for precision in runners},
