@@ -37,6 +37,9 @@ assert torch.allclose(result.module(x)[0], Net()(x), atol=1e-6)
 print({report.name: report.fired for report in result.report}["use_silu"])
 """
 
+TESTS = ("proof.py", "rules/contract.py", "rules/examples.py", "rules/test_rules.py")
+"""What a rule's test needs of the other tests, in `tests/graph`."""
+
 Run = Callable[..., str]
 
 
@@ -46,6 +49,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     root = tmp_path_factory.mktemp("project")
     for folder in ("mlpdeploy", "recipes", "plugins"):
         shutil.copytree(REPOSITORY / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for path in ("pyproject.toml", *(f"tests/graph/{name}" for name in TESTS)):
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(REPOSITORY / path, root / path)
     for path, content in FILES.items():
         assert not (root / path).exists()
         (root / path).write_text(content, encoding="utf-8")
@@ -58,9 +64,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return python
 
 
-def test_the_page_shows_a_rule_a_backend_and_a_network() -> None:
+def test_the_page_shows_a_rule_with_its_test_a_backend_and_a_network() -> None:
     assert sorted(Path(path).name for path in FILES) == [
         "counting.py",
+        "test_use_silu.py",
         "two_layers.py",
         "two_layers.toml",
         "use_silu.py",
@@ -79,6 +86,16 @@ def test_a_new_rule_is_one_file(run: Run) -> None:
     )
     assert row["what"] == "A value times its own sigmoid becomes SiLU." and row["phase"] == "algebra"
     assert "use_silu" in run("-m", "mlpdeploy", "list", "--rules")
+
+
+@pytest.mark.slow
+def test_a_new_rule_brings_its_test_and_passes_those_of_every_rule(run: Run) -> None:
+    words = ("-m", "pytest", "-n", "0", "-v", "-p", "no:cacheprovider", "tests/graph/rules", "-k", "use_silu")
+    passed = set(re.findall(r"::(test_\w+).* PASSED ", run(*words)))
+    contract = (REPOSITORY / "tests/graph/rules/test_rules.py").read_text(encoding="utf-8")
+    asked_of_every_rule = re.findall(r"@pytest\.mark\.parametrize.*\ndef (test_\w+)", contract)
+    assert len(asked_of_every_rule) > 5
+    assert passed == {*asked_of_every_rule, "test_a_value_that_is_read_elsewhere"}
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mlpdeploy.graph.editor import weight
 from mlpdeploy.graph.rewrite import Rewritten, rewrite
-from mlpdeploy.graph.tracing.trace import TensorSpec, trace
+from mlpdeploy.graph.tracing.trace import TensorSpec, Traced, trace
 
 aten = torch.ops.aten
 
@@ -68,6 +68,27 @@ def prove(
     result = rewritten(network, *shapes, disabled=disabled, enabled=enabled)
     assert_same(network, result, shapes, batches)
     return result
+
+
+def prove_twice(network: nn.Module, rule: str, *shapes: Sequence[int], enabled: Collection[str] = ()) -> Rewritten:
+    """As `prove`, and the same for the result, in which `rule` finds nothing more to do."""
+    result = prove(network, *shapes, enabled=enabled)
+    assert_done(network, result, rule, shapes, enabled=enabled)
+    return result
+
+
+def assert_done(
+    network: nn.Module,
+    result: Rewritten,
+    rule: str,
+    shapes: Sequence[Sequence[int]],
+    batches: Sequence[int] = BATCHES,
+    enabled: Collection[str] = (),
+) -> None:
+    """The rules once more: `rule` finds nothing, and all stays the same."""
+    again = rewrite(Traced(result.module, result.inputs, result.outputs), enabled=enabled)
+    assert_same(network, again, shapes, batches)
+    assert fired(again)[rule] == 0
 
 
 def assert_same(

@@ -8,6 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tests.graph.proof import prove, targets
+from tests.graph.rules.examples import Example, NearMiss, Pyramid
+
+EXAMPLE = Example(Pyramid, (4, 6, 8), fires=1)
 
 SMOOTH: dict[str, dict[str, object]] = {
     "smaller": {"size": (5, 7)},
@@ -30,6 +33,13 @@ class Resized(nn.Module):
         return F.interpolate(x, **self.how)
 
 
+NEAR_MISSES = {
+    "not smoothed": NearMiss(lambda: Resized(size=(5, 7), mode="bilinear"), (2, 11, 9)),
+    "not smoothed, bicubic": NearMiss(lambda: Resized(scale_factor=2, mode="bicubic"), (2, 11, 9)),
+    "of the nearest": NearMiss(lambda: Resized(size=(22, 18), mode="nearest"), (2, 11, 9)),
+}
+
+
 @pytest.mark.parametrize("align_corners", [False, True])
 @pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("name", SMOOTH)
@@ -37,11 +47,6 @@ def test_smooth_resizes_are_projected(name: str, mode: str, align_corners: bool)
     result = prove(Resized(**SMOOTH[name], mode=mode, antialias=True, align_corners=align_corners), (2, 11, 9))
     assert {report.name: report.fired for report in result.report}["decompose_resizes"] == 1
     assert not any("upsample" in str(target) for target in targets(result))
-
-
-def test_others_are_left_alone() -> None:
-    result = prove(Resized(size=(5, 7), mode="bilinear"), (2, 11, 9))
-    assert {report.name: report.fired for report in result.report}["decompose_resizes"] == 0
 
 
 def test_a_flat_image_stays_flat() -> None:

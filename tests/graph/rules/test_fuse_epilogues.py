@@ -13,12 +13,15 @@ from mlpdeploy.graph.custom_ops import SEGMENT_GROUPED_PROJECTION, WITH_EPILOGUE
 from mlpdeploy.graph.rewrite import Rewritten
 from mlpdeploy.zoo.raft_mlp import RaftMLP, Stage
 from mlpdeploy.zoo.vip import VisionPermutator
-from tests.graph.proof import aten, fired, prove, reasons, rewritten, targets
+from tests.graph.proof import aten, fired, prove, rewritten, targets
+from tests.graph.rules.examples import Example, NearMiss, rafts
 
 RULES = ("fuse_epilogues", "hoist_reweighting")
 H, W, N, S = 3, 5, 3, 4
 C = N * S
 Forward = Callable[["Net", Tensor, Tensor], Tensor]
+
+EXAMPLE = Example(rafts, (3, 8, 8), fires=2)
 
 
 class Net(nn.Module):
@@ -45,6 +48,44 @@ def fused(result: Rewritten) -> list[tuple[bool, bool, bool, bool]]:
     return [(*(arg is not None and arg is not False for arg in node.args[3:]),) for node in nodes]  # type: ignore[misc]
 
 
+def _seen_as_rows(net: Net, h: Tensor, x: Tensor) -> Tensor:
+    """Seen as rows of other lengths, a factor would go to numbers of several segments."""
+    seen, rows = h.reshape(-1, H * C, W), x.reshape(-1, H * C, W)
+    return rows + seen * torch.sigmoid(rows.mean(1, keepdim=True))
+
+
+def unfused(result: Rewritten) -> bool:
+    return not fused(result) and targets(result)[SEGMENT_GROUPED_PROJECTION] == 1
+
+
+def near_miss(after: Forward, *why: str) -> NearMiss:
+    return NearMiss(lambda: Net(after), (H, W, C), why, holds=unfused)
+
+
+NOT_EACH = "its scale is not one number for each image and channel"
+NEAR_MISSES = {
+    "nothing follows": near_miss(lambda net, h, x: F.relu(h)),
+    "GELU by tanh": near_miss(lambda net, h, x: F.gelu(h, approximate="tanh")),
+    "what is before GELU is read as well": near_miss(lambda net, h, x: F.gelu(h) * h),
+    "what is added to is read as well": near_miss(lambda net, h, x: (x + h) * h),
+    "what is scaled is read as well": near_miss(lambda net, h, x: (x + h * net.scale(x)) * h),
+    "what is added to is read in another shape as well": near_miss(lambda net, h, x: (x + h).mean() + h.flatten(2)),
+    "added with a factor": near_miss(lambda net, h, x: torch.add(x, h, alpha=2)),
+    "added to one row for all images": near_miss(lambda net, h, x: h + torch.sin(x[:1])),
+    "scaled by a number for each element": near_miss(lambda net, h, x: x + h * torch.sin(x), NOT_EACH),
+    "scaled by a number for each channel": near_miss(lambda net, h, x: x + h * torch.sin(net.shift), NOT_EACH),
+    "scaled by a number for each image": near_miss(
+        lambda net, h, x: x + h * net.scale(x).mean(-1, keepdim=True), NOT_EACH
+    ),
+    "scaled by a number for each row": near_miss(
+        lambda net, h, x: x + h * torch.sin(x.mean((2, 3), keepdim=True)), NOT_EACH
+    ),
+    "channels that are not the projection's own": near_miss(
+        _seen_as_rows, "its channels are not the last parts of what the projection produces"
+    ),
+}
+
+
 FUSED: dict[str, tuple[Forward, bool, tuple[bool, bool, bool, bool]]] = {
     "bias": (lambda net, h, x: F.relu(h), True, (True, False, False, False)),
     "bias and GELU": (lambda net, h, x: F.gelu(h), True, (True, True, False, False)),
@@ -66,53 +107,6 @@ def test_what_follows_is_fused(name: str) -> None:
     result = prove(Net(after, bias), (H, W, C), enabled=RULES[:1])
     assert fused(result) == [wanted] and fired(result)["fuse_epilogues"] == 1
     assert SEGMENT_GROUPED_PROJECTION not in targets(result)
-
-
-KEPT: dict[str, tuple[Forward, list[str]]] = {
-    "nothing follows": (lambda net, h, x: F.relu(h), []),
-    "GELU by tanh": (lambda net, h, x: F.gelu(h, approximate="tanh"), []),
-    "what is before GELU is read as well": (lambda net, h, x: F.gelu(h) * h, []),
-    "what is added to is read as well": (lambda net, h, x: (x + h) * h, []),
-    "what is scaled is read as well": (lambda net, h, x: (x + h * net.scale(x)) * h, []),
-    "what is added to is read in another shape as well": (lambda net, h, x: (x + h).mean() + h.flatten(2), []),
-    "added with a factor": (lambda net, h, x: torch.add(x, h, alpha=2), []),
-    "added to one row for all images": (lambda net, h, x: h + torch.sin(x[:1]), []),
-    "scaled by a number for each element": (
-        lambda net, h, x: x + h * torch.sin(x), ["its scale is not one number for each image and channel"],
-    ),
-    "scaled by a number for each channel": (
-        lambda net, h, x: x + h * torch.sin(net.shift), ["its scale is not one number for each image and channel"],
-    ),
-    "scaled by a number for each image": (
-        lambda net, h, x: x + h * net.scale(x).mean(-1, keepdim=True),
-        ["its scale is not one number for each image and channel"],
-    ),
-    "scaled by a number for each row": (
-        lambda net, h, x: x + h * torch.sin(x.mean((2, 3), keepdim=True)),
-        ["its scale is not one number for each image and channel"],
-    ),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", KEPT)
-def test_what_the_kernel_does_not_compute_stays(name: str) -> None:
-    after, why = KEPT[name]
-    result = prove(Net(after), (H, W, C), enabled=RULES[:1])
-    assert fused(result) == [] and fired(result)["fuse_epilogues"] == 0
-    assert targets(result)[SEGMENT_GROUPED_PROJECTION] == 1 and reasons(result, "fuse_epilogues") == why
-
-
-def test_channels_that_are_not_the_projection_s_own_stay_unscaled() -> None:
-    """Seen as rows of other lengths, a factor would go to numbers of several segments."""
-
-    def after(net: Net, h: Tensor, x: Tensor) -> Tensor:
-        seen, rows = h.reshape(-1, H * C, W), x.reshape(-1, H * C, W)
-        return rows + seen * torch.sigmoid(rows.mean(1, keepdim=True))
-
-    result = prove(Net(after), (H, W, C), enabled=RULES[:1])
-    assert fused(result) == []
-    why = "its channels are not the last parts of what the projection produces"
-    assert reasons(result, "fuse_epilogues") == [why]
 
 
 def test_a_sum_of_projections_alone_accumulates_the_others_onto_one() -> None:

@@ -8,16 +8,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.graph.proof import aten, fired, prove, reasons, targets
+from mlpdeploy.zoo.ms_mlp import MixShiftBlock
+from tests.graph.proof import aten, fired, prove, targets
+from tests.graph.rules.examples import Example, NearMiss
 
 Forward = Callable[["Net", Tensor], Tensor]
 SHAPE = (7, 5, 6)
+Kernels = tuple[tuple[int, int], ...]
+
+EXAMPLE = Example(lambda: MixShiftBlock(9, (1, 3, 3, 5, 5), 2), (9, 4, 5), fires=2)
 
 
 class Net(nn.Module):
     """`forward_` on (b, 7, 5, 6), with depthwise convolutions of 3, 2 and 2 channels of any kernels."""
 
-    def __init__(self, forward_: Forward, kernels: tuple[tuple[int, int], ...] = ((3, 3), (1, 5), (5, 5))) -> None:
+    def __init__(self, forward_: Forward, kernels: Kernels = ((3, 3), (1, 5), (5, 5))) -> None:
         super().__init__()
         self.forward_ = forward_
         self.convs = nn.ModuleList(
@@ -49,6 +54,42 @@ def both(x: Tensor) -> tuple[Tensor, ...]:
     return a.roll(1, 2).roll(-2, 3), b.roll((2, 1), (2, 3)), c
 
 
+def near_miss(forward: Forward, *why: str, kernels: Kernels = ((3, 3), (1, 5), (5, 5))) -> NearMiss:
+    return NearMiss(lambda: Net(forward, kernels), SHAPE, why)
+
+
+def joined(net: Net, x: Tensor) -> Tensor:
+    return torch.cat(net.mixed(split(x)), 1)
+
+
+NEAR_MISSES = {
+    "another order": near_miss(lambda net, x: torch.cat(net.mixed(split(x))[::-1], 1)),
+    "a group is missing": near_miss(lambda net, x: torch.cat(net.mixed(split(x))[:2], 1)),
+    "a group is not convolved": near_miss(lambda net, x: torch.cat([*net.mixed(split(x))[:2], split(x)[2]], 1)),
+    "a group is mixed": near_miss(lambda net, x: torch.cat([*net.mixed(split(x))[:2], net.dense(split(x)[2])], 1)),
+    "a group is changed": near_miss(
+        lambda net, x: torch.cat([*net.mixed(split(x))[:2], net.convs[2](split(x)[2].exp())], 1)
+    ),
+    "another source": near_miss(
+        lambda net, x: torch.cat([*net.mixed(split(x))[:2], net.convs[2](split(x.exp())[2])], 1)
+    ),
+    "what is joined is changed": near_miss(
+        lambda net, x: torch.cat([one.mean((2, 3)) for one in net.mixed(split(x))], 1)
+    ),
+    "a result is read twice": near_miss(lambda net, x: torch.cat((y := net.mixed(split(x))), 1) + y[0].mean()),
+    "a group is read twice": near_miss(lambda net, x: torch.cat([net.convs[1](x[:, 3:5]), net.convs[2](x[:, 3:5])], 1)),
+    "joined along the height": near_miss(
+        lambda net, x: torch.cat([net.convs[1](x[:, 3:5]), net.convs[2](x[:, 5:])], 2)
+    ),
+    "strided": near_miss(lambda net, x: torch.cat([net.strided(x[:, :2]), net.strided(x[:, 2:4])], 1)),
+    "dilated": near_miss(lambda net, x: torch.cat([net.dilated(x[:, :2]), net.dilated(x[:, 2:4])], 1)),
+    "small kernels, but for different dimensions": near_miss(
+        joined, "one kernel for all has 14.5 times the products", kernels=((1, 1), (1, 9), (9, 1))
+    ),
+    "even kernels": near_miss(joined, kernels=((2, 2), (2, 2), (2, 2))),
+}
+
+
 @pytest.mark.parametrize(
     ("forward", "gathers", "flat"),
     [
@@ -74,41 +115,3 @@ def test_groups_become_one_convolution(forward: Forward, gathers: int, flat: int
 def test_rolls_that_no_other_rule_read_are_read() -> None:
     forward: Forward = lambda net, x: torch.cat(net.mixed(moved(x, 3)), 1)  # noqa: E731
     assert fired(prove(Net(forward), SHAPE, disabled=("gather_shifts",)))["merge_depthwise"] == 1
-
-
-@pytest.mark.parametrize(
-    "forward",
-    [
-        lambda net, x: torch.cat(net.mixed(split(x))[::-1], 1),
-        lambda net, x: torch.cat(net.mixed(split(x))[:2], 1),
-        lambda net, x: torch.cat([*net.mixed(split(x))[:2], split(x)[2]], 1),
-        lambda net, x: torch.cat([*net.mixed(split(x))[:2], net.dense(split(x)[2])], 1),
-        lambda net, x: torch.cat([*net.mixed(split(x))[:2], net.convs[2](split(x)[2].exp())], 1),
-        lambda net, x: torch.cat([*net.mixed(split(x))[:2], net.convs[2](split(x.exp())[2])], 1),
-        lambda net, x: torch.cat([one.mean((2, 3)) for one in net.mixed(split(x))], 1),
-        lambda net, x: torch.cat((y := net.mixed(split(x))), 1) + y[0].mean(),
-        lambda net, x: torch.cat([net.convs[1](x[:, 3:5]), net.convs[2](x[:, 3:5])], 1),
-        lambda net, x: torch.cat([net.convs[1](x[:, 3:5]), net.convs[2](x[:, 5:])], 2),
-        lambda net, x: torch.cat([net.strided(x[:, :2]), net.strided(x[:, 2:4])], 1),
-        lambda net, x: torch.cat([net.dilated(x[:, :2]), net.dilated(x[:, 2:4])], 1),
-    ],
-    ids=[
-        "another order", "a group is missing", "a group is not convolved", "a group is mixed", "a group is changed",
-        "another source", "what is joined is changed", "a result is read twice", "a group is read twice",
-        "joined along the height", "strided", "dilated",
-    ],
-)  # fmt: skip
-def test_near_misses_stay(forward: Forward) -> None:
-    assert fired(prove(Net(forward), SHAPE))["merge_depthwise"] == 0
-
-
-def test_kernels_that_are_small_but_for_different_dimensions_stay() -> None:
-    net = Net(lambda net, x: torch.cat(net.mixed(split(x)), 1), ((1, 1), (1, 9), (9, 1)))
-    result = prove(net, SHAPE)
-    assert fired(result)["merge_depthwise"] == 0
-    assert reasons(result, "merge_depthwise") == ["one kernel for all has 14.5 times the products"]
-
-
-def test_even_kernels_stay() -> None:
-    net = Net(lambda net, x: torch.cat(net.mixed(split(x)), 1), ((2, 2), (2, 2), (2, 2)))
-    assert fired(prove(net, SHAPE))["merge_depthwise"] == 0

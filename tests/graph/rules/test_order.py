@@ -14,8 +14,9 @@ from mlpdeploy.graph.editor import Editor
 from mlpdeploy.graph.rewrite import all_rules, rewrite
 from mlpdeploy.graph.rule import PHASES, Log, Refused, Rule, ordered, run
 from mlpdeploy.graph.tracing.trace import TensorSpec, trace
-from tests.graph.proof import randomised, specs, structure
-from tests.graph.rules.test_rules import NETWORKS
+from tests.graph.proof import structure
+from tests.graph.rules import contract
+from tests.graph.rules.contract import NETWORKS
 
 RULES = all_rules()
 aten = torch.ops.aten
@@ -39,8 +40,7 @@ def test_rules_in_a_circle_are_named() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("network", NETWORKS)
 def test_what_no_rule_asks_for_does_not_matter(network: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    build, shape = NETWORKS[network]
-    traced = trace(randomised(build()), specs([shape]))
+    _, traced = contract.traced(*NETWORKS[network])
     wanted = structure(rewrite(traced, enabled=RULES).module)
     for seed in range(3):
         names = list(RULES)

@@ -8,6 +8,21 @@ from torch import nn
 
 from mlpdeploy.graph.rewrite import RuleReport, rewrite
 from mlpdeploy.graph.tracing.trace import TensorSpec, trace
+from tests.graph.rules.examples import Example, NearMiss
+
+
+class Stages(nn.Module):
+    """Patch merging on channels-last activations (ViP's Downsample)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.merge, self.last = nn.LayerNorm(3), nn.Conv2d(3, 4, 2, 2), nn.LayerNorm(4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.merge(self.norm(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+
+
+EXAMPLE = Example(Stages, (4, 6, 3), fires=1)
 
 
 class Downsample(nn.Module):
@@ -23,6 +38,22 @@ class Downsample(nn.Module):
         if not self.back:
             return x.softmax(1)
         return self.after(x.flatten(2).transpose(1, 2) if self.flat else x.permute(0, 2, 3, 1))
+
+
+def near_miss(*sizes: int, why: tuple[str, ...] = (), back: bool = True, **options: int) -> NearMiss:
+    return NearMiss(lambda: Downsample(nn.Conv2d(6, *sizes, **options), back=back), (8, 12, 6), why)
+
+
+OVERLAP = ("its patches overlap, are padded, dilated or grouped",)
+COVER = ("its patches do not cover the activations",)
+NEAR_MISSES = {
+    "overlapping": near_miss(10, 3, stride=2, why=OVERLAP),
+    "padded": near_miss(10, 2, stride=2, padding=1, why=OVERLAP),
+    "dilated": near_miss(10, 2, stride=2, dilation=2, why=OVERLAP),
+    "grouped": near_miss(12, 2, stride=2, groups=2, why=OVERLAP),
+    "a rest at the edge": near_miss(10, 5, stride=5, why=COVER),
+    "a result that is wanted channels first": near_miss(10, 2, stride=2, back=False),
+}
 
 
 def _report(network: nn.Module, size: tuple[int, int]) -> tuple[RuleReport, int]:
@@ -48,23 +79,3 @@ def test_patches_are_contracted_as_they_lie(kernel: int | tuple[int, int], bias:
     convolution = nn.Conv2d(6, 10, kernel, stride=kernel, bias=bias)
     report, permutes = _report(Downsample(convolution, flat=flat), (8, 12))
     assert (report.fired, permutes) == (1, 0)
-
-
-@pytest.mark.parametrize(
-    ("convolution", "reason"),
-    [
-        (nn.Conv2d(6, 10, 3, stride=2), "overlap"),
-        (nn.Conv2d(6, 10, 2, stride=2, padding=1), "overlap"),
-        (nn.Conv2d(6, 10, 2, stride=2, dilation=2), "overlap"),
-        (nn.Conv2d(6, 12, 2, stride=2, groups=2), "overlap"),
-        (nn.Conv2d(6, 10, 5, stride=5), "cover"),
-    ],
-)
-def test_other_convolutions_stay(convolution: nn.Conv2d, reason: str) -> None:
-    report, _ = _report(Downsample(convolution), (8, 12))
-    assert report.fired == 0 and reason in report.refused[0].reason
-
-
-def test_a_result_wanted_channels_first_stays() -> None:
-    report, _ = _report(Downsample(nn.Conv2d(6, 10, 2, stride=2), back=False), (8, 12))
-    assert report.fired == 0

@@ -13,9 +13,13 @@ from mlpdeploy.engine.onnx.emit import emit
 from mlpdeploy.graph.kinds import SPLITS
 from mlpdeploy.graph.precision.plan import plan
 from mlpdeploy.graph.precision.typed import apply
+from mlpdeploy.graph.rewrite import Rewritten
 from tests.graph.proof import aten, prove, targets
+from tests.graph.rules.examples import Example, NearMiss, Spectra
 
 Forward = Callable[[nn.Module, Tensor], Tensor]
+
+EXAMPLE = Example(Spectra, (6, 4), fires=1)
 
 LENDERS = {aten.view_as.default, aten.reshape_as.default, aten.expand_as.default, aten.type_as.default}
 
@@ -33,6 +37,23 @@ class Net(nn.Module):
         x = self.first(x.transpose(1, 2)).transpose(1, 2)
         return self.last(self.quirk(self, x).transpose(1, 2)).transpose(1, 2)
 
+
+def near_miss(quirk: Forward, holds: Callable[[Rewritten], bool] | None = None) -> NearMiss:
+    return NearMiss(lambda: Net(quirk), (6, 4), holds=holds)
+
+
+def _cut(result: Rewritten) -> bool:
+    return bool(SPLITS & set(targets(result))) or aten.unbind.int not in targets(result)
+
+
+NEAR_MISSES = {
+    "a shape in numbers": near_miss(lambda net, x: net.gate(x).flatten(1).reshape(-1, 6, 4)),
+    "expanded to numbers": near_miss(lambda net, x: x * net.gate(x.mean(1)).unsqueeze(1).expand(-1, 6, -1)),
+    "parts of an axis that is known": near_miss(lambda net, x: torch.cat(net.gate(x).chunk(2, 1)[::-1], 1), holds=_cut),
+    "parts of several sizes of a batch": near_miss(
+        lambda net, x: torch.cat([x, x.flip(1), x * 2]).split([x.shape[0] * 2, x.shape[0]])[1]
+    ),
+}
 
 QUIRKS: dict[str, Forward] = {
     "view as": lambda net, x: net.gate(x).flatten(1).view_as(x),
@@ -73,11 +94,6 @@ def test_parts_of_a_batch_become_an_axis(name: str) -> None:
     found = prove(Net(PARTS[name]), (6, 4))
     assert not SPLITS & set(targets(found))
     emit(apply(found, plan(found, "fp32")))
-
-
-def test_parts_of_an_axis_that_is_known_stay() -> None:
-    found = prove(Net(lambda net, x: torch.cat(net.gate(x).chunk(2, 1)[::-1], 1)), (6, 4))
-    assert SPLITS & set(targets(found)) or aten.unbind.int not in targets(found)
 
 
 @pytest.mark.parametrize("name", QUIRKS)

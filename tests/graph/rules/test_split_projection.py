@@ -9,12 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tests.graph.proof import aten, fired, prove, reasons, targets
+from mlpdeploy.graph.rewrite import Rewritten
+from tests.graph.proof import aten, fired, prove, prove_twice, reasons, targets
+from tests.graph.rules.examples import Example, Gated, NearMiss, Net
 
-Forward = Callable[["Net", Tensor], Tensor]
+Forward = Callable[["Convolutions", Tensor], Tensor]
+
+EXAMPLE = Example(Gated, (6, 4), fires=1)
 
 
-class Net(nn.Module):
+class Convolutions(nn.Module):
     """`forward_` on (b, 4, 5, 6), with convolutions to 6 channels."""
 
     def __init__(self, forward_: Forward) -> None:
@@ -32,6 +36,40 @@ class Net(nn.Module):
 def joined(y: Tensor) -> Tensor:
     """The two halves, each its own way, so that nothing can put them together again."""
     return y[:, :2].sin().mean(1) + y[:, 2:].exp().mean(1)
+
+
+def near_miss(forward: Forward, *why: str) -> NearMiss:
+    return NearMiss(lambda: Convolutions(forward), (4, 5, 6), why)
+
+
+def whole(result: Rewritten) -> bool:
+    return not fired(result)["split_activation"] and not reasons(result, "split_activation")
+
+
+def of_linear(run: Callable[[Net, Tensor], Tensor | tuple[Tensor, ...]], *why: str, width: int = 8) -> NearMiss:
+    return NearMiss(lambda: Net(run, fc=nn.Linear(6, width)), (4, 6), why, holds=whole, twice=True)
+
+
+NEAR_MISSES = {
+    "grouped": near_miss(lambda net, x: joined(net.grouped(x)), "it is a grouped convolution"),
+    "overlap": near_miss(lambda net, x: (y := net.point(x))[:, :4].sin() + y[:, 2:].exp(), "its parts overlap"),
+    "all is read": near_miss(lambda net, x: joined(y := net.point(x)) + y.amax(1), "the whole result is used as well"),
+    "strides": near_miss(lambda net, x: (y := net.point(x))[:, ::2].sin() + y[:, 1::2].exp()),
+    "rows": near_miss(lambda net, x: (y := net.point(x))[:, :, :3].sin() + y[:, :, 2:].exp()),
+    "two activations": near_miss(lambda net, x: joined(net.point(x) * x.mean(1, keepdim=True))),
+    "read twice": near_miss(lambda net, x: joined((y := net.point(x)).sin() + y)),
+    "a linear that all is read of": of_linear(
+        lambda m, x: (torch.mul(*(y := m.fc(x)).chunk(2, -1)), y), "the whole result is used as well"
+    ),
+    "an activated linear that all is read of": NearMiss(
+        lambda: Net(lambda m, x: (torch.mul(*(y := F.gelu(m.fc(x))).chunk(2, -1)), y), fc=nn.Linear(6, 8)),
+        (4, 6),
+        twice=True,
+    ),
+    "a linear, split along another dimension": of_linear(lambda m, x: torch.mul(*m.fc(x).chunk(2, 1))),
+    "a linear, and a softmax before the split": of_linear(lambda m, x: torch.mul(*m.fc(x).softmax(-1).chunk(2, -1))),
+    "a linear, and two activations meet": of_linear(lambda m, x: torch.mul(*(m.fc(x) + x).chunk(2, -1)), width=6),
+}
 
 
 @pytest.mark.parametrize(
@@ -62,26 +100,39 @@ def joined(y: Tensor) -> Tensor:
     ],
 )
 def test_each_part_has_its_projection(forward: Forward) -> None:
-    result = prove(Net(forward), (4, 5, 6))
+    result = prove(Convolutions(forward), (4, 5, 6))
     assert fired(result)["split_projection"] == 1
     left = targets(result)
     assert left[aten.conv2d.default] + left[aten.linear.default] in (1, 2, 3)
     assert not left.keys() & {aten.slice.Tensor, aten.split_with_sizes.default, aten.chunk.default}
 
 
-@pytest.mark.parametrize(
-    ("forward", "why"),
-    [
-        (lambda net, x: joined(net.grouped(x)), ["it is a grouped convolution"]),
-        (lambda net, x: (y := net.point(x))[:, :4].sin() + y[:, 2:].exp(), ["its parts overlap"]),
-        (lambda net, x: joined(y := net.point(x)) + y.amax(1), ["the whole result is used as well"]),
-        (lambda net, x: (y := net.point(x))[:, ::2].sin() + y[:, 1::2].exp(), []),
-        (lambda net, x: (y := net.point(x))[:, :, :3].sin() + y[:, :, 2:].exp(), []),
-        (lambda net, x: joined(net.point(x) * x.mean(1, keepdim=True)), []),
-        (lambda net, x: joined((y := net.point(x)).sin() + y), []),
-    ],
-    ids=["grouped", "overlap", "all is read", "strides", "rows", "two activations", "read twice"],
-)
-def test_near_misses_stay(forward: Forward, why: list[str]) -> None:
-    result = prove(Net(forward), (4, 5, 6))
-    assert (fired(result)["split_projection"], reasons(result, "split_projection")) == (0, why)
+def glu(m: Net, x: Tensor) -> Tensor:
+    u, v = m.fc(x).chunk(2, -1)
+    return u * torch.sigmoid(v)
+
+
+def uneven(m: Net, x: Tensor) -> Tensor:
+    u, v, w = (m.fc(x) * m.scale).split([1, 4, 3], -1)
+    return torch.cat([u * v, w], -1)
+
+
+def one_part(m: Net, x: Tensor) -> Tensor:
+    return m.fc(x).split(3, -1)[1]
+
+
+SPLITS = {
+    "chunks of channels": (Net(glu, fc=nn.Linear(6, 8)), 2),
+    "uneven parts of a scaled result": (Net(uneven, fc=nn.Linear(6, 8), scale=(8,)), 3),
+    "one part of three": (Net(one_part, fc=nn.Linear(6, 8)), 1),
+}
+
+
+@pytest.mark.parametrize("name", SPLITS)
+def test_each_part_of_a_linear_has_its_projection(name: str) -> None:
+    network, parts = SPLITS[name]
+    result = prove_twice(network, "split_projection", (5, 6))
+    assert (fired(result)["split_projection"], fired(result)["split_activation"]) == (1, 0)
+    found = targets(result)
+    assert found[aten.linear.default] + found[aten.matmul.default] == parts
+    assert not {aten.chunk.default, aten.split.Tensor, aten.split_with_sizes.default} & set(found)
