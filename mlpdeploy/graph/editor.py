@@ -39,8 +39,10 @@ class Editor:
     def call(
         self, target: Any, args: Sequence[Any], kwargs: dict[str, Any] | None = None, *, origin: fx.Node
     ) -> fx.Node:
-        """A call_function node; `origin` is the node of the user's network that it stands for."""
-        node = self.graph.call_function(target, tuple(args), kwargs or {})
+        """A call_function node, its arguments by place as in a trace; `origin` is the node of the user's network that
+        it stands for.
+        """
+        node = self.graph.call_function(target, *_placed(target, args, kwargs or {}))
         node.meta.update({key: origin.meta[key] for key in ORIGIN if key in origin.meta})
         node.meta["val"] = self._value(node)
         return node
@@ -102,6 +104,16 @@ class Editor:
         batch = self.call(aten.sym_size.int, (self.inputs[0], 0), origin=origin)
         factor = size / size_of(batch.meta["val"])
         return batch if factor == 1 else self.call(operator.mul, (batch, int(factor)), origin=origin)
+
+
+def _placed(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Arguments by place, but for those that an operation takes by name alone."""
+    schema = getattr(target, "_schema", None)
+    places = [] if schema is None else [one for one in schema.arguments if not one.kwarg_only]
+    last = max((place for place, one in enumerate(places) if one.name in kwargs), default=-1)
+    behind = [kwargs.get(one.name, one.default_value) for one in places[len(args) : last + 1]]
+    named = {one.name for one in places[: last + 1]}
+    return (*args, *behind), {name: value for name, value in kwargs.items() if name not in named}
 
 
 def _key(value: Any) -> Any:

@@ -35,7 +35,7 @@ class NearMiss:
 
     `reasons`: why it refuses, in order; none where it sees no pattern. `others`: shapes of further inputs. `batches`:
     the sizes at which the results are compared. `holds`: what else must be so after the rules. `twice`: whether what
-    the rules make of it is a near-miss as well.
+    the rules make of it is a near-miss as well, as it nearly always is.
     """
 
     build: Build
@@ -44,7 +44,7 @@ class NearMiss:
     others: tuple[Shape, ...] = ()
     batches: tuple[int, ...] = BATCHES
     holds: Callable[[Rewritten], bool] | None = None
-    twice: bool = False
+    twice: bool = True
 
 
 class Net(nn.Module):

@@ -58,7 +58,6 @@ NEAR_MISSES = {
         (4, 6, 6),
         ("a shift in front of zero padding is not a bias",),
         holds=lambda result: targets(result) == {aten.conv2d.default: 1, aten.batch_norm.default: 1},
-        twice=True,
     ),
 }
 

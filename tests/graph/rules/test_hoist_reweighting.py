@@ -34,7 +34,7 @@ class Pooled(nn.Module):
 
 
 def near_miss(after: Callable[[Tensor, Tensor], Tensor], *why: str) -> NearMiss:
-    return NearMiss(lambda: Pooled(after), (3, 3, 12), why, twice=True)
+    return NearMiss(lambda: Pooled(after), (3, 3, 12), why)
 
 
 NEAR_MISSES = {
