@@ -90,7 +90,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-SMALL = ("mixer_s32", "--image-size", "64", "--num-classes", "10", "--batch", "1:2:3")
 SMALLEST = ("mint_wqk", "--batch", "1:2:3")
 
 
@@ -98,22 +97,22 @@ SMALLEST = ("mint_wqk", "--batch", "1:2:3")
 def test_a_missed_budget_names_the_stage_and_the_tolerance_that_would_pass(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run("build", *SMALL, "--backend", "tensorrt-rtx")
-    budgets = dict(finding.find("mixer_s32").budgets) | {"fp16": Budget(1e-7, 0.99)}
-    strict = replace(finding.find("mixer_s32"), budgets=budgets)
-    monkeypatch.setattr(finding, "recipes", lambda: {"mixer_s32": strict})
+    run("build", *SMALLEST, "--backend", "tensorrt-rtx")
+    budgets = dict(finding.find("mint_wqk").budgets) | {"fp16": Budget(1e-7, 0.99)}
+    strict = replace(finding.find("mint_wqk"), budgets=budgets)
+    monkeypatch.setattr(finding, "recipes", lambda: {"mint_wqk": strict})
     capsys.readouterr()
 
-    run("verify", *SMALL, "--quick", "--backend", "tensorrt-rtx", "--json", code=1)
+    run("verify", *SMALLEST, "--quick", "--backend", "tensorrt-rtx", "--json", code=1)
     document = json.loads(capsys.readouterr().out)
     assert not document["passed"] and document["first_failed"] == "typed graph, PyTorch"
     assert "the budget is 1.0e-07" in document["verdict"]
     tolerance = document["passing_tolerance"]
     assert 1e-7 < tolerance < 6e-3 and f"{tolerance:.1e} would have passed" in document["verdict"]
-    folder = here / "artifacts" / "mixer_s32" / "fp16" / "tensorrt-rtx"
+    folder = here / "artifacts" / "mint_wqk" / "fp16" / "tensorrt-rtx"
     assert json.loads((folder / "verification.json").read_text())["first_failed"] == "typed graph, PyTorch"
 
-    run("verify", *SMALL, "--quick", "--backend", "tensorrt-rtx", code=1)
+    run("verify", *SMALLEST, "--quick", "--backend", "tensorrt-rtx", code=1)
     printed = capsys.readouterr().out
     assert "failed" in printed and "would have passed" in printed and fits(printed)
 
@@ -121,7 +120,7 @@ def test_a_missed_budget_names_the_stage_and_the_tolerance_that_would_pass(
     budgets["fp16"] = Budget(tolerance, 0.99)
     stages = {stage["name"]: stage["max_relative"] for stage in document["stages"]}
     if stages["emitted ONNX, ONNX Runtime"] <= tolerance:
-        run("verify", *SMALL, "--quick", "--backend", "tensorrt-rtx")
+        run("verify", *SMALLEST, "--quick", "--backend", "tensorrt-rtx")
 
 
 @pytest.mark.slow
