@@ -1,4 +1,4 @@
-"""Nothing imports backwards: every import of mlpdeploy is read, those inside functions too."""
+"""Nothing imports backwards: every import of mlpdeploy is read, those inside functions too; and no file is long."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ LAYERS = (
     ("__main__",),
 )
 """Modules and folders of the package, each of which imports nothing of a later line; "" is the package itself."""
+LONGEST = 300
 
 
 def imported(path: Path) -> Iterator[str]:
@@ -105,3 +106,12 @@ def test_a_private_module_is_imported_by_its_own_folder_only() -> None:
         if target.rpartition(".")[2].startswith("_") and not f"{name}.".startswith(f"{target.rpartition('.')[0]}.")
     ]
     assert foreign == []
+
+
+def test_no_file_has_more_than_300_lines() -> None:
+    """A longer one is split by what it is about."""
+    folders = (REPOSITORY / name for name in ("mlpdeploy", "plugins", "benchmarks", "tests"))
+    paths = sorted(path for folder in folders for path in folder.rglob("*.py"))
+    lines = {path.relative_to(REPOSITORY).as_posix(): path.read_text(encoding="utf-8").count("\n") for path in paths}
+    longer = [f"{path} has {count}" for path, count in lines.items() if count > LONGEST]
+    assert not longer, "; ".join(longer)

@@ -12,16 +12,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mlpdeploy.artifact import store
-from mlpdeploy.artifact.copying import copied_from, copy
 from mlpdeploy.errors import ArtifactError, InputError
-from mlpdeploy.system import files, leftovers, swap
+from mlpdeploy.system import leftovers, swap
 from tests.conftest import REPOSITORY
 from tests.evidence.examples import whole
 
@@ -54,11 +52,6 @@ def write(folder: Path, content: bytes = b"engine", **facts: Any) -> store.Artif
 
 def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "out" / "net" / "fp16" / "backend"
 
 
 def test_written_and_opened(folder: Path) -> None:
@@ -193,71 +186,6 @@ def test_a_second_writer_waits_and_says_so(folder: Path) -> None:
     assert said == [f"waiting: another process is working on {folder}"]
 
 
-def change(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[0] ^= 1
-    path.write_bytes(content)
-
-
-ALTERED: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "engine": (lambda folder: change(folder / "engine.bin"), "engine.bin was altered"),
-    "model": (lambda folder: change(folder / "model.onnx"), "model.onnx was altered"),
-    "longer": (lambda folder: (folder / "engine.bin").write_bytes(b"engine and more"), "engine.bin was altered"),
-    "missing": (lambda folder: (folder / "engine.bin").unlink(), "engine.bin is missing"),
-    "manifest missing": (lambda folder: (folder / "manifest.json").unlink(), "no artifact"),
-    "manifest cut": (lambda folder: (folder / "manifest.json").write_text('{"schema"'), "cannot be read"),
-    "manifest of bytes": (lambda folder: (folder / "manifest.json").write_bytes(b"\xff\xfe"), "cannot be read"),
-    "manifest of another kind": (
-        lambda folder: (folder / "manifest.json").write_text("[]"),
-        "no document",
-    ),
-}
-
-
-@pytest.mark.parametrize("how", ALTERED)
-def test_an_altered_artifact_is_refused_by_name(folder: Path, how: str) -> None:
-    write(folder)
-    alter, message = ALTERED[how]
-    alter(folder)
-    with pytest.raises(ArtifactError, match=message) as caught:
-        store.open_artifact(folder)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("edit", "message"),
-    [
-        ({"schema": 99}, "has schema 99, this mlpdeploy reads 2"),
-        ({"files": {}}, "does not name the model and the engine"),
-        ({"engine": "other.plan"}, "does not name the model and the engine"),
-        ({"files": "../.."}, "files is text, it must be an object"),
-    ],
-)
-def test_a_manifest_that_lies(folder: Path, edit: dict[str, Any], message: str) -> None:
-    write(folder)
-    manifest = json.loads((folder / "manifest.json").read_text())
-    (folder / "manifest.json").write_text(json.dumps(manifest | edit))
-    with pytest.raises(ArtifactError, match=message):
-        store.open_artifact(folder)
-
-
-def test_a_manifest_cannot_point_outside(folder: Path, tmp_path: Path) -> None:
-    write(folder)
-    manifest = json.loads((folder / "manifest.json").read_text())
-    outside = tmp_path / "secret"
-    outside.write_bytes(b"x")
-    for name in (str(outside), "../../../../secret"):
-        manifest["files"][name] = {"bytes": 1, "sha256": files.sha256(outside)}
-        (folder / "manifest.json").write_text(json.dumps(manifest))
-        with pytest.raises(ArtifactError, match="outside the artifact"):
-            store.open_artifact(folder)
-
-
-def test_nothing_there(folder: Path) -> None:
-    with pytest.raises(ArtifactError, match="mlpdeploy build"):
-        store.open_artifact(folder)
-
-
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
 def test_a_full_disk_is_one_line_and_loses_nothing(folder: Path, code: int) -> None:
     before = write(folder)
@@ -309,66 +237,6 @@ def test_attached_files_do_not_make_an_artifact_altered(folder: Path) -> None:
     store.attach(artifact, store.VERIFICATION, "{}")
     assert store.open_artifact(folder) == artifact
     assert names(folder) == {"model.onnx", "engine.bin", "report.md", "manifest.json", "verification.json"}
-
-
-@pytest.mark.slow
-def test_copies_made_while_it_is_built_again_and_again_are_whole_or_say_so(folder: Path, tmp_path: Path) -> None:
-    write(folder)
-    writer = subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(folder), "exchange", "1"],
-        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
-        stdout=subprocess.DEVNULL,
-    )
-    try:
-        while "generation" not in store.read_manifest(folder):
-            assert writer.poll() is None
-            time.sleep(0.01)
-        whole, replaced = set(), 0
-        for number in range(300):
-            target = tmp_path / "copies" / f"{number % 2}"
-            try:
-                found = copy(store.open_artifact(folder), target)
-            except ArtifactError as error:
-                assert "was replaced since it was loaded" in str(error)
-                replaced += 1
-                continue
-            generation = found.manifest["generation"]
-            assert store.open_artifact(target).manifest == found.manifest
-            for name in ("model.onnx", "engine.bin", "more.bin"):
-                assert (target / name).read_bytes() == str(generation).encode() * 20000
-            whole.add(generation)
-        assert len(whole) > 1 and replaced < 300
-    finally:
-        writer.kill()
-        writer.wait()
-    assert copied_from(folder, tmp_path / "last").manifest == store.open_artifact(folder).manifest
-
-
-def test_a_copy_takes_what_belongs_to_the_artifact_and_follows_no_link(folder: Path, tmp_path: Path) -> None:
-    artifact = write(folder)
-    store.attach(artifact, store.VERIFICATION, "{}")
-    (tmp_path / "secrets").mkdir()
-    (tmp_path / "secrets" / "key").write_text("secret")
-    (folder / "sub").symlink_to(tmp_path / "secrets")
-    os.mkfifo(folder / "pipe")
-    copied = copy(artifact, tmp_path / "copy")
-    assert names(copied.folder) == {"model.onnx", "engine.bin", "report.md", "manifest.json", "verification.json"}
-    (folder / store.BENCH).symlink_to(tmp_path / "secrets" / "key")
-    with pytest.raises(ArtifactError, match="a link that leads out of the artifact"):
-        copy(artifact, tmp_path / "copy")
-    assert store.open_artifact(tmp_path / "copy") == copied
-
-
-def test_a_copy_of_what_was_replaced_or_altered_says_so(folder: Path, tmp_path: Path) -> None:
-    before = write(folder)
-    change(folder / "engine.bin")
-    with pytest.raises(ArtifactError, match=r"engine\.bin was altered"):
-        copy(before, tmp_path / "copy")
-    write(folder, b"two")
-    for target in (tmp_path / "copy", folder):
-        with pytest.raises(ArtifactError, match="was replaced since it was loaded: load it again"):
-            copy(before, target)
-    assert not (tmp_path / "copy").exists()
 
 
 def test_what_cannot_be_locked_can_be_read(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

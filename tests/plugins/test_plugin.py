@@ -11,7 +11,8 @@ import pytest
 pytest.importorskip("triton", reason="Triton, which compiles the plugin's kernel, is not installed")
 
 from mlpdeploy import kernels
-from tests.plugins.stand_in import Builder, DataType, Module, SymInt32
+from tests.plugins.stand_in import Builder, Module
+from tests.plugins.symbolic import DataType, SymInt32
 
 plugin = kernels.load("segment_grouped_projection.plugin")
 SHAPES = [(-1, 16, 256, 24), (1, 384, 384)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -21,5 +22,20 @@ def said(capsys: pytest.CaptureFixture[str]) -> Said:
         printed = capsys.readouterr()
         assert left.value.code == code, printed
         return printed.out, printed.err
+
+    return run
+
+
+@pytest.fixture
+def fails(said: Said) -> Any:
+    """Run a command that fails; the one line that it says."""
+
+    def run(*arguments: object, code: int = 2) -> str:
+        out, err = said(*arguments, code=code)
+        assert out == "" and "Traceback" not in err
+        lines = err.splitlines()
+        first = next(index for index, line in enumerate(lines) if line.startswith("error: "))
+        assert all(line.startswith("  ") for line in lines[first + 1 :]), lines  # nothing but details
+        return lines[first]
 
     return run

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,7 +30,6 @@ from mlpdeploy.graph.rules import LAYOUT
 from mlpdeploy.selection import Selection
 from mlpdeploy.terminal import cli as command_line
 from tests.conftest import REPOSITORY
-from tests.terminal.conftest import Said
 from tests.terminal.test_cli import NETS
 
 OWN = ("my_nets:Net", "--input-shape", "3,16,16", "--backend", "onnxruntime", "--batch", "2")
@@ -56,21 +56,6 @@ def artifact(home: Path) -> Iterator[Path]:
     yield folder
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert {path.name for path in folder.parent.glob("*onnxruntime*")} == {"onnxruntime", ".onnxruntime.lock"}
-
-
-@pytest.fixture
-def fails(said: Said) -> Any:
-    """Run a command that fails; the one line that it says."""
-
-    def run(*arguments: object, code: int = 2) -> str:
-        out, err = said(*arguments, code=code)
-        assert out == "" and "Traceback" not in err
-        lines = err.splitlines()
-        first = next(index for index, line in enumerate(lines) if line.startswith("error: "))
-        assert all(line.startswith("  ") for line in lines[first + 1 :]), lines  # nothing but details
-        return lines[first]
-
-    return run
 
 
 def state(change: Any = None) -> dict[str, torch.Tensor]:
@@ -152,22 +137,6 @@ def test_broken_images_among_others_are_named_and_the_rest_is_used(
     said = printed.err
     assert said.count("skipped /") == 5 and "skipped 2 more that cannot be read" in said
     assert f"4 images below {tmp_path}, of 11, without labels" in said
-
-
-IMPOSSIBLE = {
-    "vip takes one size": (("vip_s14", "--image-size", "256"), "vip_s14 cannot be built with image size 256"),
-    "patches do not divide": (("vip_s7", "--image-size", "225"), "vip_s7 cannot be built with image size 225"),
-    "timm's network is of 224": (("timm:mixer_s32_224", "--input-shape", "3,256,256"), "(256) doesn't match"),
-    "channels": (("timm:mixer_s32_224", "--input-shape", "4,224,224"), "to have 3 channels"),
-    "smaller than a patch": (("timm:mixer_s32_224", "--image-size", "16"), "with image size 16"),
-}
-
-
-@pytest.mark.parametrize("what", IMPOSSIBLE)
-def test_sizes_that_the_network_cannot_take(what: str, fails: Any, tmp_path: Path) -> None:
-    arguments, message = IMPOSSIBLE[what]
-    assert message in fails("build", *arguments, "--backend", "onnxruntime", "--out", tmp_path)
-    assert not list(tmp_path.rglob("manifest.json"))
 
 
 def test_rules_and_gpus_that_do_not_exist(artifact: Path, fails: Any) -> None:
@@ -270,8 +239,6 @@ def test_an_altered_artifact_is_refused(home: Path, fails: Any, tmp_path: Path, 
 
 def copy_of(home: Path, out: Path) -> Path:
     """A copy of the artifact below another output folder."""
-    import shutil
-
     relative = Path("my_nets-Net", "fp16", "onnxruntime")
     shutil.copytree(home / "artifacts" / relative, out / relative)
     return out / relative

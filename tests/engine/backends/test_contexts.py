@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,101 +11,17 @@ import torch
 
 from mlpdeploy.engine import nvidia
 from mlpdeploy.engine.backend import Batch, BuildRequest, OnDevice, backends
-from mlpdeploy.engine.backends.tensorrt import _contexts, _polygraphy, _runtime_cache
+from mlpdeploy.engine.backends.tensorrt import _contexts, _polygraphy
 from mlpdeploy.engine.backends.tensorrt.parsed import origins
 from mlpdeploy.engine.base import Port, Signature
 from mlpdeploy.errors import ArtifactError, MachineLacks
 from mlpdeploy.evidence.latency import by_module, clocks
+from mlpdeploy.progress import Silent
+from tests.engine.backends.fake_tensorrt import LAYERS, OUTPUTS, Cache, Context, Engine, tensorrt
 from tests.engine.fake_gpu import SECONDS, Gpu, gpu
 from tests.engine.small_networks import emitted, images, reference
 
 __all__ = ["gpu"]
-OUTPUTS = [Port("y", (4,), "float32"), Port("half", (4,), "float16")]
-LAYERS = [
-    {"Name": "__myl_Conv_0", "LayerType": "gemm", "Metadata": "[ONNX Layer: stem/Conv]"},
-    {
-        "Name": "__myl_MulAdd_1",
-        "LayerType": "kgen",
-        "Metadata": "[ONNX Layer: n1 | blocks.0.tokens/Call (segments)]\x1e[ONNX Layer: blocks.0.norm/Mul]",
-    },
-    {"Name": "Reformat", "LayerType": "Reformat", "Metadata": ""},
-]
-
-
-class Context:
-    """An IExecutionContext that computes y = 2 x and half = x, on the stream that it is given."""
-
-    def __init__(self, engine: Engine, config: Any) -> None:
-        self.engine, self.config = engine, config
-        self.shapes: dict[str, tuple[int, ...]] = {}
-        self.addresses: dict[str, int] = {}
-        self.profiler: Any = None
-        self.nvtx_verbosity = "DETAILED"
-        if engine.capturable is not None:
-            self.is_stream_capturable = lambda stream: stream > 0 and engine.capturable
-
-    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
-        self.shapes[name] = shape
-        return shape[0] <= self.engine.largest
-
-    def set_tensor_address(self, name: str, memory: int) -> bool:
-        self.addresses[name] = memory
-        return memory > 0
-
-    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        return self.shapes["x"]
-
-    def execute_async_v3(self, stream_handle: int) -> bool:
-        assert set(self.addresses) == {"x", "y", "half"}, "an address is missing"
-        if self.engine.broken:
-            return False
-        x, y, half = (self.engine.gpu.at(self.addresses[name]) for name in ("x", "y", "half"))
-
-        def work() -> None:
-            with torch._C.DisableTorchFunction():
-                y.copy_(2 * x)
-                half.copy_(x)
-            for place, layer in enumerate(self.engine.layers if self.profiler is not None else ()):
-                self.profiler.report_layer_time(layer["Name"], place + 1.0)
-
-        self.engine.gpu.enqueue("compute", work, stream_handle)
-        return True
-
-
-class Engine:
-    """An ICudaEngine. `capturable` is what TensorRT-RTX answers, None for plain TensorRT, which cannot be asked."""
-
-    def __init__(self, gpu: Any, capturable: bool | None = None) -> None:
-        self.gpu, self.capturable, self.largest, self.broken, self.full = gpu, capturable, 8, False, False
-        self.contexts: list[Context] = []
-        self.layers: list[Any] = LAYERS
-
-    def create_runtime_config(self) -> Any:
-        made = SimpleNamespace(dynamic_shapes_kernel_specialization_strategy="LAZY", kernels=None)
-        made.set_runtime_cache = lambda kernels: setattr(made, "kernels", kernels)
-        return made
-
-    def create_execution_context(self, runtime_config: Any = None) -> Context | None:
-        if self.full:
-            return None
-        self.contexts.append(Context(self, runtime_config))
-        return self.contexts[-1]
-
-    def create_engine_inspector(self) -> Any:
-        told = json.dumps({"Layers": self.layers, "Bindings": []})
-        return SimpleNamespace(execution_context=None, get_engine_information=lambda format: told)
-
-
-def tensorrt(flavour: str) -> Any:
-    made = SimpleNamespace(
-        __name__=flavour,
-        ProfilingVerbosity=SimpleNamespace(NONE="NONE"),
-        LayerInformationFormat=SimpleNamespace(JSON="JSON"),
-        IProfiler=type("IProfiler", (), {"__init__": lambda self: None}),
-    )
-    if flavour == "tensorrt_rtx":
-        made.DynamicShapesKernelSpecializationStrategy = SimpleNamespace(EAGER="EAGER")
-    return made
 
 
 def loaded(flavour: str, engine: Engine, *errors: str) -> _contexts.Loaded:
@@ -192,72 +105,6 @@ def test_without_pytorchs_cuda_and_cudas_runtime_the_machine_lacks_one(monkeypat
         "Polygraphy finds no CUDA runtime library (libcudart.so: cannot open shared object file); install a PyTorch "
         "that can use the GPU"
     )
-
-
-class Cache:
-    """An IRuntimeCache that takes in what another one gave, and nothing else."""
-
-    def __init__(self) -> None:
-        self.known = b"nothing"
-
-    def deserialize(self, blob: bytes) -> bool:
-        self.known = blob if blob.startswith(b"kernels") else self.known
-        return blob.startswith(b"kernels")
-
-    def serialize(self) -> memoryview:
-        return memoryview(self.known)
-
-
-@pytest.fixture
-def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache folder of this user's."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(nvidia, "probe", lambda: nvidia.Gpu("RTX 4090", "sm89", "13.0"))
-    return tmp_path / "mlpdeploy"
-
-
-RTX = SimpleNamespace(IRuntimeCache=Cache)
-CACHING = SimpleNamespace(create_runtime_config=lambda: SimpleNamespace(create_runtime_cache=Cache))
-
-
-def test_kernels_that_were_compiled_are_there_at_the_next_start(cached: Path) -> None:
-    with _runtime_cache.kernels(RTX, CACHING, "a" * 64) as cache:
-        assert cache is not None and cache.known == b"nothing"
-        cache.known = b"kernels of a"
-    (file,) = cached.iterdir()
-    assert file.name == "kernels-aaaaaaaaaaaaaaaa-sm89-rtx-4090.cache"
-    with _runtime_cache.kernels(RTX, CACHING, "a" * 64) as cache:
-        assert cache is not None and cache.known == b"kernels of a"
-    with _runtime_cache.kernels(RTX, CACHING, "b" * 64) as cache:
-        assert cache is not None and cache.known == b"nothing"
-    file.write_bytes(b"garbage")
-    with _runtime_cache.kernels(RTX, CACHING, "a" * 64) as cache:
-        assert cache is not None and cache.known == b"nothing"
-    with _runtime_cache.kernels(SimpleNamespace(), CACHING, "a" * 64) as cache:
-        assert cache is None
-
-
-def test_kernels_are_kept_of_the_engines_that_ran_last(cached: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_runtime_cache, "KEPT", 2)
-    for place, name in enumerate("abca"):
-        with _runtime_cache.kernels(RTX, CACHING, name * 64) as cache:
-            assert cache is not None
-            cache.known = b"kernels"
-        for file in cached.glob(f"kernels-{name}*"):
-            os.utime(file, (1e9 + place, 1e9 + place))
-    assert sorted(file.name[8] for file in cached.iterdir()) == ["a", "c"]
-
-
-def test_a_cache_folder_that_cannot_be_written_stops_nothing(cached: Path) -> None:
-    cached.write_text("a file where the folder should be")
-    with _runtime_cache.kernels(RTX, CACHING, "a" * 64) as cache:
-        assert cache is not None
-
-
-def test_what_fails_leaves_no_kernels(cached: Path) -> None:
-    with pytest.raises(ArtifactError), _runtime_cache.kernels(RTX, CACHING, "a" * 64):
-        raise ArtifactError("it cannot run")
-    assert not cached.exists()
 
 
 def test_every_context_has_the_kernels_of_its_engine(gpu: Gpu) -> None:
@@ -405,7 +252,3 @@ def test_a_gpu_times_and_profiles_an_engine(name: str, tmp_path: Path) -> None:
     assert not isinstance(times, str) and times and sum(one.seconds for one in times) > 0
     nodes = {node.name for node in emitted("fp16").model.graph.node}
     assert any(node in part for node in nodes for one in times for part in one.names)
-
-
-class Silent:
-    def step(self, phase: str, done: int, total: int) -> None: ...

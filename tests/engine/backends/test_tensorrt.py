@@ -3,43 +3,25 @@
 from __future__ import annotations
 
 import importlib
-import os
-import sys
 import warnings
-from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
 from mlpdeploy.artifact.lookup import folder_of
 from mlpdeploy.engine import nvidia
 from mlpdeploy.engine.backend import Batch, BuildRequest, backends
-from mlpdeploy.engine.backends.tensorrt import TensorRT, _parser, _polygraphy, parse
+from mlpdeploy.engine.backends.tensorrt import TensorRT, _polygraphy, parse
 from mlpdeploy.engine.onnx.emit import Emitted
 from mlpdeploy.errors import ArtifactError, BuildError, InputError, MachineLacks, TunedElsewhere
+from mlpdeploy.progress import Silent
 from mlpdeploy.selection import Selection
 from tests.engine.small_networks import emitted, graph_model, projections
 
 BATCH = Batch(1, 2, 4)
 GPU = nvidia.Gpu("Stand-in 4090", "sm89", "13.0")
-
-
-class Silent:
-    def step(self, phase: str, done: int, total: int) -> None: ...
-
-
-@pytest.fixture
-def rtx() -> TensorRT:
-    backend = backends()["tensorrt-rtx"]
-    reason = backend.available()
-    if reason is not None:
-        pytest.skip(reason)
-    assert isinstance(backend, TensorRT)
-    return backend
 
 
 def build(rtx: TensorRT, folder: Path, precision: str = "fp16", **more: Any) -> dict[str, Any]:
@@ -127,53 +109,6 @@ def test_an_interrupt_ends_the_build_and_comes_out_as_itself(
     with pytest.raises(type(error)) as raised:
         rtx.build(emitted("fp16"), BuildRequest("fp16", BATCH), tmp_path, progress)
     assert raised.value is error and progress.calls == 1 and not list(tmp_path.iterdir())
-
-
-def refused_by_the_parser() -> Emitted:
-    ports = {"x": (TensorProto.FLOAT, ["n", 3, 4])}, {"y": (TensorProto.FLOAT, ["n", 3, 4])}
-    model = graph_model([helper.make_node("MatMul", ["x", "x"], ["y"], name="mismatch")], *ports)
-    return Emitted(model, emitted("fp32").typed)
-
-
-def test_what_the_parser_refuses_is_one_line_with_the_node_then_detail(
-    rtx: TensorRT, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(BuildError) as raised:
-        rtx.build(refused_by_the_parser(), BuildRequest("fp32", BATCH), tmp_path, Silent())
-    first, *detail = str(raised.value).splitlines()
-    assert first.startswith("TensorRT cannot parse the ONNX file at node mismatch (MatMul): ") and "must match" in first
-    assert "driver" not in first and detail
-    assert capfd.readouterr() == ("", "")
-
-
-def test_what_the_parser_does_not_know_is_named_too(rtx: TensorRT) -> None:
-    ports = {"x": (TensorProto.FLOAT, ["n", 3, 3])}, {"y": (TensorProto.FLOAT, ["n"])}
-    with pytest.raises(BuildError, match=r"at node determinant \(Det\): unsupported node \(checkDet\)"):
-        parse(graph_model([helper.make_node("Det", ["x"], ["y"], name="determinant")], *ports))
-
-
-class Refusal:
-    """A ParserError of a version that logs nothing of what it refuses."""
-
-    def __init__(self, desc: str) -> None:
-        self.desc = lambda: desc
-        self.node_name, self.node_operator, self.func = lambda: "blocks.0/Call", lambda: "Foo", lambda: "importFoo"
-        self.code = lambda: SimpleNamespace(name="UNSUPPORTED_NODE")
-
-
-@pytest.mark.parametrize(
-    ("desc", "reason"),
-    [
-        ("Invalid Node - blocks.0/Call\nAPI Usage Error (two axes)", "API Usage Error (two axes)"),
-        ("Assertion failed: creator: no plugin", "Assertion failed: creator: no plugin"),
-        ("false", "unsupported node (importFoo)"),
-        ("", "unsupported node (importFoo)"),
-    ],
-)
-def test_the_parsers_own_reason_is_told_whatever_is_logged(desc: str, reason: str) -> None:
-    told = _parser._refusal([Refusal(desc)], [])
-    assert told.splitlines()[0] == f"TensorRT cannot parse the ONNX file at node blocks.0/Call (Foo): {reason}"
-    assert _parser._refusal([], ["[6] it is no ONNX file"]).startswith("TensorRT cannot parse the ONNX file: it is no")
 
 
 def test_there_is_one_logger_and_every_open_list_has_its_errors(rtx: TensorRT) -> None:
@@ -294,93 +229,3 @@ def test_an_engine_that_tensorrt_refuses_is_no_crash(
     with pytest.raises(ArtifactError, match=r"TensorRT cannot load .*engine.plan: "):
         load(rtx, tmp_path, facts)
     assert capfd.readouterr() == ("", "")
-
-
-@pytest.mark.gpu
-def test_the_driver_names_the_gpu() -> None:
-    gpu = nvidia.probe()
-    if isinstance(gpu, str):
-        pytest.skip(gpu)
-    assert gpu.capability.startswith("sm") and gpu.name and np.prod([int(n) for n in gpu.driver.split(".")]) >= 0
-
-
-class Driver:
-    """A stand-in of cuda.bindings.driver: `broken` names the function that fails, `gpus` are names and capabilities."""
-
-    CUdevice_attribute = SimpleNamespace(
-        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR=75, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR=76
-    )
-
-    def __init__(self, *gpus: tuple[str, int, int], broken: str = "", absent: bool = False) -> None:
-        self.gpus, self.broken, self.absent = gpus, broken, absent
-
-    def __getattr__(self, function: str) -> Any:
-        answers: dict[str, Callable[..., Any]] = {
-            "cuDeviceGetCount": lambda: len(self.gpus),
-            "cuDriverGetVersion": lambda: 12080,
-            "cuDeviceGet": lambda number: number,
-            "cuDeviceGetName": lambda length, number: self.gpus[number][0].encode().ljust(length, b"\0"),
-            "cuDeviceGetAttribute": lambda attribute, number: self.gpus[number][attribute - 74],
-        }
-
-        def call(*arguments: Any) -> tuple[Any, ...]:
-            if self.absent:
-                raise RuntimeError("libcuda.so.1 is not there")
-            if function == self.broken:
-                return (999,)
-            return (0, answers[function](*arguments)) if function in answers else (0,)
-
-        return call
-
-
-@pytest.mark.parametrize(
-    ("seen", "device", "then"),
-    [(None, "1", "1"), ("2,3", "1", "3"), ("GPU-a, GPU-b", "1", "GPU-b"), ("2,3", "GPU-c", "GPU-c")],
-)
-def test_one_gpu_is_seen_alone(seen: str | None, device: str, then: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    if seen is None:
-        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    else:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", seen)
-    nvidia.see(device)
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == then
-
-
-@pytest.mark.parametrize(
-    ("device", "said"), [("2", "of GPUs this process sees 2"), ("-1", "give a GPU's number"), ("cuda:0", "its UUID")]
-)
-def test_a_gpu_that_cannot_be_is_refused(device: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
-    with pytest.raises(InputError, match=said):
-        nvidia.see(device)
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == "2,3"
-
-
-def test_gpus_that_were_hidden_stay_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    with pytest.raises(InputError, match="this process sees 0"):
-        nvidia.see("0")
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
-
-
-@pytest.mark.parametrize(
-    ("driver", "expected"),
-    [
-        (Driver(("Stand-in", 12, 0)), (nvidia.Gpu("Stand-in", "sm120", "12.8"),)),
-        (
-            Driver(("NVIDIA L4", 8, 9), ("NVIDIA H200", 9, 0)),
-            (nvidia.Gpu("NVIDIA L4", "sm89", "12.8"), nvidia.Gpu("NVIDIA H200", "sm90", "12.8")),
-        ),
-        (Driver(), "no NVIDIA GPU (the driver sees no device)"),
-        (Driver(absent=True), "no NVIDIA GPU (its driver library is not installed)"),
-        (Driver(broken="cuInit"), "no usable NVIDIA GPU (the driver's cuInit answered error 999)"),
-    ],
-)
-def test_the_driver_is_asked(monkeypatch: pytest.MonkeyPatch, driver: Driver, expected: object) -> None:
-    monkeypatch.setattr(nvidia, "_driver", lambda: driver)
-    assert nvidia.gpus.__wrapped__() == expected
-
-
-def test_without_the_bindings_their_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "cuda.bindings", None)
-    assert nvidia.gpus.__wrapped__() == "no NVIDIA GPU can be asked for: pip install cuda-bindings"

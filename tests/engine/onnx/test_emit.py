@@ -1,4 +1,4 @@
-"""The ONNX file: names that a reader knows, nothing of this machine, what it means, and what cannot be written."""
+"""The ONNX file: names that a reader knows, nothing of this machine, and what it means."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import getpass
 import os
 import socket
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +18,11 @@ from torch import Tensor, nn
 
 from mlpdeploy.engine.forms import multiply_means, project_columns
 from mlpdeploy.engine.onnx.emit import Emitted, emit
-from mlpdeploy.errors import NetworkError
 from mlpdeploy.graph.precision.plan import plan
 from mlpdeploy.graph.precision.typed import apply
 from mlpdeploy.graph.rewrite import rewrite
 from mlpdeploy.graph.tracing.trace import TensorSpec, trace
 from mlpdeploy.zoo.vip import VisionPermutator
-from tests.engine.onnx.test_elementary import Function
 
 
 def emitted(network: nn.Module, *specs: TensorSpec, precision: str = "fp32", io: str = "fp32") -> Emitted:
@@ -224,6 +221,24 @@ def test_an_input_may_be_called_as_outputs_are() -> None:
     assert (doubled == 2).all()
 
 
+class Halved(nn.Module):
+    """Two views of every row in one batch, which are parted again: the parts are as large as the batch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = (torch.cat([x, x.flip(-1)]) * 2).chunk(2)
+        return first + second
+
+
+def test_parts_as_large_as_the_batch_stay_as_large_as_it() -> None:
+    """Whether a rule counts them, or the exporter divides what it is given."""
+    traced, rows = trace(Halved(), [TensorSpec("x", (4,), torch.float32)]), torch.randn(5, 4)
+    for disabled in (set(), {"resolve_shapes"}):
+        parted = rewrite(traced, disabled=disabled)
+        model = emit(apply(parted, plan(parted, "fp32"))).model
+        for count in (1, 2, 5):
+            np.testing.assert_array_equal(infer(model, x=rows[:count].numpy())[0], Halved()(rows[:count]).numpy())
+
+
 class Overflowing(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -247,137 +262,3 @@ def test_the_nodes_that_the_plan_keeps_in_fp32_are_named_and_are_fp32() -> None:
     assert any(name.startswith("wild/") for name in made.fp32_nodes)
     assert not any(name.startswith("calm/") for name in made.fp32_nodes)
     assert not vip("fp16").fp32_nodes
-
-
-class Spectrum(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x + torch.linalg.svdvals(x.unsqueeze(-1) * x.unsqueeze(-2))
-
-
-class Custom(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        doubled: Tensor = torch.ops.mlpdeploy_tests.double(x)
-        return doubled
-
-
-@torch.library.custom_op("mlpdeploy_tests::double", mutates_args=())
-def double(x: Tensor) -> Tensor:
-    """2 x, by an operation that ONNX knows nothing of."""
-    return x * 2
-
-
-@double.register_fake
-def _(x: Tensor) -> Tensor:
-    return torch.empty_like(x)
-
-
-class Kernels(nn.Module):
-    """A kernel of its own for each row: as many groups as rows, which ONNX has no place for."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        kernels = x.sin()[:, None, :2]
-        return F.conv1d(x.reshape(1, -1, 4), kernels, groups=x.shape[0]).reshape(-1, 3)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("kind", "operation"), [(Custom, "double"), (Spectrum, "linalg_svdvals"), (Kernels, "aten.conv1d.default")]
-)
-def test_an_operation_without_an_onnx_form_is_named_with_its_module_and_line(
-    kind: type[nn.Module], operation: str
-) -> None:
-    network = nn.Sequential(nn.Linear(4, 4), kind())
-    with pytest.raises(NetworkError) as caught:
-        emitted(network, TensorSpec("x", (4,), torch.float32))
-    message = str(caught.value)
-    assert operation in message and "has no ONNX form" in message and "module '1'" in message
-    assert 'File "test_emit.py", line' in message and "\n" not in message and len(message) < 400, message
-
-
-class Halved(nn.Module):
-    """Two views of every row in one batch, which are parted again: the parts are as large as the batch."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        first, second = (torch.cat([x, x.flip(-1)]) * 2).chunk(2)
-        return first + second
-
-
-def test_parts_as_large_as_the_batch_stay_as_large_as_it() -> None:
-    """Whether a rule counts them, or the exporter divides what it is given."""
-    traced, rows = trace(Halved(), [TensorSpec("x", (4,), torch.float32)]), torch.randn(5, 4)
-    for disabled in (set(), {"resolve_shapes"}):
-        parted = rewrite(traced, disabled=disabled)
-        model = emit(apply(parted, plan(parted, "fp32"))).model
-        for count in (1, 2, 5):
-            np.testing.assert_array_equal(infer(model, x=rows[:count].numpy())[0], Halved()(rows[:count]).numpy())
-
-
-@pytest.mark.parametrize(
-    "function",
-    [
-        lambda x: torch.hypot(x, x + 1),
-        lambda x: torch.fmax(x, 2 * x) - torch.fmin(x, -x),
-        lambda x: x.median(-1, keepdim=True).values + x.median(1).values.mean(-1)[:, None, None],
-        lambda x: x.kthvalue(2, 1).values,
-        lambda x: torch.cdist(x, x[:, :2] + 1),
-        lambda x: torch.cdist(x, x * 2, p=1) + torch.cdist(x, x * 2, p=3) + torch.cdist(x, x * 2, p=float("inf")),
-        lambda x: torch.cdist(x.round(), x.round().flip(1), p=0),
-        lambda x: x.clamp(0, 0.5) + x.clamp(min=0) + x.clip(-1, 0.25) + F.hardtanh(x, -1, 0.5) + F.hardsigmoid(x),
-        lambda x: F.scaled_dot_product_attention(x, 2 * x, x + 1),
-        lambda x: F.scaled_dot_product_attention(x, 2 * x, x, is_causal=True, scale=0.3),
-        lambda x: F.scaled_dot_product_attention(x, x, x, attn_mask=x @ x.transpose(1, 2)),
-        lambda x: F.scaled_dot_product_attention(x, x, x, attn_mask=torch.ones(4, 4, dtype=torch.bool).tril()),
-        lambda x: F.scaled_dot_product_attention(*[x.reshape(-1, 2, 1, 2, 3)] * 3, attn_mask=torch.zeros(2, 1, 2, 2)),
-    ],
-)
-def test_operations_that_the_exporter_has_no_form_for(function: Callable[[Tensor], Tensor]) -> None:
-    network, spec = Function(function), TensorSpec("x", (4, 3), torch.float32)
-    model = emitted(network, spec).model
-    rows = torch.randn(5, 4, 3, generator=torch.Generator().manual_seed(0))
-    rows[1], rows[2, :, 0] = 0, 1e30
-    for count in (1, 5):
-        wanted = network(rows[:count]).numpy()
-        np.testing.assert_allclose(infer(model, x=rows[:count].numpy())[0], wanted, rtol=2e-5, atol=2e-6)
-
-
-def test_not_a_number_is_ignored_where_pytorch_ignores_it() -> None:
-    model = emitted(Function(lambda x: torch.fmax(x, x.flip(-1))), TensorSpec("x", (3,), torch.float32)).model
-    rows = np.array([[1, 2, np.nan], [np.nan, 0, np.nan]], np.float32)
-    np.testing.assert_array_equal(infer(model, x=rows)[0], np.array([[1, 2, 1], [np.nan, 0, np.nan]], np.float32))
-
-
-class Protected(nn.Module):
-    """What keeps a divisor, a logarithm and a product from being exactly 0 or 1, by less than 1e-8 in each."""
-
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        deviation = x - x.mean(-1, keepdim=True)
-        scaled = deviation / ((deviation * deviation).mean(-1, keepdim=True).sqrt() + 1e-8)
-        apart = (x.relu() - 1e-9).reciprocal()
-        return scaled, torch.log(x.relu() + 1e-9), apart
-
-
-def test_an_addition_of_1e_8_stays() -> None:
-    """Of a flat row the deviation is 0, of a dark one the logarithm's argument."""
-    model = emitted(Protected(), TensorSpec("x", (4,), torch.float32)).model
-    rows = np.stack([np.zeros(4, np.float32), np.full(4, 0.5, np.float32), np.arange(4, dtype=np.float32)])
-    for found, wanted in zip(infer(model, x=rows), Protected()(torch.from_numpy(rows)), strict=True):
-        assert np.isfinite(found).all()
-        np.testing.assert_allclose(found, wanted.numpy(), rtol=1e-5)
-
-
-class Nearly(nn.Module):
-    """Products with and quotients by what is nearly 1, beside exact ones, which may go."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("near", torch.tensor(1 + 2**-20, dtype=torch.float32))
-
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        return x * self.near - x, x / self.near - x, (x * 1.0 + 0.0) / 1.0
-
-
-def test_a_factor_near_1_stays() -> None:
-    model = emitted(Nearly(), TensorSpec("x", (4,), torch.float32)).model
-    rows = np.arange(1, 9, dtype=np.float32).reshape(2, 4)
-    for found, wanted in zip(infer(model, x=rows), Nearly()(torch.from_numpy(rows)), strict=True):
-        assert np.array_equal(found, wanted.numpy())

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import copy
-import io
 import json
-import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 import torch
 from torch import Tensor, nn
 
-from mlpdeploy.engine.backend import Arrays, Batch
 from mlpdeploy.errors import InputError
 from mlpdeploy.evidence.proof import ladder
 from mlpdeploy.evidence.proof import verify as ladder_verify
@@ -33,99 +29,14 @@ from mlpdeploy.evidence.proof.ladder import (
     TYPED,
     Budget,
     Check,
-    Stage,
-    Verification,
     judge,
 )
 from mlpdeploy.evidence.proof.verify import verify
 from mlpdeploy.graph.precision.typed import Typed
 from mlpdeploy.graph.rewrite import Rewritten, rewrite, rewrite_as
 from mlpdeploy.graph.rules import LAYOUT
-from mlpdeploy.graph.tracing.trace import TensorSpec, Traced, trace
-
-BATCH = Batch(1, 4, 11)
-FP16 = Budget(3e-3, 0.99)
-X = TensorSpec("x", (6, 8), torch.float32)
-
-
-class Net(nn.Module):
-    """A Mixer in miniature: (b, 6, 8) to (b, 7)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm, self.tokens, self.head = nn.LayerNorm(8), nn.Linear(6, 6), nn.Linear(8, 7)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.tokens(self.norm(x).transpose(1, 2)).transpose(1, 2)
-        return self.head(x.mean(1))
-
-
-class Half(nn.Module):
-    """Its FP16 form, casts at the border."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = copy.deepcopy(network).half()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.network(x.half()).float()
-
-
-class Silent:
-    def step(self, phase: str, done: int, total: int) -> None:
-        assert 0 <= done <= total
-
-
-@dataclass(frozen=True)
-class Case:
-    """One network and all of its stages; `replace` breaks one."""
-
-    network: nn.Module
-    rewritten: Rewritten
-    typed: Typed
-    model: onnx.ModelProto
-    engine: Callable[[Arrays], dict[str, np.ndarray]] | None
-
-    def verify(self, *, budget: Budget = FP16, samples: Arrays | None = None, **more: Any) -> Verification:
-        reason = None if self.engine else "no NVIDIA GPU"
-        return verify(
-            self.network, self.rewritten, self.typed, self.model, self.engine, reason, BATCH, budget, samples, 0,
-            Silent(), **more,
-        )  # fmt: skip
-
-
-def run_with(function: Callable[[Tensor], Tensor]) -> Callable[[Arrays], dict[str, np.ndarray]]:
-    def run(inputs: Arrays) -> dict[str, np.ndarray]:
-        with torch.inference_mode():
-            return {"y": function(torch.from_numpy(inputs["x"])).numpy()}
-
-    return run
-
-
-def make_onnx(module: nn.Module) -> onnx.ModelProto:
-    buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            module, (torch.randn(2, 6, 8),), buffer, dynamo=False, opset_version=20,
-            input_names=["x"], output_names=["y"], dynamic_axes={"x": {0: "b"}, "y": {0: "b"}},
-        )  # fmt: skip
-    return onnx.load_from_string(buffer.getvalue())
-
-
-def by_name(found: Verification, name: str) -> Stage:
-    return next(stage for stage in found.stages if stage.name == name)
-
-
-@pytest.fixture(scope="module")
-def case() -> Case:
-    torch.manual_seed(0)
-    network = Net().eval().requires_grad_(False)
-    rewritten = rewrite(trace(network, [X]))
-    outputs = (replace(rewritten.outputs[0], name="y"),)
-    half = Half(network)
-    typed = Typed(half, "fp16", rewritten.inputs, outputs)  # type: ignore[arg-type]
-    return Case(network, rewritten, typed, make_onnx(half), run_with(half))
+from mlpdeploy.graph.tracing.trace import Traced, trace
+from tests.evidence.proof.cases import BATCH, FP16, Case, Half, Net, Silent, X, by_name, make_onnx, run_with
 
 
 def test_a_sound_network_passes_every_stage_at_every_batch(case: Case) -> None:
@@ -262,55 +173,6 @@ def test_permuted_rows_are_judged_even_where_the_values_pass() -> None:
     assert judge((Check(2, "y", near, near, None),), None, FP16) == ""
 
 
-def images(count: int = 30) -> dict[str, np.ndarray]:
-    return {"x": np.random.default_rng(1).standard_normal((count, 6, 8), dtype=np.float32)}
-
-
-def test_top1_is_gated_on_real_images_and_only_reported_on_random_rows(case: Case) -> None:
-    constant = copy.deepcopy(case.network)
-    # All classes tie but for a thousandth: within the relative budget, a flipped engine changes every top-1.
-    constant.head.weight.data.zero_()
-    constant.head.bias.data = torch.linspace(1, 1.001, 7)
-    tied = replace(
-        case,
-        network=constant,
-        rewritten=rewrite(trace(constant, [X])),
-        typed=replace(case.typed, module=constant, precision="fp32"),  # type: ignore[arg-type]
-        model=make_onnx(constant),
-        engine=run_with(lambda x: constant(x).flip(1)),
-    )
-    assert tied.verify().passed
-    found = tied.verify(samples=images())
-    assert found.first_failed is not None and found.first_failed.name == ENGINE
-    assert "0.00% of 30 images keep their top-1 class, the budget asks for 99.00%" in found.verdict()
-    assert any("the same for every input" in note for note in found.notes)
-
-
-def test_images_of_any_number_fill_whole_batches_and_give_accuracy(case: Case) -> None:
-    sizes: set[int] = set()
-
-    def engine(x: Tensor) -> Tensor:
-        sizes.add(len(x))
-        return case.typed.module(x)
-
-    samples = images(30)
-    with torch.inference_mode():
-        labels = case.network(torch.from_numpy(samples["x"])).argmax(1).numpy()
-    labels[:3] += 1
-    found = replace(case, engine=run_with(engine)).verify(samples=samples, labels=labels)
-    assert found.passed and found.inputs == "images" and found.reference_accuracy == 0.9
-    last = found.stages[-1].images
-    assert last is not None and last.agreement is not None and last.agreement.images == 30
-    assert last.accuracy == pytest.approx(0.9, abs=0.04)
-    assert sizes == {1, 4, 11, 6, 2}  # six rows: the extreme ones, two ordinary ones among them
-
-
-def test_samples_that_do_not_fit_are_refused(case: Case) -> None:
-    for name, shape in (("x", (3, 6, 9)), ("x", (0, 6, 8)), ("other", (3, 6, 8))):
-        with pytest.raises(InputError, match="takes rows of shape"):
-            case.verify(samples={name: np.zeros(shape, np.float32)})
-
-
 def test_a_network_that_gives_nan_cannot_be_a_reference(case: Case) -> None:
     broken = copy.deepcopy(case.network)
     nn.init.constant_(broken.head.bias, float("nan"))
@@ -321,78 +183,6 @@ def test_a_network_that_gives_nan_cannot_be_a_reference(case: Case) -> None:
 def test_tf32_is_judged_as_fp32_where_a_cpu_computes_it(case: Case) -> None:
     found = case.verify(budget=Budget(0.5, 0.0), cpu_budget=Budget(1e-7, 0.0))
     assert [stage.status for stage in found.stages[-4:]] == ["passed", "failed", "failed", "passed"]
-
-
-class Itself:
-    """Cases of networks that no engine can be right about, each with what was made of it."""
-
-    @staticmethod
-    def of(network: nn.Module) -> Case:
-        network = network.eval().requires_grad_(False)
-        rewritten = rewrite(trace(network, [X]))
-        typed = Typed(rewritten.module, "fp32", rewritten.inputs, rewritten.outputs)
-        return Case(network, rewritten, typed, onnx.ModelProto(), run_with(network))
-
-
-class Draws(Net):
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) + 1e-8 * torch.rand(7)
-
-
-class Mixes(Net):
-    def forward(self, x: Tensor) -> Tensor:
-        y = super().forward(x)
-        return y + 1e-7 * y.mean(0)
-
-
-class MixesLargeOnes(Net):
-    """Rows do not notice each other unless one is far larger."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x / x.abs().max().clamp_min(50))
-
-
-class Seven(Net):
-    """Another network for batches of 11."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) * torch.where(torch.tensor(x.shape[0] == 11), 2.0, 1.0)
-
-
-class Counts(Net):
-    calls = 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.calls += 1
-        return super().forward(x) * (1 + 1e-6 * self.calls)
-
-
-@pytest.mark.parametrize(
-    ("kind", "rung", "line"),
-    [
-        (Draws, TWICE, "rand draws random numbers, in module '(root)' (test_verify.py, line"),
-        (Counts, TWICE, "keep nothing from one call to the next"),
-        (Mixes, ALONE, "lets a row depend on the others in its batch"),
-        (MixesLargeOnes, ALONE, "for the row 'an ordinary one beside them'"),
-        (Seven, SIZES, "tensor depends on the number of rows, in module '(root)'"),
-    ],
-)
-def test_a_network_that_is_no_function_of_a_row_is_blamed_itself(kind: type[nn.Module], rung: str, line: str) -> None:
-    """However little: a rewritten graph is held to 1e-9 too, and is not what is wrong."""
-    torch.manual_seed(0)
-    found = replace(Itself.of(Net()), network=kind().eval().requires_grad_(False)).verify()
-    assert found.first_failed is not None and found.first_failed.name == rung and line in found.verdict()
-    assert not {stage.name for stage in found.stages} & {REWRITTEN, TYPED, EMITTED, ENGINE}
-    assert any("the rest of the ladder was not climbed" in note for note in found.notes)
-    json.dumps(found.to_json(), allow_nan=False)
-
-
-def test_a_trace_that_is_not_the_networks_is_blamed_itself(case: Case) -> None:
-    other = copy.deepcopy(case.network)
-    other.head.bias.data[0] += 1e-6
-    found = case.verify(traced=trace(other, [X]))
-    assert found.first_failed is not None and found.first_failed.name == TRACED
-    assert "Net computes something else than its trace" in found.verdict()
 
 
 def test_extreme_rows_go_through_every_rung(case: Case) -> None:

@@ -10,10 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mlpdeploy.engine.backends.onnxruntime import open_session
-from mlpdeploy.engine.forms import round_results
 from mlpdeploy.engine.onnx.emit import emit
 from mlpdeploy.errors import InputError
+from mlpdeploy.evidence.proof.runs import onnx_run
 from mlpdeploy.graph.precision.plan import Plan, plan
 from mlpdeploy.graph.precision.typed import Typed, apply
 from mlpdeploy.graph.rewrite import Rewritten, rewrite
@@ -70,16 +69,8 @@ def image(rewritten: Rewritten, batch: int = 3) -> Tensor:
 
 def judged(made: Typed, *inputs: Tensor) -> np.ndarray:
     """What the emitted file means, by ONNX Runtime with every result rounded."""
-    import onnxruntime
-
-    model = round_results.rewrite(emit(made).model)[0]
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    wide = {port.name: port.type for port in session.get_inputs()}
-    feeds = {
-        s.name: t.float().numpy() if "float" in wide[s.name] else t.numpy()
-        for s, t in zip(made.inputs, inputs, strict=True)
-    }
-    found: np.ndarray = session.run(None, feeds)[0]
+    feeds = {spec.name: tensor.numpy() for spec, tensor in zip(made.inputs, inputs, strict=True)}
+    (found,) = onnx_run(emit(made).model, 1)(feeds).values()
     return found
 
 
@@ -291,8 +282,7 @@ def test_a_norm_whose_powers_overflow_for_a_large_row_stays_in_fp32(order: float
     assert kept == (["linalg_vector_norm_default"] if wide else [])
     x = 100 * torch.randn(2, 8, generator=torch.Generator().manual_seed(1))
     (expected,) = rewritten.module(x)
-    session = open_session(round_results.rewrite(emit(found).model)[0].SerializeToString(), 1)
-    (output,) = session.run(None, {"x0": x.numpy()})
+    output = judged(found, x)
     assert np.isfinite(output).all() or order == 400
     assert order == 400 or np.allclose(output, expected, rtol=5e-3)
 
