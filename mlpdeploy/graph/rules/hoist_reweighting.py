@@ -53,6 +53,8 @@ def _refusal(node: fx.Node, leaf: fx.Node) -> str | None:
     operation = _segments(leaf)
     if operation is None:
         return "a term of the sum is no projection"
+    if len(shape_of(operation)) > 4:
+        return "the projection has an axis behind those that it produces"
     parts = _averaged(operation, leaf, dims)
     if parts is None:
         return "the sum sees the projection in axes that it does not have"

@@ -33,6 +33,15 @@ class Pooled(nn.Module):
         return self.after(h, self.along_c(x))
 
 
+class Behind(Pooled):
+    """The same with the elements of a segment in front of the segments."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = x.unflatten(-1, (4, 3)).permute(0, 4, 2, 1, 3).flatten(3)
+        h = self.along_h(h).unflatten(-1, (3, 4)).permute(0, 3, 2, 4, 1).flatten(3)
+        return self.after(h, self.along_c(x))
+
+
 def near_miss(after: Callable[[Tensor, Tensor], Tensor], *why: str) -> NearMiss:
     return NearMiss(lambda: Pooled(after), (3, 3, 12), why)
 
@@ -44,6 +53,11 @@ NEAR_MISSES = {
     ),
     "of a term that is no projection": near_miss(
         lambda h, c: h * (h + F.gelu(c)).mean((1, 2))[:, None, None] + c, "a term of the sum is no projection"
+    ),
+    "with an axis behind the projection": NearMiss(
+        lambda: Behind(MEANS["over the grid"]),
+        (3, 3, 12),
+        ("the projection has an axis behind those that it produces",),
     ),
     "of one projection": near_miss(lambda h, c: h * h.mean((1, 2))[:, None, None] + c),
     "of a sum that is kept as well": near_miss(lambda h, c: (y := h + c).mean((1, 2), keepdim=True) + y),
