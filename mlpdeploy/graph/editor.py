@@ -21,7 +21,10 @@ aten = torch.ops.aten
 
 
 class Editor:
-    """Writes into a graph whose weights `module` holds; a new node gets `meta["val"]` by running on fake tensors."""
+    """Writes into a graph whose weights `module` holds; a new node gets `meta["val"]` by running on fake tensors.
+
+    `notes`: what a rule knows of the nodes that it has been asked about, for those behind them.
+    """
 
     def __init__(self, module: nn.Module, graph: fx.Graph) -> None:
         self.module = module
@@ -29,6 +32,7 @@ class Editor:
         self.inputs = [node for node in self.graph.nodes if node.op == "placeholder"]
         self.fake_mode = self.inputs[0].meta["val"].fake_mode
         self.known: dict[Any, Any] = {}
+        self.notes: dict[fx.Node, Any] = {}
 
     @contextmanager
     def before(self, node: fx.Node) -> Iterator[None]:

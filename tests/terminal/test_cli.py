@@ -233,9 +233,9 @@ def test_a_users_network_is_built_found_again_verified_and_inspected(own: Any, b
 
 @pytest.mark.slow
 def test_tables_say_that_the_weights_are_random(cli: Cli) -> None:
-    selection = ("mixer_s32", "--backend", "onnxruntime", "--batch", "1:1:2", "--image-size", "64", "--seed", "7")
+    selection = ("mint_wqk", "--backend", "onnxruntime", "--batch", "1:1:2", "--seed", "7")
     printed = {}
-    for command in (("build", *selection), ("build", *selection), ("verify", *selection), ("inspect", "mixer_s32")):
+    for command in (("build", *selection), ("build", *selection), ("verify", *selection), ("inspect", "mint_wqk")):
         printed[command[0]] = cli(*command).stdout
         assert "random weights from seed 7; no checkpoint was given" in printed[command[0]]
         assert all(len(line) <= 80 for line in printed[command[0]].splitlines())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import os
 import re
 import sys
@@ -31,6 +32,7 @@ def is_torch(filename: str) -> bool:
     return filename.startswith(_TORCH)
 
 
+@functools.cache
 def is_users(filename: str) -> bool:
     """Whether a file is neither torch's nor the compiler's: the user's, a library's, or a network of ours."""
     return not is_torch(filename) and (filename.startswith(_ZOO) or not filename.startswith(_PACKAGE))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mlpdeploy.graph.custom_ops import SEGMENT_GROUPED_PROJECTION
 from mlpdeploy.zoo.vip import VisionPermutator
-from tests.graph.proof import aten, fired, moves, prove, prove_twice, rewritten, targets
+from tests.graph.proof import aten, fired, moves, prove, prove_twice, targets
 from tests.graph.rules.examples import Example, NearMiss
 
 RULE = "reorder_channels"
@@ -83,7 +83,6 @@ STEPS: dict[str, Step] = {
 def test_the_stream_takes_the_order_into_its_constants(name: str) -> None:
     result = prove_twice(Net(STEPS[name]), RULE, (H, W, 2), enabled=[RULE])
     assert fired(result)[RULE] >= 1 and targets(result)[SEGMENT_GROUPED_PROJECTION] == 0
-    assert moves(result) <= moves(rewritten(Net(STEPS[name]), (H, W, 2)))
 
 
 def near_miss(step: Step, why: str) -> NearMiss:
