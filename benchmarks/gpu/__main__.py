@@ -2,10 +2,11 @@
 
     python -m benchmarks.gpu [--budget 450] [--parts correctness,kernel,network,engine] [--out DIR] [--dry-run]
 
-Finds out what the machine has, checks the kernel, measures it, and measures whole networks in PyTorch and in TensorRT
-where that is installed. Each row is written when it is done, most important first, to `<gpu>.json` and `<gpu>.md`; a
-run that ends early leaves what it has, and the next one on the same machine goes on where it ended. `--dry-run` takes
-every path with tiny sizes on a CPU.
+Finds out what the machine has, checks the kernel, measures it, and measures whole networks in PyTorch, each beside
+eager and torch.compile and without each of its rules, and in TensorRT where that is installed. Networks compile at
+once, a process each, and are measured one at a time. Each row is written when it is done, most important first, to
+`<gpu>.json` and `<gpu>.md`; a run that ends early leaves what it has, and the next one on the same machine goes on
+where it ended. `--dry-run` takes every path with tiny sizes on a CPU.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parents[1] / "results"
 PARTS = ("correctness", "kernel", "network", "engine")
+COMPILING = 150.0
+"""Seconds that networks which compile at once are waited for before the first of them is measured."""
 QUICK = "mixer_s32"
 """The network whose engines say whether TensorRT accepts this GPU."""
 
@@ -30,8 +33,8 @@ Job = tuple[str, str, float, Callable[[], dict[str, Any]]]
 """A row: its part, its name, how many seconds it will take at most, and what measures it."""
 
 
-def jobs(device: str, dry: bool, seconds: float) -> Iterator[Job]:
-    """All rows, most important first."""
+def jobs(device: str, dry: bool, seconds: float, known: Callable[[str], bool]) -> Iterator[Job]:
+    """All rows, most important first, but for those that are `known`."""
     from benchmarks.gpu import kernels, networks
 
     cases, others = (kernels.TINY, ()) if dry else (kernels.CASES, kernels.OTHERS)
@@ -41,21 +44,18 @@ def jobs(device: str, dry: bool, seconds: float) -> Iterator[Job]:
     yield from _correctness_jobs(first, device)
     yield "kernel", "roofline", 10, lambda: kernels.roofline(device)
     yield from _engine_jobs(dry, seconds, quick=True)
-    yield from _kernel_jobs(cases[:4], (32, 128), device, dry, seconds)
-    for name in names[:2]:
-        for batch in batches[:2]:
-            yield _network_job(name, batch, device, dry, seconds)
-    yield _epilogue_job(fused[0], batches[0], device, dry, seconds)
-    yield from _kernel_jobs(cases, (32, 128, 8, 1), device, dry, seconds)
-    for batch in batches:
-        for name in names:
-            yield _network_job(name, batch, device, dry, seconds)
-    for batch in batches:
-        for name in fused:
-            yield _epilogue_job(name, batch, device, dry, seconds)
+    yield from _network_jobs(names, batches[0], "fp16", device, dry, seconds, known)
+    yield from _kernel_jobs(cases[:4], (128, 8), device, dry, seconds)
+    yield from _rule_jobs(names, batches[0], device, dry, seconds, known)
+    for batch in batches[1:]:
+        yield from _network_jobs(names, batch, "fp16", device, dry, seconds, known)
+    for name in fused:
+        yield _epilogue_job(name, batches[0], device, dry, seconds)
+    yield from _network_jobs(() if dry else names, batches[0], "bf16", device, dry, seconds, known)
+    yield from _kernel_jobs(cases, (128, 8, 1), device, dry, seconds)
     yield from _engine_jobs(dry, seconds, quick=False)
     yield from _correctness_jobs(cases, device)
-    yield from _kernel_jobs(others, (32, 128, 8, 1), device, dry, seconds)
+    yield from _kernel_jobs(others, (128, 8, 1), device, dry, seconds)
 
 
 def _correctness_jobs(cases: Any, device: str) -> Iterator[Job]:
@@ -78,13 +78,51 @@ def _kernel_jobs(cases: Any, batches: Any, device: str, dry: bool, seconds: floa
                 yield "kernel", f"kernel {case.name} batch {batch}", 40, run
 
 
-def _network_job(name: str, batch: int, device: str, dry: bool, seconds: float) -> Job:
+def _network_jobs(
+    names: Sequence[str],
+    batch: int,
+    precision: str,
+    device: str,
+    dry: bool,
+    seconds: float,
+    known: Callable[[str], bool],
+) -> Iterator[Job]:
+    """Each network with all contenders, in a process of its own; all compile at once."""
     from benchmarks.gpu import networks
 
-    def run() -> dict[str, Any]:
-        return networks.measure(networks.load(name, device), batch, device, dry, seconds)
+    low = "" if precision == "fp16" else f" {precision}"
+    tasks = {
+        f"network {_short(name)} batch {batch}{low}": (networks.prepare, (name, batch, device, dry, seconds, precision))
+        for name in names
+    }
+    yield from _crewed(tasks, seconds, known)
 
-    return "network", f"network {name.rpartition(':')[2]} batch {batch}", 120, run
+
+def _rule_jobs(
+    names: Sequence[str], batch: int, device: str, dry: bool, seconds: float, known: Callable[[str], bool]
+) -> Iterator[Job]:
+    """Each network without each rule that fired, and with each that is off, in a process of its own."""
+    from benchmarks.gpu import networks
+
+    tasks = {
+        f"rules {_short(name)} batch {batch}": (networks.prepare_rules, (name, batch, device, dry, seconds))
+        for name in names
+    }
+    yield from _crewed(tasks, seconds, known)
+
+
+def _crewed(tasks: Mapping[str, Any], seconds: float, known: Callable[[str], bool]) -> Iterator[Job]:
+    from benchmarks.gpu.crew import Crew
+
+    left = {name: task for name, task in tasks.items() if not known(name)}
+    with Crew(left, COMPILING) as crew:
+        for index, name in enumerate(left):
+            estimate = (COMPILING if index == 0 else 0) + 4 * seconds
+            yield "network", name, estimate, lambda name=name: crew.row(name)  # type: ignore[misc]
+
+
+def _short(name: str) -> str:
+    return name.rpartition(":")[2]
 
 
 def _epilogue_job(name: str, batch: int, device: str, dry: bool, seconds: float) -> Job:
@@ -93,7 +131,7 @@ def _epilogue_job(name: str, batch: int, device: str, dry: bool, seconds: float)
     def run() -> dict[str, Any]:
         return networks.with_epilogues(name, batch, device, dry, seconds)
 
-    return "network", f"epilogues {name.rpartition(':')[2]} batch {batch}", 90, run
+    return "network", f"epilogues {_short(name)} batch {batch}", 90, run
 
 
 def _engine_jobs(dry: bool, seconds: float, quick: bool) -> Iterator[Job]:
@@ -151,7 +189,7 @@ def main(arguments: list[str] | None = None) -> int:
         print("no NVIDIA GPU that PyTorch can use; --dry-run tries the script without one", file=sys.stderr)
         return 3
     book = Book(given.out, device, given.dry_run, {"seconds": given.seconds}, given.again)
-    for part, name, estimate, run in jobs(device, given.dry_run, given.seconds):
+    for part, name, estimate, run in jobs(device, given.dry_run, given.seconds, book.__contains__):
         left = given.budget - (time.monotonic() - began)
         if part not in parts or name in book:
             continue

@@ -1,4 +1,4 @@
-"""Whole networks in FP16: eager, torch.compile, ours with and without the kernel, and TensorRT's engines."""
+"""Whole networks in FP16 and BF16: eager, torch.compile, ours with and without the kernel, and TensorRT's engines."""
 
 from __future__ import annotations
 
@@ -19,19 +19,29 @@ from benchmarks.gpu import timer
 from mlpdeploy.engine import programs
 from mlpdeploy.engine.backend import backends
 from mlpdeploy.engine.nvidia import CURRENT
+from mlpdeploy.evidence.latency.timing import FASTER
 from mlpdeploy.graph.precision.plan import plan
 from mlpdeploy.graph.precision.typed import apply
-from mlpdeploy.graph.rewrite import rewrite
-from mlpdeploy.graph.tracing.trace import trace
-from mlpdeploy.network.source import source_of
+from mlpdeploy.graph.rewrite import all_rules, rewrite
+from mlpdeploy.graph.tracing.trace import Traced, trace
+from mlpdeploy.network.source import Source, source_of
 from mlpdeploy.selection.choice import NetworkChoice
 
-NAMES = ("vip_s7", "vip_s14", "mixer_b16", "resmlp_24", "gmlp_s16", "vip_m7", "raft_mlp_s")
+NAMES = (
+    "vip_s7", "cyclemlp_b1", "hire_mlp_tiny", "wavemlp_t", "strip_mlp_t_light", "vip_s14", "raft_mlp_s", "mixer_b16",
+    "resmlp_24", "gmlp_s16", "ms_mlp_t", "swin_t", "gmixer_24", "vip_m7", "as_mlp_t", "repmlpnet_t224",
+)  # fmt: skip
+"""In order of worth."""
 FUSED = ("vip_s7", "vip_s14", "raft_mlp_s")
 """Those whose segment-grouped projections have something behind them that the kernel can compute."""
 EPILOGUES = ("fuse_epilogues", "hoist_reweighting")
-BATCHES = (128, 1, 8)
+BATCHES = (128, 8, 1)
+Row = dict[str, Any]
 TINY = "benchmarks.gpu.networks:tiny"
+FORMATS = {"": torch.contiguous_format, ", channels last": torch.channels_last}
+TUNED = "max-autotune-no-cudagraphs"
+MODES = {"default": "compile", TUNED: "compile, max-autotune"}
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 CHECKED = 8
 """Images on which accuracy is measured."""
 
@@ -45,11 +55,14 @@ def tiny() -> nn.Module:
 
 @dataclass(frozen=True)
 class Network:
-    """A network on the device in FP32, its graph after our rules in FP16, and the shape of an image."""
+    """A network on the device in FP32, its graph after our rules in a low precision, how often each of them fired, and
+    the shape of an image.
+    """
 
     name: str
     plain: nn.Module
     ours: fx.GraphModule
+    rules: dict[str, int]
     shape: tuple[int, ...]
 
     def images(self, batch: int, device: str) -> Tensor:
@@ -58,14 +71,27 @@ class Network:
 
 
 @functools.cache
-def load(name: str, device: str, enabled: tuple[str, ...] = ()) -> Network:
-    """The network with random weights, rewritten (with the rules `enabled` too) and typed; nothing is fetched."""
-    source = source_of(NetworkChoice(name, input_shape=(3, 16, 16) if name == TINY else None))
+def load(
+    name: str, device: str, enabled: tuple[str, ...] = (), disabled: tuple[str, ...] = (), precision: str = "fp16"
+) -> Network:
+    """The network with random weights, rewritten (with the rules `enabled` too, without those `disabled`) and typed;
+    nothing is fetched.
+    """
+    source, traced = _traced(name)
     off = backends()["inductor"].off_for((CURRENT,) if device == "cuda" else ())
-    rewritten = rewrite(trace(source.network, source.specs()), enabled=enabled, off=off)
-    precision, io = ("fp16", "fp16") if device == "cuda" else ("fp32", "fp32")
-    typed = apply(rewritten, plan(rewritten, precision, io=io))
-    return Network(name, source.network.to(device), typed.module.to(device), source.specs()[0].shape)
+    rewritten = rewrite(traced, disabled, enabled, off)
+    precision = precision if device == "cuda" else "fp32"
+    typed = apply(rewritten, plan(rewritten, precision, io=precision))
+    fired = {report.name: report.fired for report in rewritten.report}
+    # Copies: what is traced stays on the CPU, where it is rewritten again.
+    plain, ours = copy.deepcopy(source.network).to(device), copy.deepcopy(typed.module).to(device)
+    return Network(name, plain, ours, fired, source.specs()[0].shape)
+
+
+@functools.cache
+def _traced(name: str) -> tuple[Source, Traced]:
+    source = source_of(NetworkChoice(name, input_shape=(3, 16, 16) if name == TINY else None))
+    return source, trace(source.network, source.specs())
 
 
 def without_kernel(module: fx.GraphModule) -> fx.GraphModule:
@@ -77,18 +103,73 @@ def without_kernel(module: fx.GraphModule) -> fx.GraphModule:
     return fx.GraphModule(module, graph)
 
 
-def measure(network: Network, batch: int, device: str, dry: bool, seconds: float) -> dict[str, Any]:
-    """Times of all contenders as CUDA graphs, eager's without one too, and errors against FP32."""
-    plain = copy.deepcopy(network.plain).to(_low(device))
-    compiled = _compiler(dry)
+def prepare(name: str, batch: int, device: str, dry: bool, seconds: float, precision: str) -> Callable[[], Row]:
+    """Compiles a network for all contenders, and captures each as a CUDA graph; what measures them.
+
+    torch.compile has the memory format in which eager is faster, with its defaults and with max-autotune.
+    """
+    network = load(name, device, precision=precision)
     _tune(network, batch, device)
-    found: dict[str, Callable[[Tensor], Any]] = {
-        "eager": plain,
-        "compile": compiled(plain),
-        "ours": compiled(network.ours),
-        "ours without kernel": compiled(without_kernel(network.ours)),
-    }
-    return _measured(network, found, batch, device, seconds, launched=plain)
+    images = network.images(max(batch, CHECKED), device).to(_low(device, precision))
+    with torch.inference_mode():
+        plain = {form: _formed(network.plain, images, form) for form in FORMATS}
+        found: dict[str, Callable[[Tensor], Any]] = {f"eager{form}": one for form, one in plain.items()}
+        captured = {kind: _captured(module, images[:batch]) for kind, module in found.items()}
+        better = min(FORMATS, key=lambda form: _once(captured[f"eager{form}"]))
+        for mode, kind in MODES.items():
+            found[kind] = _compiler(dry, mode)(plain[better])
+        found |= {
+            "ours": _compiler(dry)(network.ours),
+            "ours without kernel": _compiler(dry)(without_kernel(network.ours)),
+        }
+        captured |= {kind: _captured(found[kind], images[:batch]) for kind in found if kind not in captured}
+        launched = plain[better]
+        wanted = _exact(network.plain, images[:CHECKED].float())
+        errors = {kind: _error(_first(run()), wanted) for kind, run in captured.items()}
+
+    def measure() -> Row:
+        given = images[:batch].contiguous()
+        with torch.inference_mode():
+            taken = timer.measure({"eager, launched": lambda: launched(given), **captured}, seconds=seconds)
+        speed = _throughput(taken, batch)
+        return {"times": timer.row(taken, "ours"), "errors": errors, "images_per_second": speed, "format": better}
+
+    return measure
+
+
+def prepare_rules(name: str, batch: int, device: str, dry: bool, seconds: float) -> Callable[[], Row]:
+    """Compiles a network as it is rewritten by default, with each rule that fired left out and each that is off put in.
+
+    What measures them compiles one more, `searched`: by all changes that are decided better, at once.
+    """
+    ours, images = load(name, device), load(name, device).images(batch, device).to(_low(device))
+    changes: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {}
+    for rule, fires in _fired(name, device).items():
+        if fires:
+            on = rule in ours.rules
+            changes[f"{'without' if on else 'with'} {rule}"] = ((rule,), ()) if on else ((), (rule,))
+
+    def captured(disabled: tuple[str, ...] = (), enabled: tuple[str, ...] = ()) -> timer.Run:
+        network = load(name, device, enabled, disabled)
+        _tune(network, batch, device)
+        return _captured(_compiler(dry, "default")(network.ours), images)
+
+    with torch.inference_mode():
+        runs = {"ours": captured(), **{label: captured(*change) for label, change in changes.items()}}
+
+    def measure() -> Row:
+        with torch.inference_mode():
+            first = timer.row(timer.measure(runs, seconds=seconds), "ours")
+            better = [label for label in changes if first[label]["ratio"]["verdict"] == FASTER]
+            kept = [changes[label] for label in better]
+            if not kept:
+                return {"times": first, "searched": []}
+            disabled, enabled = (tuple(name for change in kept for name in change[side]) for side in (0, 1))
+            pair = {"ours": runs["ours"], "searched": captured(disabled, enabled)}
+            last = timer.row(timer.measure(pair, seconds=seconds), "ours")
+        return {"times": first | {"searched": last["searched"]}, "searched": better}
+
+    return measure
 
 
 def with_epilogues(name: str, batch: int, device: str, dry: bool, seconds: float) -> dict[str, Any]:
@@ -101,8 +182,29 @@ def with_epilogues(name: str, batch: int, device: str, dry: bool, seconds: float
     return _measured(network, found, batch, device, seconds)
 
 
-def _low(device: str) -> torch.dtype:
-    return torch.float16 if device == "cuda" else torch.float32
+def _low(device: str, precision: str = "fp16") -> torch.dtype:
+    return DTYPES[precision] if device == "cuda" else torch.float32
+
+
+def _formed(network: nn.Module, images: Tensor, form: str) -> nn.Module:
+    """A copy in the dtype of `images`, its kernels in a memory format."""
+    return copy.deepcopy(network).to(images.dtype).to(memory_format=FORMATS[form])
+
+
+def _captured(module: Callable[[Tensor], Any], images: Tensor) -> timer.Run:
+    given = images.contiguous()
+    return timer.graphed(lambda: module(given))
+
+
+def _once(run: timer.Run) -> float:
+    return timer.measure({"": run}, seconds=0.2, rounds=20).latency("").median
+
+
+@functools.cache
+def _fired(name: str, device: str) -> dict[str, int]:
+    """How often each rule fires, those that are off by default put in one by one."""
+    found = {rule: count for rule, count in load(name, device).rules.items()}
+    return found | {rule: load(name, device, (rule,)).rules[rule] for rule in all_rules() if rule not in found}
 
 
 def _tune(network: Network, batch: int, device: str) -> None:
@@ -110,30 +212,21 @@ def _tune(network: Network, batch: int, device: str) -> None:
         programs.tune(network.ours, batch)
 
 
-def _compiler(dry: bool) -> Callable[[nn.Module], Callable[[Tensor], Any]]:
+def _compiler(dry: bool, mode: str = TUNED) -> Callable[[nn.Module], Callable[[Tensor], Any]]:
     torch.compiler.reset()
     if dry:
         return lambda module: torch.compile(module, backend="eager", dynamic=False)
-    return lambda module: torch.compile(module, mode="max-autotune-no-cudagraphs", dynamic=False)
+    return lambda module: torch.compile(module, mode=mode, dynamic=False)
 
 
 def _measured(
-    network: Network,
-    contenders: Mapping[str, Callable[[Tensor], Any]],
-    batch: int,
-    device: str,
-    seconds: float,
-    launched: nn.Module | None = None,
-) -> dict[str, Any]:
+    network: Network, contenders: Mapping[str, Callable[[Tensor], Any]], batch: int, device: str, seconds: float
+) -> Row:
     given = network.images(max(batch, CHECKED), device).to(_low(device))
-    images = given[:batch].contiguous()
     with torch.inference_mode():
         wanted = _exact(network.plain, given[:CHECKED].float())
-        errors = {}
-        runs: dict[str, timer.Run] = {} if launched is None else {"eager, launched": lambda: launched(images)}
-        for name, module in contenders.items():
-            runs[name] = timer.graphed(lambda module=module: module(images))  # type: ignore[misc]
-            errors[name] = _error(_first(runs[name]()), wanted)
+        runs = {name: _captured(module, given[:batch]) for name, module in contenders.items()}
+        errors = {name: _error(_first(run()), wanted) for name, run in runs.items()}
         taken = timer.measure(runs, seconds=seconds)
     return {"times": timer.row(taken, "ours"), "errors": errors, "images_per_second": _throughput(taken, batch)}
 

@@ -14,7 +14,8 @@ from mlpdeploy.engine.backend import Backend, Batch, BuildRequest, Built, backen
 from mlpdeploy.errors import ArtifactError, InputError, MachineLacks
 from tests.engine.small_networks import SHAPE, TOLERANCE, emitted, images, reference
 
-NAMES = sorted(backends())
+SLOW = {"inductor": pytest.mark.slow}  # which compiles C++ for seconds
+NAMES = [pytest.param(name, marks=SLOW.get(name, ())) for name in sorted(backends())]
 BATCH = Batch(1, 4, 8)
 Engines = Callable[[str, str], tuple[Backend, Built]]
 

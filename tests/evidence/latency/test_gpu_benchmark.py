@@ -47,12 +47,14 @@ def test_a_dry_run_takes_every_path_and_goes_on_where_it_ended(tmp_path: Path) -
     document = json.loads((tmp_path / "dry-run.json").read_text())
     assert before["results"].items() <= document["results"].items() and "kernel" not in second.stdout
     names = [name.split(" ")[0] for name in document["results"]]
-    once = {"roofline": 1, "network": 1, "epilogues": 1}
+    once = {"roofline": 1, "network": 1, "rules": 1, "epilogues": 1}
     assert {name: names.count(name) for name in names} == {"correctness": 2, "kernel": 2, **once}
     for name, row in document["results"].items():
         assert "failed" not in row, (name, row)
     network = document["results"]["network tiny batch 2"]
-    assert set(network["times"]) == {"eager, launched", "eager", "compile", "ours", "ours without kernel"}
+    assert set(network["times"]) == {"eager, launched", "ours", *report.OTHERS}
+    changed = document["results"]["rules tiny batch 2"]["times"]
+    assert {"ours", "without project_segments", "with reorder_channels", "with lay_maps_last"} <= set(changed)
     fused = document["results"]["epilogues tiny batch 2"]
     assert set(fused["times"]) == {"ours", "epilogues"}
     assert max([*network["errors"].values(), *fused["errors"].values()]) < 1e-5
@@ -111,9 +113,13 @@ def rows() -> dict[str, Any]:
             "times": times(kernel=2e-5, eager=6e-5, compile=2e-5, gemm=1e-5),
         },
         "network vip_s7 batch 128": {
-            "times": times(ours=1e-2, **{"eager": 3e-2, "compile": 1.4e-2, "ours without kernel": 1.2e-2}),
+            "times": times(ours=1e-2, **dict(zip(report.OTHERS, (3e-2, 2.8e-2, 1.4e-2, 1.3e-2, 1.2e-2), strict=True))),
             "errors": {"eager": None, "compile": 1e-3, "ours": 1e-3},
             "images_per_second": {"ours": 12800.0},
+        },
+        "rules vip_s7 batch 128": {
+            "times": times(ours=1e-2, **{"without a": 9e-3, "with b": 2e-2, "searched": 9e-3}),
+            "searched": ["without a"],
         },
         "epilogues vip_s7 batch 128": {
             "times": times(ours=1e-2, epilogues=8e-3), "errors": {"ours": 1e-3, "epilogues": 2e-3},
@@ -123,14 +129,20 @@ def rows() -> dict[str, Any]:
 
 def test_the_report_names_what_was_found_of_each_aim() -> None:
     found = {line.split(" | ")[0].removeprefix("| "): line.split(" | ")[1] for line in report.claims(rows())}
-    gemm, compiled, vip_s7, vip_s14, *_ = list(found.values())[2:]
+    gemm, compiled, vip_s7, vip_s14, *_, best = list(found.values())[2:]
     assert gemm == "2.00 at worst (b batch 128), 2 measured |"
     assert compiled == "2.00 at worst (a batch 32), 1 measured |"
     assert vip_s7 == "1.40 |" and vip_s14 == f"{report.NOT_YET} |"
     (line,) = [line for line in report.kernels(rows()) if "a batch 32" in line]
     assert line == "| a batch 32 | 2 | 1.11 | 3.00 | 2.00 | 1 (memory) | the kernel |"
-    shown = "| vip_s7 batch 128 | 10.000 | 12800 | 3.00 | 1.40 | 1.20 | not finite / 1e-03 / 1e-03 |"
+    assert best == "1.30; 1.30 at worst (vip_s7 batch 128), 1 measured |"
+    shown = "| vip_s7 batch 128 | 10.000 | 12800 | 3.00 | 2.80 | 1.40 | 1.30 | 1.20 | not finite / 1e-03 / 1e-03 |"
     assert report.networks(rows())[2] == shown
+    assert report.rules(rows())[2:] == [
+        "| vip_s7 batch 128 | without a | 0.90 |",
+        "| vip_s7 batch 128 | with b | 2.00 |",
+        "| vip_s7 batch 128 | searched (without a) | 0.90 |",
+    ]
     assert report.epilogues(rows())[2] == "| vip_s7 batch 128 | 10.000 | 0.80 | 1e-03 / 2e-03 |"
 
 
