@@ -50,8 +50,11 @@ def project(  # type: ignore[no-untyped-def]
     m = (tile // columns) * BLOCK_M + tl.arange(0, BLOCK_M)
     n = (tile % columns) * BLOCK_N + tl.arange(0, BLOCK_N)
     inside_m, inside_n = m < batch * (Q * O), n < K * T
-    b, rest = m // (Q * O), m % (Q * O)
-    q, o = rest // O, rest % O
+    if Q == 1:  # said so, since rest // O and rest % O hide from the compiler that o runs
+        b, q, o = m // O, tl.zeros([BLOCK_M], tl.int32), m % O
+    else:
+        b, rest = m // (Q * O), m % (Q * O)
+        q, o = rest // O, rest % O
     image = b.to(tl.int64) if WIDE else b
     rows = x + (image * (P * Q * S * O) + q * (S * O) + o)[:, None]
     matrix = weight + (n * WEIGHT_ROW)[None, :]

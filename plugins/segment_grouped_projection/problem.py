@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -137,12 +138,19 @@ def candidates(problem: Problem, sm: int, shared: int | None = None) -> tuple[Co
         # FP32 has no tensor cores: large tiles would not fit its registers.
         if problem.precision == "fp32" and block_m * block_n > 64 * 128:
             continue
-        warps = 8 if block_m * block_n >= 128 * 128 else 4
-        for block_k in (_at_most(step, problem.depth), _at_most(step // 2, problem.depth)):
+        depths = (_at_most(step, problem.depth), _at_most(step // 2, problem.depth))
+        for warps, block_k in itertools.product(_warps(block_m * block_n), depths):
             deepest = (Config(block_m, block_n, block_k, warps, stages) for stages in (4, 3, 2))
             fitting = next((config for config in deepest if config.shared(problem.precision) <= limit), None)
             found |= {} if fitting is None else {fitting: None}
     return tuple(found)
+
+
+def _warps(elements: int) -> tuple[int, ...]:
+    """How many warps share a tile: of 128 x 128, either may be faster."""
+    if elements == 128 * 128:
+        return 8, 4
+    return (8,) if elements > 128 * 128 else (4,)
 
 
 def shortlist(problem: Problem, batch: int, sm: int, count: int = 8) -> tuple[Config, ...]:

@@ -103,6 +103,18 @@ def test_a_trailing_axis_is_read_and_written_along_itself(sm: int) -> None:
     assert 16 in widths(found, "load") and widths(found, "store") == {16}
 
 
+@pytest.mark.parametrize("given", [Problem(32, 32, 6, 32, 32, 6, "fp16"), Problem(192, 1, 1, 32, 192, 1, "fp16")])
+def test_channels_as_s_n_are_read_and_written_16_bytes_at_a_time(given: Problem) -> None:
+    """Both branches of vip_s7's first stage, the width branch with nothing between what it contracts (q = 1)."""
+    found = instructions(ahead.compile_kernel(given, Config(128, 64, 32, 4, 3), 90).ptx)
+    assert widths(found, "load") == {16} and widths(found, "store") == {16} and not found["local"]
+
+
+def test_tiles_of_128_x_128_are_tried_with_either_number_of_warps() -> None:
+    tried = {config.warps for config in problem.candidates(VIP_HEIGHT, 90) if config.block_m == config.block_n == 128}
+    assert tried == {4, 8}
+
+
 @pytest.mark.slow
 def test_the_epilogue_reads_and_writes_as_widely() -> None:
     full = Problem(16, 256, 24, 1, 16, 24, "fp16", bias=True, gelu=True, accumulate=True, channels=384)
