@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from mlpdeploy.graph.custom_ops import SEGMENT_GROUPED_PROJECTION
@@ -83,6 +86,16 @@ STEPS: dict[str, Step] = {
 def test_the_stream_takes_the_order_into_its_constants(name: str) -> None:
     result = prove_twice(Net(STEPS[name]), RULE, (H, W, 2), enabled=[RULE])
     assert fired(result)[RULE] >= 1 and targets(result)[SEGMENT_GROUPED_PROJECTION] == 0
+
+
+@pytest.mark.slow
+@settings(max_examples=20, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(st.sampled_from([name for name in STEPS if "a row" not in name]), min_size=2, max_size=5))
+def test_so_does_any_stream_of_them(names: list[str]) -> None:
+    def steps(net: Net, x: Tensor) -> Tensor:
+        return functools.reduce(lambda value, name: STEPS[name](net, value), names, x)
+
+    assert fired(prove(Net(steps), (H, W, 2), batches=(1, 3), enabled=[RULE]))[RULE] >= 1
 
 
 def near_miss(step: Step, why: str) -> NearMiss:
