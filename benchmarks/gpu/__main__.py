@@ -102,11 +102,10 @@ def _rule_jobs(
     names: Sequence[str], batch: int, device: str, dry: bool, seconds: float, known: Callable[[str], bool]
 ) -> Iterator[Job]:
     """Each network without each rule that fired, and with each that is off, in a process of its own."""
-    from benchmarks.gpu import networks
+    from benchmarks.gpu import rules
 
     tasks = {
-        f"rules {_short(name)} batch {batch}": (networks.prepare_rules, (name, batch, device, dry, seconds))
-        for name in names
+        f"rules {_short(name)} batch {batch}": (rules.prepare, (name, batch, device, dry, seconds)) for name in names
     }
     yield from _crewed(tasks, seconds, known)
 

@@ -19,10 +19,9 @@ from benchmarks.gpu import timer
 from mlpdeploy.engine import programs
 from mlpdeploy.engine.backend import backends
 from mlpdeploy.engine.nvidia import CURRENT
-from mlpdeploy.evidence.latency.timing import FASTER
 from mlpdeploy.graph.precision.plan import plan
 from mlpdeploy.graph.precision.typed import apply
-from mlpdeploy.graph.rewrite import all_rules, rewrite
+from mlpdeploy.graph.rewrite import rewrite
 from mlpdeploy.graph.tracing.trace import Traced, trace
 from mlpdeploy.network.source import Source, source_of
 from mlpdeploy.selection.choice import NetworkChoice
@@ -109,80 +108,47 @@ def prepare(name: str, batch: int, device: str, dry: bool, seconds: float, preci
     torch.compile has the memory format in which eager is faster, with its defaults and with max-autotune.
     """
     network = load(name, device, precision=precision)
-    _tune(network, batch, device)
-    images = network.images(max(batch, CHECKED), device).to(_low(device, precision))
+    tune(network, batch, device)
+    images = network.images(max(batch, CHECKED), device).to(low(device, precision))
     with torch.inference_mode():
         plain = {form: _formed(network.plain, images, form) for form in FORMATS}
         found: dict[str, Callable[[Tensor], Any]] = {f"eager{form}": one for form, one in plain.items()}
-        captured = {kind: _captured(module, images[:batch]) for kind, module in found.items()}
-        better = min(FORMATS, key=lambda form: _once(captured[f"eager{form}"]))
+        runs = {kind: captured(module, images[:batch]) for kind, module in found.items()}
+        better = min(FORMATS, key=lambda form: _once(runs[f"eager{form}"]))
         for mode, kind in MODES.items():
-            found[kind] = _compiler(dry, mode)(plain[better])
+            found[kind] = compiler(dry, mode)(plain[better])
         found |= {
-            "ours": _compiler(dry)(network.ours),
-            "ours without kernel": _compiler(dry)(without_kernel(network.ours)),
+            "ours": compiler(dry)(network.ours),
+            "ours without kernel": compiler(dry)(without_kernel(network.ours)),
         }
-        captured |= {kind: _captured(found[kind], images[:batch]) for kind in found if kind not in captured}
+        runs |= {kind: captured(found[kind], images[:batch]) for kind in found if kind not in runs}
         launched = plain[better]
         wanted = _exact(network.plain, images[:CHECKED].float())
-        errors = {kind: _error(_first(run()), wanted) for kind, run in captured.items()}
+        errors = {kind: _error(_first(run()), wanted) for kind, run in runs.items()}
 
     def measure() -> Row:
         given = images[:batch].contiguous()
         with torch.inference_mode():
-            taken = timer.measure({"eager, launched": lambda: launched(given), **captured}, seconds=seconds)
+            taken = timer.measure({"eager, launched": lambda: launched(given), **runs}, seconds=seconds)
         speed = _throughput(taken, batch)
         return {"times": timer.row(taken, "ours"), "errors": errors, "images_per_second": speed, "format": better}
 
     return measure
 
 
-def prepare_rules(name: str, batch: int, device: str, dry: bool, seconds: float) -> Callable[[], Row]:
-    """Compiles a network as it is rewritten by default, with each rule that fired left out and each that is off put in.
-
-    What measures them compiles one more, `searched`: by all changes that are decided better, at once.
-    """
-    ours, images = load(name, device), load(name, device).images(batch, device).to(_low(device))
-    changes: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {}
-    for rule, fires in _fired(name, device).items():
-        if fires:
-            on = rule in ours.rules
-            changes[f"{'without' if on else 'with'} {rule}"] = ((rule,), ()) if on else ((), (rule,))
-
-    def captured(disabled: tuple[str, ...] = (), enabled: tuple[str, ...] = ()) -> timer.Run:
-        network = load(name, device, enabled, disabled)
-        _tune(network, batch, device)
-        return _captured(_compiler(dry, "default")(network.ours), images)
-
-    with torch.inference_mode():
-        runs = {"ours": captured(), **{label: captured(*change) for label, change in changes.items()}}
-
-    def measure() -> Row:
-        with torch.inference_mode():
-            first = timer.row(timer.measure(runs, seconds=seconds), "ours")
-            better = [label for label in changes if first[label]["ratio"]["verdict"] == FASTER]
-            kept = [changes[label] for label in better]
-            if not kept:
-                return {"times": first, "searched": []}
-            disabled, enabled = (tuple(name for change in kept for name in change[side]) for side in (0, 1))
-            pair = {"ours": runs["ours"], "searched": captured(disabled, enabled)}
-            last = timer.row(timer.measure(pair, seconds=seconds), "ours")
-        return {"times": first | {"searched": last["searched"]}, "searched": better}
-
-    return measure
-
-
 def with_epilogues(name: str, batch: int, device: str, dry: bool, seconds: float) -> dict[str, Any]:
     """Ours against ours whose projections are fused with what follows them, by rules that are off by default."""
+    torch.compiler.reset()
     network, fused = load(name, device), load(name, device, EPILOGUES)
-    compiled = _compiler(dry)
+    compiled = compiler(dry)
     for one in (network, fused):
-        _tune(one, batch, device)
+        tune(one, batch, device)
     found = {"ours": compiled(network.ours), "epilogues": compiled(fused.ours)}
     return _measured(network, found, batch, device, seconds)
 
 
-def _low(device: str, precision: str = "fp16") -> torch.dtype:
+def low(device: str, precision: str = "fp16") -> torch.dtype:
+    """The dtype of a precision on a GPU; a CPU has FP32."""
     return DTYPES[precision] if device == "cuda" else torch.float32
 
 
@@ -191,7 +157,8 @@ def _formed(network: nn.Module, images: Tensor, form: str) -> nn.Module:
     return copy.deepcopy(network).to(images.dtype).to(memory_format=FORMATS[form])
 
 
-def _captured(module: Callable[[Tensor], Any], images: Tensor) -> timer.Run:
+def captured(module: Callable[[Tensor], Any], images: Tensor) -> timer.Run:
+    """A network on these images, as one CUDA graph."""
     given = images.contiguous()
     return timer.graphed(lambda: module(given))
 
@@ -200,20 +167,14 @@ def _once(run: timer.Run) -> float:
     return timer.measure({"": run}, seconds=0.2, rounds=20).latency("").median
 
 
-@functools.cache
-def _fired(name: str, device: str) -> dict[str, int]:
-    """How often each rule fires, those that are off by default put in one by one."""
-    found = {rule: count for rule, count in load(name, device).rules.items()}
-    return found | {rule: load(name, device, (rule,)).rules[rule] for rule in all_rules() if rule not in found}
-
-
-def _tune(network: Network, batch: int, device: str) -> None:
+def tune(network: Network, batch: int, device: str) -> None:
+    """On a GPU, measure the kernel's configurations for each projection that was not measured yet."""
     if device == "cuda":
         programs.tune(network.ours, batch)
 
 
-def _compiler(dry: bool, mode: str = TUNED) -> Callable[[nn.Module], Callable[[Tensor], Any]]:
-    torch.compiler.reset()
+def compiler(dry: bool, mode: str = TUNED) -> Callable[[nn.Module], Callable[[Tensor], Any]]:
+    """torch.compile in a mode; in a dry run it only traces."""
     if dry:
         return lambda module: torch.compile(module, backend="eager", dynamic=False)
     return lambda module: torch.compile(module, mode=mode, dynamic=False)
@@ -222,10 +183,10 @@ def _compiler(dry: bool, mode: str = TUNED) -> Callable[[nn.Module], Callable[[T
 def _measured(
     network: Network, contenders: Mapping[str, Callable[[Tensor], Any]], batch: int, device: str, seconds: float
 ) -> Row:
-    given = network.images(max(batch, CHECKED), device).to(_low(device))
+    given = network.images(max(batch, CHECKED), device).to(low(device))
     with torch.inference_mode():
         wanted = _exact(network.plain, given[:CHECKED].float())
-        runs = {name: _captured(module, given[:batch]) for name, module in contenders.items()}
+        runs = {name: captured(module, given[:batch]) for name, module in contenders.items()}
         errors = {name: _error(_first(run()), wanted) for name, run in runs.items()}
         taken = timer.measure(runs, seconds=seconds)
     return {"times": timer.row(taken, "ours"), "errors": errors, "images_per_second": _throughput(taken, batch)}

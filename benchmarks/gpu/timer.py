@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -67,11 +67,20 @@ def graphed(run: Run) -> Run:
     with torch.cuda.graph(graph):
         kept = run()
 
-    def replay() -> object:
-        graph.replay()
-        return kept
+    return _Graphed(run, graph, kept)
 
-    return replay
+
+@dataclass(frozen=True)
+class _Graphed:
+    """Replays what was captured of `run`, whose weights and inputs it keeps where they are."""
+
+    run: Run
+    graph: Any
+    kept: object
+
+    def __call__(self) -> object:
+        self.graph.replay()
+        return self.kept
 
 
 def _on_gpu(run: Run, flush: torch.Tensor | None) -> float:
