@@ -44,14 +44,15 @@ def jobs(device: str, dry: bool, seconds: float, known: Callable[[str], bool]) -
     yield from _correctness_jobs(first, device)
     yield "kernel", "roofline", 10, lambda: kernels.roofline(device)
     yield from _engine_jobs(dry, seconds, quick=True)
-    yield from _network_jobs(names, batches[0], "fp16", device, dry, seconds, known)
+    yield from _network_jobs(names, batches[0], device, dry, seconds, known)
     yield from _kernel_jobs(cases[:4], (128, 8), device, dry, seconds)
     yield from _rule_jobs(names, batches[0], device, dry, seconds, known)
     for batch in batches[1:]:
-        yield from _network_jobs(names, batch, "fp16", device, dry, seconds, known)
+        yield from _network_jobs(names, batch, device, dry, seconds, known)
     for name in fused:
         yield _epilogue_job(name, batches[0], device, dry, seconds)
-    yield from _network_jobs(() if dry else names, batches[0], "bf16", device, dry, seconds, known)
+    for other in () if dry else ({"tuned": True}, {"precision": "bf16"}):
+        yield from _network_jobs(names, batches[0], device, dry, seconds, known, **other)
     yield from _kernel_jobs(cases, (128, 8, 1), device, dry, seconds)
     yield from _engine_jobs(dry, seconds, quick=False)
     yield from _correctness_jobs(cases, device)
@@ -81,20 +82,20 @@ def _kernel_jobs(cases: Any, batches: Any, device: str, dry: bool, seconds: floa
 def _network_jobs(
     names: Sequence[str],
     batch: int,
-    precision: str,
     device: str,
     dry: bool,
     seconds: float,
     known: Callable[[str], bool],
+    *,
+    precision: str = "fp16",
+    tuned: bool = False,
 ) -> Iterator[Job]:
     """Each network with all contenders, in a process of its own; all compile at once."""
     from benchmarks.gpu import networks
 
-    low = "" if precision == "fp16" else f" {precision}"
-    tasks = {
-        f"network {_short(name)} batch {batch}{low}": (networks.prepare, (name, batch, device, dry, seconds, precision))
-        for name in names
-    }
+    marks = ("" if precision == "fp16" else f" {precision}") + " max-autotune" * tuned
+    given = (batch, device, dry, seconds, precision, networks.TUNED if tuned else networks.DEFAULT)
+    tasks = {f"network {_short(name)} batch {batch}{marks}": (networks.prepare, (name, *given)) for name in names}
     yield from _crewed(tasks, seconds, known)
 
 

@@ -38,8 +38,7 @@ BATCHES = (128, 8, 1)
 Row = dict[str, Any]
 TINY = "benchmarks.gpu.networks:tiny"
 FORMATS = {"": torch.contiguous_format, ", channels last": torch.channels_last}
-TUNED = "max-autotune-no-cudagraphs"
-MODES = {"default": "compile", TUNED: "compile, max-autotune"}
+DEFAULT, TUNED = "default", "max-autotune-no-cudagraphs"
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 CHECKED = 8
 """Images on which accuracy is measured."""
@@ -102,10 +101,11 @@ def without_kernel(module: fx.GraphModule) -> fx.GraphModule:
     return fx.GraphModule(module, graph)
 
 
-def prepare(name: str, batch: int, device: str, dry: bool, seconds: float, precision: str) -> Callable[[], Row]:
-    """Compiles a network for all contenders, and captures each as a CUDA graph; what measures them.
-
-    torch.compile has the memory format in which eager is faster, with its defaults and with max-autotune.
+def prepare(
+    name: str, batch: int, device: str, dry: bool, seconds: float, precision: str, mode: str
+) -> Callable[[], Row]:
+    """Compiles a network for all contenders, in one mode of torch.compile, and captures each as a CUDA graph; what
+    measures them. The plain network is compiled in the memory format in which eager is faster.
     """
     network = load(name, device, precision=precision)
     tune(network, batch, device)
@@ -115,11 +115,11 @@ def prepare(name: str, batch: int, device: str, dry: bool, seconds: float, preci
         found: dict[str, Callable[[Tensor], Any]] = {f"eager{form}": one for form, one in plain.items()}
         runs = {kind: captured(module, images[:batch]) for kind, module in found.items()}
         better = min(FORMATS, key=lambda form: _once(runs[f"eager{form}"]))
-        for mode, kind in MODES.items():
-            found[kind] = compiler(dry, mode)(plain[better])
+        compiled = compiler(dry, mode)
         found |= {
-            "ours": compiler(dry)(network.ours),
-            "ours without kernel": compiler(dry)(without_kernel(network.ours)),
+            "compile": compiled(plain[better]),
+            "ours": compiled(network.ours),
+            "ours without kernel": compiled(without_kernel(network.ours)),
         }
         runs |= {kind: captured(found[kind], images[:batch]) for kind in found if kind not in runs}
         launched = plain[better]
@@ -173,7 +173,7 @@ def tune(network: Network, batch: int, device: str) -> None:
         programs.tune(network.ours, batch)
 
 
-def compiler(dry: bool, mode: str = TUNED) -> Callable[[nn.Module], Callable[[Tensor], Any]]:
+def compiler(dry: bool, mode: str = DEFAULT) -> Callable[[nn.Module], Callable[[Tensor], Any]]:
     """torch.compile in a mode; in a dry run it only traces."""
     if dry:
         return lambda module: torch.compile(module, backend="eager", dynamic=False)

@@ -79,7 +79,7 @@ def bounds(row: Document, results: Document) -> Document | None:
     return {"seconds": max(memory, arithmetic), "by": "memory" if memory > arithmetic else "arithmetic"}
 
 
-OTHERS = ("eager", "eager, channels last", "compile", "compile, max-autotune", "ours without kernel")
+OTHERS = ("eager", "eager, channels last", "compile", "ours without kernel")
 
 
 def networks(results: Document) -> list[str]:

@@ -28,7 +28,7 @@ def prepare(name: str, batch: int, device: str, dry: bool, seconds: float) -> Ca
     def run(disabled: tuple[str, ...] = (), enabled: tuple[str, ...] = ()) -> timer.Run:
         network = load(name, device, enabled, disabled)
         tune(network, batch, device)
-        return captured(compiler(dry, "default")(network.ours), images)
+        return captured(compiler(dry)(network.ours), images)
 
     with torch.inference_mode():
         runs = {"ours": run(), **{label: run(*change) for label, change in changes.items()}}

@@ -113,7 +113,7 @@ def rows() -> dict[str, Any]:
             "times": times(kernel=2e-5, eager=6e-5, compile=2e-5, gemm=1e-5),
         },
         "network vip_s7 batch 128": {
-            "times": times(ours=1e-2, **dict(zip(report.OTHERS, (3e-2, 2.8e-2, 1.4e-2, 1.3e-2, 1.2e-2), strict=True))),
+            "times": times(ours=1e-2, **dict(zip(report.OTHERS, (3e-2, 2.8e-2, 1.4e-2, 1.2e-2), strict=True))),
             "errors": {"eager": None, "compile": 1e-3, "ours": 1e-3},
             "images_per_second": {"ours": 12800.0},
         },
@@ -135,8 +135,8 @@ def test_the_report_names_what_was_found_of_each_aim() -> None:
     assert vip_s7 == "1.40 |" and vip_s14 == f"{report.NOT_YET} |"
     (line,) = [line for line in report.kernels(rows()) if "a batch 32" in line]
     assert line == "| a batch 32 | 2 | 1.11 | 3.00 | 2.00 | 1 (memory) | the kernel |"
-    assert best == "1.30; 1.30 at worst (vip_s7 batch 128), 1 measured |"
-    shown = "| vip_s7 batch 128 | 10.000 | 12800 | 3.00 | 2.80 | 1.40 | 1.30 | 1.20 | not finite / 1e-03 / 1e-03 |"
+    assert best == "1.40; 1.40 at worst (vip_s7 batch 128), 1 measured |"
+    shown = "| vip_s7 batch 128 | 10.000 | 12800 | 3.00 | 2.80 | 1.40 | 1.20 | not finite / 1e-03 / 1e-03 |"
     assert report.networks(rows())[2] == shown
     assert report.rules(rows())[2:] == [
         "| vip_s7 batch 128 | without a | 0.90 |",
