@@ -62,7 +62,7 @@ def describe(
     All sizes but the batch are constants of the kernel: where a compiler has symbols for them, they become numbers.
     """
     p, q, s, *trailing = map(int, x.shape[1:])
-    o = trailing[0] if trailing else 1
+    o, segments = trailing[0] if trailing else 1, int(segments)
     rows, columns = map(int, weight.shape)
     if columns != p * s or rows % segments:
         raise ValueError(f"a weight {list(weight.shape)} does not contract x {list(x.shape)} into {segments} segments")
