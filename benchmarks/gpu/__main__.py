@@ -13,19 +13,20 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import re
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parents[1] / "results"
 PARTS = ("correctness", "kernel", "network", "engine")
-COMPILING = 150.0
-"""Seconds that networks which compile at once are waited for before the first of them is measured."""
 QUICK = "mixer_s32"
 """The network whose engines say whether TensorRT accepts this GPU."""
 
@@ -33,10 +34,25 @@ Job = tuple[str, str, float, Callable[[], dict[str, Any]]]
 """A row: its part, its name, how many seconds it will take at most, and what measures it."""
 
 
-def jobs(device: str, dry: bool, seconds: float, known: Callable[[str], bool]) -> Iterator[Job]:
-    """All rows, most important first, but for those that are `known`."""
+@dataclass(frozen=True)
+class Session:
+    """Where and how long is measured, and what."""
+
+    device: str
+    dry: bool
+    seconds: float
+    """Of measuring for a network."""
+    wanted: Callable[[str, str], bool]
+    """Whether a row is to be measured, by its part and name."""
+    left: Callable[[], float]
+    """Seconds of the budget that are not spent."""
+
+
+def jobs(session: Session) -> Iterator[Job]:
+    """All rows, most important first."""
     from benchmarks.gpu import kernels, networks
 
+    device, dry, seconds = session.device, session.dry, session.seconds
     cases, others = (kernels.TINY, ()) if dry else (kernels.CASES, kernels.OTHERS)
     first = cases if dry else (*cases[:4], cases[10])
     names, batches = ((networks.TINY,), (2,)) if dry else (networks.NAMES, networks.BATCHES)
@@ -44,15 +60,15 @@ def jobs(device: str, dry: bool, seconds: float, known: Callable[[str], bool]) -
     yield from _correctness_jobs(first, device)
     yield "kernel", "roofline", 10, lambda: kernels.roofline(device)
     yield from _engine_jobs(dry, seconds, quick=True)
-    yield from _network_jobs(names, batches[0], device, dry, seconds, known)
+    yield from _network_jobs(session, names, batches[0])
     yield from _kernel_jobs(cases[:4], (128, 8), device, dry, seconds)
-    yield from _rule_jobs(names, batches[0], device, dry, seconds, known)
+    yield from _rule_jobs(session, names, batches[0])
     for batch in batches[1:]:
-        yield from _network_jobs(names, batch, device, dry, seconds, known)
+        yield from _network_jobs(session, names, batch)
     for name in fused:
         yield _epilogue_job(name, batches[0], device, dry, seconds)
     for other in () if dry else ({"tuned": True}, {"precision": "bf16"}):
-        yield from _network_jobs(names, batches[0], device, dry, seconds, known, **other)
+        yield from _network_jobs(session, names, batches[0], **other)
     yield from _kernel_jobs(cases, (128, 8, 1), device, dry, seconds)
     yield from _engine_jobs(dry, seconds, quick=False)
     yield from _correctness_jobs(cases, device)
@@ -80,45 +96,39 @@ def _kernel_jobs(cases: Any, batches: Any, device: str, dry: bool, seconds: floa
 
 
 def _network_jobs(
-    names: Sequence[str],
-    batch: int,
-    device: str,
-    dry: bool,
-    seconds: float,
-    known: Callable[[str], bool],
-    *,
-    precision: str = "fp16",
-    tuned: bool = False,
+    session: Session, names: Sequence[str], batch: int, *, precision: str = "fp16", tuned: bool = False
 ) -> Iterator[Job]:
     """Each network with all contenders, in a process of its own; all compile at once."""
     from benchmarks.gpu import networks
 
     marks = ("" if precision == "fp16" else f" {precision}") + " max-autotune" * tuned
-    given = (batch, device, dry, seconds, precision, networks.TUNED if tuned else networks.DEFAULT)
+    mode = networks.TUNED if tuned else networks.DEFAULT
+    given = (batch, session.device, session.dry, session.seconds, precision, mode)
     tasks = {f"network {_short(name)} batch {batch}{marks}": (networks.prepare, (name, *given)) for name in names}
-    yield from _crewed(tasks, seconds, known)
+    yield from _crewed(session, tasks)
 
 
-def _rule_jobs(
-    names: Sequence[str], batch: int, device: str, dry: bool, seconds: float, known: Callable[[str], bool]
-) -> Iterator[Job]:
+def _rule_jobs(session: Session, names: Sequence[str], batch: int) -> Iterator[Job]:
     """Each network without each rule that fired, and with each that is off, in a process of its own."""
     from benchmarks.gpu import rules
 
-    tasks = {
-        f"rules {_short(name)} batch {batch}": (rules.prepare, (name, batch, device, dry, seconds)) for name in names
-    }
-    yield from _crewed(tasks, seconds, known)
+    given = (batch, session.device, session.dry, session.seconds)
+    tasks = {f"rules {_short(name)} batch {batch}": (rules.prepare, (name, *given)) for name in names}
+    yield from _crewed(session, tasks)
 
 
-def _crewed(tasks: Mapping[str, Any], seconds: float, known: Callable[[str], bool]) -> Iterator[Job]:
+def _crewed(session: Session, tasks: Mapping[str, Any]) -> Iterator[Job]:
+    """A row for each task, in the order in which their processes get ready; those that do not in time come last."""
     from benchmarks.gpu.crew import Crew
 
-    left = {name: task for name, task in tasks.items() if not known(name)}
-    with Crew(left, COMPILING) as crew:
-        for index, name in enumerate(left):
-            estimate = (COMPILING if index == 0 else 0) + 4 * seconds
-            yield "network", name, estimate, lambda name=name: crew.row(name)  # type: ignore[misc]
+    measuring = 4 * session.seconds
+    waiting = {name: task for name, task in tasks.items() if session.wanted("network", name)}
+    with Crew(waiting) as crew:
+        for name in crew.ready(lambda: session.left() - measuring / 2):
+            del waiting[name]
+            yield "network", name, measuring, partial(crew.row, name)
+        for name in waiting:
+            yield "network", name, math.inf, partial(crew.row, name)
 
 
 def _short(name: str) -> str:
@@ -189,11 +199,17 @@ def main(arguments: list[str] | None = None) -> int:
         print("no NVIDIA GPU that PyTorch can use; --dry-run tries the script without one", file=sys.stderr)
         return 3
     book = Book(given.out, device, given.dry_run, {"seconds": given.seconds}, given.again)
-    for part, name, estimate, run in jobs(device, given.dry_run, given.seconds, book.__contains__):
-        left = given.budget - (time.monotonic() - began)
-        if part not in parts or name in book:
+    session = Session(
+        device,
+        given.dry_run,
+        given.seconds,
+        wanted=lambda part, name: part in parts and name not in book,
+        left=lambda: given.budget - (time.monotonic() - began),
+    )
+    for part, name, estimate, run in jobs(session):
+        if not session.wanted(part, name):
             continue
-        if left < estimate / 2:
+        if session.left() < estimate / 2:
             book.skipped.append(name)
             continue
         book.add(name, run)

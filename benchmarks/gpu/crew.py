@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -26,15 +25,20 @@ class _Member:
 
 
 class Crew:
-    """One process for each task, by name: a `Prepare` and its arguments. They start when the first row is asked for.
+    """One process for each task, by name: a `Prepare` and its arguments. Processes end with the context."""
 
-    `seconds`: how long the first row waits for those that are still preparing; those are measured in their turn.
-    """
-
-    def __init__(self, tasks: Mapping[str, tuple[Prepare, tuple[Any, ...]]], seconds: float) -> None:
-        self.tasks, self.seconds, self.members = tasks, seconds, dict[str, _Member]()
+    def __init__(self, tasks: Mapping[str, tuple[Prepare, tuple[Any, ...]]]) -> None:
+        self.tasks, self.members = tasks, dict[str, _Member]()
 
     def __enter__(self) -> Self:
+        context = multiprocessing.get_context("spawn")
+        for name, (prepare, given) in self.tasks.items():
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_work, args=(theirs, prepare, given), daemon=True)
+            with _alone():
+                process.start()
+            theirs.close()
+            self.members[name] = _Member(process, ours)
         return self
 
     def __exit__(
@@ -44,10 +48,17 @@ class Crew:
             member.process.kill()
             member.process.join()
 
+    def ready(self, patience: Callable[[], float]) -> Iterator[str]:
+        """The name of each process that has prepared, or failed to, as soon as it has.
+
+        `patience`: for how many seconds from now the next one may be waited for. Ends when none came in that time.
+        """
+        waiting: dict[Any, str] = {member.pipe: name for name, member in self.members.items()}
+        while waiting and (ready := wait(list(waiting), max(0.0, patience()))):
+            yield from [waiting.pop(pipe) for pipe in ready]
+
     def row(self, name: str) -> Row:
         """What a task measured. Raises RuntimeError with what it raised, or where its process ended."""
-        if not self.members:
-            self._start()
         member = self.members[name]
         try:
             self._received(member)
@@ -57,25 +68,11 @@ class Crew:
             member.process.kill()
             member.process.join()
 
-    def _start(self) -> None:
-        context = multiprocessing.get_context("spawn")
-        for name, (prepare, given) in self.tasks.items():
-            ours, theirs = context.Pipe()
-            process = context.Process(target=_work, args=(theirs, prepare, given), daemon=True)
-            with _alone():
-                process.start()
-            theirs.close()
-            self.members[name] = _Member(process, ours)
-        end = time.monotonic() + self.seconds
-        waiting = [member.pipe for member in self.members.values()]
-        while waiting and (left := end - time.monotonic()) > 0:
-            for pipe in wait(waiting, left):
-                waiting.remove(pipe)  # type: ignore[arg-type]
-
     def _received(self, member: _Member) -> Row:
         try:
             found = member.pipe.recv()
         except EOFError:
+            member.process.join(10)  # its pipe closes before its exit code is there
             raise RuntimeError(f"its process ended with exit code {member.process.exitcode}") from None
         if "failed" in found:
             raise RuntimeError(found["failed"])

@@ -36,20 +36,23 @@ def ended() -> Callable[[], dict[str, Any]]:
     os._exit(7)
 
 
+def endless() -> Callable[[], dict[str, Any]]:
+    while True:
+        time.sleep(1)
+
+
 @pytest.mark.slow
-def test_they_prepare_at_once_and_each_is_measured_alone_or_says_what_failed(tmp_path: Path) -> None:
+def test_they_prepare_at_once_and_each_is_measured_alone_when_it_is_ready_or_says_what_failed(tmp_path: Path) -> None:
     names = [f"member{index}" for index in range(3)]
-    tasks: dict[str, Any] = {name: (prepare, (str(tmp_path), name, 3)) for name in names}
-    with Crew(tasks | {"broken": (broken, ()), "ended": (ended, ())}, 60.0) as crew:
-        rows = [crew.row(name)["process"] for name in names]
-        assert len({*rows, os.getpid()}) == 4
-        with pytest.raises(RuntimeError, match="ValueError: no kernel for this"):
-            crew.row("broken")
-        with pytest.raises(RuntimeError, match="ended with exit code 7"):
-            crew.row("ended")
+    tasks: dict[str, Any] = {"endless": (endless, ())}
+    tasks |= {name: (prepare, (str(tmp_path), name, 3)) for name in names}
+    rows, failed = dict[str, int](), dict[str, str]()
+    with Crew(tasks | {"broken": (broken, ()), "ended": (ended, ())}) as crew:
+        for name in crew.ready(lambda: 60.0 if len(rows) + len(failed) < 5 else 0.0):
+            try:
+                rows[name] = crew.row(name)["process"]
+            except RuntimeError as error:
+                failed[name] = str(error)
+    assert {*rows} == {*names} and len({*rows.values(), os.getpid()}) == 4
+    assert failed == {"broken": "ValueError: no kernel for this\nGPU", "ended": "its process ended with exit code 7"}
     assert not any(member.process.is_alive() for member in crew.members.values())
-
-
-def test_nothing_starts_before_a_row_is_asked_for() -> None:
-    with Crew({"broken": (broken, ())}, 1.0) as crew:
-        assert not crew.members
