@@ -16,7 +16,7 @@ pytest.importorskip("triton", reason="Triton, which the kernel is written in, is
 def test_the_kernel_by_the_interpreter() -> None:
     here, root = Path(__file__).parent, Path(__file__).parents[2]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(here / "arithmetic.py")],
+        [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", str(here / "arithmetic.py")],
         env=os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": str(root)},
         cwd=root,
         capture_output=True,

@@ -37,6 +37,7 @@ TEXT = 10.5
 SMALLEST = 1e-17
 """Errors below this, 0 among them, are drawn here: float64 ends at 1e-16."""
 MARKERS = "os^Dv"
+RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 LONGEST = 44
 """Characters of a name that has to fit."""
 MOST = 12
@@ -55,7 +56,7 @@ def accuracy(stages: Sequence[Document]) -> str:
             ax.plot([], [], MARKERS[index % len(MARKERS)], color=ENGINE, markersize=4, label=f"batch {size}")
         ax.plot([], [], "|", color=BAD, markersize=11, markeredgewidth=2, label="budget")
         ax.legend(loc="upper center", bbox_to_anchor=(0.45, -0.14), ncols=3, handletextpad=0.2)
-        ax.set_xscale("log")
+        in_tens(ax, "x")
         ax.set_xlim(SMALLEST / 3, 10)
         ax.set_ylim(len(shown) - 0.3, -0.75)
         ax.set_yticks([])
@@ -142,8 +143,7 @@ def roofline(bench: Document) -> str:
         ax.plot([], [], "s", color=ENGINE, label="engine", linestyle="none")
         ax.plot([], [], "s", color=OTHER, label="others", linestyle="none")
         ax.legend(loc="lower right", handletextpad=0.1)
-        ax.set_xscale("log")
-        ax.set_yscale("log")
+        in_tens(ax, "x", "y")
         ax.set_xlim(left, right)
         ax.set_ylim(min([left * copy, *rates.values()]) / 2, peak * 2.2)
         ax.set_xlabel("multiply-accumulates a byte", fontsize=TEXT, color=MUTED)
@@ -174,6 +174,15 @@ def operations(before: Mapping[str, int], after: Mapping[str, int]) -> str:
         ax.axis("off")
 
     return svg(paint, 0.39 * len(rows) + 0.2, "Operations before the rules and after them", "operations", left=0.45)
+
+
+def in_tens(ax: Axes, *axes: str) -> None:
+    """These axes in powers of ten, as plain text: Matplotlib's own labels are formulas, which take most of the time."""
+    for name in axes:
+        ax.set(**{f"{name}scale": "log"})
+        axis = getattr(ax, f"{name}axis")
+        axis.set_major_formatter(lambda value, _: f"10{str(round(math.log10(value))).translate(RAISED)}")
+        axis.set_minor_formatter("")
 
 
 def write(ax: Axes, text: str, x: float, y: float, shift: float = 0, **look: Any) -> None:
