@@ -36,11 +36,10 @@ def fits(printed: str) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["mixer_s32", pytest.param("vip_s", marks=pytest.mark.slow)])
-def test_the_main_job(name: str, cli: Cli, tmp_path: Path) -> None:
-    # The smaller batch is the only departure from the README, and keep this test short.
-    batch = () if name == "mixer_s32" else ("--batch", "2")
-    built = cli("build", name, "--precision", "fp16", "--backend", "tensorrt-rtx", *batch)
+@pytest.mark.parametrize(("name", "less"), [("mixer_s32", ("--image-size", "64")), ("vip_s", ("--batch", "2"))])
+def test_the_main_job(name: str, less: tuple[str, str], cli: Cli, tmp_path: Path) -> None:
+    """The only departure from the README is what makes it `less`."""
+    built = cli("build", name, "--precision", "fp16", "--backend", "tensorrt-rtx", *less)
     folder = tmp_path / "artifacts" / recipe.canonical(name) / "fp16" / "tensorrt-rtx"
     assert {path.name for path in folder.iterdir()} == FILES
     assert RANDOM in built.stdout and "transposes" in built.stdout and fits(built.stdout)
@@ -58,12 +57,12 @@ def test_the_main_job(name: str, cli: Cli, tmp_path: Path) -> None:
     assert finding.find(name).rules.items() <= fired.items()
     assert RANDOM in (folder / "report.md").read_text() and "Not verified yet" in (folder / "report.md").read_text()
 
-    again = cli("build", name, "--precision", "fp16", "--backend", "tensorrt-rtx", *batch)
+    again = cli("build", name, "--precision", "fp16", "--backend", "tensorrt-rtx", *less)
     assert "already built (cache hit)" in again.stdout
     assert not {"emit", "build"} & {line.split()[0] for line in again.stderr.splitlines() if line.strip()}
     assert json.loads((folder / "manifest.json").read_text()) == manifest
 
-    verified = cli("verify", name, "--backend", "tensorrt-rtx", *batch)
+    verified = cli("verify", name, "--backend", "tensorrt-rtx", *less)
     assert {path.name for path in folder.iterdir()} == FILES | {"verification.json"}
     document = json.loads((folder / "verification.json").read_text())
     assert document["passed"] and document["files"] == {n: f["sha256"] for n, f in manifest["files"].items()}
@@ -116,11 +115,11 @@ def test_a_missed_budget_names_the_stage_and_the_tolerance_that_would_pass(
     printed = capsys.readouterr().out
     assert "failed" in printed and "would have passed" in printed and fits(printed)
 
-    # And with exactly that tolerance it passes.
-    budgets["fp16"] = Budget(tolerance, 0.99)
-    stages = {stage["name"]: stage["max_relative"] for stage in document["stages"]}
-    if stages["emitted ONNX, ONNX Runtime"] <= tolerance:
-        run("verify", *SMALLEST, "--quick", "--backend", "tensorrt-rtx")
+    # And with exactly what each of its stages asks for it passes.
+    asked = max(stage["passing_tolerance"] for stage in document["stages"] if stage["checks"])
+    assert asked >= tolerance
+    budgets["fp16"] = Budget(asked, 0.99)
+    run("verify", *SMALLEST, "--quick", "--backend", "tensorrt-rtx")
 
 
 @pytest.mark.slow

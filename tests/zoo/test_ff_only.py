@@ -99,8 +99,19 @@ def test_official_checkpoint_loads_strictly(tmp_path: Path) -> None:
     assert all(torch.equal(loaded[key], state[key]) for key in state)
 
 
-@pytest.mark.parametrize(
-    "variant", ["ff_linear_tiny", *(pytest.param(f"ff_linear_{n}", marks=pytest.mark.large) for n in ("base", "large"))]
-)
+@pytest.mark.large
+@pytest.mark.parametrize("variant", ["ff_linear_tiny", "ff_linear_base", "ff_linear_large"])
 def test_ladder_passes(variant: str) -> None:
     prove(variant)
+
+
+def test_the_ladder_of_a_small_one() -> None:
+    """Those of the published ones are as slow as their float64."""
+    prove("tests.zoo.test_ff_only:small")
+
+
+def small() -> nn.Module:
+    network = tiny()
+    random_weights.randomise(network, 0)
+    network.default_cfg = {"input_size": (3, 16, 16)}  # type: ignore[assignment]
+    return network

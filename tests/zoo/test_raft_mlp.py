@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from mlpdeploy import reference
 from mlpdeploy.network import random_weights
@@ -146,6 +146,19 @@ def test_official_checkpoint_loads_strictly_at_another_size(tmp_path: Path) -> N
     assert all(torch.equal(loaded[key], state[key]) for key in state)
 
 
-@pytest.mark.parametrize("variant", [SMALL, *(pytest.param(name, marks=pytest.mark.large) for name in OTHERS)])
+@pytest.mark.large
+@pytest.mark.parametrize("variant", [SMALL, *OTHERS])
 def test_ladder_passes(variant: str) -> None:
     prove(variant)
+
+
+def test_the_ladder_of_a_small_one() -> None:
+    """Those of the published ones are as slow as their float64."""
+    prove("tests.zoo.test_raft_mlp:small")
+
+
+def small() -> nn.Module:
+    network = tiny()
+    random_weights.randomise(network, 0)
+    network.default_cfg = {"input_size": (3, 16, 16)}  # type: ignore[assignment]
+    return network

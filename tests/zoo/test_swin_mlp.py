@@ -114,14 +114,19 @@ def test_every_parameter_matters() -> None:
     assert isinstance(network, nn.Module)
 
 
-@pytest.mark.parametrize(
-    "variant",
-    [
-        "swin_mlp_t_c24",
-        pytest.param("swin_mlp_t_c12", marks=pytest.mark.large),
-        pytest.param("swin_mlp_t_c6", marks=pytest.mark.large),
-        pytest.param("swin_mlp_b", marks=pytest.mark.large),
-    ],
-)
+@pytest.mark.large
+@pytest.mark.parametrize("variant", ["swin_mlp_t_c24", "swin_mlp_t_c12", "swin_mlp_t_c6", "swin_mlp_b"])
 def test_recipes_pass_the_ladder(variant: str) -> None:
     prove(variant)
+
+
+def test_the_ladder_of_a_small_one() -> None:
+    """Those of the published ones are as slow as their float64."""
+    prove("tests.zoo.test_swin_mlp:small")
+
+
+def small() -> nn.Module:
+    network = tiny()
+    random_weights.randomise(network, 0)
+    network.default_cfg = {"input_size": (3, 32, 32)}  # type: ignore[assignment]
+    return network

@@ -144,12 +144,15 @@ class Conditioning:
     def _measure(self, by: float) -> dict[tuple[str, str], float]:
         edges = self._exact
         factors: dict[tuple[str, str], float] = {}
-        runs = [in_batches(self._shaken(by, seed), edges.rows, SINGLE) for seed in range(SHAKES)]
+        # Copies of one row beside each other: every element is off by a number of its own.
+        copies = {name: np.repeat(values, SHAKES, axis=0) for name, values in edges.rows.items()}
+        shaken = in_batches(self._shaken(by, 0), copies, Batch(SHAKES, SHAKES, SHAKES))
         ordinary = np.array([name == ORDINARY for name in edges.names])
         for output, expected in edges.outputs.items():
             whole, size = edges.finite[output], self._usual(output)
+            compared, wanted = np.repeat(whole, SHAKES), np.repeat(expected[whole], SHAKES, axis=0)
             errors = np.full(len(whole), math.inf)
-            errors[whole] = np.max([row_errors(one[output][whole], expected[whole], size) for one in runs], axis=0)
+            errors[whole] = row_errors(shaken[output][compared], wanted, size).reshape(-1, SHAKES).max(axis=1)
             usual = max(float(np.median(errors[ordinary])), by)
             factors |= {(output, n): max(1.0, float(e) / usual) for n, e in zip(edges.names, errors, strict=True)}
         return factors
