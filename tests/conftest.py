@@ -48,7 +48,7 @@ def _out_of_the_collectors_sight() -> None:
 
 @pytest.fixture(scope="session")
 def warm() -> Iterator[Warm]:
-    """What runs commands without importing everything anew."""
+    """What runs programs without importing everything anew."""
     with warmed(REPOSITORY) as process:
         yield process
 
@@ -58,8 +58,8 @@ def cli(tmp_path: Path, warm: Warm) -> Cli:
     """Run `mlpdeploy` with these arguments as a user would: another process, another folder, 80 columns."""
 
     def run(*arguments: str | Path, code: int | None = 0, **environment: str) -> subprocess.CompletedProcess[str]:
-        usual = os.environ | {"PYTHONPATH": str(REPOSITORY), "COLUMNS": "80", "NO_COLOR": "1"}
-        found = warm.run([*map(str, arguments)], tmp_path, usual | environment)
+        usual = {"COLUMNS": "80", "NO_COLOR": "1"}
+        found = warm.run(["-m", "mlpdeploy", *map(str, arguments)], tmp_path, **(usual | environment))
         if code is not None:
             assert found.returncode == code, found.stdout + found.stderr
         assert "Traceback" not in found.stderr

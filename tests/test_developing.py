@@ -81,11 +81,9 @@ def test_the_page_shows_a_rule_with_its_test_a_backend_and_a_network() -> None:
 @pytest.mark.slow
 def test_a_new_rule_is_one_file(run: Run) -> None:
     assert run("-c", SILU).strip() == "2"
-    (row,) = (
-        one for one in json.loads(run("-m", "mlpdeploy", "list", "--rules", "--json")) if one["name"] == "use_silu"
-    )
+    listed = json.loads(run("-m", "mlpdeploy", "list", "--rules", "--json"))
+    (row,) = (one for one in listed if one["name"] == "use_silu")
     assert row["what"] == "A value times its own sigmoid becomes SiLU." and row["phase"] == "algebra"
-    assert "use_silu" in run("-m", "mlpdeploy", "list", "--rules")
 
 
 @pytest.mark.slow

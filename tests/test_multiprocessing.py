@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,8 +12,8 @@ import torch
 import mlpdeploy
 from mlpdeploy.errors import ArtifactError
 from tests.artifact.test_store import write
-from tests.conftest import REPOSITORY
 from tests.evidence.examples import whole
+from tests.warm import Warm
 
 PROGRAM = """
 import gc, multiprocessing, os, sys
@@ -78,14 +76,10 @@ if __name__ == "__main__":
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-def test_forked_and_spawned_processes(tmp_path: Path) -> None:
+def test_forked_and_spawned_processes(tmp_path: Path, warm: Warm) -> None:
     (tmp_path / "program.py").write_text(PROGRAM)
-    command = [sys.executable, "program.py", str(tmp_path / "saved")]
     for more in ([], ["unused before the fork"]):
-        path = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-        found = subprocess.run(
-            [*command, *more], cwd=tmp_path, env=path, capture_output=True, text=True, timeout=300, check=False
-        )
+        found = warm.run([str(tmp_path / "program.py"), str(tmp_path / "saved"), *more], tmp_path)
         assert found.returncode == 0, found.stderr
 
 

@@ -1,9 +1,9 @@
-"""A process with everything imported, which forks one that runs the command line each time it is asked.
+"""A process with everything imported, which forks one that runs a Python program each time it is asked.
 
-To the command it is what `python -m mlpdeploy` would be, less the seconds of imports: a process of its own, in another
-folder, with an environment and streams of its own.
+To the program it is what `python` would be, less the seconds of imports: a process of its own, in another folder, with
+an environment and streams of its own.
 
-    python -m tests.warm     reads a line {"arguments", "cwd", "environment", "stdout", "stderr"}, answers its exit code
+    python -m tests.warm     reads a line {"words", "cwd", "environment", "stdout", "stderr"}, answers its exit code
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ import importlib
 import json
 import os
 import pkgutil
+import runpy
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -43,21 +44,20 @@ HEAVY = (
 class Warm:
     """The process, asked from another one."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self.process = process
+    def __init__(self, process: subprocess.Popen[str], repository: Path) -> None:
+        self.process, self.repository = process, repository
 
-    def run(
-        self, arguments: Sequence[str], cwd: Path, environment: Mapping[str, str]
-    ) -> subprocess.CompletedProcess[str]:
-        """As `subprocess.run` of the command line."""
+    def run(self, words: Sequence[str], cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+        """As `subprocess.run` of `python words...`: a file, or `-m module`, or `-c code`, and arguments."""
         assert self.process.stdin is not None and self.process.stdout is not None
         with tempfile.TemporaryDirectory() as folder:
             out, err = Path(folder) / "out", Path(folder) / "err"
-            asked = {"arguments": [*arguments], "cwd": str(cwd), "environment": {**environment}}
+            given = os.environ | {"PYTHONPATH": str(self.repository)} | environment
+            asked = {"words": [*words], "cwd": str(cwd), "environment": given}
             print(json.dumps(asked | {"stdout": str(out), "stderr": str(err)}), file=self.process.stdin, flush=True)
             code = int(self.process.stdout.readline())
             return subprocess.CompletedProcess(
-                [*arguments], code, out.read_text(encoding="utf-8"), err.read_text(encoding="utf-8")
+                [*words], code, out.read_text(encoding="utf-8"), err.read_text(encoding="utf-8")
             )
 
 
@@ -69,7 +69,7 @@ def warmed(repository: Path) -> Iterator[Warm]:
     with subprocess.Popen(
         command, cwd=repository, env=os.environ | {"PYTHONPATH": str(repository)}, **pipes
     ) as process:
-        yield Warm(process)
+        yield Warm(process, repository)
         process.stdin.close()
 
 
@@ -115,15 +115,12 @@ def _first() -> None:
     emit(apply(rewritten, plan(rewritten, "fp16")))
 
 
-def _become(arguments: list[str], cwd: str, environment: dict[str, str], stdout: str, stderr: str) -> None:
-    """Be the command's process, to its end."""
-    from mlpdeploy.terminal import cli
-
+def _become(words: list[str], cwd: str, environment: dict[str, str], stdout: str, stderr: str) -> None:
+    """Be the program's process, to its end."""
     signal.alarm(600)
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)
-    sys.argv = ["mlpdeploy", *arguments]
     paths = environment.get("PYTHONPATH", "").split(os.pathsep)
     sys.path[:] = list(dict.fromkeys([cwd, *filter(None, paths), *sys.path[1:]]))
     for number, path in ((0, os.devnull), (1, stdout), (2, stderr)):
@@ -131,7 +128,8 @@ def _become(arguments: list[str], cwd: str, environment: dict[str, str], stdout:
         os.dup2(os.open(path, flags, 0o600), number)
     code = 1
     try:
-        cli.main()
+        _run(words)
+        code = 0
     except SystemExit as left:
         code = left.code if isinstance(left.code, int) else int(left.code is not None)
     except BaseException:
@@ -143,6 +141,18 @@ def _become(arguments: list[str], cwd: str, environment: dict[str, str], stdout:
         except (AttributeError, OSError, ValueError):  # the network closed it, or took it away
             continue
     os._exit(code)
+
+
+def _run(words: list[str]) -> None:
+    """What `python words...` runs."""
+    first, *rest = words
+    sys.argv = {"-m": rest, "-c": [first, *rest[1:]]}.get(first, words)
+    if first == "-m":
+        runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
+    elif first == "-c":
+        exec(compile(rest[0], "<string>", "exec"), {"__name__": "__main__"})
+    else:
+        runpy.run_path(first, run_name="__main__")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from mlpdeploy.system.leftovers import workplace
 from mlpdeploy.system.processes import Terminated, run, unwinding
 from tests.conftest import REPOSITORY
 from tests.terminal.test_cli import in_process
+from tests.warm import Warm
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and locks of a POSIX system")
 WAITING = "import os, time, pathlib\npathlib.Path({marker!r}).write_text(str(os.getpid()))\ntime.sleep(60)\n"
@@ -255,7 +256,6 @@ assert seen == [1, 1, 1], seen
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
-def test_signals_reach_python_while_engines_are_loaded_and_behind_them(backend: str) -> None:
-    command = [sys.executable, "-c", SIGNALLED, backend]
-    found = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300, check=False)
+def test_signals_reach_python_while_engines_are_loaded_and_behind_them(backend: str, warm: Warm) -> None:
+    found = warm.run(["-c", SIGNALLED, backend], REPOSITORY)
     assert found.returncode == 0, (found.returncode, found.stderr)
