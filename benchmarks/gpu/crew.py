@@ -31,7 +31,8 @@ class Crew:
         self.tasks, self.members = tasks, dict[str, _Member]()
 
     def __enter__(self) -> Self:
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context("forkserver")  # which imports what they need once, and no CUDA context
+        context.set_forkserver_preload(sorted({prepare.__module__ for prepare, _ in self.tasks.values()}))
         for name, (prepare, given) in self.tasks.items():
             ours, theirs = context.Pipe()
             process = context.Process(target=_work, args=(theirs, prepare, given), daemon=True)

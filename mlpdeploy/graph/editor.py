@@ -31,7 +31,8 @@ class Editor:
         self.graph = graph
         self.inputs = [node for node in self.graph.nodes if node.op == "placeholder"]
         self.fake_mode = self.inputs[0].meta["val"].fake_mode
-        self.known: dict[Any, Any] = {}
+        # What operations give on fake tensors, for all editors of what came from one trace.
+        self.known: dict[Any, Any] = vars(self.fake_mode).setdefault("mlpdeploy_known", {})
         self.notes: dict[fx.Node, Any] = {}
 
     @contextmanager

@@ -104,7 +104,7 @@ def test_another_number_of_names_is_one_line(document: Document, option: str) ->
 
 @pytest.mark.slow
 def test_a_recipes_input_may_be_called_otherwise(document: Document) -> None:
-    made = ("mixer_s32", "--image-size", "64", *BUILT, "--batch", "1", "--input-names", "image")
+    made = ("mint_wqk", *BUILT, "--batch", "1", "--input-names", "image")
     assert [one["name"] for one in document("build", *made)["manifest"]["inputs"]] == ["image"]
     assert document("verify", *made)["passed"]
 

@@ -150,9 +150,9 @@ def test_the_report_names_what_was_found_of_each_aim() -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "vip_s7", "raft_mlp_s", "raft_mlp_hierarchy_m", "raft_mlp_r4",
+        "vip_s7", "raft_mlp_hierarchy_m", "raft_mlp_r4",
         *(pytest.param(name, marks=pytest.mark.large)
-          for name in ("vip_s14", "vip_m7", "vip_l7", "raft_mlp_m", "raft_mlp_l", "raft_mlp_r2", "raft_mlp_deep")),
+          for name in ("raft_mlp_s", "vip_s14", "vip_m7", "vip_l7", "raft_mlp_m", "raft_mlp_l", "raft_mlp_r2", "raft_mlp_deep")),
     ],
 )  # fmt: skip
 def test_every_projection_of_a_network_is_a_case(name: str) -> None:

@@ -126,7 +126,7 @@ def test_the_branches_of_vip_are_accumulated_with_their_weights() -> None:
 
 @pytest.mark.slow
 def test_raft_mlp_activates_and_adds_in_the_projections() -> None:
-    network = RaftMLP([Stage(depth=1, dim=8, patch=2)], image_size=8, num_classes=5)
+    network = RaftMLP([Stage(depth=1, dim=8, patch=2)], image_size=8, trained=8, num_classes=5)
     result = prove(network, (3, 8, 8), enabled=RULES[:1])
     assert (True, True, False, False) in fused(result) and (True, False, False, True) in fused(result)
     assert SEGMENT_GROUPED_PROJECTION not in targets(result)

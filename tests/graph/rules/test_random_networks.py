@@ -10,14 +10,14 @@ from tests.graph.proof import prove
 
 
 @pytest.mark.slow
-@settings(max_examples=200, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=160, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 @given(programs())
 def test_equal_in_float64(program: Program) -> None:
     prove(program.network(), program.shape, batches=(1, 2, 5))
 
 
 @pytest.mark.slow
-@settings(max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=48, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 @given(programs(longest=24))
 def test_long_ones_are_equal_too(program: Program) -> None:
     prove(program.network(), program.shape, batches=(1, 2, 5))
