@@ -36,9 +36,9 @@ def fits(printed: str) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "less"), [("mixer_s32", ("--image-size", "64")), ("vip_s", ("--batch", "2"))])
-def test_the_main_job(name: str, less: tuple[str, str], cli: Cli, tmp_path: Path) -> None:
-    """The only departure from the README is what makes it `less`."""
+def test_the_main_job(cli: Cli, tmp_path: Path) -> None:
+    # The smaller batch is the only departure from the README.
+    name, less = "vip_s", ("--batch", "1")
     built = cli("build", name, "--precision", "fp16", "--backend", "tensorrt-rtx", *less)
     folder = tmp_path / "artifacts" / recipe.canonical(name) / "fp16" / "tensorrt-rtx"
     assert {path.name for path in folder.iterdir()} == FILES

@@ -7,7 +7,7 @@ network.half() with the same weights. A transpose is a SHUFFLE layer that permut
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import pytest
 import timm
@@ -36,10 +36,10 @@ CASTS = {"ff_g2m_student": 3}
 AGAIN = "if this is meant: python -m benchmarks.graph "
 
 
-def each(names: Iterable[str]) -> pytest.MarkDecorator:
-    """A test of every network, of which only the smallest is fast, and all but TESTED are large."""
+def each(names: Iterable[str], tested: Collection[str] = TESTED) -> pytest.MarkDecorator:
+    """A test of every network, of which only the smallest is fast, and all but those `tested` are large."""
     slow = pytest.mark.slow
-    marks = {name: () if name == SMALL else slow if name in TESTED else pytest.mark.large for name in names}
+    marks = {name: () if name == SMALL else slow if name in tested else pytest.mark.large for name in names}
     return pytest.mark.parametrize("name", [pytest.param(name, marks=mark) for name, mark in marks.items()])
 
 
@@ -82,7 +82,7 @@ def test_the_stored_plain_export_is_that_of_the_network() -> None:
     assert measured == {key: GOLDEN[SMALL][key] for key in measured}
 
 
-@each(PLAIN)
+@each(PLAIN, tested=("mixer_s32", "vip_s14"))
 def test_a_quarter_of_the_layers_is_gone_with_the_constructors_weights(name: str) -> None:
     recipe = find(name)
     with torch.random.fork_rng(devices=[]):

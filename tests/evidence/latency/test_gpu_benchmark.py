@@ -146,15 +146,24 @@ def test_the_report_names_what_was_found_of_each_aim() -> None:
     assert report.epilogues(rows())[2] == "| vip_s7 batch 128 | 10.000 | 0.80 | 1e-03 / 2e-03 |"
 
 
+LARGE = (
+    "raft_mlp_s",
+    "raft_mlp_hierarchy_m",
+    "vip_s14",
+    "vip_m7",
+    "vip_l7",
+    "raft_mlp_m",
+    "raft_mlp_l",
+    "raft_mlp_r2",
+    "raft_mlp_deep",
+)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
-    [
-        "vip_s7", "raft_mlp_hierarchy_m", "raft_mlp_r4",
-        *(pytest.param(name, marks=pytest.mark.large)
-          for name in ("raft_mlp_s", "vip_s14", "vip_m7", "vip_l7", "raft_mlp_m", "raft_mlp_l", "raft_mlp_r2", "raft_mlp_deep")),
-    ],
-)  # fmt: skip
+    ["vip_s7", "raft_mlp_r4", *(pytest.param(n, marks=pytest.mark.large) for n in LARGE)],
+)
 def test_every_projection_of_a_network_is_a_case(name: str) -> None:
     """The batch entries of one image, then P, Q, S, O, K and T."""
     from benchmarks.gpu import kernels

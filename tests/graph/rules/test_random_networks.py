@@ -9,18 +9,36 @@ from tests.graph.programs import Program, programs
 from tests.graph.proof import prove
 
 
+def equal(program: Program) -> None:
+    prove(program.network(), program.shape, batches=(1, 2, 5))
+
+
+def tried(examples: int) -> settings:
+    return settings(
+        max_examples=examples, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+    )
+
+
 @pytest.mark.slow
-@settings(max_examples=160, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+@tried(120)
 @given(programs())
 def test_equal_in_float64(program: Program) -> None:
-    prove(program.network(), program.shape, batches=(1, 2, 5))
+    equal(program)
 
 
 @pytest.mark.slow
-@settings(max_examples=48, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+@tried(36)
 @given(programs(longest=24))
 def test_long_ones_are_equal_too(program: Program) -> None:
-    prove(program.network(), program.shape, batches=(1, 2, 5))
+    equal(program)
+
+
+@pytest.mark.slow
+@pytest.mark.large
+@tried(2000)
+@given(programs(longest=24))
+def test_so_are_many(program: Program) -> None:
+    equal(program)
 
 
 # What random networks found, each under the name of what was wrong.

@@ -89,7 +89,7 @@ def test_the_stream_takes_the_order_into_its_constants(name: str) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=16, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=12, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.sampled_from([name for name in STEPS if "a row" not in name]), min_size=2, max_size=5))
 def test_so_does_any_stream_of_them(names: list[str]) -> None:
     def steps(net: Net, x: Tensor) -> Tensor:

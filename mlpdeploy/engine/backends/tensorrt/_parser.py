@@ -43,5 +43,6 @@ def _refusal(told: Sequence[Any], errors: Sequence[str]) -> str:
 def _reason(error: Any) -> str:
     """What a parser's error says beyond the node's name, in one line; its kind where the check was a bare one."""
     said = (line for line in error.desc().splitlines() if line not in ("", "false"))
-    kind = f"{error.code().name.replace('_', ' ').lower()} ({error.func()})"
+    # The name of an ErrorCode is no text in TensorRT 10.13.
+    kind = f"{str(error.code()).rpartition('.')[2].replace('_', ' ').lower()} ({error.func()})"
     return one_line(next((line for line in said if not line.startswith("Invalid Node - ")), kind))

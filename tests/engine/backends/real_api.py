@@ -1,0 +1,142 @@
+"""What our code asks of TensorRT, against the real package of one version (see `real_tensorrt`).
+
+Run by `test_real_api.py` in a process of its own, whose TensorRT has no libraries.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlpdeploy import kernels
+from mlpdeploy.engine import nvidia
+from mlpdeploy.engine.backend import Batch, BuildRequest
+from mlpdeploy.engine.backends import tensorrt as backend
+from mlpdeploy.engine.backends.tensorrt import _contexts, _parser, _polygraphy
+from mlpdeploy.engine.base import Port
+from mlpdeploy.errors import BuildError
+from mlpdeploy.evidence.latency import clocks
+from tests.engine.backends import fake_tensorrt
+from tests.engine.backends.real_tensorrt import Typed, called, module
+from tests.engine.fake_gpu import gpu
+from tests.engine.small_networks import emitted
+
+__all__ = ["gpu"]
+
+trt: Any = importlib.import_module("tensorrt")
+OUTPUTS = [Port("y", (8,), "float32")]
+ROWS = {"x": np.ones((1, 8), np.float32)}
+
+
+@pytest.fixture(autouse=True)
+def bound() -> None:
+    _polygraphy.bind("tensorrt")
+
+
+def of(kind: str, **values: Any) -> Typed:
+    return Typed(trt, getattr(trt, kind), **values)
+
+
+def network() -> Typed:
+    """A network of a layer of each kind that is looked into."""
+    x = of("ITensor", name="x", shape=trt.Dims((-1, 8)), dtype=trt.DataType.HALF)
+    kinds = (trt.LayerType.MATRIX_MULTIPLY, trt.LayerType.SHUFFLE, trt.LayerType.DEQUANTIZE)
+    ends = {"num_inputs": 1, "num_outputs": 1, "get_input": lambda index: x, "get_output": lambda index: x}
+    layers = [of("ILayer", name="l", type=kind, metadata="[ONNX Layer: n]", **ends) for kind in kinds]
+    return of(
+        "INetworkDefinition", num_layers=len(layers), num_inputs=1, get_input=lambda index: x,
+        get_layer=layers.__getitem__, __getitem__=layers.__getitem__,
+    )  # fmt: skip
+
+
+def test_a_file_is_parsed_or_refused_in_words() -> None:
+    model = emitted("fp16").model.SerializeToString()
+    with _polygraphy.collected_errors(trt) as errors:
+        typed = backend.strongly_typed_flag(trt)
+        with pytest.raises(BuildError, match="TensorRT cannot parse the ONNX file"):  # each number is 1: an error
+            _parser.network(module(trt), model, errors, typed=typed, ahead=True)
+    flags = trt.NetworkDefinitionCreationFlag.__members__
+    assert typed and {"STRONGLY_TYPED", "PREFER_AOT_PYTHON_PLUGINS"} <= flags.keys()
+
+
+def test_a_network_is_read_back() -> None:
+    found = backend._read_back(network(), emitted("fp16").model)
+    assert found.total.layers == 3 and found.dtypes["MATRIX_MULTIPLY"] == {"HALF": 1} and found.total.transposes == 1
+
+
+@pytest.mark.parametrize("precision", ["fp16", "tf32"])
+def test_an_engine_is_configured_and_serialised(precision: str, tmp_path: Path) -> None:
+    request, steps = BuildRequest(precision, Batch(1, 2, 4), level=2), list[Any]()
+    monitor = _polygraphy.monitor(trt, lambda *step: steps.append(step))
+    builder = of("Builder")
+    (tmp_path / "cache").touch()
+    parsed = (builder, network(), of("OnnxParser"))
+    config = backend._config(trt, "tensorrt", request, parsed[1], None, monitor, str(tmp_path / "cache"))
+    flags = list[Any]()
+    made = config(builder, parsed[1])
+    vars(made)["_values"] |= {"set_flag": flags.append, "clear_flag": lambda flag: flags.append(("off", flag))}
+    backend.set_tf32(trt, made, precision == "tf32")
+    assert flags == [trt.BuilderFlag.TF32 if precision == "tf32" else ("off", trt.BuilderFlag.TF32)]
+    assert made.builder_optimization_level == 2 and made.progress_monitor is monitor
+    with _polygraphy.collected_errors(trt) as errors:
+        assert backend._serialised(parsed, config, None, monitor, errors) == b"serialised"
+
+
+def loaded(context: Typed) -> _contexts.Loaded:
+    """An engine of one layer whose context is this one."""
+    told = '{"Layers": [{"Name": "l", "LayerType": "gemm", "Metadata": ""}]}'
+    inspector = of("EngineInspector", get_engine_information=lambda format: told)
+    made = {"create_engine_inspector": lambda: inspector, "create_execution_context": lambda: context}
+    return _contexts.Loaded(trt, of("ICudaEngine", **made), [])
+
+
+@pytest.mark.usefixtures("gpu")
+def test_an_engine_is_placed_run_and_profiled() -> None:
+    context = of("IExecutionContext")
+    engine = loaded(context)
+    with _contexts.calls(_contexts.context(engine), OUTPUTS, engine.errors) as run:
+        assert run(ROWS)["y"].shape == (1, 8)
+    call = clocks.DeviceCall(lambda x: _contexts.bind(engine, OUTPUTS, x), clocks.Inputs({"e": [ROWS]}).pinned["e"])
+    assert call.uncaptured is None and context.nvtx_verbosity == trt.ProfilingVerbosity.NONE
+    assert _contexts.layer_times(engine, OUTPUTS, [ROWS]) == ()
+    profiler = context.profiler
+    profiler.report_layer_time("l", 1.0)
+    assert profiler.seconds == {"l": 1e-3}
+
+
+@pytest.mark.usefixtures("gpu")
+def test_what_is_overridden_is_there_and_takes_as_much() -> None:
+    context = of("IExecutionContext")
+    _contexts.layer_times(loaded(context), OUTPUTS, [ROWS])
+    for ours in (_polygraphy._logger(trt), _polygraphy.monitor(trt, lambda *_: None), context.profiler):
+        (base,) = type(ours).__bases__
+        methods = {name: one for name, one in vars(type(ours)).items() if inspect.isfunction(one)}
+        for name in methods.keys() - {"__init__"}:
+            given = (ours, *("" for _ in range(len(inspect.signature(methods[name]).parameters) - 1)))
+            called(trt, f"{base.__name__}.{name}", getattr(base, name), given, {})
+
+
+def test_the_stand_ins_have_nothing_else() -> None:
+    for fake, real in ((fake_tensorrt.Context, trt.IExecutionContext), (fake_tensorrt.Engine, trt.ICudaEngine)):
+        names = {name for name in vars(fake) if not name.startswith("_")} - {"create_runtime_config"}
+        assert not {name for name in names if not hasattr(real, name)}
+
+
+def test_the_plugin_is_registered_as_it_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The decorators read signatures and annotations, and refuse those that they do not know."""
+    monkeypatch.setattr(trt, "get_plugin_registry", lambda: of("IPluginRegistry"))
+    plugin = kernels.load("segment_grouped_projection.plugin")
+    plugin.register(importlib.import_module("tensorrt.plugin"), 90)
+    known = importlib.import_module("tensorrt.plugin._lib").QDP_REGISTRY
+    definition = known[f"{plugin.NAMESPACE}::{plugin.NAME}"]
+    assert definition.register_func and definition.autotune_func and definition.aot_impl_func
+
+
+def test_gpus_of_the_past_are_no_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nvidia, "probe", lambda: nvidia.Gpu("NVIDIA Example", "sm90", "13.0"))
+    assert backend.BACKENDS[0].supports("fp16") is None
