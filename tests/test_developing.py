@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import onnx
 import pytest
 
 from tests.conftest import REPOSITORY
+from tests.warm import warmed
 
 PAGE = (REPOSITORY / "docs" / "developing.md").read_text(encoding="utf-8")
 FILES = dict(re.findall(r"<!-- \w+: (\S+) -->\n```\w+\n(.*?)```", PAGE, re.S))
@@ -44,7 +43,7 @@ Run = Callable[..., str]
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     """Python in a copy of the project with the page's files; gives what is printed."""
     root = tmp_path_factory.mktemp("project")
     for folder in ("mlpdeploy", "recipes", "plugins"):
@@ -56,12 +55,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         assert not (root / path).exists()
         (root / path).write_text(content, encoding="utf-8")
 
-    def python(*words: str) -> str:
-        found = subprocess.run([sys.executable, *words], capture_output=True, text=True, cwd=root, check=False)
-        assert found.returncode == 0, found.stderr
-        return found.stdout
+    with warmed(REPOSITORY, bare=True) as process:
 
-    return python
+        def python(*words: str) -> str:
+            found = process.run(words, root, PYTHONPATH=str(root))
+            assert found.returncode == 0, found.stderr
+            return found.stdout
+
+        yield python
 
 
 def test_the_page_shows_a_rule_with_its_test_a_backend_and_a_network() -> None:
@@ -88,8 +89,9 @@ def test_a_new_rule_is_one_file(run: Run) -> None:
 
 @pytest.mark.slow
 def test_a_new_rule_brings_its_test_and_passes_those_of_every_rule(run: Run) -> None:
-    words = ("-m", "pytest", "-n", "0", "-v", "-p", "no:cacheprovider", "tests/graph/rules", "-k", "use_silu")
-    passed = set(re.findall(r"::(test_\w+).* PASSED ", run(*words)))
+    quiet = ("-p", "no:cacheprovider", "-W", "ignore:Module already imported")
+    printed = run("-m", "pytest", "-n", "0", "-v", *quiet, "tests/graph/rules", "-k", "use_silu")
+    passed = set(re.findall(r"::(test_\w+).* PASSED ", printed))
     contract = (REPOSITORY / "tests/graph/rules/test_rules.py").read_text(encoding="utf-8")
     asked_of_every_rule = re.findall(r"@pytest\.mark\.parametrize.*\ndef (test_\w+)", contract)
     assert len(asked_of_every_rule) > 5

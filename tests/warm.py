@@ -3,7 +3,9 @@
 To the program it is what `python` would be, less the seconds of imports: a process of its own, in another folder, with
 an environment and streams of its own.
 
-    python -m tests.warm     reads a line {"words", "cwd", "environment", "stdout", "stderr"}, answers its exit code
+    python -m tests.warm [bare]   reads a line {"words", "cwd", "environment", "stdout", "stderr"}, answers its exit code
+
+A `bare` one has not imported mlpdeploy, so that a program can import another copy of it.
 """
 
 from __future__ import annotations
@@ -31,12 +33,15 @@ HEAVY = (
     "onnx",
     "onnxruntime",
     "onnxscript",
+    "onnxscript.function_libs.torch_lib.ops",
     "openvino",
     "pydantic",
     "pygraphviz",
     "tensorrt_rtx",
     "timm",
+    "torch._functorch.aot_autograd",
     "torch._inductor",
+    "torch.export._trace",
     "torch.onnx",
 )
 
@@ -62,10 +67,10 @@ class Warm:
 
 
 @contextmanager
-def warmed(repository: Path) -> Iterator[Warm]:
+def warmed(repository: Path, *, bare: bool = False) -> Iterator[Warm]:
     """The process, until the body ends."""
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    command = [sys.executable, "-m", "tests.warm"]
+    command = [sys.executable, "-m", "tests.warm", *(["bare"] if bare else [])]
     with subprocess.Popen(
         command, cwd=repository, env=os.environ | {"PYTHONPATH": str(repository)}, **pipes
     ) as process:
@@ -80,13 +85,9 @@ def main() -> None:
             importlib.import_module(name)
         except ImportError:  # an engine that this machine does not have
             continue
-    import mlpdeploy
-
-    for module in pkgutil.walk_packages(mlpdeploy.__path__, "mlpdeploy."):
-        if not module.name.endswith("__main__"):
-            importlib.import_module(module.name)
-    importlib.import_module("mlpdeploy.evidence.latency.worth").ROUNDS = 5  # type: ignore[attr-defined]
-    _first()
+    if "bare" not in sys.argv:
+        _import_ours()
+        _first()
     gc.collect()
     gc.freeze()
     answers = os.dup(1)
@@ -97,6 +98,15 @@ def main() -> None:
             _become(**json.loads(line))
         _, status = os.waitpid(child, 0)
         os.write(answers, f"{os.waitstatus_to_exitcode(status)}\n".encode())
+
+
+def _import_ours() -> None:
+    import mlpdeploy
+
+    for module in pkgutil.walk_packages(mlpdeploy.__path__, "mlpdeploy."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    importlib.import_module("mlpdeploy.evidence.latency.worth").ROUNDS = 5  # type: ignore[attr-defined]
 
 
 def _first() -> None:
