@@ -3,7 +3,9 @@
 To the program it is what `python` would be, less the seconds of imports: a process of its own, in another folder, with
 an environment and streams of its own.
 
-    python -m tests.warm [bare]   reads a line {"words", "cwd", "environment", "stdout", "stderr"}, answers its exit code
+    python -m tests.warm [bare]
+
+It reads a line {"words", "cwd", "environment", "stdout", "stderr"} for each, and answers with a line: its exit code.
 
 A `bare` one has not imported mlpdeploy, so that a program can import another copy of it.
 """

@@ -31,6 +31,7 @@ from mlpdeploy.selection import Selection
 from mlpdeploy.terminal import cli as command_line
 from tests.conftest import REPOSITORY
 from tests.terminal.test_cli import NETS
+from tests.warm import Warm
 
 OWN = ("my_nets:Net", "--input-shape", "3,16,16", "--backend", "onnxruntime", "--batch", "2")
 
@@ -170,13 +171,13 @@ def start(home: Path, program: list[str]) -> subprocess.Popen[str]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no file size limits here")
-def test_a_full_disk_loses_nothing(artifact: Path, home: Path) -> None:
+def test_a_full_disk_loses_nothing(artifact: Path, home: Path, warm: Warm) -> None:
     full = "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))"
-    process = start(home, command("build", *OWN, "--force", before=full))
-    out, said = process.communicate(timeout=120)
-    assert process.returncode == 2 and out == ""
-    errors = [line for line in said.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1 and "no space is left" in errors[0] and "--out DIR" in errors[0] and "Trace" not in said
+    found = warm.run(command("build", *OWN, "--force", before=full)[1:], home, PYTHONPATH=f"{REPOSITORY}:{home}")
+    assert found.returncode == 2 and found.stdout == "", found.stderr
+    errors = [line for line in found.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and "no space is left" in errors[0] and "--out DIR" in errors[0]
+    assert "Trace" not in found.stderr
 
 
 @pytest.mark.slow

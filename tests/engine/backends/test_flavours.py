@@ -8,8 +8,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,7 +17,9 @@ import pytest
 from mlpdeploy.engine.backend import backends
 from mlpdeploy.engine.backends.tensorrt import set_tf32, strongly_typed_flag
 from mlpdeploy.errors import BuildError
+from tests.conftest import REPOSITORY
 from tests.engine.small_networks import emitted
+from tests.warm import Warm
 
 STAND_IN = """
 import tensorrt_rtx as _real
@@ -54,7 +54,7 @@ print(json.dumps(said))
 """
 
 
-def run(tmp_path: Path, version: str, attempts: str) -> list[list]:
+def run(warm: Warm, tmp_path: Path, version: str, attempts: str) -> list[list]:
     reason = backends()["tensorrt-rtx"].available()
     if reason is not None:
         pytest.skip(reason)
@@ -63,17 +63,15 @@ def run(tmp_path: Path, version: str, attempts: str) -> list[list]:
     for precision in ("fp16", "tf32"):
         onnx.save(emitted(precision).model, tmp_path / f"{precision}.onnx")
     code = BUILD.format(folder=str(tmp_path), attempts=attempts)
-    root = str(Path(__file__).parents[3])
-    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{root}"}
-    environment["XDG_CACHE_HOME"] = str(tmp_path / "cache")
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    environment = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{REPOSITORY}", "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    done = warm.run(["-c", code], tmp_path, **environment)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("version", ["10.13.0", "11.2.1"])
-def test_the_plain_flavour_builds_across_versions(tmp_path: Path, version: str) -> None:
+def test_the_plain_flavour_builds_across_versions(warm: Warm, tmp_path: Path, version: str) -> None:
     attempts = "\n".join(
         [
             "attempt('tensorrt')",
@@ -82,7 +80,7 @@ def test_the_plain_flavour_builds_across_versions(tmp_path: Path, version: str) 
             "attempt('tensorrt-rtx')",
         ]
     )
-    half, tf32, elsewhere, rtx = run(tmp_path, version, attempts)
+    half, tf32, elsewhere, rtx = run(warm, tmp_path, version, attempts)
     assert half == ["HALF", ["sm80"], "Stand-in 80"] and tf32 == ["FLOAT with TF32", ["sm80"], "Stand-in 80"]
     assert elsewhere[0] == "InputError" and "(sm80), not for sm86" in elsewhere[1]
     assert rtx[0] == "InputError" and "already uses tensorrt and can use one flavour only" in rtx[1]
@@ -93,14 +91,16 @@ def test_the_plain_flavour_builds_across_versions(tmp_path: Path, version: str) 
 
 
 @pytest.mark.slow
-def test_a_cache_folder_that_cannot_be_written_fails_no_build(tmp_path: Path) -> None:
+def test_a_cache_folder_that_cannot_be_written_fails_no_build(warm: Warm, tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file where the folder should be")
-    assert run(tmp_path, "10.13.0", "attempt('tensorrt')") == [["HALF", ["sm80"], "Stand-in 80"]]
+    assert run(warm, tmp_path, "10.13.0", "attempt('tensorrt')") == [["HALF", ["sm80"], "Stand-in 80"]]
 
 
 @pytest.mark.slow
-def test_another_backend_may_have_imported_polygraphy_first(tmp_path: Path) -> None:
-    said = run(tmp_path, "10.13.0", "import polygraphy.backend.onnxrt, polygraphy.datatype\nattempt('tensorrt-rtx')")
+def test_another_backend_may_have_imported_polygraphy_first(warm: Warm, tmp_path: Path) -> None:
+    said = run(
+        warm, tmp_path, "10.13.0", "import polygraphy.backend.onnxrt, polygraphy.datatype\nattempt('tensorrt-rtx')"
+    )
     assert said == [["HALF", [], None]]
 
 
