@@ -28,6 +28,7 @@ LAYERS = (
     ("evidence",),
     ("int8", "stages"),
     ("search",),
+    ("export",),
     ("pipeline",),
     ("commands",),
     ("handle", "api"),

@@ -34,6 +34,7 @@ from mlpdeploy.system.text import formatted
 from mlpdeploy.terminal.argv import device_first, require_words, with_seconds
 from mlpdeploy.terminal.artifacts import print_artifact, print_build, print_doctor, print_verification
 from mlpdeploy.terminal.catalogue import print_catalogue, print_rulebook
+from mlpdeploy.terminal.cli_export import export
 from mlpdeploy.terminal.cli_measure import bench, history, regress, sensitivity
 from mlpdeploy.terminal.live import Live
 from mlpdeploy.terminal.options import Data, Json, Out, Trust, choosing, opening, print_json, printing, require_room
@@ -160,8 +161,8 @@ def verify(
         raise typer.Exit(1)
 
 
-for measuring in (bench, regress, history, sensitivity):
-    app.command()(measuring)
+for command in (bench, regress, history, sensitivity, export):
+    app.command()(command)
 
 
 @app.command()

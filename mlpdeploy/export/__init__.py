@@ -1,0 +1,147 @@
+"""Engines for other tools: what an artifact was built from, in a folder that they read, without mlpdeploy.
+
+recipe -> trace -> rows of input, and what the network makes of them -> a folder in one format
+
+A format is a file of this folder.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlpdeploy.artifact import cache
+from mlpdeploy.artifact.lookup import built_folder, check_same, check_traced, is_part, open_built
+from mlpdeploy.artifact.store import Artifact
+from mlpdeploy.engine.backend import Arrays, pick
+from mlpdeploy.engine.base import Signature
+from mlpdeploy.errors import InputError
+from mlpdeploy.int8 import Int8
+from mlpdeploy.progress import Listener, Stages
+from mlpdeploy.selection import Selection
+from mlpdeploy.stages import load, trace_network
+from mlpdeploy.system.turns import in_turn
+
+if TYPE_CHECKING:
+    import onnx
+
+FORMATS = ("trtexec",)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What leaves: the ONNX file that the engine was built from, rows, and the network's outputs for them, in float32.
+
+    `tolerances` are absolute, by output: what any element may be off.
+    """
+
+    manifest: dict[str, Any]
+    selection: Selection
+    model: onnx.ModelProto
+    signature: Signature
+    inputs: Arrays
+    outputs: Arrays
+    tolerances: dict[str, float]
+    weights_sha256: str
+
+
+@in_turn
+def export(
+    selection: Selection,
+    to: str,
+    folder: Path,
+    *,
+    artifact: Artifact | None = None,
+    progress: Listener | None = None,
+) -> dict[str, Any]:
+    """Write the artifact of a selection to a new folder, in the format `to`: its files and the lines to type, as JSON.
+
+    `artifact` is the one that is meant where it was opened before. Raises InputError where there is no such format,
+    where `folder` holds something or cannot be written, and ArtifactError where nothing of that selection is built.
+    """
+    if to not in FORMATS:
+        raise InputError(f"--to {to}: no such format; choose one of: {', '.join(FORMATS)}")
+    from mlpdeploy.export import trtexec
+
+    stages = Stages(progress)
+    _require_new(folder)
+    found = _gathered(selection, artifact, stages)
+    with stages("write"), _in_one_step(folder) as draft:
+        lines = trtexec.write(found, draft)
+        files = sorted(path.relative_to(draft).as_posix() for path in draft.rglob("*") if path.is_file())
+    return {"folder": str(folder), "format": to, "files": files, "commands": lines}
+
+
+def _gathered(selection: Selection, artifact: Artifact | None, stages: Stages) -> Exported:
+    from mlpdeploy.evidence.proof.culprit import own_precision
+    from mlpdeploy.evidence.proof.reference import distinct_rows
+    from mlpdeploy.evidence.proof.runs import SINGLE, in_batches, module_run
+    from mlpdeploy.system import documents
+
+    backend = pick(selection.backend, selection.precision, selection.gpus)
+    selection = selection.with_backend(backend.name)
+    with stages("open"):
+        place = built_folder(selection, backend) if artifact is None else artifact.folder
+        artifact = open_built(selection, place)
+        check_same(artifact, selection, None)
+        model = documents.read_model(artifact.model)
+        int8 = Int8.load(artifact.folder) if selection.precision == "int8" else None
+    source = load(selection, stages).with_images(Selection.from_json(artifact.manifest["selection"]))
+    traced = trace_network(source, stages, selection.profile)
+    check_traced(artifact, traced)
+    with stages("run"):
+        import torch
+
+        signature = Signature.from_facts(artifact.manifest["facts"])
+        names = [port.name for port in signature.outputs]
+        real = None if int8 is None else int8.rows
+        rows = distinct_rows(traced.inputs, real, selection.profile.opt, selection.seed)
+        outputs = in_batches(module_run(source.network, traced.inputs, names, torch.float32), rows, SINGLE)
+    budget = source.recipe.budget(selection.precision, own_precision(traced.module)).max_relative_error
+    weights, tolerances = cache.weights_sha256(source.network), _tolerances(outputs, budget)
+    return Exported(artifact.manifest, selection, model, signature, rows, outputs, tolerances, weights)
+
+
+def _tolerances(outputs: dict[str, Any], budget: float) -> dict[str, float]:
+    """The budget of the ladder, which is relative to the size of a row, in the units of each output."""
+    from mlpdeploy.evidence.proof.compare import usual
+    from mlpdeploy.evidence.proof.reference import require_finite
+
+    require_finite(outputs)
+    return {name: budget * usual(outputs, name) for name in outputs}
+
+
+def _require_new(folder: Path) -> None:
+    """Raises InputError where there is something already."""
+    if is_part(folder):
+        raise InputError(f"{folder} is a part of an artifact: export to another folder")
+    if folder.is_symlink() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
+        raise InputError(f"{folder} is there already: export to a folder that is new or empty")
+
+
+@contextmanager
+def _in_one_step(folder: Path) -> Iterator[Path]:
+    """A folder that takes the place of `folder` when the body ends well. Raises InputError where that cannot be."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+        try:
+            yield draft
+            draft.chmod(0o777 & ~_umask())
+            os.replace(draft, folder)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written ({error.strerror or error})") from error
+
+
+def _umask() -> int:
+    before = os.umask(0)
+    os.umask(before)
+    return before

@@ -1,0 +1,136 @@
+"""For NVIDIA's own tools: an ONNX file that says where it comes from, inputs and outputs, and the lines to type.
+
+`trtexec` reads raw arrays, Polygraphy its own JSON. With the four files model.onnx, inputs.json, outputs.json and
+README.md a defect can be reported to NVIDIA: the lines build the engine that mlpdeploy builds, and check it.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mlpdeploy._version import __version__
+from mlpdeploy.engine.backend import Arrays
+
+if TYPE_CHECKING:
+    from mlpdeploy.export import Exported
+
+MODEL, INPUTS, OUTPUTS, PAGE = "model.onnx", "inputs.json", "outputs.json", "README.md"
+RTX = "tensorrt-rtx"
+SWITCH = "POLYGRAPHY_USE_TENSORRT_RTX=1"
+"""In the environment of Polygraphy: which of the two flavours of TensorRT it takes."""
+
+
+def write(found: Exported, folder: Path) -> list[str]:
+    """Write the files into a folder; the lines to type there."""
+    import onnx
+
+    model = _named(found)
+    onnx.save(model, folder / MODEL)
+    inputs = {port.name: _cast(found.inputs[port.name], port.dtype) for port in found.signature.inputs}
+    _polygraphy(inputs, found.outputs, folder)
+    for side, arrays in (("input", inputs), ("output", found.outputs)):
+        for name, array in arrays.items():
+            (folder / _raw(side, name)).write_bytes(np.ascontiguousarray(array).tobytes())
+    lines = _lines(found)
+    (folder / PAGE).write_text(_page(found, model, lines), encoding="utf-8")
+    return list(lines.values())
+
+
+def _named(found: Exported) -> Any:
+    """The model with where it comes from in its metadata."""
+    from onnx import helper
+
+    model = type(found.model)()
+    model.CopyFrom(found.model)
+    model.producer_name, model.producer_version = "mlpdeploy", __version__
+    manifest, known = found.manifest, {entry.key: entry.value for entry in model.metadata_props}
+    calibration = manifest.get("int8") or {}
+    said = {
+        "network": found.selection.name,
+        "precision": found.selection.precision,
+        "batch": "{min}:{opt}:{max}".format(**vars(found.selection.profile)),
+        "weights": manifest["weights"]["text"],
+        "weights_sha256": found.weights_sha256,
+        "calibration": calibration.get("data"),
+        "calibrator": calibration.get("calibrator"),
+        "built": manifest["created"],
+    }
+    helper.set_model_props(model, known | {f"mlpdeploy.{key}": str(value) for key, value in said.items() if value})
+    return model
+
+
+def _cast(array: np.ndarray, dtype: str) -> np.ndarray:
+    import ml_dtypes
+
+    return array.astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
+
+
+def _polygraphy(inputs: Arrays, outputs: Arrays, folder: Path) -> None:
+    """Both sides in Polygraphy's JSON, which has no bfloat16: float32 holds every one of its values."""
+    from polygraphy.comparator import IterationResult, RunResults
+    from polygraphy.json import save_json
+    from polygraphy.logger import G_LOGGER
+
+    plain = {name: one.astype(np.float32) if one.dtype.name == "bfloat16" else one for name, one in inputs.items()}
+    with G_LOGGER.verbosity(G_LOGGER.CRITICAL + 1):
+        save_json([plain], str(folder / INPUTS))
+        results = RunResults()
+        results.append(("pytorch", [IterationResult(dict(outputs), runner_name="pytorch")]))
+        results.save(str(folder / OUTPUTS))
+
+
+def _raw(side: str, name: str) -> str:
+    return f"{side}-{re.sub(r'[^A-Za-z0-9_.-]', '_', name)}.bin"
+
+
+def _lines(found: Exported) -> dict[str, str]:
+    """What is typed, by what it does."""
+    tf32, level, rtx = found.selection.precision == "tf32", found.selection.level, found.selection.backend == RTX
+    profile = vars(found.selection.profile)
+    shapes = {end: {p.name: (profile[end], *p.shape) for p in found.signature.inputs} for end in ("min", "opt", "max")}
+    data = ["--load-inputs", INPUTS, "--load-outputs", OUTPUTS]
+    off = ["--rtol", "0", "--atol", *(f"{name}:{value:.3g}" for name, value in found.tolerances.items())]
+    ranges = [word for end, of in shapes.items() for word in (f"--trt-{end}-shapes", *map(_brackets, of.items()))]
+    options = [*([] if level is None else ["--builder-optimization-level", str(level)]), *(["--tf32"] if tf32 else [])]
+    by_polygraphy = ["polygraphy", "run", MODEL, "--trt", "--strongly-typed", *ranges, *options]
+    tool = "tensorrt_rtx" if rtx else "trtexec"
+    by_trtexec = [
+        tool, f"--onnx={MODEL}", *([] if rtx else ["--stronglyTyped"]),
+        *(f"--{end}Shapes={','.join(map(_crosses, of.items()))}" for end, of in shapes.items()),
+        f"--shapes={','.join(map(_crosses, shapes['opt'].items()))}",
+        *([] if level is None else [f"--builderOptimizationLevel={level}"]), "--saveEngine=engine.plan",
+    ]  # fmt: skip
+    if not rtx:
+        given = ",".join(f"{name}:{_raw('input', name)}" for name in shapes["opt"])
+        by_trtexec += [*([] if tf32 else ["--noTF32"]), f"--loadInputs={given}", "--dumpOutput"]
+    return {
+        "Check the file itself, on a CPU": shlex.join(["polygraphy", "run", MODEL, "--onnxrt", *data, *off]),
+        "Build the engine and check it": (f"{SWITCH} " if rtx else "") + shlex.join([*by_polygraphy, *data, *off]),
+        f"Build the engine with {tool}, and time it": shlex.join(by_trtexec),
+    }
+
+
+def _brackets(port: tuple[str, tuple[int, ...]]) -> str:
+    return f"{port[0]}:[{','.join(map(str, port[1]))}]"
+
+
+def _crosses(port: tuple[str, tuple[int, ...]]) -> str:
+    return f"{port[0]}:{'x'.join(map(str, port[1]))}"
+
+
+def _page(found: Exported, model: Any, lines: dict[str, str]) -> str:
+    title = f"# {found.selection.name} in {found.selection.precision}, for TensorRT"
+    about = (
+        f"Written by mlpdeploy {__version__}. `{MODEL}` is the file that mlpdeploy builds its engine from. "
+        f"`{INPUTS}` has {found.selection.profile.opt} rows, `{OUTPUTS}` what PyTorch gives for each of them alone, in "
+        "float32; the same as raw arrays are `input-*.bin` and `output-*.bin`. The tolerances are those of "
+        "`mlpdeploy verify`."
+    )
+    facts = [f"| {entry.key.removeprefix('mlpdeploy.')} | {entry.value} |" for entry in model.metadata_props]
+    blocks = [f"{what}:\n\n```sh\n{line}\n```" for what, line in lines.items()]
+    return "\n\n".join([title, about, "\n".join(["| what | value |", "|---|---|", *facts]), *blocks]) + "\n"

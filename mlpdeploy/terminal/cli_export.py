@@ -1,0 +1,57 @@
+"""`mlpdeploy export`: an artifact for other tools."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from mlpdeploy.artifact.store import Artifact
+from mlpdeploy.export import FORMATS
+from mlpdeploy.selection import Selection
+from mlpdeploy.selection.arguments import TAKES
+from mlpdeploy.terminal.live import Live
+from mlpdeploy.terminal.options import Json, Trust, opening, print_json
+from mlpdeploy.terminal.screen import Terminal
+
+To = Annotated[str, typer.Option("--to", metavar="FORMAT", help=f"For which tools: {', '.join(FORMATS)}.")]
+Folder = Annotated[
+    Path | None,
+    typer.Option("--folder", metavar="DIR", help="A new folder; default: named after network, precision and format."),
+]
+
+
+@opening(*TAKES["verify"])
+def export(
+    selection: Selection,
+    artifact: Artifact | None,
+    *,
+    to: To = FORMATS[0],
+    folder: Folder = None,
+    trust: Trust = False,
+    as_json: Json = False,
+) -> None:
+    """Write a built engine's ONNX file with inputs, outputs and the lines to type, for NVIDIA's own tools."""
+    from mlpdeploy.export import export as exported
+
+    place = folder or Path(f"{selection.folder_name}-{selection.precision}-{to}")
+    with Live(Terminal(stderr=True)).shown() as live:
+        found = exported(selection, to, place, artifact=artifact, progress=live)
+    if as_json:
+        print_json(found)
+    else:
+        print_export(Terminal(), found)
+
+
+def print_export(console: Console, found: Mapping[str, Any]) -> None:
+    """What was written, and what to type there."""
+    console.print(f"  {escape(found['folder'])}", highlight=False, soft_wrap=True)
+    for name in found["files"]:
+        console.print(f"    {escape(name)}", highlight=False, soft_wrap=True)
+    console.print("  type there:")
+    for line in found["commands"]:
+        console.print(f"    {escape(line)}", highlight=False, soft_wrap=True)

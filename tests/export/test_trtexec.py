@@ -1,0 +1,130 @@
+"""A folder for NVIDIA's tools: Polygraphy takes it by the line that it prints, and nothing that was there is lost."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from mlpdeploy import pipeline
+from mlpdeploy.errors import ArtifactError, InputError
+from mlpdeploy.export import export
+from mlpdeploy.network.source import source_of
+from mlpdeploy.selection import Selection
+from tests.conftest import Cli
+
+FILES = ["README.md", "input-input.bin", "inputs.json", "model.onnx", "output-output.bin", "outputs.json"]
+
+
+@pytest.fixture(scope="module")
+def selection(tmp_path_factory: pytest.TempPathFactory) -> Selection:
+    """A small network that is built in FP16, for batch 1 to 4."""
+    out = tmp_path_factory.mktemp("artifacts")
+    found = Selection("tests.test_api:Net", "fp16", "onnxruntime", "1:2:4", input_shape=(3, 16, 16), out=out)
+    pipeline.build(found)
+    return found
+
+
+@pytest.fixture
+def exported(selection: Selection, tmp_path: Path) -> dict[str, Any]:
+    return export(selection, "trtexec", tmp_path / "new" / "folder")
+
+
+def polygraphy(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """A printed line, by this environment's Polygraphy."""
+    program = "import sys; from polygraphy.tools import main; sys.argv[0] = 'polygraphy'; main()"
+    words = shlex.split(line)[1:]
+    return subprocess.run([sys.executable, "-c", program, *words], cwd=folder, capture_output=True, text=True)
+
+
+@pytest.mark.slow
+def test_polygraphy_finds_what_was_expected_and_a_changed_file(exported: dict[str, Any]) -> None:
+    folder, line = Path(exported["folder"]), exported["commands"][0]
+    assert exported["files"] == FILES and line.startswith("polygraphy run model.onnx --onnxrt ")
+    done = polygraphy(line, folder)
+    assert done.returncode == 0 and "PASSED" in done.stdout, done.stdout + done.stderr
+    model = onnx.load(folder / "model.onnx")
+    weight = max(model.graph.initializer, key=lambda one: len(one.raw_data))
+    weight.raw_data = bytes(len(weight.raw_data))
+    onnx.save(model, folder / "model.onnx")
+    assert "FAILED" in polygraphy(line, folder).stdout
+
+
+def test_the_file_says_where_it_comes_from_and_the_rows_are_the_networks(
+    exported: dict[str, Any], selection: Selection
+) -> None:
+    folder = Path(exported["folder"])
+    model = onnx.load(folder / "model.onnx")
+    said = {entry.key: entry.value for entry in model.metadata_props}
+    assert model.producer_name == "mlpdeploy" and model.producer_version
+    assert said["mlpdeploy.network"] == "tests.test_api:Net" and said["mlpdeploy.precision"] == "fp16"
+    assert said["mlpdeploy.batch"] == "1:2:4" and len(said["mlpdeploy.weights_sha256"]) == 64
+    rows = np.fromfile(folder / "input-input.bin", np.float32).reshape(2, 3, 16, 16)
+    given = np.fromfile(folder / "output-output.bin", np.float32).reshape(2, -1)
+    import torch
+
+    with torch.inference_mode():
+        wanted = source_of(selection).network(torch.from_numpy(rows))
+    np.testing.assert_allclose(given, wanted, rtol=1e-5, atol=1e-6)
+    page = (folder / "README.md").read_text(encoding="utf-8")
+    assert all(line in page for line in exported["commands"])
+
+
+def test_the_lines_for_tensorrt_have_the_profile_and_how_it_was_built(exported: dict[str, Any]) -> None:
+    _, built, timed = exported["commands"]
+    assert "--trt --strongly-typed --trt-min-shapes 'input:[1,3,16,16]'" in built and "--tf32" not in built
+    assert timed.startswith("trtexec --onnx=model.onnx --stronglyTyped --minShapes=input:1x3x16x16 ")
+    assert "--maxShapes=input:4x3x16x16" in timed and "--noTF32" in timed
+    assert "--loadInputs=input:input-input.bin" in timed
+
+
+def test_what_is_there_stays(selection: Selection, tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for taken in ("full", "file", "link"):
+        with pytest.raises(InputError, match="is there already: export to a folder that is new or empty"):
+            export(selection, "trtexec", tmp_path / taken)
+    (tmp_path / "empty").mkdir()
+    assert export(selection, "trtexec", tmp_path / "empty")["files"] == FILES
+    with pytest.raises(InputError, match="no such format; choose one of: trtexec"):
+        export(selection, "tflite", tmp_path / "new")
+    with pytest.raises(InputError, match="cannot be written"):
+        export(selection, "trtexec", tmp_path / "file" / "below")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_what_fails_leaves_nothing(selection: Selection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> Any:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(onnx, "save", broken)
+    with pytest.raises(InputError, match="cannot be written"):
+        export(selection, "trtexec", tmp_path / "new")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_the_command(cli: Cli, selection: Selection, tmp_path: Path) -> None:
+    (built,) = selection.out.glob("*/fp16/onnxruntime")
+    printed = cli("export", built, "--folder", "here", "--trust")
+    assert "here" in printed.stdout and "polygraphy run model.onnx --onnxrt" in printed.stdout
+    assert "[I]" not in printed.stderr and "[W]" not in printed.stderr
+    document = json.loads(cli("export", built, "--to", "trtexec", "--folder", "there", "--json").stdout)
+    assert document["files"] == FILES and (tmp_path / "there" / "model.onnx").exists()
+    assert "no such format" in cli("export", built, "--to", "tflite", code=2).stderr
+    assert "choose" in cli("export", "mint_wqk", "--backend", "nothing", code=2).stderr
+
+
+def test_nothing_is_built_of_it(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="there is no artifact"):
+        export(Selection("mint_wqk", "fp32", "onnxruntime", out=tmp_path), "trtexec", tmp_path / "new")
+    assert not (tmp_path / "new").exists()
