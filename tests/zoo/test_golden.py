@@ -82,7 +82,7 @@ def test_the_stored_plain_export_is_that_of_the_network() -> None:
     assert measured == {key: GOLDEN[SMALL][key] for key in measured}
 
 
-@each(PLAIN, tested=("mixer_s32", "vip_s14"))
+@each(PLAIN, tested=(SMALL,))
 def test_a_quarter_of_the_layers_is_gone_with_the_constructors_weights(name: str) -> None:
     recipe = find(name)
     with torch.random.fork_rng(devices=[]):

@@ -20,14 +20,14 @@ def tried(examples: int) -> settings:
 
 
 @pytest.mark.slow
-@tried(120)
+@tried(100)
 @given(programs())
 def test_equal_in_float64(program: Program) -> None:
     equal(program)
 
 
 @pytest.mark.slow
-@tried(36)
+@tried(30)
 @given(programs(longest=24))
 def test_long_ones_are_equal_too(program: Program) -> None:
     equal(program)

@@ -167,7 +167,7 @@ class Mixing(nn.Module):
 
 
 QUICK = settings(
-    max_examples=20, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+    max_examples=16, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
 )
 
 
