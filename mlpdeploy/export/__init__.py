@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlpdeploy.artifact import cache
-from mlpdeploy.artifact.lookup import built_folder, check_same, check_traced, is_part, open_built
+from mlpdeploy.artifact.lookup import built_folder, check_same, check_traced, open_built
 from mlpdeploy.artifact.store import Artifact
 from mlpdeploy.engine.backend import Arrays, pick
 from mlpdeploy.engine.base import Signature
@@ -118,10 +118,12 @@ def _tolerances(outputs: dict[str, Any], budget: float) -> dict[str, float]:
 
 
 def _require_new(folder: Path) -> None:
-    """Raises InputError where there is something already."""
-    if is_part(folder):
-        raise InputError(f"{folder} is a part of an artifact: export to another folder")
-    if folder.is_symlink() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
+    """Raises InputError where there is something already, or where nobody can tell."""
+    try:
+        taken = folder.is_symlink() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir())))
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    if taken:
         raise InputError(f"{folder} is there already: export to a folder that is new or empty")
 
 
@@ -138,7 +140,11 @@ def _in_one_step(folder: Path) -> Iterator[Path]:
         finally:
             shutil.rmtree(draft, ignore_errors=True)
     except OSError as error:
-        raise InputError(f"{folder}: cannot be written ({error.strerror or error})") from error
+        raise _unwritable(folder, error) from error
+
+
+def _unwritable(folder: Path, error: OSError) -> InputError:
+    return InputError(f"{folder}: cannot be written ({error.strerror or error})")
 
 
 def _umask() -> int:

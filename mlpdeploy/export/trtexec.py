@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,8 +35,8 @@ def write(found: Exported, folder: Path) -> list[str]:
     inputs = {port.name: _cast(found.inputs[port.name], port.dtype) for port in found.signature.inputs}
     _polygraphy(inputs, found.outputs, folder)
     for side, arrays in (("input", inputs), ("output", found.outputs)):
-        for name, array in arrays.items():
-            (folder / _raw(side, name)).write_bytes(np.ascontiguousarray(array).tobytes())
+        for name, file in _raw(side, arrays).items():
+            (folder / file).write_bytes(np.ascontiguousarray(arrays[name]).tobytes())
     lines = _lines(found)
     (folder / PAGE).write_text(_page(found, model, lines), encoding="utf-8")
     return list(lines.values())
@@ -84,8 +85,15 @@ def _polygraphy(inputs: Arrays, outputs: Arrays, folder: Path) -> None:
         results.save(str(folder / OUTPUTS))
 
 
-def _raw(side: str, name: str) -> str:
-    return f"{side}-{re.sub(r'[^A-Za-z0-9_.-]', '_', name)}.bin"
+def _raw(side: str, names: Iterable[str]) -> dict[str, str]:
+    """The file of each raw array, by the array's name: no two are the same."""
+    found: dict[str, str] = {}
+    for name in names:
+        file = re.sub(r"[^A-Za-z0-9_.-]", "_", name)
+        while f"{side}-{file}.bin" in found.values():
+            file += "_"
+        found[name] = f"{side}-{file}.bin"
+    return found
 
 
 def _lines(found: Exported) -> dict[str, str]:
@@ -106,7 +114,7 @@ def _lines(found: Exported) -> dict[str, str]:
         *([] if level is None else [f"--builderOptimizationLevel={level}"]), "--saveEngine=engine.plan",
     ]  # fmt: skip
     if not rtx:
-        given = ",".join(f"{name}:{_raw('input', name)}" for name in shapes["opt"])
+        given = ",".join(map(":".join, _raw("input", shapes["opt"]).items()))
         by_trtexec += [*([] if tf32 else ["--noTF32"]), f"--loadInputs={given}", "--dumpOutput"]
     return {
         "Check the file itself, on a CPU": shlex.join(["polygraphy", "run", MODEL, "--onnxrt", *data, *off]),

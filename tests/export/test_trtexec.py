@@ -15,7 +15,7 @@ import pytest
 
 from mlpdeploy import pipeline
 from mlpdeploy.errors import ArtifactError, InputError
-from mlpdeploy.export import export
+from mlpdeploy.export import export, trtexec
 from mlpdeploy.network.source import source_of
 from mlpdeploy.selection import Selection
 from tests.conftest import Cli
@@ -97,9 +97,16 @@ def test_what_is_there_stays(selection: Selection, tmp_path: Path) -> None:
     assert export(selection, "trtexec", tmp_path / "empty")["files"] == FILES
     with pytest.raises(InputError, match="no such format; choose one of: trtexec"):
         export(selection, "tflite", tmp_path / "new")
-    with pytest.raises(InputError, match="cannot be written"):
-        export(selection, "trtexec", tmp_path / "file" / "below")
+    for nowhere in (tmp_path / "file" / "below", tmp_path / ("long" * 99)):
+        with pytest.raises(InputError, match="cannot be written"):
+            export(selection, "trtexec", nowhere)
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_each_array_has_a_file_of_its_own() -> None:
+    assert trtexec._raw("input", ["a/b", "a_b", "c"]) == {
+        "a/b": "input-a_b.bin", "a_b": "input-a_b_.bin", "c": "input-c.bin",
+    }  # fmt: skip
 
 
 def test_what_fails_leaves_nothing(selection: Selection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
