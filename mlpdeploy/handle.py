@@ -11,6 +11,7 @@ from mlpdeploy import pipeline
 from mlpdeploy.artifact import store, trust
 from mlpdeploy.artifact.copying import copy
 from mlpdeploy.engine.held import Held
+from mlpdeploy.engine.programs import numpy_dtype
 from mlpdeploy.errors import ArtifactError, InputError
 from mlpdeploy.selection import Selection
 from mlpdeploy.zoo.recipe import kind
@@ -229,10 +230,9 @@ def rows_of(data: Any, labels: Any, names: Sequence[str]) -> tuple[dict[str, Any
 
 def _cast(array: Any, port: dict[str, Any]) -> Any:
     """An input as the engine takes it: numbers are converted, but not floating-point ones to integers."""
-    import ml_dtypes
     import numpy as np
 
-    wanted = np.dtype(ml_dtypes.bfloat16 if port["dtype"] == "bfloat16" else port["dtype"])
+    wanted = numpy_dtype(port["dtype"])
     if array.dtype != wanted and np.issubdtype(wanted, np.integer) and not np.issubdtype(array.dtype, np.integer):
         raise InputError(f"input {port['name']!r} takes {port['dtype']}, it was given {array.dtype}")
     return np.require(array, wanted, ("C", "W"))  # a library may refuse numbers that it could not overwrite

@@ -19,11 +19,10 @@ from mlpdeploy.artifact import decisions, store, trust
 from mlpdeploy.artifact.lookup import (
     built_folder,
     cached,
-    check_same,
     check_traced,
     folder_of,
     key_of,
-    open_built,
+    reopened,
     replaced,
 )
 from mlpdeploy.artifact.store import Artifact
@@ -144,10 +143,7 @@ def verify(
     folder = built_folder(selection, backend) if artifact is None else artifact.folder
     with store.locked(folder, stages.say, optional=True), ExitStack() as stack:
         with stages("open"):
-            if artifact is not None:
-                store.require_same(artifact)
-            artifact = open_built(selection, folder)
-            check_same(artifact, selection, source)
+            artifact = reopened(selection, folder, artifact, source)
             if backend.executable() is None:
                 trust.require(artifact, backend, trusted)
         stages.say(f"{folder}, built {artifact.manifest['created']}")

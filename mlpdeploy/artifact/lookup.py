@@ -133,6 +133,18 @@ def open_built(selection: Selection, folder: Path) -> Artifact:
     return store.open_artifact(folder)
 
 
+def reopened(selection: Selection, folder: Path, artifact: Artifact | None, source: Source | None = None) -> Artifact:
+    """The artifact of a selection and network, read anew; of one that was opened before, that very one.
+
+    Raises ArtifactError where there is none, or another one.
+    """
+    if artifact is not None:
+        store.require_same(artifact)
+    found = open_built(selection, folder)
+    check_same(found, selection, source)
+    return found
+
+
 def replaced(selection: Selection, folder: Path) -> str | None:
     """What a build is about to put another engine in the place of, in words; None where its selection is the same."""
     try:

@@ -90,6 +90,14 @@ def binder(program: Callable[..., Any], inputs: Sequence[str]) -> Bind:
     return bind
 
 
+def numpy_dtype(name: str) -> np.dtype[Any]:
+    """The dtype of a port by its name; NumPy knows bfloat16 through ml_dtypes."""
+    import ml_dtypes
+    import numpy as np
+
+    return np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name)
+
+
 def tensor(array: np.ndarray) -> Any:
     """An array as a tensor, BF16 included."""
     import numpy as np

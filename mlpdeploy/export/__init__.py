@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlpdeploy.artifact import cache
-from mlpdeploy.artifact.lookup import built_folder, check_same, check_traced, open_built
+from mlpdeploy.artifact import cache, store
+from mlpdeploy.artifact.lookup import built_folder, check_traced, reopened
 from mlpdeploy.artifact.store import Artifact
 from mlpdeploy.engine.backend import Arrays, pick
 from mlpdeploy.engine.base import Signature
@@ -86,10 +86,9 @@ def _gathered(selection: Selection, artifact: Artifact | None, stages: Stages) -
 
     backend = pick(selection.backend, selection.precision, selection.gpus)
     selection = selection.with_backend(backend.name)
-    with stages("open"):
-        place = built_folder(selection, backend) if artifact is None else artifact.folder
-        artifact = open_built(selection, place)
-        check_same(artifact, selection, None)
+    place = built_folder(selection, backend) if artifact is None else artifact.folder
+    with store.locked(place, stages.say, optional=True), stages("open"):
+        artifact = reopened(selection, place, artifact)
         model = documents.read_model(artifact.model)
         int8 = Int8.load(artifact.folder) if selection.precision == "int8" else None
     source = load(selection, stages).with_images(Selection.from_json(artifact.manifest["selection"]))
@@ -132,11 +131,11 @@ def _in_one_step(folder: Path) -> Iterator[Path]:
     """A folder that takes the place of `folder` when the body ends well. Raises InputError where that cannot be."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+        draft = folder.with_name(f".{folder.name}-{uuid.uuid4().hex}")
+        draft.mkdir()
         try:
             yield draft
-            draft.chmod(0o777 & ~_umask())
-            os.replace(draft, folder)
+            os.replace(draft, folder)  # which refuses where something lies there by now
         finally:
             shutil.rmtree(draft, ignore_errors=True)
     except OSError as error:
@@ -145,9 +144,3 @@ def _in_one_step(folder: Path) -> Iterator[Path]:
 
 def _unwritable(folder: Path, error: OSError) -> InputError:
     return InputError(f"{folder}: cannot be written ({error.strerror or error})")
-
-
-def _umask() -> int:
-    before = os.umask(0)
-    os.umask(before)
-    return before

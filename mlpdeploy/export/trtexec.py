@@ -16,6 +16,7 @@ import numpy as np
 
 from mlpdeploy._version import __version__
 from mlpdeploy.engine.backend import Arrays
+from mlpdeploy.engine.programs import numpy_dtype
 
 if TYPE_CHECKING:
     from mlpdeploy.export import Exported
@@ -32,7 +33,7 @@ def write(found: Exported, folder: Path) -> list[str]:
 
     model = _named(found)
     onnx.save(model, folder / MODEL)
-    inputs = {port.name: _cast(found.inputs[port.name], port.dtype) for port in found.signature.inputs}
+    inputs = {port.name: found.inputs[port.name].astype(numpy_dtype(port.dtype)) for port in found.signature.inputs}
     _polygraphy(inputs, found.outputs, folder)
     for side, arrays in (("input", inputs), ("output", found.outputs)):
         for name, file in _raw(side, arrays).items():
@@ -63,12 +64,6 @@ def _named(found: Exported) -> Any:
     }
     helper.set_model_props(model, known | {f"mlpdeploy.{key}": str(value) for key, value in said.items() if value})
     return model
-
-
-def _cast(array: np.ndarray, dtype: str) -> np.ndarray:
-    import ml_dtypes
-
-    return array.astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
 
 
 def _polygraphy(inputs: Arrays, outputs: Arrays, folder: Path) -> None:

@@ -6,16 +6,26 @@ import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
+from torch import nn
+
 from mlpdeploy.engine.backend import BuildRequest, backends
 from mlpdeploy.engine.onnx.emit import emit
 from mlpdeploy.evidence.proof.ladder import Verification
 from mlpdeploy.evidence.proof.verify import verify
+from mlpdeploy.network import random_weights
 from mlpdeploy.progress import Stages
 from mlpdeploy.selection import Selection
 from mlpdeploy.stages import load, plan_network, rewrite_network, trace_network
 
 BATCH = "1:1:3"
 ENGINE = "openvino"
+
+
+def ready(network: nn.Module, *size: int) -> nn.Module:
+    """A small network as a factory returns it: with random weights, and the shape of the image that it takes."""
+    random_weights.randomise(network, 0)
+    network.default_cfg = {"input_size": size}  # type: ignore[assignment]
+    return network
 
 
 def climb(selection: Selection) -> Verification:

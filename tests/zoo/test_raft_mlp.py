@@ -16,7 +16,7 @@ from mlpdeploy.zoo import raft_mlp
 from tests.graph.proof import moves, randomised
 from tests.graph.proof import prove as prove_rewrite
 from tests.zoo.official import official
-from tests.zoo.proof import prove
+from tests.zoo.proof import prove, ready
 
 SMALL = "raft_mlp_s"
 OTHERS = (
@@ -158,7 +158,4 @@ def test_the_ladder_of_a_small_one() -> None:
 
 
 def small() -> nn.Module:
-    network = tiny()
-    random_weights.randomise(network, 0)
-    network.default_cfg = {"input_size": (3, 16, 16)}  # type: ignore[assignment]
-    return network
+    return ready(tiny(), 3, 16, 16)

@@ -175,6 +175,4 @@ def small() -> nn.Module:
         nn.Conv2d(3, 8, 4, 4), repmlp_net.RepMLPNetUnit(8, 14, 2, False), repmlp_res50.RepMLP(8, 14, 4, False),
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10),
     )  # fmt: skip
-    random_weights.randomise(network, 0)
-    network.default_cfg = {"input_size": (3, 56, 56)}  # type: ignore[assignment]
-    return network
+    return proof.ready(network, 3, 56, 56)

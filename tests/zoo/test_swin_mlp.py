@@ -14,7 +14,7 @@ from mlpdeploy.network import random_weights
 from mlpdeploy.zoo import swin_mlp
 from tests.graph.proof import prove as prove_graph
 from tests.zoo.official import official
-from tests.zoo.proof import prove
+from tests.zoo.proof import prove, ready
 
 
 def tiny(**options: Any) -> swin_mlp.SwinMLP:
@@ -126,7 +126,4 @@ def test_the_ladder_of_a_small_one() -> None:
 
 
 def small() -> nn.Module:
-    network = tiny()
-    random_weights.randomise(network, 0)
-    network.default_cfg = {"input_size": (3, 32, 32)}  # type: ignore[assignment]
-    return network
+    return ready(tiny(), 3, 32, 32)

@@ -123,10 +123,10 @@ def _allowed(output: str, name: str, error: float, budget: float, factor: Factor
 class Conditioning:
     """How much worse conditioned the network is for each extreme row than for ordinary ones; measured when asked for.
 
-    `shaken` gives the network computed with errors of so much at most, from a seed; `exact` what it computes without.
+    `shaken` gives the network computed with errors of so much at most; `exact` what it computes without.
     """
 
-    def __init__(self, shaken: Callable[[float, int], Run], exact: Edges, usual: Callable[[str], float]) -> None:
+    def __init__(self, shaken: Callable[[float], Run], exact: Edges, usual: Callable[[str], float]) -> None:
         self._shaken, self._exact, self._usual = shaken, exact, usual
         self._known: dict[float, dict[tuple[str, str], float]] = {}
 
@@ -146,7 +146,7 @@ class Conditioning:
         factors: dict[tuple[str, str], float] = {}
         # Copies of one row beside each other: every element is off by a number of its own.
         copies = {name: np.repeat(values, SHAKES, axis=0) for name, values in edges.rows.items()}
-        shaken = in_batches(self._shaken(by, 0), copies, Batch(SHAKES, SHAKES, SHAKES))
+        shaken = in_batches(self._shaken(by), copies, Batch(SHAKES, SHAKES, SHAKES))
         ordinary = np.array([name == ORDINARY for name in edges.names])
         for output, expected in edges.outputs.items():
             whole, size = edges.finite[output], self._usual(output)

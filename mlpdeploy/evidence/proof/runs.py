@@ -139,7 +139,7 @@ class Shaken(TorchDispatchMode):
 
 
 def shaken_run(
-    module: Callable[..., object], inputs: Sequence[TensorSpec], outputs: Sequence[str], by: float, seed: int
+    module: Callable[..., object], inputs: Sequence[TensorSpec], outputs: Sequence[str], by: float, seed: int = 0
 ) -> Run:
     """A torch module whose weights are float64, computed with errors of `by`, those of its inputs included."""
     run = float64_run(module, inputs, outputs)

@@ -1,7 +1,7 @@
 """The user's innermost line for every operation, as its stack trace.
 
-torch.export keeps those of methods called `forward` alone, and walks and renders the whole stack for each operation,
-which takes a twelfth of its time; it does not where it is told of one.
+torch.export keeps those of methods called `forward` alone, and walks and renders the whole stack for each operation; it
+does not where it is told of one.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def recorded() -> Iterator[None]:
         yield
 
 
-def only(graph: fx.Graph) -> None:
-    """Take what else is remembered, of torch.export itself, from the operations."""
+def drop_annotations(graph: fx.Graph) -> None:
+    """Take from the operations what torch.export notes of itself."""
     for node in graph.nodes:
         node.meta.pop("custom", None)
 

@@ -117,7 +117,7 @@ def trace(
     assert isinstance(module, fx.GraphModule)
     inline_regions(module, type(network).__name__)
     module.graph.set_codegen(fx.graph.CodeGen())
-    lines.only(module.graph)
+    lines.drop_annotations(module.graph)
     _restore_batch_norms(module.graph)
     resolve_strides(module, type(network).__name__)
     _free_of_strides(module.graph)

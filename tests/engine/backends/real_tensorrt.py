@@ -24,6 +24,8 @@ from typing import Any
 
 PACKAGES = {"10.13.3.9.post1": "tensorrt-cu12-bindings", "11.4.0.106": "tensorrt-cu13-bindings"}
 """The oldest version that is served, and the newest that was tried, with the wheel that has each."""
+MADE = ("Builder", "Runtime", "OnnxParser")
+"""Classes that are called; objects of others come from these."""
 LIBRARIES = ("nvinfer", "nvinfer_plugin", "nvonnxparser")
 CALLED = (
     "createInferBuilder_INTERNAL", "createInferRefitter_INTERNAL", "createInferRuntime_INTERNAL",
@@ -93,7 +95,7 @@ def module(trt: Any) -> Any:
     class Module(types.ModuleType):
         def __getattr__(self, name: str) -> Any:
             found = getattr(trt, name)
-            if name not in ("Builder", "Runtime", "OnnxParser"):
+            if name not in MADE:
                 return found
             return lambda *given, **named: called(trt, name, found.__init__, (Typed(trt, found), *given), named)
 
@@ -108,7 +110,7 @@ def called(trt: Any, name: str, function: Any, given: tuple[Any, ...], named: di
             parameters.bind(*given, **named)
         except TypeError:
             continue
-        return given[0] if name in ("Builder", "Runtime", "OnnxParser") else made(trt, returned)
+        return given[0] if name in MADE else made(trt, returned)
     raise TypeError(f"{name} takes {[str(one) for one, _ in signatures]}, not {len(given)} arguments and {[*named]}")
 
 

@@ -47,8 +47,8 @@ def found(
     wide = copy.deepcopy(network).double()
     exact = edges.made_by(float64_run(wide, [X], ["y"]))
 
-    def shaken(by: float, seed: int) -> Run:
-        return shaken_run(wide, [X], ["y"], by, seed)
+    def shaken(by: float) -> Run:
+        return shaken_run(wide, [X], ["y"], by)
 
     factor = Conditioning(shaken, exact, lambda name: 1.0).at(precision) if gated else None
     sizes = []
