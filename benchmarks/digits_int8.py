@@ -17,10 +17,10 @@ from torch import nn
 import mlpdeploy
 from mlpdeploy.engine.onnx.emit import emit
 from mlpdeploy.evidence.proof.runs import onnx_run
-from mlpdeploy.graph.int8.calibrate import calibrate
-from mlpdeploy.graph.int8.equalise import equalise
 from mlpdeploy.graph.precision.plan import plan
 from mlpdeploy.graph.precision.typed import apply
+from mlpdeploy.graph.quantisation.calibrate import calibrate
+from mlpdeploy.graph.quantisation.equalise import equalise
 from mlpdeploy.graph.rewrite import rewrite
 from mlpdeploy.graph.tracing.trace import TensorSpec, trace
 from tests.digits import accuracy, load, split
@@ -86,7 +86,7 @@ def compiled(name: str, network: nn.Module, disabled: tuple[str, ...] = ()) -> d
         network, images[:2], precision="int8", backend="openvino", batch=f"1:{ROWS}:{len(test)}", name=name,
         calibration=images[:ROWS], disabled_rules=disabled,
     )  # fmt: skip
-    chosen = engine.manifest["int8"]
+    chosen = engine.manifest["quantised"]
     share = float((np.asarray(engine(test)).argmax(1) == labels).mean())
     return {"top1": share, "calibrator": chosen["calibrator"], "kept": len(chosen["kept"])}
 

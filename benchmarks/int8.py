@@ -32,11 +32,11 @@ from benchmarks.round_trip import round_trip
 from mlpdeploy.engine.backend import Batch, BuildRequest, backends
 from mlpdeploy.engine.onnx.emit import Emitted, emit
 from mlpdeploy.evidence.latency import timing
-from mlpdeploy.graph.int8.calibrate import calibrate
-from mlpdeploy.graph.int8.equalise import equalise
-from mlpdeploy.graph.int8.sites import Quantisation
 from mlpdeploy.graph.precision.plan import plan
 from mlpdeploy.graph.precision.typed import apply
+from mlpdeploy.graph.quantisation.calibrate import calibrate
+from mlpdeploy.graph.quantisation.equalise import equalise
+from mlpdeploy.graph.quantisation.sites import Quantisation
 from mlpdeploy.graph.rewrite import Rewritten, rewrite
 from mlpdeploy.graph.tracing.trace import TensorSpec, trace
 from mlpdeploy.zoo.recipe import recipes

@@ -17,11 +17,11 @@ from torch.utils import _pytree as pytree
 
 from mlpdeploy.engine.onnx.emit import emit
 from mlpdeploy.evidence.proof.runs import onnx_run
-from mlpdeploy.graph.int8.calibrate import outputs, sqnr_db
-from mlpdeploy.graph.int8.equalise import equalise
-from mlpdeploy.graph.int8.sites import Quantisation
 from mlpdeploy.graph.precision.plan import plan
 from mlpdeploy.graph.precision.typed import apply
+from mlpdeploy.graph.quantisation.calibrate import outputs, sqnr_db
+from mlpdeploy.graph.quantisation.equalise import equalise
+from mlpdeploy.graph.quantisation.sites import Quantisation
 from mlpdeploy.graph.rewrite import Rewritten
 
 FAINT_DB = 50.0

@@ -26,9 +26,9 @@ from mlpdeploy.artifact.lookup import (
     replaced,
 )
 from mlpdeploy.artifact.store import Artifact
+from mlpdeploy.calibration import Calibration, calibrate_network, calibrated_on, paid_off
 from mlpdeploy.engine.backend import pick
 from mlpdeploy.errors import InputError
-from mlpdeploy.int8 import Int8, calibrated_on, calibration, paid_off
 from mlpdeploy.network.source import Source
 from mlpdeploy.progress import Listener, Stages
 from mlpdeploy.search import decide
@@ -55,8 +55,8 @@ def build(
 ) -> Artifact:
     """Build the engine of a selection, or find that it is built already (`Artifact.cached`); `force` builds anyway.
 
-    With `worth`, an INT8 build ends with how fast the same network is in INT8, FP16 and FP32 on the engines that run
-    here. `search` are seconds in which is found which rules and forms pay (see `mlpdeploy.search`), unless that is
+    With `worth`, a build in 8 bits ends with how fast the same network is in these, FP16 and FP32 on the engines that
+    run here. `search` are seconds in which is found which rules and forms pay (see `mlpdeploy.search`), unless that is
     decided already; with `force` it is decided anew.
     `source` is the network itself where it is in hand; without it the selection's name finds it. Raises InputError (and
     its kinds), BuildError or MachineLacks; an artifact that was there before is then untouched.
@@ -67,8 +67,7 @@ def build(
     stages = Stages(progress)
     if search is not None:
         positive("--search", search)
-    int8 = selection.precision == "int8"
-    if int8:
+    if selection.quantised:
         calibrated_on(selection)
     backend = pick(selection.backend, selection.precision, selection.gpus, selection.plugin, selection.level)
     selection = selection.with_backend(backend.name)
@@ -93,8 +92,8 @@ def build(
         case, decided = decide(traced, source, selection, backend, search, force, stages)
         chosen = decisions.applied(selection, decided)
         rewritten = rewrite_network(traced, chosen, stages)
-        calibrated = calibration(rewritten, source, chosen, stages) if int8 else None
-        compiled = plan_network(traced, rewritten, chosen, stages, calibrated, backend.beside_int8)
+        calibration = calibrate_network(rewritten, source, chosen, stages) if selection.quantised else None
+        compiled = plan_network(traced, rewritten, chosen, stages, calibration, backend.beside(selection.precision))
         with stages("emit"):
             from mlpdeploy.engine.onnx.emit import emit
 
@@ -107,9 +106,9 @@ def build(
                 onnx.save(built.prepared.model, draft.folder / store.MODEL)
                 outlines = manifest.outlines(compiled)
                 (draft.folder / store.GRAPH).write_text(json.dumps(outlines), encoding="utf-8")
-                if compiled.int8 is not None:
-                    compiled.int8.save(draft.folder, selection.name)
-            paid = None if compiled.int8 is None or not worth else paid_off(compiled, chosen, stages)
+                if compiled.calibration is not None:
+                    compiled.calibration.save(draft.folder, selection.name)
+            paid = None if compiled.calibration is None or not worth else paid_off(compiled, chosen, stages)
             facts = manifest.describe(selection, backend, source, compiled, built, key, stages.seconds, notes, paid)
             return draft.commit(facts | {"decided": decisions.described(case, decided)}, report)
 
@@ -155,10 +154,10 @@ def verify(
         if isinstance(data, str):
             shown = source.with_images(selection).with_outputs(traced.outputs)
             data = read_samples(data, "--data", shown, selection.seed, selection.limit, stages)
-        int8 = Int8.load(artifact.folder) if selection.precision == "int8" else None
+        calibration = Calibration.load(artifact.folder) if selection.quantised else None
         chosen = decisions.applied(selection, decisions.of_manifest(artifact.manifest))
         rewritten = rewrite_network(traced, chosen, stages)
-        compiled = plan_network(traced, rewritten, chosen, stages, int8, backend.beside_int8)
+        compiled = plan_network(traced, rewritten, chosen, stages, calibration, backend.beside(selection.precision))
         with stages("verify"):
             from mlpdeploy.artifact import manifest
             from mlpdeploy.evidence.proof.culprit import own_precision
@@ -188,8 +187,8 @@ def verify(
                 labels=None if data is None else data.labels,
                 # No CPU has TF32: there its graph is computed in FP32.
                 cpu_budget=source.recipe.budget("fp32", own) if selection.precision == "tf32" else None,
-                quantisation=None if int8 is None else int8.quantisation,
-                rows=None if int8 is None else int8.rows,
+                quantisation=None if calibration is None else calibration.quantisation,
+                rows=None if calibration is None else calibration.rows,
                 traced=compiled.traced,
             )
             verification = replace(verification, data=() if data is None else tuple(data.used()))

@@ -1,6 +1,6 @@
 """The stages that the commands share, from a name to the graph whose every dtype is decided.
 
-load -> trace_network -> check -> rewrite_network -> (int8.calibration) -> plan_network
+load -> trace_network -> check -> rewrite_network -> (calibrate_network) -> plan_network
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from mlpdeploy.selection import Selection
 from mlpdeploy.selection.choice import NetworkChoice
 
 if TYPE_CHECKING:
-    from mlpdeploy.graph.int8.sites import Quantisation
+    from mlpdeploy.calibration import Calibration
     from mlpdeploy.graph.precision.plan import Plan
     from mlpdeploy.graph.precision.typed import Typed
+    from mlpdeploy.graph.quantisation.sites import Quantisation
     from mlpdeploy.graph.rewrite import Rewritten
     from mlpdeploy.graph.tracing.trace import Traced
-    from mlpdeploy.int8 import Int8
 
 MOST_SIZES = 256
 """Batch sizes that are tried one by one."""
@@ -31,8 +31,8 @@ MOST_SIZES = 256
 class Compiled:
     """What the graph compiler made of a network, each stage's result.
 
-    `balanced` is the rewritten graph after an INT8 plan moved ranges from activations to weights; without INT8 it is
-    `rewritten` itself.
+    `balanced` is the rewritten graph after ranges moved from activations to weights, for 8-bit codes; without these it
+    is `rewritten` itself.
     """
 
     traced: Traced
@@ -40,7 +40,7 @@ class Compiled:
     balanced: Rewritten
     plan: Plan
     typed: Typed
-    int8: Int8 | None = None
+    calibration: Calibration | None = None
 
 
 def load(selection: NetworkChoice, stages: Stages) -> Source:
@@ -107,18 +107,18 @@ def plan_network(
     rewritten: Rewritten,
     selection: Selection,
     stages: Stages,
-    int8: Int8 | None = None,
-    beside_int8: str | None = None,
+    calibration: Calibration | None = None,
+    beside: str | None = None,
 ) -> Compiled:
-    """The graph whose every dtype is decided; of INT8 by its ranges, with what is `beside_int8` in that precision."""
+    """The graph whose every dtype is decided: codes of 8 bits by their ranges, what lies `beside` them in that one."""
     with stages("plan precision"):
-        from mlpdeploy.graph.int8.equalise import equalise
         from mlpdeploy.graph.precision.plan import plan
         from mlpdeploy.graph.precision.typed import apply
+        from mlpdeploy.graph.quantisation.equalise import equalise
 
-        quantisation: Quantisation | None = None if int8 is None else int8.quantisation
+        quantisation: Quantisation | None = None if calibration is None else calibration.quantisation
         balanced = rewritten if quantisation is None else equalise(rewritten, quantisation.equalised)
-        samples, beside = None if int8 is None else int8.rows, beside_int8 or "fp32"
-        planned = plan(balanced, selection.precision, selection.io, samples, quantisation, beside)
+        samples, around = None if calibration is None else calibration.rows, beside or "fp32"
+        planned = plan(balanced, selection.precision, selection.io, samples, quantisation, around)
         typed = apply(balanced, planned)
-    return Compiled(traced, rewritten, balanced, planned, typed, int8)
+    return Compiled(traced, rewritten, balanced, planned, typed, calibration)

@@ -85,7 +85,7 @@ def test_int8_is_calibrated_on_rows_in_hand(tmp_path: Path) -> None:
         network, rows[:2], precision="int8", backend="onnxruntime", batch="1:2:4", out=tmp_path,
         calibration=rows[:200], labels=labels[:200], calibrator="max", max_drop=0.5,
     )  # fmt: skip
-    int8 = engine.manifest["int8"]
+    int8 = engine.manifest["quantised"]
     assert int8["calibrator"] == "max" and int8["rows"] == 200 and not int8["random"]
     assert int8["curve"][-1]["top1"] >= int8["curve"][0]["top1"]
     with np.load(tmp_path / "calibration.npz") as kept:

@@ -173,7 +173,7 @@ def test_where_the_engine_cannot_run_a_call_says_so_and_the_rest_works(tmp_path:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema": 99}, "has schema 99, this mlpdeploy reads 2"),
+        ({"schema": 99}, "has schema 99, this mlpdeploy reads 3"),
         ({"inputs": None}, "inputs is missing"),
         ({"selection": {"name": "vip_s7", "colour": "red"}}, "of another version"),
     ],

@@ -17,7 +17,7 @@ MODULES = {
     for path in PACKAGE.rglob("*.py")
 }
 LAYERS = (
-    ("_version", "errors", "kernels", "progress"),
+    ("_version", "errors", "kernels", "precisions", "progress"),
     ("system",),
     ("zoo",),
     ("graph",),
@@ -26,7 +26,7 @@ LAYERS = (
     ("network",),
     ("artifact",),
     ("evidence",),
-    ("int8", "stages"),
+    ("calibration", "stages"),
     ("search",),
     ("export",),
     ("pipeline",),
@@ -87,9 +87,9 @@ def within(name: str, *folders: str) -> bool:
     [
         ("engine.forms", ["engine.backends"]),
         ("engine.onnx", ["engine.backends", "engine.forms"]),
-        ("graph.layout", ["graph.matching", "graph.rules", "graph.precision", "graph.int8"]),
-        ("graph.matching", ["graph.rules", "graph.precision", "graph.int8"]),
-        ("graph.rules", ["graph.precision", "graph.int8"]),
+        ("graph.layout", ["graph.matching", "graph.rules", "graph.precision", "graph.quantisation"]),
+        ("graph.matching", ["graph.rules", "graph.precision", "graph.quantisation"]),
+        ("graph.rules", ["graph.precision", "graph.quantisation"]),
         ("evidence.proof", ["evidence.latency", "evidence.documents", "evidence.report"]),
         ("evidence.latency", ["evidence.report"]),
     ],

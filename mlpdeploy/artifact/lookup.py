@@ -82,7 +82,7 @@ def check_same(artifact: Artifact, selection: Selection, source: Source | None) 
     """Raises ArtifactError where the artifact was built from another selection or network, naming what differs."""
     built, asked = Selection.from_json(artifact.manifest["selection"]).to_json(), selection.to_json()
     # The same weights may lie elsewhere now; GPUs, builder level and plugins do not change what is computed.
-    # What an INT8 engine was calibrated on is in the artifact.
+    # What an engine of 8 bits was calibrated on is in the artifact.
     calibrated = {"calibration", "calibrator", "max_drop", "min_sqnr", "limit"}
     names = asked.keys() - {"checkpoint", "gpus", "level", "plugin"} - calibrated
     # How images are prepared may be left out, or said only when there are some.
@@ -157,12 +157,14 @@ def replaced(selection: Selection, folder: Path) -> str | None:
 
 
 def calibrated_before(selection: Selection, folder: Path) -> Artifact:
-    """The INT8 artifact of a selection that says nothing of calibration: the one that is built.
+    """The artifact in 8 bits of a selection that says nothing of calibration: the one that is built.
 
     Raises InputError where there is none, ArtifactError where it was built from another selection.
     """
     if not os.path.exists(folder / store.MANIFEST):
-        raise InputError(f"{NEEDS_CALIBRATION}; or build the engine first, and it is found")
+        raise InputError(
+            f"{selection.precision.upper()} {NEEDS_CALIBRATION}; or build the engine first, and it is found"
+        )
     artifact = store.open_artifact(folder)
     check_same(artifact, replace(selection, batch=artifact.manifest["selection"]["batch"]), None)
     return artifact

@@ -67,7 +67,7 @@ def describe(
         ],
         "transposes": [asdict(left) for left in transposes(compiled.balanced.module.graph)],
         "kept_fp32": [{"node": kept.node, "module": kept.module, "reason": kept.reason} for kept in compiled.plan.kept],
-        "int8": None if compiled.int8 is None else _int8(compiled) | {"worth": paid_off},
+        "quantised": None if compiled.calibration is None else _quantised(compiled) | {"worth": paid_off},
         "ops": {"before": _operations(before), "after": _operations(compiled.balanced.module)},
         "dtypes": _dtypes(after),
         "seconds": dict(seconds),
@@ -111,15 +111,15 @@ def _weights(selection: Selection, network: Any) -> dict[str, Any]:
     return found | {"kind": "random", "random": True, "seed": selection.seed}
 
 
-def _int8(compiled: Compiled) -> dict[str, Any]:
-    """How INT8 was calibrated, what takes it, and what each product that does not is kept from it by."""
-    from mlpdeploy.graph.int8.sites import sites
+def _quantised(compiled: Compiled) -> dict[str, Any]:
+    """How 8 bits were calibrated, what takes them, and what each product that does not is kept from them by."""
+    from mlpdeploy.graph.quantisation.sites import sites
 
-    assert compiled.int8 is not None
-    plan, found = compiled.plan, sites(compiled.balanced.module)
+    assert compiled.calibration is not None
+    plan, found = compiled.plan, sites(compiled.balanced.module, compiled.plan.codes)
     quantised = [plan.quantised[name].site for name in plan.quantised]
     macs = sum(site.macs for site in found.found.values())
-    return compiled.int8.summary() | {
+    return compiled.calibration.summary() | {
         "beside": plan.beside,
         "sites": len(quantised),
         "of_sites": len(found.found),
@@ -127,7 +127,7 @@ def _int8(compiled: Compiled) -> dict[str, Any]:
         "share_of_macs": sum(site.macs for site in quantised) / max(macs, 1),
         "kept": [
             {"node": name, "module": found.found[name].module, "reason": reason}
-            for name, reason in compiled.int8.quantisation.kept.items()
+            for name, reason in compiled.calibration.quantisation.kept.items()
         ],
         "refused": [
             {"node": name, "module": found.modules[name], "reason": reason} for name, reason in found.refused.items()

@@ -54,16 +54,16 @@ FACTS = {
 }  # fmt: skip
 """What a backend says of the engine that it built."""
 
-POINT = {"kept": COUNT, "int8_macs": AMOUNT, "sqnr_db": (ANY, None), "top1": (ANY, None)}
+POINT = {"kept": COUNT, "quantised_macs": AMOUNT, "sqnr_db": (ANY, None), "top1": (ANY, None)}
 SITE = {"node": str, "module": str, "macs": COUNT, "sqnr_db": (ANY, None), "top1": (ANY, None)}
 WORTH = {
-    "batch": SIZE, "backends": {str: {"median_ms": {"int8": POSITIVE, "fp16": POSITIVE, "fp32": POSITIVE}}},
+    "batch": SIZE, "backends": {str: {"median_ms": {str: POSITIVE}}},
     "not_measured": {str: str}, "verdicts": [str],
 }  # fmt: skip
-INT8 = {
-    "calibrator": str, "sqnr_db": {str: ANY}, "data": str, "rows": COUNT, "random": bool, "warning": (str, None),
-    "equalised": COUNT, "beside": str, "sites": COUNT, "of_sites": COUNT, "residuals?": COUNT, "share_of_macs": AMOUNT,
-    "kept": KEPT, "refused": KEPT, "curve": [POINT], "ranked": [SITE], "worth?": (WORTH, None),
+QUANTISED = {
+    "precision": str, "calibrator": str, "sqnr_db": {str: ANY}, "data": str, "rows": COUNT, "random": bool,
+    "warning": (str, None), "equalised": COUNT, "beside": str, "sites": COUNT, "of_sites": COUNT, "residuals?": COUNT,
+    "share_of_macs": AMOUNT, "kept": KEPT, "refused": KEPT, "curve": [POINT], "ranked": [SITE], "worth?": (WORTH, None),
 }  # fmt: skip
 
 TRIAL = {
@@ -85,9 +85,9 @@ MANIFEST = {
     "mapping?": bool, "backend": str, "engine": str, "versions": {str: str}, "gpus": [str], "facts": FACTS,
     "rules": [{"name": str, "fired": COUNT, "refused": PLACES, "seconds": AMOUNT}],
     "forms?": [{"name": str, "fired": COUNT, "seconds": AMOUNT}],
-    "transposes": [{"where": str, "reason": str, "permutation": str}], "kept_fp32": KEPT, "int8": (INT8, None),
-    "ops": {"before": {str: COUNT}, "after": {str: COUNT}}, "dtypes": DTYPES, "seconds": {str: AMOUNT},
-    "files": {str: {"bytes": COUNT, "sha256": str}}, "notes?": [str], "seal?": str,
+    "transposes": [{"where": str, "reason": str, "permutation": str}], "kept_fp32": KEPT,
+    "quantised": (QUANTISED, None), "ops": {"before": {str: COUNT}, "after": {str: COUNT}}, "dtypes": DTYPES,
+    "seconds": {str: AMOUNT}, "files": {str: {"bytes": COUNT, "sha256": str}}, "notes?": [str], "seal?": str,
     "decided?": {"case": CASE, "decision": (DECISION, None)},
 }  # fmt: skip
 

@@ -1,7 +1,7 @@
 """Artifacts on disk: `<out>/<recipe>/<precision>/<backend>/`, each whole or not there at all.
 
     model.onnx  the engine  graph.json  manifest.json  report.md        written together, by `draft`
-    quantisation.json  rows.npz                                         of an INT8 engine
+    quantisation.json  rows.npz                                         of an INT8 or FP8 engine
     verification.json  bench.json  report.html                          added later, by `attach`
 
 A draft is a hidden folder beside the artifact. When everything in it is on the disk, it is exchanged with the
@@ -31,11 +31,11 @@ from mlpdeploy.system.files import sha256, sync, write
 from mlpdeploy.system.leftovers import FULL, clear, lies_in_temporary, no_room
 from mlpdeploy.system.swap import previous_of, replace_folder
 
-SCHEMA = 2
+SCHEMA = 3
 MODEL, GRAPH, MANIFEST = "model.onnx", "graph.json", "manifest.json"
 VERIFICATION, BENCH, REPORT, PAGE = "verification.json", "bench.json", "report.md", "report.html"
 QUANTISATION, ROWS, CURVE = "quantisation.json", "rows.npz", "curve.svg"
-"""Ranges of an INT8 engine: with them `verify` makes the same graph again without the calibration's data."""
+"""Ranges of an INT8 or FP8 engine: with them `verify` makes the same graph again without the calibration's data."""
 
 DOCUMENTS: dict[str, Any] = {
     GRAPH: schema.GRAPH,

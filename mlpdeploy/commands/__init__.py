@@ -1,6 +1,6 @@
 """What the commands do behind and beside `build` and `verify` (see `pipeline`): measure, look, and tell what there is.
 
-recipe -> trace -> check -> rewrite -> calibrate -> one site at a time    `sensitivity`: what INT8 costs
+recipe -> trace -> check -> rewrite -> calibrate -> one site at a time    `sensitivity`: what 8 bits cost
 build -> rivals -> time in sittings -> roofline, layers                   `bench`, in benching.py
 baseline -> build -> verify -> time in pairs -> judge the gates           `regress`, in gating.py
 """
@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from mlpdeploy.artifact import store
 from mlpdeploy.artifact.lookup import find_artifact
+from mlpdeploy.calibration import calibrated_on, measure_sites
 from mlpdeploy.engine.backend import pick
 from mlpdeploy.errors import InputError
-from mlpdeploy.int8 import calibrated_on, measure_sites
 from mlpdeploy.progress import Listener, Stages
 from mlpdeploy.selection import OUT, Selection
 from mlpdeploy.stages import check, load, rewrite_network, trace_network
@@ -30,13 +30,15 @@ if TYPE_CHECKING:
 
 @in_turn
 def sensitivity(selection: Selection, *, progress: Listener | None = None) -> tuple[dict[str, Any], Path]:
-    """What INT8 costs a network, site by site, as JSON values: a row each, the most harmful first; and the picture.
+    """What 8 bits cost a network, site by site, as JSON values: a row each, the most harmful first; and the picture.
 
     Calibrates on `selection.calibration`. Raises InputError where that cannot be used.
     """
     from mlpdeploy.evidence.report.charts import standalone
-    from mlpdeploy.evidence.report.charts_int8 import noise
+    from mlpdeploy.evidence.report.charts_quantised import noise
 
+    if not selection.quantised:
+        raise InputError(f"sensitivity is that of int8 or fp8; {selection.precision} has no codes to calibrate")
     calibrated_on(selection)
     stages = Stages(progress)
     selection = selection.with_backend(pick(selection.backend, selection.precision).name)
@@ -45,17 +47,18 @@ def sensitivity(selection: Selection, *, progress: Listener | None = None) -> tu
     source = source.with_outputs(traced.outputs)
     check(source, traced, selection, stages)
     rewritten = rewrite_network(traced, selection, stages)
-    int8 = measure_sites(rewritten, source, selection, stages)
-    found = int8.quantisation
+    measured = measure_sites(rewritten, source, selection, stages)
+    found = measured.quantisation
     picture = selection.out / selection.folder_name / "sensitivity.svg"
-    heading = f"{source.recipe.name}: what each module costs where it alone takes INT8"
-    store.place(picture, standalone(noise(int8.ranked), heading))
+    heading = f"{source.recipe.name}: what each module costs where it alone takes {selection.precision.upper()}"
+    store.place(picture, standalone(noise(measured.ranked, selection.precision), heading))
     document = {
         "name": source.recipe.name,
         "weights": selection.weights(),
-        "calibration": int8.summary(),
+        "precision": selection.precision,
+        "calibration": measured.summary(),
         "whole_sqnr_db": found.sqnr_db[found.calibrator],
-        "sites": list(int8.ranked),
+        "sites": list(measured.ranked),
     }
     return document, picture
 

@@ -59,8 +59,8 @@ class Session:
         decided = decisions.applied(selection, decisions.of_manifest(artifact.manifest))
         self.artifact, self.selection, self.backend, self.source = artifact, decided, backend, source
         self.threads, self.folder, self.stages, self.trusted = threads, folder, stages, trusted
-        # What an engine in INT8 is held against computes in the precision of what lies between its products.
-        self.precision = backend.beside_int8 or "fp32" if selection.precision == "int8" else selection.precision
+        # What an engine in 8 bits is held against computes in the precision of what lies between its products.
+        self.precision = backend.beside(selection.precision) or selection.precision
         self.engine = Loadable(backend, artifact.engine, artifact.manifest["facts"]).on(threads)
         self.export: Loadable | None = None
 

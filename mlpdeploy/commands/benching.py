@@ -73,10 +73,11 @@ def bench(
     require_executable(backend, selection.precision)
     threads, seconds = thread_count(threads), positive("--time", seconds)
     selection = selection.with_backend(backend.name)
-    int8 = selection.precision == "int8"
-    if int8 and credit:
-        raise InputError("--credit: an INT8 engine without a rule needs a calibration of its own; credit rules in fp16")
-    if artifact is None and int8 and selection.calibration is None:
+    if selection.quantised and credit:
+        raise InputError(
+            "--credit: an engine in 8 bits without a rule needs a calibration of its own; credit rules in fp16"
+        )
+    if artifact is None and selection.quantised and selection.calibration is None:
         artifact = calibrated_before(selection, folder_of(selection, backend))
         selection = replace(selection, batch=artifact.manifest["selection"]["batch"])
     elif artifact is None:
@@ -105,8 +106,8 @@ def bench(
         held = len(taken[sizes[0]].sittings)
         measurements = tuple(_measurement(size, timings, rivals) for size, timings in taken.items())
         with stages("roofline"):
-            # PyTorch has no rate of INT8 products to be held against.
-            roofline = None if int8 else session.roofline(taken)
+            # PyTorch has no rate of 8-bit products to be held against.
+            roofline = None if selection.quantised else session.roofline(taken)
         with stages("layers"):
             layers = session.layers(sizes[0])
         credits = session.credit(without, sizes[0], seconds) if credit else None

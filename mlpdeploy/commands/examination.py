@@ -9,7 +9,7 @@ from typing import Any
 from mlpdeploy.artifact import cache
 from mlpdeploy.engine import host
 from mlpdeploy.engine.backend import backends
-from mlpdeploy.selection.choice import PRECISIONS
+from mlpdeploy.precisions import PRECISIONS
 
 CPU_FLAGS = ("avx2", "f16c", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "asimddp")
 

@@ -130,8 +130,8 @@ class Backend(Protocol):
     engine_file: str
     code: str | None
     """What its engines hold that runs as a program where they are loaded, in words; None where they are data alone."""
-    beside_int8: str | None
-    """The precision of what lies between the products of an INT8 engine; None where it builds none."""
+    multiplied: tuple[str, ...]
+    """The precisions whose 8-bit codes it multiplies as they are; of others it multiplies what they stand for."""
     packages: tuple[str, ...]
     """The distributions that its engines depend on."""
     forms: tuple[Form, ...]
@@ -153,6 +153,9 @@ class Backend(Protocol):
 
     def supports(self, precision: str, gpus: Collection[str] = ()) -> str | None:
         """None where it builds engines of that precision, for those GPUs; else one line: why not, and what to do."""
+
+    def beside(self, precision: str) -> str | None:
+        """The precision of what lies between products of 8-bit codes; None of another precision."""
 
     def plugins(self) -> str | None:
         """None where its engines can carry TensorRT plugins, else one line: why not."""

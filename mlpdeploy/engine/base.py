@@ -10,12 +10,14 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlpdeploy.engine import forks, form, nvidia
+from mlpdeploy.engine.signature import Signature
 from mlpdeploy.errors import ArtifactError, InputError, MachineLacks, TunedElsewhere
+from mlpdeploy.precisions import PRECISIONS, QUANTISED
 from mlpdeploy.system.files import sha256
 
 if TYPE_CHECKING:
@@ -28,69 +30,6 @@ if TYPE_CHECKING:
     from mlpdeploy.engine.onnx.emit import Emitted
     from mlpdeploy.graph.tracing.trace import TensorSpec
 
-PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8")
-
-
-@dataclass(frozen=True)
-class Port:
-    """An input or output of an engine: `shape` is without the batch axis, `dtype` is NumPy's name of it."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-
-    def describe(self) -> str:
-        """The port as a reader writes it: `image: float32 [batch, 3, 224, 224]`."""
-        return f"{self.name}: {self.dtype} [{', '.join(['batch', *map(str, self.shape)])}]"
-
-
-@dataclass(frozen=True)
-class Signature:
-    """What an engine takes and gives, and the batch sizes that it accepts."""
-
-    inputs: tuple[Port, ...]
-    outputs: tuple[Port, ...]
-    smallest: int
-    largest: int
-
-    @classmethod
-    def from_facts(cls, facts: Mapping[str, Any]) -> Signature:
-        """Read it back from the facts of a build; raises ArtifactError where they are not whole."""
-        try:
-            ports = {
-                side: tuple(Port(str(p["name"]), tuple(map(int, p["shape"])), str(p["dtype"])) for p in facts[side])
-                for side in ("inputs", "outputs")
-            }
-            smallest, _, largest = facts["batch"]
-            return cls(ports["inputs"], ports["outputs"], int(smallest), int(largest))
-        except (KeyError, TypeError, ValueError) as error:
-            raise ArtifactError(
-                f"the manifest does not say what the engine takes and gives ({type(error).__name__}: {error}); "
-                "build the artifact again with --force"
-            ) from error
-
-    def check(self, inputs: Arrays) -> None:
-        """Raise InputError where `inputs` are not what the engine takes: names, dtypes, shapes, batch."""
-        expected = ", ".join(port.describe() for port in self.inputs)
-        if set(inputs) != {port.name for port in self.inputs}:
-            raise InputError(f"the engine takes {expected}; it was given {', '.join(sorted(inputs)) or 'nothing'}")
-        batches = set()
-        for port in self.inputs:
-            array = inputs[port.name]
-            dtype, shape = str(getattr(array, "dtype", type(array).__name__)), tuple(getattr(array, "shape", ()))
-            if dtype != port.dtype or shape[1:] != port.shape or not shape:
-                raise InputError(f"the engine takes {port.describe()}; it was given {dtype} {list(shape)}")
-            batches.add(shape[0])
-        if len(batches) > 1:
-            raise InputError(f"all inputs must have one batch size; they have {sorted(batches)}")
-        for batch in batches:
-            if not self.smallest <= batch <= self.largest:
-                upwards = "" if self.smallest == self.largest else f" to {self.largest}"
-                raise InputError(
-                    f"the engine was built for batch {self.smallest}{upwards}; it was given {batch}; "
-                    "build it with another --batch"
-                )
-
 
 class EngineBackend(ABC):
     """The part of a backend that all engines share; a subclass adds `_build` and `_load`."""
@@ -99,7 +38,8 @@ class EngineBackend(ABC):
     engine_file: str
     packages: tuple[str, ...]  # distributions that an engine's file depends on
     code: str | None = "code of its own"  # until a subclass knows that it holds none
-    beside_int8: str | None = None
+    beside_codes: str | None = None
+    multiplied: tuple[str, ...] = ()
     forms: tuple[Form, ...] = ()
     off: tuple[str, ...] = ()
     has_levels = False
@@ -132,9 +72,13 @@ class EngineBackend(ABC):
             return f"backend {self.name} has no precision {precision!r}; choose one of: {', '.join(PRECISIONS)}"
         if precision == "tf32":
             return f"backend {self.name} has no TF32, which is a mode of NVIDIA GPUs; ask for fp32"
-        if precision == "int8" and self.beside_int8 is None:
-            return f"backend {self.name} has no INT8; ask for fp32, or for another backend"
+        if precision in QUANTISED and self.beside_codes is None:
+            return f"backend {self.name} has no {precision.upper()}; ask for fp32, or for another backend"
         return None
+
+    def beside(self, precision: str) -> str | None:
+        """See Backend.beside."""
+        return self.beside_codes if precision in QUANTISED else None
 
     def require_of(self, engine: Path, facts: Mapping[str, Any], model: onnx.ModelProto) -> None:
         """See Backend.require_of: nothing is known of how an engine names what it computes."""

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 from mlpdeploy.artifact import cache, store
 from mlpdeploy.artifact.lookup import built_folder, check_traced, reopened
 from mlpdeploy.artifact.store import Artifact
+from mlpdeploy.calibration import Calibration
 from mlpdeploy.engine.backend import Arrays, pick
-from mlpdeploy.engine.base import Signature
+from mlpdeploy.engine.signature import Signature
 from mlpdeploy.errors import InputError
-from mlpdeploy.int8 import Int8
 from mlpdeploy.progress import Listener, Stages
 from mlpdeploy.selection import Selection
 from mlpdeploy.stages import load, trace_network
@@ -90,7 +90,7 @@ def _gathered(selection: Selection, artifact: Artifact | None, stages: Stages) -
     with store.locked(place, stages.say, optional=True), stages("open"):
         artifact = reopened(selection, place, artifact)
         model = documents.read_model(artifact.model)
-        int8 = Int8.load(artifact.folder) if selection.precision == "int8" else None
+        calibration = Calibration.load(artifact.folder) if selection.quantised else None
     source = load(selection, stages).with_images(Selection.from_json(artifact.manifest["selection"]))
     traced = trace_network(source, stages, selection.profile)
     check_traced(artifact, traced)
@@ -99,7 +99,7 @@ def _gathered(selection: Selection, artifact: Artifact | None, stages: Stages) -
 
         signature = Signature.from_facts(artifact.manifest["facts"])
         names = [port.name for port in signature.outputs]
-        real = None if int8 is None else int8.rows
+        real = None if calibration is None else calibration.rows
         rows = distinct_rows(traced.inputs, real, selection.profile.opt, selection.seed)
         outputs = in_batches(module_run(source.network, traced.inputs, names, torch.float32), rows, SINGLE)
     budget = source.recipe.budget(selection.precision, own_precision(traced.module)).max_relative_error

@@ -51,7 +51,7 @@ def _named(found: Exported) -> Any:
     model.CopyFrom(found.model)
     model.producer_name, model.producer_version = "mlpdeploy", __version__
     manifest, known = found.manifest, {entry.key: entry.value for entry in model.metadata_props}
-    calibration = manifest.get("int8") or {}
+    calibration = manifest.get("quantised") or {}
     said = {
         "network": found.selection.name,
         "precision": found.selection.precision,

@@ -105,22 +105,23 @@ WITH_EPILOGUE = torch.ops.mlpdeploy.segment_grouped_projection_epilogue.default
 
 
 @torch.library.custom_op("mlpdeploy::quantise", mutates_args=())
-def quantise(x: Tensor, scale: Tensor) -> Tensor:
-    """INT8 codes of `x`, one scale for all of it: round(x / scale) to even, saturated at -128 and 127.
+def quantise(x: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """Codes of `x`, int8 or float8_e4m3fn, one scale for all of it: x / scale, rounded to even and saturated.
 
     As ONNX's QuantizeLinear with a zero point of 0. `scale` has no dimension and the dtype of `x`.
     """
-    return torch.clamp(torch.round(x / scale), -128, 127).to(torch.int8)
+    exact, ends = x / scale, torch.finfo(dtype) if dtype.is_floating_point else torch.iinfo(dtype)
+    return (exact if dtype.is_floating_point else torch.round(exact)).clamp(ends.min, ends.max).to(dtype)
 
 
 @quantise.register_fake
-def _(x: Tensor, scale: Tensor) -> Tensor:
-    return torch.empty_like(x, dtype=torch.int8)
+def _(x: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.empty_like(x, dtype=dtype)
 
 
 @torch.library.custom_op("mlpdeploy::dequantise", mutates_args=())
 def dequantise(codes: Tensor, scale: Tensor, axis: int) -> Tensor:
-    """The values of INT8 `codes` in the dtype of `scale`, which is one number, or one for each index along `axis`."""
+    """The values of `codes` in the dtype of `scale`, which is one number, or one for each index along `axis`."""
     shape = [1] * codes.dim()
     if scale.dim():
         shape[axis] = -1

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlpdeploy.artifact.decisions import LEFT_OUT, PUT_IN, Ratio, Trial
+from mlpdeploy.calibration import calibrate_network
 from mlpdeploy.engine import form
 from mlpdeploy.engine.backend import Backend, Batch
 from mlpdeploy.errors import BuildError
-from mlpdeploy.int8 import calibration
 from mlpdeploy.network.source import Source
 from mlpdeploy.progress import Stages
 from mlpdeploy.selection import Selection
@@ -23,7 +23,7 @@ from mlpdeploy.stages import plan_network, rewrite_network
 if TYPE_CHECKING:
     from mlpdeploy.evidence.latency.contenders import Loadable
     from mlpdeploy.evidence.proof.ladder import Stage
-    from mlpdeploy.graph.int8.sites import Quantisation
+    from mlpdeploy.graph.quantisation.sites import Quantisation
     from mlpdeploy.graph.rewrite import Rewritten
     from mlpdeploy.graph.tracing.trace import Traced
 
@@ -82,13 +82,15 @@ class Workshop:
         from mlpdeploy.evidence.proof.ladder import PASSED
 
         rewritten = rewrite_network(self.traced, selection, self.stages)
-        int8 = calibration(rewritten, self.source, selection, self.stages) if selection.precision == "int8" else None
-        compiled = plan_network(self.traced, rewritten, selection, self.stages, int8, self.backend.beside_int8)
+        calibration = calibrate_network(rewritten, self.source, selection, self.stages) if selection.quantised else None
+        compiled = plan_network(
+            self.traced, rewritten, selection, self.stages, calibration, self.backend.beside(selection.precision)
+        )
         emitted, request = emit(compiled.typed), selection.request(batch=self._batch)
         digest = hashlib.sha256(f"{request.disabled}\0".encode() + emitted.model.SerializeToString()).hexdigest()
         if unlike is not None and digest == unlike.digest:
             raise Unchanged("it makes no other file")
-        stage = self._exactly(rewritten, None if int8 is None else int8.quantisation)
+        stage = self._exactly(rewritten, None if calibration is None else calibration.quantisation)
         if stage.status != PASSED:
             raise BuildError(f"{stage.name}: {stage.reason}")
         self._made += 1

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from mlpdeploy.errors import InputError
-from mlpdeploy.selection.choice import EngineChoice, Int8Choice, NetworkChoice, option
+from mlpdeploy.selection.choice import CalibrationChoice, EngineChoice, NetworkChoice, option
 
 OUT = Path("artifacts")
 
 
 @dataclass(frozen=True)
-class Selection(Int8Choice, EngineChoice, NetworkChoice):
+class Selection(CalibrationChoice, EngineChoice, NetworkChoice):
     """A network, its weights, and the engine to build from it: all three choices, and the folder of artifacts (`out`).
 
     Raises InputError, on creation, where a value cannot be used, or where two exclude each other.
@@ -29,10 +29,10 @@ class Selection(Int8Choice, EngineChoice, NetworkChoice):
         return sorted(fields(cls), key=lambda field: bool(field.kw_only))
 
     def __post_init__(self) -> None:
-        for part in (NetworkChoice, EngineChoice, Int8Choice):
+        for part in (NetworkChoice, EngineChoice, CalibrationChoice):
             part.__post_init__(self)
-        if (said := self.said()) and self.precision != "int8":
-            raise InputError(f"--{said[0]} is for --precision int8, not for {self.precision}")
+        if (said := self.said()) and not self.quantised:
+            raise InputError(f"--{said[0]} is for --precision int8 and fp8, not for {self.precision}")
 
     def with_backend(self, backend: str) -> Selection:
         """The same selection with `auto` decided."""

@@ -14,7 +14,7 @@ from mlpdeploy.selection.choice import Option
 ALWAYS = ("precision", "backend", "batch")
 """What is said even where it is usual: what is usual may be something else in another version."""
 CALIBRATION = ("calibration", "calibrator", "max_drop", "min_sqnr")
-"""Fields of how INT8 is calibrated, which an engine that is built knows."""
+"""Fields of how 8 bits are calibrated, which an engine that is built knows."""
 FIELDS = tuple(field.name for field in Selection.fields() if field.name != "name")
 """All that can be asked for behind a name, in the order in which help shows it."""
 TAKES = {

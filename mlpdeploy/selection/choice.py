@@ -1,4 +1,4 @@
-"""What can be chosen, in three parts that check themselves: the network, the engine, and how INT8 is calibrated.
+"""What can be chosen, in three parts that check themselves: the network, the engine, and how 8 bits are calibrated.
 
 Every field says how it is asked for on the command line, whose options are made from it (see `options`).
 """
@@ -15,20 +15,18 @@ from typing import Any
 from mlpdeploy.engine import form
 from mlpdeploy.engine.backend import Batch, BuildRequest, backends
 from mlpdeploy.errors import InputError
+from mlpdeploy.precisions import PRECISIONS, QUANTISED
 from mlpdeploy.selection.checks import at_least, distinct, known_rule, one_of
 from mlpdeploy.selection.parse import parse_batch, parse_input, parse_mean, parse_shape, parse_std, parse_words
 from mlpdeploy.zoo.recipe import canonical, kind
 
-PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8")
 IO = ("fp32", "fp16", "bf16")
 PLUGIN = ("auto", "on", "off")
 BATCH = "1:8:32"
 RESIZES = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
 IMAGES = ("mean", "std", "crop", "resize")
 """Fields that say how images are prepared."""
-NEEDS_CALIBRATION = (
-    "INT8 needs --calibration: a folder of images, an .npz file, digits (scikit-learn's) or random (noise)"
-)
+NEEDS_CALIBRATION = "needs --calibration: a folder of images, an .npz file, digits (scikit-learn's) or random (noise)"
 CALIBRATORS = ("auto", "max", "percentile", "entropy", "mse")
 LONGEST_NAME = 200
 """Bytes of a name that a folder, and the files beside it that begin with it, can have on every file system."""
@@ -141,7 +139,7 @@ class EngineChoice:
     Raises InputError, on creation, where a value cannot be used.
     """
 
-    precision: str = option("fp16", "fp32, tf32, fp16, bf16 or int8.")
+    precision: str = option("fp16", "fp32, tf32, fp16, bf16, int8 or fp8.")
     backend: str = option("auto", f"auto, {', '.join(backends())}.")
     batch: str = option(BATCH, "Batch sizes, or one number.", metavar="MIN:OPT:MAX")
     _: KW_ONLY
@@ -185,6 +183,11 @@ class EngineChoice:
         distinct("--gpu", self.gpus)
 
     @property
+    def quantised(self) -> bool:
+        """Whether products read 8-bit codes, whose ranges a calibration finds."""
+        return self.precision in QUANTISED
+
+    @property
     def profile(self) -> Batch:
         """The batch sizes as numbers."""
         return parse_batch(self.batch)
@@ -202,21 +205,21 @@ class EngineChoice:
 
 
 @dataclass(frozen=True)
-class Int8Choice:
-    """How INT8 is calibrated: on `calibration` (a folder of images, an .npz file, digits or random) with `calibrator`.
+class CalibrationChoice:
+    """How 8 bits are calibrated: on `calibration` (a folder of images, an .npz, digits or random) with `calibrator`.
 
     With `max_drop` (points of top-1 on labelled data) or `min_sqnr` (decibels) what costs too much accuracy is left out
-    of INT8. `limit` rows of data are used.
+    of 8 bits. `limit` rows of data are used.
     Raises InputError, on creation, where a value cannot be used.
     """
 
     _: KW_ONLY
     calibration: str | None = option(
-        None, "INT8: a folder of images, an .npz file, digits, or random (noise).", metavar="DATA"
+        None, "INT8, FP8: a folder of images, an .npz file, digits, or random (noise).", metavar="DATA"
     )
-    calibrator: str = option("auto", "INT8: auto, max, percentile, entropy or mse.")
-    max_drop: float | None = option(None, "INT8: what top-1 may lose on labelled data.", metavar="POINTS")
-    min_sqnr: float | None = option(None, "INT8: least signal to noise of the output.", metavar="DB")
+    calibrator: str = option("auto", "INT8, FP8: auto, max, percentile, entropy or mse.")
+    max_drop: float | None = option(None, "INT8, FP8: what top-1 may lose on labelled data.", metavar="POINTS")
+    min_sqnr: float | None = option(None, "INT8, FP8: least signal to noise of the output.", metavar="DB")
     limit: int | None = option(None, "Rows of data that are used, spread evenly; 256.", metavar="N")
 
     def __post_init__(self) -> None:
@@ -230,7 +233,7 @@ class Int8Choice:
             raise InputError(f"min SQNR {self.min_sqnr}: give decibels from 0 to 200, such as 30")
 
     def said(self) -> list[str]:
-        """The options that say something of INT8, without their dashes."""
+        """The options that say something of calibration, without their dashes."""
         options = {
             "calibration": self.calibration,
             "max-drop": self.max_drop,

@@ -122,7 +122,7 @@ def build(
     *,
     force: Annotated[bool, typer.Option("--force", help="Build even if it is built already.")] = False,
     worth: Annotated[
-        bool, typer.Option(help="INT8: time it beside FP16 and FP32 on the engines that run here.")
+        bool, typer.Option(help="INT8, FP8: time it beside FP16 and FP32 on the engines that run here.")
     ] = True,
     search: Search = None,
     as_json: Json = False,

@@ -140,8 +140,8 @@ def regress(
         raise typer.Exit(1)
 
 
-_FIXED = ("precision", "backend", "batch", "gpus", "io", "level", "plugin", "max_drop", "min_sqnr")
-"""What INT8's sensitivity has nothing to do with, or is about."""
+_FIXED = ("backend", "batch", "gpus", "io", "level", "plugin", "max_drop", "min_sqnr")
+"""What sensitivity has nothing to do with, or is about."""
 
 
 def history(
@@ -166,7 +166,7 @@ def history(
 
 @choosing(*(name for name in FIELDS if name not in _FIXED), precision="int8")
 def sensitivity(selection: Selection, *, as_json: Json = False) -> None:
-    """Rank a network's modules by what INT8 costs each alone, as a table and a picture."""
+    """Rank a network's modules by what INT8 or FP8 costs each alone, as a table and a picture."""
     from mlpdeploy.terminal.sensitivity import print_sensitivity
 
     with Live(Terminal(stderr=True)).shown() as live:

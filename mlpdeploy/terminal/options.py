@@ -19,8 +19,9 @@ from mlpdeploy.artifact import trust
 from mlpdeploy.artifact.lookup import at_path, is_part, is_path
 from mlpdeploy.artifact.store import Artifact
 from mlpdeploy.errors import InputError
+from mlpdeploy.precisions import PRECISIONS
 from mlpdeploy.selection import Selection
-from mlpdeploy.selection.choice import IMAGES, PRECISIONS, EngineChoice, Int8Choice, NetworkChoice, Option
+from mlpdeploy.selection.choice import IMAGES, CalibrationChoice, EngineChoice, NetworkChoice, Option
 from mlpdeploy.system import results, streams
 from mlpdeploy.terminal.screen import Terminal
 from mlpdeploy.zoo.recipe import kind, recipes
@@ -64,7 +65,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document to s
 
 DATA = (*IMAGES, "limit")
 """Fields about rows of data, which may be others than those at the build."""
-PANELS: dict[type[Any], str] = {NetworkChoice: "Network", EngineChoice: "Engine", Int8Choice: "INT8"}
+PANELS: dict[type[Any], str] = {NetworkChoice: "Network", EngineChoice: "Engine", CalibrationChoice: "INT8 and FP8"}
 """Under which title `--help` has the fields of each choice."""
 _FIELDS = {field.name: field for field in Selection.fields()}
 
@@ -81,16 +82,17 @@ CALLED = {name: _called(field) for name, field in _FIELDS.items()}
 """What the fields of a selection are called among the arguments of a command: `gpu` of `gpus`, after `--gpu`."""
 
 
-def choosing(*names: str, **fixed: str) -> Callable[[Command], Command]:
+def choosing(*names: str, **usual: str) -> Callable[[Command], Command]:
     """A command that takes a Selection becomes one that is asked for it by options, one for each of these fields.
 
-    What the command takes itself under the name of an option takes that option's place. `fixed` are not asked for.
+    What the command takes itself under the name of an option takes that option's place. `usual` are the defaults of
+    fields that have another one here.
     """
 
     def made(words: dict[str, Any], own: Mapping[str, Any]) -> tuple[Selection]:
-        return (selected({**words, **fixed}),)
+        return (selected(words),)
 
-    return lambda command: _asked_for(command, names, Name, made, given=1)
+    return lambda command: _asked_for(command, names, Name, made, usual, given=1)
 
 
 def opening(*names: str) -> Callable[[Command], Command]:
@@ -102,16 +104,22 @@ def opening(*names: str) -> Callable[[Command], Command]:
     def made(words: dict[str, Any], own: Mapping[str, Any]) -> tuple[Selection, Artifact | None]:
         return opened(words, own["trust"])
 
-    return lambda command: _asked_for(command, names, NameOrPath, made, given=2)
+    return lambda command: _asked_for(command, names, NameOrPath, made, {}, given=2)
 
 
 def _asked_for(
-    command: Command, names: Iterable[str], name: Any, made: Callable[..., tuple[Any, ...]], *, given: int
+    command: Command,
+    names: Iterable[str],
+    name: Any,
+    made: Callable[..., tuple[Any, ...]],
+    usual: Mapping[str, str],
+    *,
+    given: int,
 ) -> Command:
     parameters = [*inspect.signature(command, eval_str=True).parameters.values()][given:]
     own = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in parameters]
     taken = {one.name for one in own}
-    asked = [_parameter(_FIELDS[field]) for field in names if CALLED[field] not in taken]
+    asked = [_parameter(_FIELDS[field], usual.get(field)) for field in names if CALLED[field] not in taken]
     first = inspect.Parameter("name", inspect.Parameter.KEYWORD_ONLY, annotation=name)
 
     @wraps(command)
@@ -125,10 +133,10 @@ def _asked_for(
     return run
 
 
-def _parameter(field: Field[Any]) -> inspect.Parameter:
-    """The parameter of a command that a field is asked for by."""
+def _parameter(field: Field[Any], usual: str | None) -> inspect.Parameter:
+    """The parameter of a command that a field is asked for by; its default is the `usual`, or the field's own."""
     how: Option = field.metadata["option"]
-    hint, default = _HINTS[field.name], field.default
+    hint, default = _HINTS[field.name], field.default if usual is None else usual
     if how.repeated or how.parse is not None:
         hint, default = (list[str] if how.repeated else str) | None, None
     completed = _precisions if field.name == "precision" else None

@@ -16,7 +16,10 @@ SHOWN = 20
 
 def print_sensitivity(console: Console, found: Mapping[str, Any], picture: str) -> None:
     """`mlpdeploy sensitivity`: the most harmful sites, and where the picture is."""
-    console.print(f"[bold]{escape(found['name'])}[/]: what INT8 costs, one module at a time", highlight=False)
+    console.print(
+        f"[bold]{escape(found['name'])}[/]: what {found['precision'].upper()} costs, one module at a time",
+        highlight=False,
+    )
     for line in (found["weights"], f"calibrated on {found['calibration']['data']}", found["calibration"]["warning"]):
         if line:
             style = "yellow" if line == found["calibration"]["warning"] or line.startswith("random") else None

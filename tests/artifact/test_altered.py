@@ -49,7 +49,7 @@ def test_an_altered_artifact_is_refused_by_name(folder: Path, how: str) -> None:
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        ({"schema": 99}, "has schema 99, this mlpdeploy reads 2"),
+        ({"schema": 99}, "has schema 99, this mlpdeploy reads 3"),
         ({"files": {}}, "does not name the model and the engine"),
         ({"engine": "other.plan"}, "does not name the model and the engine"),
         ({"files": "../.."}, "files is text, it must be an object"),

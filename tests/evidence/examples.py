@@ -21,7 +21,7 @@ def whole(**changes: Any) -> dict[str, Any]:
     """A manifest that has all that one must have but files, which the store adds."""
     port, engine = PORT | {"shape": ["batch", 8]}, {"precision": "fp32", "backend": "onnxruntime"}
     found = {
-        "key": None, "int8": None, "created": "2030-01-02T03:04:05+00:00", "engine": "engine.onnx", **engine,
+        "key": None, "quantised": None, "created": "2030-01-02T03:04:05+00:00", "engine": "engine.onnx", **engine,
         "selection": {"name": "mixer_s32", "batch": "1:2:4", **engine},
         "recipe": {"name": "mixer_s32", "family": "mixer", "source": "", "parameters": 1},
         "weights": {"text": "random weights from seed 0", "random": True}, "batch": {"min": 1, "opt": 2, "max": 4},

@@ -14,7 +14,7 @@ from mlpdeploy.engine.backend import Batch, BuildRequest
 from mlpdeploy.errors import InputError
 from mlpdeploy.selection import Selection
 from mlpdeploy.selection.arguments import arguments
-from mlpdeploy.selection.choice import EngineChoice, Int8Choice, NetworkChoice
+from mlpdeploy.selection.choice import CalibrationChoice, EngineChoice, NetworkChoice
 from mlpdeploy.terminal.cli import app
 from mlpdeploy.terminal.options import CALLED, selected
 
@@ -69,7 +69,7 @@ def test_every_field_that_means_something_to_a_command_is_an_option_of_it(comman
     of_int8 = {"calibration", "calibrator", "max_drop", "min_sqnr"}
     without = {
         "verify": of_int8,
-        "sensitivity": {"precision", "backend", "batch", "gpus", "io", "level", "plugin", "max_drop", "min_sqnr"},
+        "sensitivity": {"backend", "batch", "gpus", "io", "level", "plugin", "max_drop", "min_sqnr"},
     }.get(command, set())
     parameters = typer.main.get_command(app).commands[command].params  # type: ignore[attr-defined]
     taken = {parameter.name: parameter for parameter in parameters}
@@ -86,7 +86,7 @@ def test_the_parts_of_a_selection_stand_alone() -> None:
     assert chosen.request() == EngineChoice("int8", level=2).request()
     assert chosen.request("fp16", Batch(1, 1, 1)) == BuildRequest("fp16", Batch(1, 1, 1), level=2)
     with pytest.raises(InputError, match="--max-drop and --min-sqnr exclude"):
-        Int8Choice(max_drop=1.0, min_sqnr=3.0)
+        CalibrationChoice(max_drop=1.0, min_sqnr=3.0)
 
 
 def test_what_is_usual_is_left_out_but_for_what_names_the_engine() -> None:

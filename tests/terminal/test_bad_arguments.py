@@ -15,7 +15,7 @@ BAD: dict[str, tuple[list[str], str]] = {
     "unknown option": (["build", "vip_s", "--precison", "fp16"], "--precision"),
     "missing name": (["build"], "Missing argument"),
     "unknown name": (["build", "vip_s8"], "did you mean vip_s"),
-    "unknown precision": (["build", "vip_s", "--precision", "fp8"], "choose one of fp32, tf32, fp16, bf16"),
+    "unknown precision": (["build", "vip_s", "--precision", "fp4"], "choose one of fp32, tf32, fp16, bf16"),
     "unknown io": (["build", "vip_s", "--io", "int8"], "choose one of fp32, fp16, bf16"),
     "unknown backend": (["build", "vip_s", "--backend", "tensorrt-rtz"], "did you mean tensorrt-rtx"),
     "batch 0": (["build", "vip_s", "--batch", "0"], "smallest batch is 1"),

@@ -137,5 +137,5 @@ def test_a_build_says_what_it_replaces(home: Path, said: Said) -> None:
 def test_what_int8_is_worth_is_measured_unless_nobody_asks(home: Path, said: Said, worth: bool) -> None:
     options = ("--calibration", "random", "--batch", "2", "--force", "--worth" if worth else "--no-worth")
     out, progress = said("build", *BUILT[:-1], "int8", *options, "--json")
-    assert (json.loads(out)["manifest"]["int8"]["worth"] is not None) == worth
+    assert (json.loads(out)["manifest"]["quantised"]["worth"] is not None) == worth
     assert ("worth it?" in progress) == worth

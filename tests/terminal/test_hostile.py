@@ -100,7 +100,8 @@ PRINTERS: dict[str, Callable[[Console, str], None]] = {
         to,
         poisoned(
             {
-                "name": "net", "weights": "random", "calibration": {"data": "noise", "warning": "it is noise"},
+                "name": "net", "weights": "random", "precision": "int8",
+                "calibration": {"data": "noise", "warning": "it is noise"},
                 "whole_sqnr_db": 9.0, "sites": [SITE],
             },
             evil,

@@ -139,7 +139,7 @@ def test_what_an_engine_was_calibrated_with_is_remembered_and_decides_it(run: Ru
     first, told = run(*build, "--limit", "10")
     assert f"10 images below {folder}, of 20, labelled" in told and "mean 0.5, 0.5, 0.5, std 0.25" in told
     assert "10 of 20 rows are used, spread evenly: --limit N takes more" in told
-    assert first["manifest"]["int8"]["rows"] == 10
+    assert first["manifest"]["quantised"]["rows"] == 10
     assert first["manifest"]["selection"]["mean"] == [0.5, 0.5, 0.5] and first["manifest"]["selection"]["limit"] == 10
     assert run(*build, "--limit", "10")[0]["cached"]
     document, told = run("verify", *int8, "--data", folder)

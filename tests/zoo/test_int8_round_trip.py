@@ -6,8 +6,9 @@ import pytest
 
 from benchmarks import common
 from benchmarks.round_trip import round_trip
-from mlpdeploy.graph.int8.calibrate import calibrate
-from mlpdeploy.graph.int8.sites import sites
+from mlpdeploy.graph.quantisation.calibrate import calibrate
+from mlpdeploy.graph.quantisation.codes import INT8
+from mlpdeploy.graph.quantisation.sites import sites
 from mlpdeploy.graph.rewrite import rewrite
 from mlpdeploy.graph.tracing.trace import trace
 from mlpdeploy.zoo.recipe import recipes
@@ -26,4 +27,4 @@ def test_the_file_computes_what_the_fake_quantised_graph_computes(name: str) -> 
     rows = common.inputs(specs, 3, seed=0, count=1)[0]
     found = round_trip(rewritten, calibrate(rewritten, rows, "max"), rows)
     assert found["same"], found
-    assert bool(sites(rewritten.module).found) is (name not in NONE)
+    assert bool(sites(rewritten.module, INT8).found) is (name not in NONE)

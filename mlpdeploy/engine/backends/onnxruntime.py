@@ -19,9 +19,11 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from mlpdeploy.engine.base import EngineBackend, Signature, missing, one_line
+from mlpdeploy.engine.base import EngineBackend, missing, one_line
 from mlpdeploy.engine.form import Form
+from mlpdeploy.engine.signature import Signature
 from mlpdeploy.errors import ArtifactError, BuildError
+from mlpdeploy.precisions import QUANTISED
 from mlpdeploy.system.leftovers import temporary_folder
 
 if TYPE_CHECKING:
@@ -40,12 +42,13 @@ class OnnxRuntime(EngineBackend):
     name = "onnxruntime"
     engine_file = "engine.onnx"
     code = None
-    beside_int8 = "fp32"
+    beside_codes = "fp32"
+    multiplied = ("int8",)
     off = ("pick_parts", "gather_shifts")  # a split and slices are faster there than gathers
     packages = ("onnxruntime",)
     forms = (
         Form("project_columns"),
-        Form("multiply_means", ("fp32", "int8")),
+        Form("multiply_means", ("fp32", *QUANTISED)),
         Form(ROUNDED, LOW, needed=True),
     )
     concurrent = True

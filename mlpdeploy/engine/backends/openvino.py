@@ -19,9 +19,11 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from mlpdeploy.engine import host
-from mlpdeploy.engine.base import EngineBackend, Signature, missing, one_line
+from mlpdeploy.engine.base import EngineBackend, missing, one_line
 from mlpdeploy.engine.form import Form
+from mlpdeploy.engine.signature import Signature
 from mlpdeploy.errors import ArtifactError, BuildError
+from mlpdeploy.precisions import QUANTISED
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,11 +50,12 @@ class OpenVino(EngineBackend):
     name = "openvino"
     engine_file = "engine.blob"
     code = None
-    beside_int8 = "fp32"
+    beside_codes = "fp32"
+    multiplied = ("int8",)
     off = ("pick_parts", "gather_shifts")  # a split and slices are faster there than gathers
     packages = ("openvino",)
     forms = (
-        Form("keep_mean_axes", ("int8",), needed=True),
+        Form("keep_mean_axes", QUANTISED, needed=True),
         Form("part_wraps", needed=True),
         Form("spread_norms", needed=True),
         Form("flatten_grids"),

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlpdeploy.engine import nvidia, programs
-from mlpdeploy.engine.base import EngineBackend, Signature, installed_version, missing, one_line
+from mlpdeploy.engine.base import EngineBackend, installed_version, missing, one_line
+from mlpdeploy.engine.signature import Signature
 from mlpdeploy.errors import ArtifactError, BuildError
 
 if TYPE_CHECKING:

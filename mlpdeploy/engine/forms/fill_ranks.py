@@ -56,7 +56,7 @@ def _ranks(node: ir.Node, rank: int) -> list[int]:
 
 
 def _full_rank_codes(module: ir.Model, source: ir.Node, rank: int) -> ir.Value:
-    """A weight of INT8 codes with dimensions of 1 in front."""
+    """A weight of 8-bit codes with dimensions of 1 in front."""
     shape = source.outputs[0].shape
     assert shape is not None
     missing = rank - len(shape)

@@ -19,7 +19,7 @@ COLUMNS = f"{SEGMENTS}_by_columns"
 def rewrite(model: onnx.ModelProto, run: int | None = None) -> tuple[onnx.ModelProto, int]:
     """The same model whose segment-grouped projections multiply columns: all, or those with runs shorter than `run`."""
     constant = {tensor.name for tensor in model.graph.initializer}
-    # A weight of INT8 codes is no constant of the file; engines gather rows of codes cheaply.
+    # A weight of 8-bit codes is no constant of the file; engines gather rows of codes cheaply.
     calls = [n for n in model.graph.node if n.domain == DOMAIN and n.op_type == SEGMENTS and n.input[1] in constant]
     chosen = [node for node in calls if run is None or _split(node)[3] < run]
     if not chosen:

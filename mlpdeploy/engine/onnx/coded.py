@@ -1,4 +1,4 @@
-"""Weights that a file holds as INT8 codes: `DequantizeLinear(codes, scales, axis)` of constants, in another form.
+"""Weights that a file holds as 8-bit codes: `DequantizeLinear(codes, scales, axis)` of constants, in another form.
 
 Transposing or reshaping the codes, and the axis of the scales with them, gives the same values as doing so to the
 result, and leaves the result itself as the operand that an engine looks for.

@@ -41,13 +41,13 @@ class Emitted:
     """The ONNX model (custom operations as local functions of domain `mlpdeploy`) and the graph it came from.
 
     Nodes are named `<module path>/<operation>`. `fp32_nodes`: those that the precision plan keeps in FP32;
-    `int8_nodes`: those that stem from what it gives INT8 operands.
+    `quantised_nodes`: those that stem from what it gives 8-bit operands.
     """
 
     model: onnx.ModelProto
     typed: Typed
     fp32_nodes: frozenset[str] = frozenset()
-    int8_nodes: frozenset[str] = frozenset()
+    quantised_nodes: frozenset[str] = frozenset()
 
 
 def emit(typed: Typed) -> Emitted:
@@ -57,11 +57,11 @@ def emit(typed: Typed) -> Emitted:
     """
     exported = _exported(typed)
     transpose_codes(exported)
-    fp32, int8 = tidy(exported, BATCH, typed.fp32, typed.quantised)
+    fp32, quantised = tidy(exported, BATCH, typed.fp32, typed.quantised)
     proto = ir.serde.serialize_model(exported)
     proto.functions.extend(functions({node.op_type for node in proto.graph.node if node.domain == custom_ops.DOMAIN}))
     onnx.checker.check_model(proto)
-    return Emitted(proto, typed, fp32, int8)
+    return Emitted(proto, typed, fp32, quantised)
 
 
 def _exported(typed: Typed) -> ir.Model:
@@ -163,8 +163,8 @@ def _cast(x: Any, dtype: int, *_: Any) -> Any:
     return opset20.Cast(x, to=dtype)
 
 
-def _quantise(x: Any, scale: Any) -> Any:
-    zero: Any = opset20.Constant(value=_ZERO)
+def _quantise(x: Any, scale: Any, dtype: int) -> Any:
+    zero: Any = opset20.Constant(value=_ZERO[int(dtype)])
     return opset20.QuantizeLinear(x, scale, zero)
 
 
@@ -172,7 +172,7 @@ def _dequantise(codes: Any, scale: Any, axis: int) -> Any:
     if len(scale.shape):
         return opset20.DequantizeLinear(codes, scale, axis=int(axis))
     # ONNX Runtime moves it behind a Reshape with a QuantizeLinear in front, which without a zero point is unsigned.
-    zero: Any = opset20.Constant(value=_ZERO)
+    zero: Any = opset20.Constant(value=_ZERO[int(codes.dtype)])
     return opset20.DequantizeLinear(codes, scale, zero)
 
 
@@ -196,8 +196,11 @@ _PATH = re.compile(r'(?<=")[^"]*[/\\](?=[^"/\\]*")')
 _NODE = re.compile(r"translating node %(\w+) : .*?call_function\[target=([\w.]+)\]")
 """The node that the exporter could not write, in its message: name and operation."""
 
-_ZERO = onnx.helper.make_tensor("zero", onnx.TensorProto.INT8, [], [0])
-"""The zero point, which makes codes signed."""
+_ZERO = {
+    int(kind): onnx.helper.make_tensor("zero", kind, [], [0])
+    for kind in (onnx.TensorProto.INT8, onnx.TensorProto.FLOAT8E4M3FN)
+}
+"""The zero point, which says what codes are, by its type."""
 
 _OPSET = onnxscript.values.Opset(custom_ops.DOMAIN, 1)
 _SEGMENT_OPS = {name: onnxscript.values.Op(_OPSET, name, _segment_schema(body)) for name, body in BODIES.items()}

@@ -1,4 +1,4 @@
-"""Whether INT8 paid off: its latency beside FP16's and FP32's of the same network, on every backend that runs here."""
+"""Whether 8 bits paid off: their latency beside FP16's and FP32's of a network, on every backend that runs here."""
 
 from __future__ import annotations
 
@@ -16,13 +16,12 @@ from mlpdeploy.evidence.latency.clocks import Inputs, timed
 from mlpdeploy.evidence.latency.timing import FASTER, SLOWER
 from mlpdeploy.system.leftovers import temporary_folder
 
-INT8 = "int8"
 RIVALS = ("fp16", "fp32")
 ROUNDS, SECONDS = 100, 8.0
 """How long one backend is measured: so many rounds, or what of them the seconds allow."""
 
 Make = Callable[[str, str | None], Emitted]
-"""A precision, and that beside INT8, to the file of that network."""
+"""A precision, and what lies beside 8-bit codes, to the file of that network."""
 
 
 def worth(
@@ -32,7 +31,7 @@ def worth(
     request: BuildRequest,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Latency in milliseconds by backend and precision, INT8's ratio to each rival, and a verdict a backend in words.
+    """Latency in milliseconds by backend and precision, the ratio of 8 bits to each rival, and a verdict a backend.
 
     Every engine is built as `request` says, where that means something to its backend, for the one batch size that it
     is tuned for. `rows` (n, ...) by input name are repeated to fill it. Engines take turns within one measurement. A
@@ -49,8 +48,10 @@ def worth(
     inputs = [{name: np.resize(values, (batch, *values.shape[1:])) for name, values in rows.items()}]
     found: dict[str, Any] = {"batch": batch, "backends": {}, "not_measured": {}, "verdicts": []}
     for done, (name, backend) in enumerate(backends.items()):
-        progress.step(f"INT8 in {name}", done, len(backends))
-        reason = backend.available() or backend.supports(INT8) or backend.executable()
+        progress.step(f"{request.precision.upper()} in {name}", done, len(backends))
+        reason = backend.available() or backend.supports(request.precision) or backend.executable()
+        if reason is None and request.precision not in backend.multiplied:
+            reason = f"it multiplies what {request.precision.upper()} codes stand for, and gains nothing by them"
         if reason is not None:
             found["not_measured"][name] = reason
             continue
@@ -70,9 +71,9 @@ def _measured(
     batch, gpus = request.batch.opt, request.gpus
     with ExitStack() as stack:
         runners = {}
-        for precision in (INT8, *RIVALS):
+        for precision in (request.precision, *RIVALS):
             folder = stack.enter_context(temporary_folder())
-            file = emitted(precision, backend.beside_int8 if precision == INT8 else None)
+            file = emitted(precision, backend.beside(precision))
             asked = replace(
                 request,
                 precision=precision,
@@ -82,7 +83,7 @@ def _measured(
             built = backend.build(file, asked, folder, progress)
             runners[precision] = stack.enter_context(backend.load(built.engine, built.facts))
         taken = timed(runners, Inputs(dict.fromkeys(runners, inputs)), rounds=ROUNDS, seconds=SECONDS)
-    ratios = {rival: taken.ratio(INT8, rival) for rival in RIVALS}
+    ratios = {rival: taken.ratio(request.precision, rival) for rival in RIVALS}
     return {
         "median_ms": {precision: 1e3 * taken.latency(precision).median for precision in runners},
         "ratio": {rival: {**asdict(ratio), "verdict": ratio.verdict} for rival, ratio in ratios.items()},
@@ -90,7 +91,7 @@ def _measured(
 
 
 def _verdict(name: str, taken: Mapping[str, Any]) -> str:
-    """`openvino: 2.10 times faster than fp32` of the fastest rival, or why INT8 is not worth it."""
+    """`openvino: 2.10 times faster than fp32` of the fastest rival, or why 8 bits are not worth it."""
     rival = min(RIVALS, key=lambda one: taken["median_ms"][one])
     ratio = taken["ratio"][rival]
     if ratio["verdict"] == FASTER:

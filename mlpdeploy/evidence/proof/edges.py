@@ -23,7 +23,7 @@ from mlpdeploy.graph.tracing.trace import TensorSpec
 ORDINARY = "an ordinary one beside them"
 """In a batch of extreme rows, which it must not notice."""
 
-ROUNDINGS = {"fp32": 2.0**-24, "tf32": 2.0**-11, "fp16": 2.0**-11, "bf16": 2.0**-8, "int8": 2.0**-8}
+ROUNDINGS = {"fp32": 2.0**-24, "tf32": 2.0**-11, "fp16": 2.0**-11, "bf16": 2.0**-8, "int8": 2.0**-8, "fp8": 2.0**-4}
 """By precision, how far an operation's result is off."""
 
 SHAKES = 8

@@ -185,7 +185,8 @@ CONVERSIONS = (torch.ops.aten.to, torch.ops.aten._to_copy, torch.ops.aten.type_a
 
 
 def _is_float(value: Any) -> bool:
-    return isinstance(value, torch.Tensor) and value.is_floating_point()
+    """Whether a value is of real numbers; 8-bit codes are not, whatever their type is called."""
+    return isinstance(value, torch.Tensor) and value.is_floating_point() and value.itemsize > 1
 
 
 def typed_run(module: Callable[..., object], inputs: Sequence[TensorSpec], outputs: Sequence[str]) -> Run:

@@ -1,4 +1,4 @@
-"""What INT8 costs, site by site, and the fewest sites that must stay out of it for a budget to hold."""
+"""What 8-bit codes cost, site by site, and the fewest sites that must stay out of it for a budget to hold."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from torch.utils import _pytree as pytree
 from mlpdeploy.evidence.proof.compare import require_classes
 from mlpdeploy.graph import custom_ops
 from mlpdeploy.graph.editor import weight
-from mlpdeploy.graph.int8.calibrate import EXACT_DB, Arrays, Step, batches, fake_quantised, outputs, sqnr_db
-from mlpdeploy.graph.int8.sites import LARGEST_CODE, Quantisation, Site, channel_scales, codes, sites, storable
+from mlpdeploy.graph.quantisation.calibrate import EXACT_DB, Arrays, Step, batches, fake_quantised, outputs, sqnr_db
+from mlpdeploy.graph.quantisation.codes import Codes, channel_scales, coded, storable
+from mlpdeploy.graph.quantisation.sites import Quantisation, Site, sites
 from mlpdeploy.graph.rewrite import Rewritten
 
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """What happens to the output where one site alone takes INT8.
+    """What happens to the output where one site alone takes codes.
 
     `noise` is the squared error over the squared output, `sqnr_db` the same in decibels. `top1` is the change of top-1
     in points: of accuracy with labels, else of agreement with FP32; None where the output is no logits.
@@ -55,11 +56,11 @@ class Target:
 
 @dataclass(frozen=True)
 class MixedPoint:
-    """A mixed network: how many sites stay out of INT8, the share of multiply-accumulates that is in it, and how well
-    it does: `top1` is the accuracy, or the agreement with FP32 without labels."""
+    """A mixed network: how many sites stay out of 8 bits, the share of multiply-accumulates that is in them, and how
+    well it does: `top1` is the accuracy, or the agreement with FP32 without labels."""
 
     kept: int
-    int8_macs: float
+    quantised_macs: float
     sqnr_db: float | None
     top1: float | None
 
@@ -110,7 +111,8 @@ def sensitivities(
 
     The FP32 values before a site are computed once; only what depends on the site is computed again for it.
     """
-    found = {name: site for name, site in sites(balanced.module).found.items() if only is None or name in only}
+    taking = sites(balanced.module, quantisation.codes).found
+    found = {name: site for name, site in taking.items() if only is None or name in only}
     results: dict[str, list[np.ndarray]] = {name: [] for name in found}
     total = len(found) * -(-len(judge.expected) // len(next(batches(judge.rows, balanced.inputs))[0]))
     done = 0
@@ -135,7 +137,7 @@ def loud_ends(balanced: Rewritten, quantisation: Quantisation, judge: Judge) -> 
 
     They are often the most sensitive of a network and its cheapest. A network of two sites has none between them.
     """
-    names = list(sites(balanced.module).found)
+    names = list(sites(balanced.module, quantisation.codes).found)
     if len(names) < 3:
         return {}
     ends = (names[0], names[-1])
@@ -143,8 +145,9 @@ def loud_ends(balanced: Rewritten, quantisation: Quantisation, judge: Judge) -> 
     between = judge.noise(outputs(fake_quantised(balanced, rest), judge.rows, balanced.inputs))
     loud = [row for row in sensitivities(balanced, quantisation, judge, only=ends) if row.noise > between]
     decibels = -10 * math.log10(between) if between > 0 else math.inf
+    codes = quantisation.precision.upper()
     return {
-        row.node: f"in INT8 it alone leaves {row.sqnr_db:.1f} dB, all between the first and the last {decibels:.1f} dB"
+        row.node: f"in {codes} it alone leaves {row.sqnr_db:.1f} dB, all between the ends {decibels:.1f} dB"
         for row in loud
     }
 
@@ -157,7 +160,7 @@ def mix(
     target: Target,
     step: Step = lambda phase, done, total: None,
 ) -> tuple[Quantisation, tuple[MixedPoint, ...]]:
-    """Keep out of INT8 the fewest sites that `target` asks for, and the accuracy at each number that was tried.
+    """Keep out of 8 bits the fewest sites that `target` asks for, and the accuracy at each number that was tried.
 
     Sites go by the noise that they cause for what they cost: their multiply-accumulates, and one average site's
     for the casts. How many go is bisected, each try measured on the whole network. Without logits `max_drop` asks for
@@ -179,8 +182,9 @@ def mix(
         middle = 0 if low == 0 and not points else (low + high) // 2
         low, high = (low, middle) if enough(middle) else (middle + 1, high)
     enough(low)
+    codes = quantisation.precision.upper()
     kept = {
-        row.node: f"in INT8 it alone leaves {row.sqnr_db:.1f} dB, for {row.macs / total:.1%} of the products"
+        row.node: f"in {codes} it alone leaves {row.sqnr_db:.1f} dB, for {row.macs / total:.1%} of the products"
         for row in order[:low]
     }
     return replace(quantisation, kept=kept), tuple(points[count] for count in sorted(points))
@@ -194,7 +198,7 @@ def _point(
     count: int,
     target: Target,
 ) -> tuple[MixedPoint, bool]:
-    """The network with the first `count` sites of `order` out of INT8, and whether that is enough."""
+    """The network with the first `count` sites of `order` out of 8 bits, and whether that is enough."""
     mixed = replace(quantisation, kept={row.node: "" for row in order[:count]})
     output = outputs(fake_quantised(balanced, mixed), judge.rows, balanced.inputs)
     sqnr = sqnr_db(judge.expected, output)
@@ -208,7 +212,7 @@ def _point(
 def _each_alone(
     module: fx.GraphModule, batch: Sequence[torch.Tensor], found: Mapping[str, Site], quantisation: Quantisation
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """The outputs (rows, numbers) with each site alone in INT8."""
+    """The outputs (rows, numbers) with each site alone in 8 bits."""
     interpreter = fx.Interpreter(module, garbage_collect_values=False)
     interpreter.run(*batch)
     values = interpreter.env
@@ -216,8 +220,9 @@ def _each_alone(
     for place, node in enumerate(order):
         if (site := found.get(node.name)) is None:
             continue
-        scale = quantisation.thresholds[site.source] / LARGEST_CODE
-        changed: dict[fx.Node, Any] = {node: _quantised(module, node, site, scale, values)}
+        codes = quantisation.codes
+        scale = quantisation.thresholds[site.source] / codes.largest
+        changed: dict[fx.Node, Any] = {node: _quantised(module, node, site, scale, codes, values)}
         for later in order[place + 1 :]:
             if any(source in changed for source in later.all_input_nodes):
                 changed[later] = _run(later, ChainMap(changed, values))
@@ -226,15 +231,17 @@ def _each_alone(
 
 
 def _quantised(
-    module: fx.GraphModule, node: fx.Node, site: Site, scale: float, values: Mapping[fx.Node, Any]
+    module: fx.GraphModule, node: fx.Node, site: Site, scale: float, codes: Codes, values: Mapping[fx.Node, Any]
 ) -> torch.Tensor:
     args = list(fx.map_arg(node.args, values.__getitem__))
     matrix = weight(module, node.args[site.weight])
     assert matrix is not None
     step = storable(torch.tensor(scale), torch.float32)
-    args[site.activation] = custom_ops.dequantise(custom_ops.quantise(args[site.activation], step), step, 0)
-    scales = channel_scales(matrix, site.axis, torch.float32)
-    args[site.weight] = custom_ops.dequantise(codes(matrix, scales, site.axis), scales, site.axis)
+    args[site.activation] = custom_ops.dequantise(
+        custom_ops.quantise(args[site.activation], step, codes.dtype), step, 0
+    )
+    scales = channel_scales(matrix, site.axis, torch.float32, codes)
+    args[site.weight] = custom_ops.dequantise(coded(matrix, scales, site.axis, codes), scales, site.axis)
     kwargs = fx.map_arg(dict(node.kwargs), values.__getitem__)
     found: torch.Tensor = node.target(*args, **kwargs)  # type: ignore[operator]
     return found

@@ -47,9 +47,9 @@ from mlpdeploy.evidence.proof.reference import Reference, as_made_by, in_float32
 from mlpdeploy.evidence.proof.rung import Finding, accuracy, climb, held_against
 from mlpdeploy.evidence.proof.runs import CONVERSIONS, Run, float64_run, onnx_run, specified_run, typed_run
 from mlpdeploy.evidence.proof.wide import widened
-from mlpdeploy.graph.int8.equalise import equalise
-from mlpdeploy.graph.int8.sites import Quantisation
 from mlpdeploy.graph.precision.typed import Typed
+from mlpdeploy.graph.quantisation.equalise import equalise
+from mlpdeploy.graph.quantisation.sites import Quantisation
 from mlpdeploy.graph.rewrite import Rewritten, rewrite_as
 from mlpdeploy.graph.tracing.trace import TensorSpec, Traced, trace
 from mlpdeploy.system.guest import copied
@@ -96,10 +96,10 @@ def verify(
     inputs by name (n, ...), with `labels` (n,) where known: with them the top-1 agreement is gated, without them (on
     random inputs, where margins mean little) it is only reported. `cpu_budget` holds for the stages that PyTorch and
     ONNX Runtime execute, where it differs: no CPU has TF32, so they compute its graph in FP32.
-    `quantisation` is that which an INT8 graph was equalised and typed with. Of INT8, the typed graph is compared with
-    the network, and what comes after it with the typed graph: so the rung that fails is the one that lost the accuracy.
+    `quantisation` is that which a graph of 8-bit codes was equalised and typed with. Of such a graph, the typed one is
+    compared with the network, and what comes after it with the typed one: so the rung that fails lost the accuracy.
 
-    `rows` are inputs to compare on where there are no samples, instead of random ones: INT8 holds for what it was
+    `rows` are inputs to compare on where there are no samples, instead of random ones: ranges hold for what they were
     calibrated on. `traced` is what was rewritten; without it, the network is traced again.
 
     Raises InputError where the samples do not fit the network, or its own output is not finite.
@@ -130,14 +130,14 @@ def verify(
     if reference is None or _failed(stages):
         return replace(verification, notes=(*verification.notes, UNCLIMBED))
 
-    int8, on_cpu = quantisation is not None, cpu_budget or budget
+    coded, on_cpu = quantisation is not None, cpu_budget or budget
     by_pytorch = typed_run(typed.module, typed.inputs, names)
-    after = as_made_by(by_pytorch, reference, batch) if int8 else reference
+    after = as_made_by(by_pytorch, reference, batch) if coded else reference
     rounded, on_cpu_rounded = (first.factor(p) for p in (typed.precision, "fp32" if cpu_budget else typed.precision))
     rungs = [
         _exactly(first, traced, rewritten, quantisation, typed.inputs, sizes),
-        # INT8 holds for what it was calibrated on, and extreme rows lie beyond.
-        _Rung(TYPED, lambda: by_pytorch, reference, sizes, on_cpu, None if int8 else on_cpu_rounded),
+        # Ranges hold for what they were calibrated on, and extreme rows lie beyond.
+        _Rung(TYPED, lambda: by_pytorch, reference, sizes, on_cpu, None if coded else on_cpu_rounded),
         _Rung(EMITTED, lambda: onnx_run(model, torch.get_num_threads()), after, sizes, on_cpu, on_cpu_rounded),
     ]
     if engine is not None:

@@ -15,9 +15,9 @@ from mlpdeploy.evidence.report.words import (
     device_rows,
     extreme_rows,
     extreme_text,
-    int8_facts,
     launches_text,
     nearest,
+    quantised_facts,
 )
 from mlpdeploy.system.text import megabytes
 from mlpdeploy.zoo.recipe import GIVEN, kind
@@ -41,7 +41,7 @@ def report(
         _searched(manifest.get("decided")),
         _transposes(manifest["transposes"]),
         _precision(manifest),
-        _int8(manifest.get("int8")),
+        _quantised(manifest.get("quantised")),
         _verified(manifest, verification),
         _measured(manifest, bench),
         _files(manifest.get("files", {})),
@@ -131,30 +131,32 @@ def _precision(manifest: Mapping[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def _int8(int8: Mapping[str, Any] | None) -> str:
-    """How INT8 was calibrated, whether it paid off, what stayed out of it, and accuracy against its share."""
-    if int8 is None:
+def _quantised(quantised: Mapping[str, Any] | None) -> str:
+    """How 8 bits were calibrated, whether they paid off, what stayed out of them, and accuracy against their share."""
+    if quantised is None:
         return ""
-    parts = ["## INT8", table(["", ""], [list(fact) for fact in int8_facts(int8).items()])]
-    measured = (int8.get("worth") or {}).get("backends", {})
+    codes = quantised["precision"]
+    parts = [f"## {codes.upper()}", table(["", ""], [list(fact) for fact in quantised_facts(quantised).items()])]
+    measured = (quantised.get("worth") or {}).get("backends", {})
     if measured:
         rows = [
-            [name, *(f"{row['median_ms'][precision]:.2f}" for precision in ("int8", "fp16", "fp32"))]
+            [name, *(f"{row['median_ms'][precision]:.2f}" for precision in (codes, "fp16", "fp32"))]
             for name, row in measured.items()
         ]
-        parts += [f"Median latency at batch {int8['worth']['batch']}, in milliseconds, taking turns on this machine:"]
-        parts.append(table(["backend", "INT8:", "FP16:", "FP32:"], rows))
-    skipped = (int8.get("worth") or {}).get("not_measured", {})
+        batch = quantised["worth"]["batch"]
+        parts += [f"Median latency at batch {batch}, in milliseconds, taking turns on this machine:"]
+        parts.append(table(["backend", f"{codes.upper()}:", "FP16:", "FP32:"], rows))
+    skipped = (quantised.get("worth") or {}).get("not_measured", {})
     if skipped:
         parts.append("Not measured:\n\n" + items(f"{name}: {why}" for name, why in skipped.items()))
-    if int8["curve"]:
-        rows = [[point["kept"], f"{point['int8_macs']:.1%}", *_point(point)] for point in int8["curve"]]
-        head = ["kept from INT8:", "MACs in INT8:", "output SQNR:", "top-1:"]
+    if quantised["curve"]:
+        rows = [[point["kept"], f"{point['quantised_macs']:.1%}", *_point(point)] for point in quantised["curve"]]
+        head = [f"kept from {codes.upper()}:", f"MACs in {codes.upper()}:", "output SQNR:", "top-1:"]
         parts += ["What accuracy costs, each row measured:", table(head, rows)]
-        drawn = any(point["sqnr_db"] is not None for point in int8["curve"])
+        drawn = any(point["sqnr_db"] is not None for point in quantised["curve"])
         parts += ["![accuracy and cost](curve.svg)"] if drawn else []
-    if stayed := [_kept(one["module"], one["reason"]) for one in (*int8["kept"], *int8["refused"])]:
-        parts += ["Products that stayed out of INT8:", items(stayed)]
+    if stayed := [_kept(one["module"], one["reason"]) for one in (*quantised["kept"], *quantised["refused"])]:
+        parts += [f"Products that stayed out of {codes.upper()}:", items(stayed)]
     return "\n\n".join(parts)
 
 
@@ -281,7 +283,7 @@ def _build_call(manifest: Mapping[str, Any]) -> str:
 
 
 CALIBRATION = ("calibration", "calibrator", "max_drop", "min_sqnr", "mean", "std", "crop", "resize", "limit")
-"""Options of a selection that say how INT8 is calibrated, and on what."""
+"""Options of a selection that say how 8 bits are calibrated, and on what."""
 
 
 def _ports(ports: Iterable[Mapping[str, Any]]) -> Markdown:

@@ -37,9 +37,9 @@ def verdicts(manifest: Document, verification: Document | None, bench: Document 
         _correctness(manifest, verification),
         _speed(manifest, bench),
         _rules(manifest),
-        _int8(manifest["int8"]) if manifest.get("int8") else _precision(manifest),
+        _quantised(manifest["quantised"]) if manifest.get("quantised") else _precision(manifest),
     ]
-    return (*found, *_weights(manifest), *_calibration(manifest.get("int8")))
+    return (*found, *_weights(manifest), *_calibration(manifest.get("quantised")))
 
 
 def title(manifest: Document) -> str:
@@ -166,18 +166,20 @@ def _precision(manifest: Document) -> Verdict:
     return Verdict("Precision", MIXED if kept else GOOD, line, because)
 
 
-def _int8(int8: Document) -> Verdict:
-    share = f"{int8['share_of_macs']:.0%} of their multiply-accumulates"
-    line = f"{int8['sites']} of {int8['of_sites']} products take INT8, {share}"
-    because = f"All else is {int8['beside'].upper()}"
-    because += f"; {len(int8['kept'])} stayed out by what they would cost" if int8["kept"] else ""
-    because += f"; {'; '.join(int8['worth']['verdicts'])}" if int8.get("worth") and int8["worth"]["verdicts"] else ""
-    return Verdict("Precision", MIXED if int8["kept"] else GOOD, line, because)
+def _quantised(quantised: Document) -> Verdict:
+    share = f"{quantised['share_of_macs']:.0%} of their multiply-accumulates"
+    line = f"{quantised['sites']} of {quantised['of_sites']} products take {quantised['precision'].upper()}, {share}"
+    because = f"All else is {quantised['beside'].upper()}"
+    because += f"; {len(quantised['kept'])} stayed out by what they would cost" if quantised["kept"] else ""
+    told = (quantised.get("worth") or {}).get("verdicts", ())
+    because += f"; {'; '.join(told)}" if told else ""
+    return Verdict("Precision", MIXED if quantised["kept"] else GOOD, line, because)
 
 
-def _calibration(int8: Document | None) -> Iterator[Verdict]:
-    if int8 and int8["warning"]:
-        yield Verdict("Calibration", BAD if int8["random"] else MIXED, _sentence(int8["warning"]), f"On {int8['data']}")
+def _calibration(quantised: Document | None) -> Iterator[Verdict]:
+    if quantised and quantised["warning"]:
+        status = BAD if quantised["random"] else MIXED
+        yield Verdict("Calibration", status, _sentence(quantised["warning"]), f"On {quantised['data']}")
 
 
 def _weights(manifest: Document) -> Iterator[Verdict]:

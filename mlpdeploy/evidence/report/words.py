@@ -105,24 +105,25 @@ def launches_text(launches: Mapping[str, Any]) -> str:
     return f"{text}{copied}{other} other{transposes}{moved}{source}"
 
 
-def int8_facts(int8: Mapping[str, Any]) -> dict[str, str]:
-    """The manifest's `int8` in words."""
-    tried = ", ".join(f"{name} {db:.1f} dB" for name, db in int8["sqnr_db"].items())
+def quantised_facts(quantised: Mapping[str, Any]) -> dict[str, str]:
+    """The manifest's `quantised` in words."""
+    codes = quantised["precision"].upper()
+    tried = ", ".join(f"{name} {db:.1f} dB" for name, db in quantised["sqnr_db"].items())
     rows = {
-        "INT8": f"{int8['sites']} of {int8['of_sites']} products that can take it, {int8['share_of_macs']:.1%} of "
-        f"their multiply-accumulates; all else {int8['beside'].upper()}",
-        "calibrated": f"on {int8['data']}, calibrator {int8['calibrator']} ({tried})",
+        codes: f"{quantised['sites']} of {quantised['of_sites']} products that can take it, "
+        f"{quantised['share_of_macs']:.1%} of their multiply-accumulates; all else {quantised['beside'].upper()}",
+        "calibrated": f"on {quantised['data']}, calibrator {quantised['calibrator']} ({tried})",
     }
-    if int8["equalised"]:
-        rows["equalised"] = f"{int8['equalised']} operations"
-    if int8.get("residuals"):
-        rows["residuals"] = f"{int8['residuals']} additions after a convolution read INT8"
-    if int8["kept"]:
-        names = [one["module"] or one["node"] for one in int8["kept"]]
+    if quantised["equalised"]:
+        rows["equalised"] = f"{quantised['equalised']} operations"
+    if quantised.get("residuals"):
+        rows["residuals"] = f"{quantised['residuals']} additions after a convolution read {codes}"
+    if quantised["kept"]:
+        names = [one["module"] or one["node"] for one in quantised["kept"]]
         more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-        rows["kept from INT8"] = ", ".join(names[:5]) + more
-    if int8.get("worth"):
-        rows["worth it"] = "; ".join(int8["worth"]["verdicts"])
-    if int8["warning"]:
-        rows["warning"] = int8["warning"]
+        rows[f"kept from {codes}"] = ", ".join(names[:5]) + more
+    if quantised.get("worth"):
+        rows["worth it"] = "; ".join(quantised["worth"]["verdicts"])
+    if quantised["warning"]:
+        rows["warning"] = quantised["warning"]
     return rows

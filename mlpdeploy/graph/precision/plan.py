@@ -10,13 +10,6 @@ import torch
 from torch import fx
 
 from mlpdeploy.errors import InputError
-from mlpdeploy.graph.int8.sites import (
-    LARGEST_CODE,
-    Quantisation,
-    Site,
-    residuals,
-    sites,
-)
 from mlpdeploy.graph.kinds import root_of
 from mlpdeploy.graph.precision.fp32_only import formless
 from mlpdeploy.graph.precision.lost import protected
@@ -24,14 +17,13 @@ from mlpdeploy.graph.precision.ranges import Peaks, Ranges, measure, power
 from mlpdeploy.graph.precision.reach import Reach
 from mlpdeploy.graph.precision.sensitive import sensitive
 from mlpdeploy.graph.precision.small import divisors, small
+from mlpdeploy.graph.quantisation.codes import CODES, Codes
+from mlpdeploy.graph.quantisation.sites import Quantisation, Site, residuals, sites
 from mlpdeploy.graph.rewrite import Rewritten
 from mlpdeploy.graph.tracing.place import network_of
 
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 """Precision name to the dtype of the graph; TF32 is FP32 in the graph and a flag of the engine's builder."""
-
-INT8 = "int8"
-"""Projections and convolutions on INT8 codes; what lies between them has another precision (`Plan.beside`)."""
 
 FP16_MAX = torch.finfo(torch.float16).max
 
@@ -53,7 +45,7 @@ class Kept:
 
 @dataclass(frozen=True)
 class Quantised:
-    """A site that takes INT8, with the scale of its activation; those of its weight follow from the weight."""
+    """A site that takes codes, with the scale of its activation; those of its weight follow from the weight."""
 
     site: Site
     scale: float
@@ -71,11 +63,16 @@ class Plan:
     io: torch.dtype
     kept: tuple[Kept, ...]
     quantised: Mapping[str, Quantised] = field(default_factory=dict)
-    """By name, the nodes whose two operands are INT8 codes; `dtypes` has what they accumulate to."""
+    """By name, the nodes whose two operands are 8-bit codes; `dtypes` has what they accumulate to."""
     beside: str = ""
     """The precision of all that is not quantised."""
     residuals: Mapping[str, tuple[int, float]] = field(default_factory=dict)
     """By name, the additions that read one operand (its place) as the codes that a site reads too (their scale)."""
+
+    @property
+    def codes(self) -> Codes:
+        """What its quantised operands are coded in."""
+        return CODES[self.precision]
 
 
 def plan(
@@ -93,32 +90,33 @@ def plan(
     angles, places on grids and indices (see `sensitive`); and what a constant or a value too small for the precision
     has to be known for (see `lost`, `small`).
 
-    INT8 takes a `quantisation` of this graph: its sites take INT8, and all else has the precision `beside`.
+    INT8 and FP8 take a `quantisation` of this graph: its sites take codes, and all else has the precision `beside`.
     """
-    for name, known in ((precision, (*DTYPES, INT8)), (io, DTYPES), (beside, DTYPES)):
+    for name, known in ((precision, (*DTYPES, *CODES)), (io, DTYPES), (beside, DTYPES)):
         if name not in known:
             raise InputError(f"precision {name!r} is not one of {', '.join(known)}")
-    low = DTYPES[beside if precision == INT8 else precision]
+    low = DTYPES[beside if precision in CODES else precision]
     reasons = {} if low is torch.float32 else _reasons(rewritten, samples, low)
-    if precision == INT8 and low is torch.float32:
-        products = sites(rewritten.module).found
+    if precision in CODES and low is torch.float32:
+        products = sites(rewritten.module, CODES[precision]).found
         reasons = {name: why for name, why in sensitive(rewritten.module, Peaks({}, {})).items() if name in products}
     calls = [node for node in rewritten.module.graph.nodes if node.op == "call_function"]
     kept = tuple(Kept(node.name, network_of(node), reasons[node.name]) for node in calls if node.name in reasons)
     nodes = [node for node in calls if is_float(node) or node.name in reasons]
     dtypes = {node.name: torch.float32 if node.name in reasons else low for node in nodes}
-    if precision != INT8:
+    if precision not in CODES:
         return Plan(precision, dtypes, DTYPES[io], kept, beside=precision)
-    assert quantisation is not None, "INT8 is planned from a calibration"
+    assert quantisation is not None, "codes are planned from a calibration"
     quantised = _quantised(rewritten, quantisation, reasons)
     return Plan(precision, dtypes, DTYPES[io], kept, quantised, beside, _residuals(rewritten, quantised, reasons))
 
 
 def _quantised(rewritten: Rewritten, quantisation: Quantisation, reasons: Mapping[str, str]) -> dict[str, Quantised]:
-    """The sites that take INT8: all but those that were kept out and those that need FP32."""
+    """The sites that take codes: all but those that were kept out and those that need FP32."""
+    codes = quantisation.codes
     return {
-        name: Quantised(site, quantisation.thresholds[site.source] / LARGEST_CODE)
-        for name, site in sites(rewritten.module).found.items()
+        name: Quantised(site, quantisation.thresholds[site.source] / codes.largest)
+        for name, site in sites(rewritten.module, codes).found.items()
         if name not in quantisation.kept and name not in reasons
     }
 

@@ -10,11 +10,11 @@ from torch import fx, nn
 
 from mlpdeploy.graph import custom_ops
 from mlpdeploy.graph.editor import Editor, weight
-from mlpdeploy.graph.int8.sites import channel_scales, codes, storable
 from mlpdeploy.graph.kinds import arguments
 from mlpdeploy.graph.matching.rearrangements import back
 from mlpdeploy.graph.precision.plan import Plan, is_float
 from mlpdeploy.graph.precision.ranges import single_thread
+from mlpdeploy.graph.quantisation.codes import channel_scales, coded, storable
 from mlpdeploy.graph.rewrite import Rewritten
 from mlpdeploy.graph.tracing.trace import TensorSpec
 
@@ -30,7 +30,7 @@ class Typed:
     fp32: frozenset[str] = frozenset()
     """Names of the nodes that the plan keeps in FP32 although `precision` is lower."""
     quantised: frozenset[str] = frozenset()
-    """Names of the nodes whose operands are INT8 codes."""
+    """Names of the nodes whose operands are 8-bit codes."""
 
 
 def apply(rewritten: Rewritten, plan: Plan) -> Typed:
@@ -97,7 +97,7 @@ class _Typing:
         return torch.float32 if len(found) > 1 else None
 
     def coded(self, node: fx.Node, dtype: torch.dtype) -> dict[int, fx.Node]:
-        """The operands of a node that the plan quantises, by their places, as their INT8 codes tell them."""
+        """The operands of a node that the plan quantises, by their places, as their codes tell them."""
         if node.name in self.plan.residuals:
             place, scale = self.plan.residuals[node.name]
             return {place: self.activation(node.args[place], scale, dtype)}
@@ -111,25 +111,25 @@ class _Typing:
         }
 
     def activation(self, node: Any, scale: float, dtype: torch.dtype) -> fx.Node:
-        """`node` as its INT8 codes tell it, quantised before it was rearranged; shared by all who read it."""
+        """`node` as its codes tell it, quantised before it was rearranged; shared by all who read it."""
         chain = back(node)
         key = (chain.source, scale, dtype)
         if key not in self.decoded:
             number = storable(torch.tensor(scale), dtype)
             value = self.editor.constant(number, f"{chain.source.name}_scale", origin=chain.source)
             exact = self.cast(chain.source, dtype)
-            coded = self.editor.call(custom_ops.QUANTISE, (exact, value), origin=chain.source)
+            coded = self.editor.call(custom_ops.QUANTISE, (exact, value, self.plan.codes.dtype), origin=chain.source)
             self.decoded[key] = self.editor.call(custom_ops.DEQUANTISE, (coded, value, 0), origin=chain.source)
         return chain.replayed(self.editor, self.decoded[key])
 
     def coded_weight(self, node: Any, axis: int, dtype: torch.dtype) -> fx.Node:
-        """A weight as its INT8 codes tell it."""
+        """A weight as its codes tell it."""
         matrix = weight(self.source, node)
         assert matrix is not None
-        scales = channel_scales(matrix, axis, dtype)
-        coded = self.editor.constant(codes(matrix, scales, axis), f"{node.target}_codes", origin=node)
+        scales = channel_scales(matrix, axis, dtype, self.plan.codes)
+        known = self.editor.constant(coded(matrix, scales, axis, self.plan.codes), f"{node.target}_codes", origin=node)
         value = self.editor.constant(scales, f"{node.target}_scales", origin=node)
-        return self.editor.call(custom_ops.DEQUANTISE, (coded, value, axis), origin=node)
+        return self.editor.call(custom_ops.DEQUANTISE, (known, value, axis), origin=node)
 
     def cast(self, node: fx.Node, dtype: torch.dtype | None) -> fx.Node:
         """The copy of `node` in `dtype`; weights are converted once, values by a cast that their readers share."""

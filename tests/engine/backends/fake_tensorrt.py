@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from mlpdeploy.engine.base import Port
+from mlpdeploy.engine.signature import Port
 
 OUTPUTS = [Port("y", (4,), "float32"), Port("half", (4,), "float16")]
 LAYERS = [

@@ -18,7 +18,7 @@ from mlpdeploy.engine import nvidia
 from mlpdeploy.engine.backend import Batch, BuildRequest
 from mlpdeploy.engine.backends import tensorrt as backend
 from mlpdeploy.engine.backends.tensorrt import _contexts, _parser, _polygraphy
-from mlpdeploy.engine.base import Port
+from mlpdeploy.engine.signature import Port
 from mlpdeploy.errors import BuildError
 from mlpdeploy.evidence.latency import clocks
 from tests.engine.backends import fake_tensorrt

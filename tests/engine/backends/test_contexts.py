@@ -13,7 +13,7 @@ from mlpdeploy.engine import nvidia
 from mlpdeploy.engine.backend import Batch, BuildRequest, OnDevice, backends
 from mlpdeploy.engine.backends.tensorrt import _contexts, _polygraphy
 from mlpdeploy.engine.backends.tensorrt.parsed import origins
-from mlpdeploy.engine.base import Port, Signature
+from mlpdeploy.engine.signature import Port, Signature
 from mlpdeploy.errors import ArtifactError, MachineLacks
 from mlpdeploy.evidence.latency import by_module, clocks
 from mlpdeploy.progress import Silent

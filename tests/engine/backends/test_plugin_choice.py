@@ -218,9 +218,9 @@ def test_on_is_a_wrong_wish_where_there_are_no_plugins(cli: Any) -> None:
 def test_current_means_this_machines_gpu_and_stands_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nvidia, "probe", lambda: nvidia.Gpu("New", "sm90", "12.8"))
     for flavour in ("tensorrt", "tensorrt-rtx"):
-        assert compute_capabilities(flavour, ("current",)) is None
+        assert compute_capabilities(flavour, ("current",), "fp16") is None
         with pytest.raises(InputError, match="stands alone"):
-            compute_capabilities(flavour, ("current", "sm86"))
+            compute_capabilities(flavour, ("current", "sm86"), "fp16")
     monkeypatch.setattr(nvidia, "probe", lambda: "no NVIDIA GPU")
     with pytest.raises(InputError, match="this machine's GPU: no NVIDIA GPU"):
-        compute_capabilities("tensorrt-rtx", ("current",))
+        compute_capabilities("tensorrt-rtx", ("current",), "fp16")

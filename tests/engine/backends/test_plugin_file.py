@@ -97,7 +97,7 @@ def test_projections_of_int8_codes_are_left_to_tensorrt() -> None:
     assert [node.op_type for node in after.graph.node if node.domain] == [f"{SEGMENTS}_body", SEGMENTS]
     onnx.checker.check_model(coded)
     coded.graph.node.pop()
-    assert _plugin.refusal(tensorrt(), coded) == "what has a plugin is in INT8"
+    assert _plugin.refusal(tensorrt(), coded) == "what has a plugin reads 8-bit codes"
 
 
 def tensorrt(**members: Any) -> SimpleNamespace:

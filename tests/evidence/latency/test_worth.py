@@ -19,7 +19,7 @@ from mlpdeploy.progress import Stages
 class Backend:
     """Keeps what it was asked to build; it builds for `gpus`, or for this machine's CPU alone."""
 
-    beside_int8 = "fp16"
+    multiplied = ("int8",)
 
     def __init__(self, gpus: tuple[str, ...]) -> None:
         self.gpus, self.asked = gpus, list[BuildRequest]()
@@ -27,6 +27,9 @@ class Backend:
     def available(self) -> None: ...
 
     executable = available
+
+    def beside(self, precision: str) -> str | None:
+        return {"int8": "fp16"}.get(precision)
 
     def supports(self, precision: str, gpus: Any = ()) -> str | None:
         return None if set(gpus) <= set(self.gpus) else "not for these GPUs"
@@ -38,6 +41,14 @@ class Backend:
     @contextmanager
     def load(self, engine: Path, facts: Any) -> Any:
         yield lambda inputs: inputs
+
+
+def test_an_engine_that_does_not_multiply_the_codes_is_not_timed() -> None:
+    backend: Any = Backend(())
+    request = BuildRequest("fp8", Batch(1, 3, 8))
+    found = module.worth(lambda *_: pytest.fail("made"), {"one": backend}, {"x": np.zeros(2)}, request, Stages())
+    assert found["backends"] == {} and not backend.asked and not found["verdicts"]
+    assert found["not_measured"] == {"one": "it multiplies what FP8 codes stand for, and gains nothing by them"}
 
 
 @pytest.mark.parametrize("gpus", [("sm86",), ()])

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from mlpdeploy.evidence.proof.sensitivity import Judge, Target, loud_ends, mix, sensitivities
-from mlpdeploy.graph.int8.calibrate import calibrate, fake_quantised, outputs
-from mlpdeploy.graph.int8.sites import Quantisation, sites
+from mlpdeploy.graph.quantisation.calibrate import calibrate, fake_quantised, outputs
+from mlpdeploy.graph.quantisation.codes import INT8
+from mlpdeploy.graph.quantisation.sites import Quantisation, sites
 from mlpdeploy.graph.rewrite import Rewritten, rewrite
 from mlpdeploy.graph.tracing.trace import TensorSpec, trace
 
@@ -48,7 +49,7 @@ def made(network: nn.Module) -> tuple[Rewritten, Quantisation, Judge]:
 @pytest.mark.parametrize("wide", [(1,), (2,), (3,)])
 def test_each_site_alone_is_that_site_of_the_whole_network(wide: tuple[int, ...]) -> None:
     graph, quantisation, judge = made(Layers(wide))
-    names = list(sites(graph.module).found)
+    names = list(sites(graph.module, INT8).found)
     ranked = sensitivities(graph, quantisation, judge)
     assert {row.node for row in ranked} == set(names) and ranked[0].node == names[wide[0]]
     for row in ranked:
@@ -72,7 +73,7 @@ def test_the_fewest_sites_stay_out_for_a_target() -> None:
 @pytest.mark.parametrize(("wide", "places"), [((0,), {0}), ((5,), {5}), ((0, 5), {0, 5}), ((1,), set()), ((), set())])
 def test_an_end_stays_out_where_it_is_louder_than_all_between(wide: tuple[int, ...], places: set[int]) -> None:
     graph, quantisation, judge = made(Layers(wide))
-    names = list(sites(graph.module).found)
+    names = list(sites(graph.module, INT8).found)
     kept = loud_ends(graph, quantisation, judge)
     assert set(kept) == {names[place] for place in places}
     assert all("alone leaves" in reason and "dB, all between" in reason for reason in kept.values())

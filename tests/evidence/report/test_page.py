@@ -14,7 +14,7 @@ import pytest
 
 import mlpdeploy
 from mlpdeploy.artifact import store
-from mlpdeploy.evidence.report import charts, charts_int8
+from mlpdeploy.evidence.report import charts, charts_quantised
 from mlpdeploy.evidence.report.page import page
 from mlpdeploy.evidence.report.page.page import _count, _error, _ms, precisions
 from mlpdeploy.evidence.report.time_by_module import times
@@ -144,15 +144,15 @@ def test_the_charts_show_the_numbers_of_the_documents(documents: dict[str, Any])
     assert {"71.5 GMAC/s", "8.25 GB/s", "batch 1", "batch 8"} <= set(drawn)
 
 
-INT8 = {
-    "calibrator": "mse", "sqnr_db": {"max": 31.5, "mse": 33.25}, "data": "256 images below photos", "rows": 256,
-    "random": False, "warning": None, "equalised": 3, "beside": "fp16", "sites": 4, "of_sites": 5,
+CODED = {
+    "precision": "int8", "calibrator": "mse", "sqnr_db": {"max": 31.5, "mse": 33.25}, "data": "256 images below photos",
+    "rows": 256, "random": False, "warning": None, "equalised": 3, "beside": "fp16", "sites": 4, "of_sites": 5,
     "share_of_macs": 0.8125,
     "kept": [{"node": "linear_3", "module": "blocks.1.fc2", "reason": "in INT8 it alone leaves 21.5 dB"}],
     "refused": [{"node": "linear_5", "module": HOSTILE, "reason": HOSTILE}],
-    "curve": [{"kept": 0, "int8_macs": 1.0, "sqnr_db": 20.5, "top1": 0.875},
-              {"kept": 1, "int8_macs": 0.8125, "sqnr_db": 33.25, "top1": None},
-              {"kept": 5, "int8_macs": 0.0, "sqnr_db": None, "top1": 1.0}],
+    "curve": [{"kept": 0, "quantised_macs": 1.0, "sqnr_db": 20.5, "top1": 0.875},
+              {"kept": 1, "quantised_macs": 0.8125, "sqnr_db": 33.25, "top1": None},
+              {"kept": 5, "quantised_macs": 0.0, "sqnr_db": None, "top1": 1.0}],
     "ranked": [{"node": "linear_3", "module": "blocks.1.fc2", "macs": 3, "noise": 7e-3, "sqnr_db": 21.5, "top1": -1.25},
                {"node": "linear_4", "module": HOSTILE, "macs": 3, "noise": 0.0, "sqnr_db": None, "top1": None}],
     "worth": {"batch": 4, "verdicts": ["openvino: 1.75 times faster than fp32"],
@@ -162,8 +162,8 @@ INT8 = {
 
 
 def test_int8_has_a_section_of_its_own(documents: dict[str, Any], text: str) -> None:
-    assert "int8" not in Page(text).ids
-    made = page(**documents | {"manifest": documents["manifest"] | {"int8": INT8}})
+    assert "quantised" not in Page(text).ids
+    made = page(**documents | {"manifest": documents["manifest"] | {"quantised": CODED}})
     shown, drawn = visible(made), re.findall(r">([^<>]+)</text>", made)
     assert "4 of 5 products take INT8, 81% of their multiply-accumulates" in shown
     assert "1 stayed out by what they would cost; openvino: 1.75 times faster than fp32" in shown
@@ -173,19 +173,27 @@ def test_int8_has_a_section_of_its_own(documents: dict[str, Any], text: str) -> 
     assert "5 kept" not in made and "<script" not in made and "Calibration" not in shown
 
 
+def test_fp8_is_called_by_its_name(documents: dict[str, Any]) -> None:
+    worth = {"batch": 4, "verdicts": [], "backends": {"one": {"median_ms": {"fp8": 1.5, "fp16": 2.0, "fp32": 4.0}}}}
+    coded = CODED | {"precision": "fp8", "kept": [], "refused": [], "worth": worth | {"not_measured": {}}}
+    made = page(**documents | {"manifest": documents["manifest"] | {"quantised": coded}})
+    assert "4 of 5 products take FP8" in visible(made) and "FP8 ms" in visible(made) and "INT8" not in visible(made)
+    assert "1.5" in {cell.strip() for cell in Page(made).cells}
+
+
 def test_ranges_that_come_from_noise_are_a_verdict(documents: dict[str, Any]) -> None:
-    warned = INT8 | {"random": True, "warning": "calibrated on random noise: do not deploy", "curve": [], "ranked": []}
-    shown = visible(page(**documents | {"manifest": documents["manifest"] | {"int8": warned}}))
+    warned = CODED | {"random": True, "warning": "calibrated on random noise: do not deploy", "curve": [], "ranked": []}
+    shown = visible(page(**documents | {"manifest": documents["manifest"] | {"quantised": warned}}))
     assert shown.index("Calibrated on random noise: do not deploy") < shown.index("What was built")
 
 
 def test_charts_stand_alone_too() -> None:
-    made = charts.standalone(charts_int8.noise(INT8["ranked"]), HOSTILE)  # type: ignore[arg-type]
+    made = charts.standalone(charts_quantised.noise(CODED["ranked"], "int8"), HOSTILE)  # type: ignore[arg-type]
     root = ElementTree.fromstring(made)
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
     # Every variable that it uses is one that it sets.
     assert set(re.findall(r"var\(--(\w+)\)", made)) <= set(re.findall(r"--(\w+): #", made))
-    assert charts_int8.tradeoff(INT8["curve"][2:]) == ""  # type: ignore[index]
+    assert charts_quantised.tradeoff(CODED["curve"][2:], "int8") == ""  # type: ignore[index]
 
 
 def test_what_was_not_done_is_said_with_the_command(documents: dict[str, Any]) -> None:

@@ -22,12 +22,14 @@ from mlpdeploy.engine import nvidia
 from mlpdeploy.engine.backends.tensorrt import _contexts, _polygraphy
 from mlpdeploy.engine.backends.tensorrt._follows_plan import DTYPES, check, executed
 from mlpdeploy.engine.backends.tensorrt._launches import launches, layers
-from mlpdeploy.engine.backends.tensorrt._targets import compute_capabilities, unserved
+from mlpdeploy.engine.backends.tensorrt._targets import compute_capabilities, lacking_fp8, unserved
 from mlpdeploy.engine.backends.tensorrt.parsed import ParsedNetwork, read
-from mlpdeploy.engine.base import EngineBackend, Signature, installed_version, missing
+from mlpdeploy.engine.base import EngineBackend, installed_version, missing
 from mlpdeploy.engine.form import Form, prepare
 from mlpdeploy.engine.nvidia import CURRENT
+from mlpdeploy.engine.signature import Signature
 from mlpdeploy.errors import ArtifactError, BuildError, InputError
+from mlpdeploy.precisions import QUANTISED
 
 if TYPE_CHECKING:
     import onnx
@@ -44,7 +46,8 @@ class TensorRT(EngineBackend):
 
     engine_file = "engine.plan"
     code = "compiled kernels"
-    beside_int8 = "fp16"
+    beside_codes = "fp16"
+    multiplied = QUANTISED
     forms = (Form("fill_ranks"), Form("flatten_rows"))
     has_levels = True
     off = ("split_activation",)  # the products are joined again, and gelu then costs a launch of its own
@@ -81,8 +84,10 @@ class TensorRT(EngineBackend):
         """Every precision: TF32 is a builder flag on FP32."""
         if precision not in DTYPES:
             return super().supports(precision)
+        if precision == "fp8" and (lacking := lacking_fp8(self.name, gpus)) is not None:
+            return lacking
         try:
-            compute_capabilities(self.name, gpus)
+            compute_capabilities(self.name, gpus, "")
         except InputError as refused:
             return str(refused)
         return None
@@ -123,9 +128,9 @@ class TensorRT(EngineBackend):
         """The engine of `model`, whose dtypes have been read back, and what was parsed."""
         with _network(trt, model) as (network, errors):
             parsed = _read_back(network[1], model)
-            check(parsed, request.precision, emitted.fp32_nodes, emitted.int8_nodes)
+            check(parsed, request.precision, emitted.fp32_nodes, emitted.quantised_nodes)
             with self._timing_cache() as cache:
-                gpus = compute_capabilities(self.name, request.gpus)
+                gpus = compute_capabilities(self.name, request.gpus, request.precision)
                 config = _config(trt, self.name, request, network[1], gpus, monitor, cache)
                 return _serialised(network, config, cache, monitor, errors), parsed
 

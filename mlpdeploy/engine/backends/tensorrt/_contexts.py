@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from mlpdeploy.engine.backend import Arrays, Launch, LayerTime, Runner
-    from mlpdeploy.engine.base import Port
+    from mlpdeploy.engine.signature import Port
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,10 @@ from collections.abc import Collection
 from mlpdeploy.engine.backends.tensorrt.parsed import PRODUCTS, ParsedNetwork
 from mlpdeploy.errors import BuildError
 
-DTYPES = {"fp32": "FLOAT", "tf32": "FLOAT", "fp16": "HALF", "bf16": "BF16", "int8": "HALF"}
-"""What layers compute in; of INT8, what its products accumulate to and all else has (see `Backend.beside_int8`)."""
+DTYPES = {"fp32": "FLOAT", "tf32": "FLOAT", "fp16": "HALF", "bf16": "BF16", "int8": "HALF", "fp8": "HALF"}
+"""What layers compute in; of 8 bits, what their products accumulate to and all else has (see `Backend.beside`)."""
+CODES = {"int8": "INT8", "fp8": "FP8"}
+"""TensorRT's names of what products read by precision."""
 
 _NAMED = 4  # layers that one message names
 
@@ -17,18 +19,19 @@ def check(parsed: ParsedNetwork, precision: str, kept: Collection[str] = (), qua
     """Raise BuildError where a layer that computes has another dtype than asked for.
 
     `kept` are the ONNX nodes that the precision plan keeps in FP32, and `quantised` those whose products must take both
-    operands as INT8 codes, where that is asked for.
+    operands as 8-bit codes, where those are asked for.
     """
     _check_dtypes(parsed, precision, kept)
-    if precision == "int8":
-        _check_int8(parsed, quantised)
+    if precision in CODES:
+        _check_codes(parsed, precision, quantised)
 
 
 def executed(parsed: ParsedNetwork, precision: str) -> str:
     """What an engine of this network computes in, in words."""
-    if precision == "int8":
+    if (codes := CODES.get(precision)) is not None:
         products = sum(layer.type in PRODUCTS for layer in parsed.computing)
-        return f"{DTYPES[precision]}, {sum(layer.int8 for layer in parsed.computing)} of {products} products in INT8"
+        coded = sum(layer.codes == codes for layer in parsed.computing)
+        return f"{DTYPES[precision]}, {coded} of {products} products in {codes}"
     return DTYPES[precision] + (" with TF32" if precision == "tf32" else "")
 
 
@@ -48,12 +51,13 @@ def _check_dtypes(parsed: ParsedNetwork, precision: str, kept: Collection[str]) 
         )
 
 
-def _check_int8(parsed: ParsedNetwork, wanted: Collection[str]) -> None:
+def _check_codes(parsed: ParsedNetwork, precision: str, wanted: Collection[str]) -> None:
     products = [layer for layer in parsed.computing if layer.type in PRODUCTS]
     asked = [layer for layer in products if set(wanted) & {layer.layer, *layer.nodes}]
-    wrong = [layer for layer in asked if not layer.int8]
+    wrong = [layer for layer in asked if layer.codes != CODES[precision]]
     if wrong or not asked:
         names = ", ".join(f"{layer.layer} ({layer.type})" for layer in wrong[:_NAMED]) or "no product at all"
         raise BuildError(
-            f"{len(wrong)} of {len(asked)} products would not compute with INT8 codes, though the plan says so: {names}"
+            f"{len(wrong)} of {len(asked)} products would not compute with {CODES[precision]} codes, "
+            f"though the plan says so: {names}"
         )

@@ -31,7 +31,7 @@ _TENSOR = re.compile(rb"^  (?:sub_)?tensor=\{ (.*) \}$", re.MULTILINE)
 _NAME = re.compile(rb' name="([^"]*)"')
 _DIMS, _TYPE = re.compile(rb"dims=\{ ([^}]*) \}"), re.compile(rb" type=(\w+)")
 _OPERANDS = re.compile(rb"\b(?:input_args|output_args|input|output)=\{([^}]*)\}")
-_BYTES = {b"float": 4, b"half": 2, b"bf16": 2, b"int8": 1, b"fp8": 1, b"bool": 1, b"int32": 4, b"int64": 8}
+_BYTES = {b"float": 4, b"half": 2, b"bf16": 2, b"int8": 1, b"fp8_e4m3": 1, b"bool": 1, b"int32": 4, b"int64": 8}
 
 
 @dataclass(frozen=True)

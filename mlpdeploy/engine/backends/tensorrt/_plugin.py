@@ -20,8 +20,9 @@ from onnx import helper
 from mlpdeploy import kernels
 from mlpdeploy.engine import cuda_graphs, nvidia
 from mlpdeploy.engine.backends.tensorrt import _contexts, _polygraphy
-from mlpdeploy.engine.base import Port, one_line
+from mlpdeploy.engine.base import one_line
 from mlpdeploy.engine.onnx.functions import BODIES, SEGMENTS
+from mlpdeploy.engine.signature import Port
 from mlpdeploy.errors import BuildError, MachineLacks
 from mlpdeploy.graph.custom_ops import DOMAIN
 
@@ -79,7 +80,7 @@ def refusal(trt: Any, model: onnx.ModelProto) -> str | None:
         return "TensorRT-RTX has no plugins"
     if not _calls(model):
         quantised = any(node.domain == DOMAIN and node.op_type in BODIES for node in model.graph.node)
-        return "what has a plugin is in INT8" if quantised else "the network has no operation that has a plugin"
+        return "what has a plugin reads 8-bit codes" if quantised else "the network has no operation that has a plugin"
     if importlib.util.find_spec("triton") is None:
         return "the plugin's kernel is compiled by Triton, which is not installed; pip install triton"
     if importlib.util.find_spec("tensorrt.plugin") is None:
@@ -96,7 +97,7 @@ def refusal(trt: Any, model: onnx.ModelProto) -> str | None:
 
 
 def with_plugin(model: onnx.ModelProto, tf32: bool) -> onnx.ModelProto:
-    """The model whose segment-grouped projections are calls of the plugin, but for those of INT8 codes.
+    """The model whose segment-grouped projections are calls of the plugin, but for those of 8-bit codes.
 
     The local function goes, so that a plugin that cannot be found is an error and not another engine; where it is
     called still, it is called otherwise than the plugin.
@@ -179,7 +180,7 @@ def _registered() -> None:
 
 
 def _calls(model: onnx.ModelProto) -> list[onnx.NodeProto]:
-    """The operations that a plugin can take over: not those of INT8 codes, which it would multiply in FP16."""
+    """The operations that a plugin can take over: not those of 8-bit codes, which it would multiply in FP16."""
     decoded = {name for node in model.graph.node if node.op_type == "DequantizeLinear" for name in node.output}
     calls = (node for node in model.graph.node if node.domain == DOMAIN and node.op_type in BODIES)
     return [node for node in calls if not decoded & set(node.input)]

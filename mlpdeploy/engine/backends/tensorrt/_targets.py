@@ -25,15 +25,33 @@ def unserved(flavour: str, gpu: nvidia.Gpu) -> str | None:
 def _known(trt: Any) -> list[str]:
     """The compute capabilities that a TensorRT-RTX names, ascending: sm75 and so on."""
     members = (name.lower() for name in trt.ComputeCapability.__members__ if name.startswith("SM"))
-    return sorted(members, key=lambda name: int(name[2:]))
+    return sorted(members, key=_number)
 
 
-def compute_capabilities(flavour: str, gpus: Collection[str]) -> list[tuple[int, int]] | None:
-    """("sm86", ...) as TensorRT-RTX's (major, minor) pairs; None where none are named, or only `current`.
+FP8 = 89
+"""The compute capability from which on tensor cores multiply FP8: that of Ada, times ten."""
+
+
+def lacking_fp8(flavour: str, gpus: Collection[str]) -> str | None:
+    """None where the GPUs that are asked for, or this machine's where it is the one that counts, multiply FP8."""
+    gpu = nvidia.probe() if CURRENT in gpus or (flavour == "tensorrt" and not gpus) else None
+    asked = [gpu.capability] if isinstance(gpu, nvidia.Gpu) else [name for name in gpus if name != CURRENT]
+    lacking = [name for name in asked if _number(name) < FP8]
+    if not lacking:
+        return None
+    since = f"compute capability {FP8 / 10} (Ada, Hopper, Blackwell)"
+    return f"{', '.join(lacking)} has no FP8, which GPUs have from {since} on: ask for int8 there"
+
+
+def compute_capabilities(flavour: str, gpus: Collection[str], precision: str) -> list[tuple[int, int]] | None:
+    """("sm86", ...) as TensorRT-RTX's (major, minor) pairs; None for `current`, and where none are named: FP8 is
+    then for those that have it.
 
     Raises InputError for a GPU that TensorRT-RTX cannot build for, and, in the plain flavour, for any but this
     machine's own: it times kernels on the GPU that the engine will run on.
     """
+    if precision == "fp8" and not gpus and flavour != "tensorrt":
+        gpus = [name for name in _known(_polygraphy.bind(flavour)) if _number(name) >= FP8]
     if not gpus:
         return None
     gpu = nvidia.probe()
@@ -54,4 +72,9 @@ def compute_capabilities(flavour: str, gpus: Collection[str]) -> list[tuple[int,
     unknown = [name for name in gpus if name not in known]
     if unknown:
         raise InputError(f"{flavour} cannot build for {', '.join(unknown)}; choose from: {', '.join(known)}")
-    return [(int(name[2:-1]), int(name[-1])) for name in dict.fromkeys(gpus)]
+    return [divmod(_number(name), 10) for name in dict.fromkeys(gpus)]
+
+
+def _number(name: str) -> int:
+    """sm86 as 86; 0 for `none` and `current`."""
+    return int(name[2:]) if name.startswith("sm") else 0

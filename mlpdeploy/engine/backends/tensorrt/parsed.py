@@ -43,15 +43,16 @@ class FunctionBody:
 class Computing:
     """A layer that computes: its type, its name, the ONNX nodes it came from (innermost first), its operands' dtype.
 
-    Where the operands differ, `dtype` lists them, joined by "x": TensorRT would have refused such a matmul. `int8` is
-    whether each of its two operands is decoded from INT8 codes, which is what makes TensorRT compute with the codes.
+    Where the operands differ, `dtype` lists them, joined by "x": TensorRT would have refused such a matmul. `codes`
+    is the type of the 8-bit codes that its two operands are decoded from, which is what makes TensorRT compute with the
+    codes; None where one of them is not.
     """
 
     type: str
     layer: str
     nodes: tuple[str, ...]
     dtype: str
-    int8: bool = False
+    codes: str | None = None
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class ParsedNetwork:
             "bodies": [asdict(body) for body in self.bodies],
             "by_type": dict(self.by_type),
             "dtypes": {kind: dict(count) for kind, count in self.dtypes.items()},
-            "int8": sum(layer.int8 for layer in self.computing),
+            "coded": sum(layer.codes is not None for layer in self.computing),
             "products": sum(layer.type in PRODUCTS for layer in self.computing),
         }
 
@@ -100,7 +101,7 @@ def read(
     `functions` are the names of the local functions whose bodies are counted apart.
     """
     static: set[str] = set()
-    decoded: set[str] = set()
+    decoded: dict[str, str] = {}
     rows, computing = [], []
     for index in range(network.num_layers):
         layer = network.get_layer(index)
@@ -109,8 +110,8 @@ def read(
         outputs = [tensor for tensor in _tensors(layer.get_output, layer.num_outputs) if tensor is not None]
         if kind == "SHAPE" or all(tensor.name in static for tensor in inputs):
             static.update(tensor.name for tensor in outputs)  # constants, shapes, and what comes from them alone
-        if _decodes(kind, inputs) or (kind == "SHUFFLE" and inputs[0].name in decoded):
-            decoded.update(tensor.name for tensor in outputs)
+        if (made := _decoded(kind, inputs, decoded)) is not None:
+            decoded.update(dict.fromkeys((tensor.name for tensor in outputs), made))
         permutes = reshapes = False
         if kind == "SHUFFLE" and inputs[0].name not in static:
             shuffle = downcast(layer)
@@ -121,15 +122,25 @@ def read(
             operands = inputs[:2] if kind == "MATRIX_MULTIPLY" else inputs[:1]
             dtype = "x".join(dict.fromkeys(tensor.dtype.name for tensor in operands))
             names = tuple(node for node, _ in _chain(layer.metadata))
-            int8 = kind in PRODUCTS and len(inputs) > 1 and all(tensor.name in decoded for tensor in inputs[:2])
-            computing.append(Computing(kind, layer.name, names, dtype, int8))
+            read = (
+                {decoded.get(tensor.name) for tensor in inputs[:2]} if kind in PRODUCTS and len(inputs) > 1 else {None}
+            )
+            computing.append(Computing(kind, layer.name, names, dtype, read.pop() if len(read) == 1 else None))
         rows.append(_Row(kind, dtype, permutes, reshapes, _body(layer.metadata, functions)))
     return _summary(rows, tuple(computing))
 
 
-def _decodes(kind: str, inputs: list[Any]) -> bool:
-    """Whether a layer makes values of INT8 codes."""
-    return kind == "DEQUANTIZE" and inputs[0].dtype.name == "INT8"
+def _decoded(kind: str, inputs: list[Any], decoded: Mapping[str, str]) -> str | None:
+    """The type of the codes that a layer makes values of, or whose values it only rearranges."""
+    if kind == "DEQUANTIZE":
+        return str(inputs[0].dtype.name)
+    return decoded.get(inputs[0].name) if kind == "SHUFFLE" else None
+
+
+def _common(operands: list[Any], decoded: Mapping[str, str]) -> str | None:
+    """The type of the codes of all operands; None where one has none, or others."""
+    types = {decoded.get(tensor.name) for tensor in operands}
+    return types.pop() if len(types) == 1 else None
 
 
 def _tensors(get: Callable[[int], Any], count: int) -> Iterator[Any]:

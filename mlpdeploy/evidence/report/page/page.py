@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mlpdeploy.errors import MachineLacks
-from mlpdeploy.evidence.report import charts, charts_int8
+from mlpdeploy.evidence.report import charts, charts_quantised
 from mlpdeploy.evidence.report.blocks import Block, block
 from mlpdeploy.evidence.report.search_words import HEADER, search_rows, search_text
 from mlpdeploy.evidence.report.summary import REFUSALS, reproduction
@@ -23,8 +23,8 @@ from mlpdeploy.evidence.report.words import (
     clock_notes,
     device_rows,
     extreme_rows,
-    int8_facts,
     launches_text,
+    quantised_facts,
 )
 from mlpdeploy.system.documents import Document
 from mlpdeploy.system.text import clean, megabytes
@@ -76,7 +76,7 @@ def page(
         searched=search_text(manifest.get("decided")),
         tried=(HEADER, search_rows(manifest.get("decided"))),
         times=_times(bench),
-        int8_facts=int8_facts(manifest["int8"]) if manifest.get("int8") else {},
+        quantised_facts=quantised_facts(manifest["quantised"]) if manifest.get("quantised") else {},
         precisions=precisions(outlines["after"]) if outlines else [],
         speedup=speedup,
         phases=PHASES,
@@ -115,11 +115,11 @@ def _pictures(
         found["latency"] = [_markup(charts.latency(measurement)) for measurement in bench["measurements"]]
         if bench["roofline"] is not None and bench["roofline"]["limits"]:
             found["roofline"] = charts.roofline(bench)
-    int8 = manifest.get("int8") or {}
-    if int8.get("curve"):
-        found["tradeoff"] = charts_int8.tradeoff(int8["curve"])
-    if int8.get("ranked"):
-        found["noise"] = charts_int8.noise(int8["ranked"])
+    quantised = manifest.get("quantised") or {}
+    if quantised.get("curve"):
+        found["tradeoff"] = charts_quantised.tradeoff(quantised["curve"], quantised["precision"])
+    if quantised.get("ranked"):
+        found["noise"] = charts_quantised.noise(quantised["ranked"], quantised["precision"])
     if seen is not None:
         name = seen.module or "the network"
         found["before"] = draw(seen.before, f"{name} before the rules")

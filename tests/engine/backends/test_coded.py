@@ -1,4 +1,4 @@
-"""INT8 files: what every engine makes of them, and that a file which does not keep its promise fails the build."""
+"""INT8 and FP8 files: what every engine makes of them; a file that does not keep its promise fails the build."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from mlpdeploy.engine.backend import Batch, BuildRequest, backends
 from mlpdeploy.engine.forms import keep_mean_axes
 from mlpdeploy.engine.onnx.emit import Emitted, emit
 from mlpdeploy.errors import BuildError, InputError
-from mlpdeploy.graph.int8.calibrate import calibrate, outputs
-from mlpdeploy.graph.int8.equalise import equalise
-from mlpdeploy.graph.int8.sites import sites
 from mlpdeploy.graph.precision.plan import plan
 from mlpdeploy.graph.precision.typed import apply
+from mlpdeploy.graph.quantisation.calibrate import calibrate, outputs
+from mlpdeploy.graph.quantisation.codes import CODES
+from mlpdeploy.graph.quantisation.equalise import equalise
+from mlpdeploy.graph.quantisation.sites import sites
 from mlpdeploy.graph.rewrite import rewrite
 from mlpdeploy.graph.tracing.trace import TensorSpec, trace
 from mlpdeploy.zoo.vip import VisionPermutator
@@ -56,17 +57,22 @@ def rows(count: int = 6) -> dict[str, np.ndarray]:
     return {"input": np.random.default_rng(0).standard_normal((count, *SHAPE)).astype(np.float32)}
 
 
+@pytest.fixture(scope="module", params=["int8", "fp8"])
+def precision(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
-def files() -> dict[str, Emitted]:
-    """The INT8 file by the precision beside it."""
+def files(precision: str) -> dict[str, Emitted]:
+    """The file of 8-bit codes by the precision beside them."""
     graph = rewrite(trace(Small().eval(), [TensorSpec("input", SHAPE, torch.float32)]))
-    quantisation = calibrate(graph, rows(), "max")
+    quantisation = calibrate(graph, rows(), "max", precision)
     balanced = equalise(graph, quantisation.equalised)
-    found = len(sites(balanced.module).found)
+    found = len(sites(balanced.module, CODES[precision]).found)
     assert found == 9
     made = {}
     for beside in ("fp32", "fp16"):
-        planned = plan(balanced, "int8", quantisation=quantisation, beside=beside)
+        planned = plan(balanced, precision, quantisation=quantisation, beside=beside)
         assert len(planned.quantised) == found
         made[beside] = emit(apply(balanced, planned))
     return made
@@ -78,8 +84,8 @@ def nodes(model: onnx.ModelProto, kind: str) -> list[onnx.NodeProto]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("beside", ["fp32", "fp16"])
-def test_weights_are_int8_initialisers_decoded_along_their_output_channels(
-    files: dict[str, Emitted], beside: str
+def test_weights_are_initialisers_of_codes_decoded_along_their_output_channels(
+    files: dict[str, Emitted], precision: str, beside: str
 ) -> None:
     model = files[beside].model
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
@@ -93,13 +99,14 @@ def test_weights_are_int8_initialisers_decoded_along_their_output_channels(
         ]
         codes, scales = tensors[source.input[0]], tensors[source.input[1]]
         (axis,) = [attribute.i for attribute in source.attribute if attribute.name == "axis"]
-        assert codes.data_type == TensorProto.INT8
+        assert codes.data_type == {"int8": TensorProto.INT8, "fp8": TensorProto.FLOAT8E4M3FN}[precision]
         # The output channels: rows of the left operand, of a kernel and of Gemm's transposed weight, else columns.
         left = makers.get(node.input[0]) is source
         rows_first = left or node.op_type in ("Conv", "Gemm")
         assert axis % len(codes.dims) == (0 if rows_first else len(codes.dims) - 1)
         assert list(scales.dims) == [codes.dims[axis]]
-        assert not numpy_helper.to_array(codes).min() < -127
+        magnitudes = np.abs(numpy_helper.to_array(codes).astype(np.float64))
+        assert magnitudes.max() == {"int8": 127, "fp8": 448}[precision]
     # No transpose of a weight is left, and no bias has an integer form.
     assert not any(decoded(makers.get(node.input[0])) and makers[node.input[0]].input[0] in tensors
                    for node in nodes(model, "Transpose"))  # fmt: skip
@@ -113,16 +120,16 @@ def decoded(node: onnx.NodeProto | None) -> bool:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
 def test_a_cpu_engine_computes_what_the_fake_quantised_graph_does(
-    files: dict[str, Emitted], name: str, tmp_path: Path
+    files: dict[str, Emitted], precision: str, name: str, tmp_path: Path
 ) -> None:
     emitted, backend = files["fp32"], backends()[name]
-    assert backend.beside_int8 == "fp32"
-    built = backend.build(emitted, BuildRequest("int8", Batch(1, 2, 8), threads=1), tmp_path, Silent())
+    assert backend.beside(precision) == "fp32" and backend.beside("fp16") is None
+    built = backend.build(emitted, BuildRequest(precision, Batch(1, 2, 8), threads=1), tmp_path, Silent())
     expected = outputs(emitted.typed.module, rows(), emitted.typed.inputs)
     with backend.load(built.engine, built.facts) as run:
         found = run(rows())["output"]
     assert found.shape == expected.shape and np.isfinite(found).all()
-    if name == "openvino":
+    if name == "openvino" and precision == "int8":
         assert "i8" in built.facts["executed_by_type"]["FullyConnected"]
         cpu = Path("/proc/cpuinfo")
         if cpu.exists() and "vnni" not in cpu.read_text():
@@ -130,7 +137,7 @@ def test_a_cpu_engine_computes_what_the_fake_quantised_graph_does(
     assert np.abs(found - expected).max() < 0.03 * np.abs(expected).max()
 
 
-def test_tensorrt_takes_the_codes(files: dict[str, Emitted], tmp_path: Path) -> None:
+def test_tensorrt_takes_the_codes(files: dict[str, Emitted], precision: str, tmp_path: Path) -> None:
     backend = backends()["tensorrt-rtx"]
     if (reason := backend.available()) is not None:
         pytest.skip(reason)
@@ -139,26 +146,53 @@ def test_tensorrt_takes_the_codes(files: dict[str, Emitted], tmp_path: Path) -> 
 
     emitted = files["fp16"]
     parsed = parse_prepared(emitted.model)
-    int8 = [layer for layer in parsed.computing if layer.int8]
-    assert len(int8) == 9 == parsed.facts()["int8"] and all(layer.dtype == "HALF" for layer in int8)
-    check(parsed, "int8", quantised=emitted.int8_nodes)
+    coded = [layer for layer in parsed.computing if layer.codes == precision.upper()]
+    assert len(coded) == 9 == parsed.facts()["coded"] and all(layer.dtype == "HALF" for layer in coded)
+    check(parsed, precision, quantised=emitted.quantised_nodes)
+    with pytest.raises(BuildError, match="9 of 9 products would not compute"):
+        check(parsed, {"int8": "fp8", "fp8": "int8"}[precision], quantised=emitted.quantised_nodes)
     # Without codes in front of one product, the network is not what the plan says.
     model = onnx.ModelProto()
     model.CopyFrom(emitted.model)
-    product = next(node for node in model.graph.node if node.op_type == "MatMul" and node.name in emitted.int8_nodes)
+    product = next(
+        node for node in model.graph.node if node.op_type == "MatMul" and node.name in emitted.quantised_nodes
+    )
     makers = {output: node for node in model.graph.node for output in node.output}
     (place,) = (i for i, one in enumerate(product.input) if makers[one].input[0] in makers)
     product.input[place] = makers[makers[product.input[place]].input[0]].input[0]
-    broken = Emitted(model, emitted.typed, emitted.fp32_nodes, emitted.int8_nodes)
-    with pytest.raises(BuildError, match="1 of 9 products would not compute with INT8 codes"):
-        backend.build(broken, BuildRequest("int8", Batch(1, 2, 8)), tmp_path, Silent())
+    broken = Emitted(model, emitted.typed, emitted.fp32_nodes, emitted.quantised_nodes)
+    with pytest.raises(BuildError, match=f"1 of 9 products would not compute with {precision.upper()} codes"):
+        backend.build(broken, BuildRequest(precision, Batch(1, 2, 8)), tmp_path, Silent())
 
 
-def test_an_engine_without_int8_says_so() -> None:
+@pytest.mark.parametrize("precision", ["int8", "fp8"])
+def test_an_engine_without_codes_says_so(precision: str) -> None:
     from mlpdeploy.engine.backend import pick
 
-    with pytest.raises(InputError, match="inductor has no INT8"):
-        pick("inductor", "int8")
+    with pytest.raises(InputError, match=f"inductor has no {precision.upper()}"):
+        pick("inductor", precision)
+
+
+def test_fp8_is_refused_for_a_gpu_that_has_none() -> None:
+    backend = backends()["tensorrt-rtx"]
+    if (reason := backend.available()) is not None:
+        pytest.skip(reason)
+    for gpus in (("sm86",), ("sm120", "sm80")):
+        refused = backend.supports("fp8", gpus)
+        assert refused is not None and gpus[-1] in refused and "ask for int8" in refused and "\n" not in refused
+        assert backend.supports("int8", gpus) is None
+    assert backend.supports("fp8", ("sm89", "sm120")) is None is backend.supports("fp8")
+
+
+@pytest.mark.slow
+def test_an_fp8_engine_is_for_the_gpus_that_have_fp8(files: dict[str, Emitted], precision: str, tmp_path: Path) -> None:
+    """Without --gpu too, where TensorRT-RTX would build for Ampere and refuse."""
+    backend = backends()["tensorrt-rtx"]
+    if (reason := backend.available()) is not None:
+        pytest.skip(reason)
+    built = backend.build(files["fp16"], BuildRequest(precision, Batch(2, 2, 2)), tmp_path, Silent())
+    assert built.facts["executed"] == f"HALF, 9 of 11 products in {precision.upper()}"
+    assert built.facts["launches"]["bytes_moved"] > 0
 
 
 def mean_product() -> onnx.ModelProto:

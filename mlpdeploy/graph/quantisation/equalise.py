@@ -19,8 +19,9 @@ import torch
 from torch import fx
 
 from mlpdeploy.graph.editor import Editor, weight
-from mlpdeploy.graph.int8.sites import LARGEST_CODE, Site, sites
 from mlpdeploy.graph.kinds import shape_of
+from mlpdeploy.graph.quantisation.codes import Codes
+from mlpdeploy.graph.quantisation.sites import Site, products
 from mlpdeploy.graph.rewrite import Rewritten, copied, fold_constants
 
 aten = torch.ops.aten
@@ -40,29 +41,33 @@ class Channels:
     power: np.ndarray
 
 
-def factors(matrix: torch.Tensor, site: Site, seen: Channels) -> np.ndarray | None:
+def factors(matrix: torch.Tensor, site: Site, seen: Channels, codes: Codes) -> np.ndarray | None:
     """s by input channel, or None where the site's error is not estimated to fall by GAIN_DB."""
     columns = site.columns(matrix.double()).abs().numpy()  # (N, channels, rest)
     reach = columns.max(axis=(0, 2))
     known = (seen.largest > 0) & (reach > 0)
     if not known.any():
         return None
-    before, best, found = _noise(columns, seen, np.ones_like(reach)), np.inf, None
+    before, best, found = _noise(columns, seen, np.ones_like(reach), codes), np.inf, None
     for strength in STRENGTHS:
         s = np.ones_like(reach)
         s[known] = seen.largest[known] ** strength / reach[known] ** (1 - strength)
         s[known] /= np.exp(np.log(s[known]).mean())
-        if (noise := _noise(columns, seen, s)) < best:
+        if (noise := _noise(columns, seen, s, codes)) < best:
             best, found = noise, s
     return found if 10 * np.log10(before / max(best, 1e-300)) >= GAIN_DB else None
 
 
-def _noise(columns: np.ndarray, seen: Channels, s: np.ndarray) -> float:
-    """The power of a site's error, rounding errors being uniform and independent, up to a constant."""
+def _noise(columns: np.ndarray, seen: Channels, s: np.ndarray, codes: Codes) -> float:
+    """The power of a site's error, rounding errors being independent, up to a constant.
+
+    That of equal steps is a twelfth of their square; that of a share of a value is the same for every `s`.
+    """
     activation, matrix = seen.largest / s, columns * s[:, None]
-    step = activation.max() / LARGEST_CODE
-    steps = matrix.max(axis=(1, 2)) / LARGEST_CODE
-    return float(step**2 * (matrix**2).sum() + (steps**2).sum() * (seen.power / s**2).sum() * columns.shape[2])
+    step = activation.max() * codes.step / codes.largest
+    steps = matrix.max(axis=(1, 2)) * codes.step / codes.largest
+    equal = step**2 * (matrix**2).sum() + (steps**2).sum() * (seen.power / s**2).sum() * columns.shape[2]
+    return float(equal + 24 * codes.share * (seen.power @ (columns**2).sum(axis=(0, 2))))
 
 
 def equalise(rewritten: Rewritten, chosen: Mapping[str, Sequence[float]]) -> Rewritten:
@@ -71,7 +76,7 @@ def equalise(rewritten: Rewritten, chosen: Mapping[str, Sequence[float]]) -> Rew
         return rewritten
     module = fx.GraphModule(rewritten.module, copied(rewritten.module.graph))
     editor = Editor(module, module.graph)
-    found = sites(module).found
+    found = products(module)
     for node in list(module.graph.nodes):
         if node.name in chosen:
             _equalise(editor, node, found[node.name], torch.as_tensor(chosen[node.name], dtype=torch.float64))

@@ -8,10 +8,11 @@ import torch
 from torch import nn
 
 from mlpdeploy.graph import custom_ops
-from mlpdeploy.graph.int8.calibrate import calibrate, fake_quantised, outputs, sqnr_db
-from mlpdeploy.graph.int8.sites import Quantisation, channel_scales, codes, sites, storable
 from mlpdeploy.graph.precision.plan import plan
 from mlpdeploy.graph.precision.typed import apply
+from mlpdeploy.graph.quantisation.calibrate import calibrate, fake_quantised, outputs, sqnr_db
+from mlpdeploy.graph.quantisation.codes import FP8, INT8, channel_scales, coded, storable
+from mlpdeploy.graph.quantisation.sites import Quantisation, products, sites
 from mlpdeploy.graph.rewrite import Rewritten, rewrite
 from mlpdeploy.graph.tracing.trace import TensorSpec, trace
 from mlpdeploy.zoo.vip import VisionPermutator
@@ -61,7 +62,7 @@ def vip() -> nn.Module:
 
 
 def test_every_kind_of_product_is_found_with_its_own_axis() -> None:
-    found = list(sites(rewritten(Mixing(), 16, 24).module).found.values())
+    found = list(sites(rewritten(Mixing(), 16, 24).module, INT8).found.values())
     assert [(site.module, site.activation, site.weight, site.axis, site.channels) for site in found] == [
         ("tokens", 1, 0, 0, (-2,)),
         ("channels", 0, 1, 0, (-1,)),
@@ -70,9 +71,9 @@ def test_every_kind_of_product_is_found_with_its_own_axis() -> None:
         (16, 20, 16 * 20 * 24),
         (24, 32, 20 * 24 * 32),
     ]
-    (patch,) = sites(rewritten(Patches(), 16, 8, 8).module).found.values()
+    (patch,) = sites(rewritten(Patches(), 16, 8, 8).module, INT8).found.values()
     assert (patch.axis, patch.channels, patch.inputs, patch.macs) == (0, (1,), 256, 256 * 32 * 4)
-    graph = sites(rewritten(vip(), 3, 32, 32).module)
+    graph = sites(rewritten(vip(), 3, 32, 32).module, INT8)
     segments = [site for site in graph.found.values() if site.node.startswith("segment")]
     assert len(segments) == 2 and all((site.axis, site.channels) == (0, (1, 3)) for site in segments)
     # The three branches read one normalised activation, which is quantised once, in front of what rearranges it.
@@ -81,11 +82,57 @@ def test_every_kind_of_product_is_found_with_its_own_axis() -> None:
 
 
 def test_products_that_8_bits_do_not_pay_for_are_refused_with_a_reason() -> None:
-    assert list(sites(rewritten(Mixing(15, 24), 15, 24).module).refused.values()) == [
+    assert list(sites(rewritten(Mixing(15, 24), 15, 24).module, INT8).refused.values()) == [
         "15 input and 20 output channels, where 8 bits pay from 16 on"
     ]
-    assert next(iter(sites(rewritten(Mixing(16, 15), 16, 15).module).found.values())).module == "tokens"
-    assert list(sites(rewritten(Patches(groups=4), 16, 8, 8).module).refused.values()) == ["its convolution has groups"]
+    assert next(iter(sites(rewritten(Mixing(16, 15), 16, 15).module, INT8).found.values())).module == "tokens"
+    assert list(sites(rewritten(Patches(groups=4), 16, 8, 8).module, INT8).refused.values()) == [
+        "its convolution has groups"
+    ]
+
+
+@pytest.mark.parametrize(("kernel", "places"), [(1, 1), (5, 25), (6, 36), (16, 256)])
+def test_convolutions_take_fp8_as_far_as_tensorrt_has_kernels(kernel: int, places: int) -> None:
+    network = nn.Sequential(nn.Conv2d(16, 32, kernel, padding=kernel // 2), nn.ReLU(), nn.Conv2d(32, 16, 1))
+    graph = rewritten(network, 16, 24, 24).module
+    assert [site.module for site in sites(graph, INT8).found.values()] == ["0", "2"]
+    taking = sites(graph, FP8)
+    assert [site.module for site in taking.found.values()] == (["0", "2"] if places <= 32 else ["2"])
+    told = f"its kernel has {places} places, and TensorRT convolves FP8 with up to 32"
+    assert list(taking.refused.values()) == ([] if places <= 32 else [told])
+
+
+def test_what_is_over_sooner_than_its_codes_are_made_takes_none_wherever_it_lies() -> None:
+    """Also where it makes the output; and the share is that of all products, those that take no codes too."""
+
+    class Pooled(nn.Module):
+        def __init__(self, groups: int) -> None:
+            super().__init__()
+            self.wide, self.head = nn.Conv2d(64, 64, 3, padding=1, groups=groups), nn.Linear(64, 16)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            logits: torch.Tensor = self.head(self.wide(x).mean((2, 3)))
+            return logits
+
+    for groups in (1, 2):
+        found = sites(rewritten(Pooled(groups), 64, 32, 32).module, INT8)
+        assert [site.module for site in found.found.values()] == ["wide"] * (groups == 1)
+        assert "less than 0.01%" in found.refused[list(found.refused)[-1]]
+    found = sites(rewritten(Pooled(1), 64, 6, 6).module, INT8)
+    assert [site.module for site in found.found.values()] == ["wide", "head"]
+
+
+def test_of_several_matrices_each_place_is_multiplied_by_one() -> None:
+    class Heads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.empty(4, 24, 32))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x @ self.weight
+
+    (site,) = products(rewritten(Heads(), 4, 16, 24).module).values()
+    assert (site.inputs, site.outputs, site.macs) == (24, 32, 4 * 16 * 24 * 32)
 
 
 def test_a_product_of_two_activations_is_no_site() -> None:
@@ -93,7 +140,7 @@ def test_a_product_of_two_activations_is_no_site() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x @ x.transpose(1, 2)
 
-    found = sites(rewritten(Gram(), 16, 24).module)
+    found = sites(rewritten(Gram(), 16, 24).module, INT8)
     assert not found.found and not found.refused
 
 
@@ -104,17 +151,17 @@ def test_weights_are_coded_as_float64_says(dtype: torch.dtype, axis: int) -> Non
     matrix = rng.standard_normal((24, 40)) * np.exp(2 * rng.standard_normal((24, 1)))
     matrix[3] = 0
     other = 1 - axis
-    scales = channel_scales(torch.from_numpy(matrix).float(), axis, dtype)
-    coded = codes(torch.from_numpy(matrix).float(), scales, axis)
-    assert coded.dtype == torch.int8 and int(coded.min()) >= -127
+    scales = channel_scales(torch.from_numpy(matrix).float(), axis, dtype, INT8)
+    found = coded(torch.from_numpy(matrix).float(), scales, axis, INT8)
+    assert found.dtype == torch.int8 and int(found.min()) >= -127
     step = np.expand_dims(scales.double().numpy(), other)
     largest = np.abs(matrix.astype(np.float32)).max(other, keepdims=True)
     # Never smaller than the exact scale, and larger by no more than the rounding of the dtype.
     assert (step * 127 >= largest * (1 - 1e-7)).all()
     assert (step <= np.maximum(largest / 127 * (1 + 2 * torch.finfo(dtype).eps), 2.0**-23)).all()
     expected = np.clip(np.round(matrix.astype(np.float32).astype(np.float64) / step), -127, 127)
-    np.testing.assert_array_equal(coded.numpy(), expected)
-    decoded = custom_ops.dequantise(coded, scales, axis).double().numpy()
+    np.testing.assert_array_equal(found.numpy(), expected)
+    decoded = custom_ops.dequantise(found, scales, axis).double().numpy()
     assert (np.abs(decoded - matrix) <= step * (0.5 + 1e-3)).all() or dtype is torch.float16
 
 
@@ -126,7 +173,7 @@ def test_a_scale_too_small_for_fp16_is_still_a_number_above_zero() -> None:
 
 def test_activations_round_to_even_and_saturate() -> None:
     values = torch.tensor([0.5, 1.5, 2.5, -0.5, -1.5, 126.5, 1e9, -1e9])
-    assert custom_ops.quantise(values, torch.tensor(1.0)).tolist() == [0, 2, 2, 0, -2, 126, 127, -128]
+    assert custom_ops.quantise(values, torch.tensor(1.0), torch.int8).tolist() == [0, 2, 2, 0, -2, 126, 127, -128]
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -159,14 +206,14 @@ def test_scales_lie_along_the_output_channels_of_left_and_right_operands(side: s
 def quantised(graph: Rewritten, beside: str, kept: dict[str, str] | None = None) -> Quantisation:
     rows = {"input": np.random.default_rng(0).standard_normal((4, *graph.inputs[0].shape)).astype(np.float32)}
     found = calibrate(graph, rows, "max", equalising=False)
-    return Quantisation(found.calibrator, found.thresholds, {}, {}, "", 4, kept=kept or {})
+    return Quantisation("int8", found.calibrator, found.thresholds, {}, {}, "", 4, kept=kept or {})
 
 
 @pytest.mark.parametrize("beside", ["fp32", "fp16"])
 def test_the_typed_graph_has_codes_for_both_operands_and_nothing_else(beside: str) -> None:
     graph = rewritten(vip(), 3, 32, 32)
     typed = apply(graph, plan(graph, "int8", quantisation=quantised(graph, beside), beside=beside))
-    found = sites(graph.module).found
+    found = sites(graph.module, INT8).found
     assert typed.precision == "int8" and typed.quantised == found.keys()
     nodes = {node.name: node for node in typed.module.graph.nodes}
     dtype = torch.float16 if beside == "fp16" else torch.float32
@@ -227,14 +274,14 @@ def test_other_additions_read_no_codes(network: nn.Module) -> None:
 
 def test_an_addition_beside_what_was_kept_out_reads_no_codes() -> None:
     graph = rewritten(Bottleneck(nn.Identity()), 16, 6, 6)
-    last = list(sites(graph.module).found)[-1]
+    last = list(sites(graph.module, INT8).found)[-1]
     kept = quantised(graph, "fp32", {last: "too loud"})
     assert not plan(graph, "int8", quantisation=kept, beside="fp32").residuals
 
 
 def test_what_is_kept_out_of_int8_has_no_codes() -> None:
     graph = rewritten(Mixing(), 16, 24)
-    (first, second) = sites(graph.module).found
+    (first, second) = sites(graph.module, INT8).found
     planned = plan(graph, "int8", quantisation=quantised(graph, "fp32", {first: "measured"}), beside="fp32")
     assert list(planned.quantised) == [second]
 
@@ -242,5 +289,7 @@ def test_what_is_kept_out_of_int8_has_no_codes() -> None:
 def test_a_quantisation_survives_json() -> None:
     import json
 
-    found = Quantisation("mse", {"a": 1.5}, {"b": (1.0, 0.5)}, {"mse": 40.0}, "digits", 3, True, {"c": "measured"})
+    found = Quantisation(
+        "int8", "mse", {"a": 1.5}, {"b": (1.0, 0.5)}, {"mse": 40.0}, "digits", 3, True, {"c": "measured"}
+    )
     assert Quantisation.from_json(json.loads(json.dumps(found.to_json()))) == found

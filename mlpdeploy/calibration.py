@@ -1,4 +1,4 @@
-"""The INT8 stage of a build: rows to calibrate on, ranges, and what stays out of INT8 so that a target holds.
+"""The stage of an INT8 or FP8 build: rows to calibrate on, ranges, and what stays out of 8 bits so that a target holds.
 
     load samples -> calibrate (or find it in the cache) -> measure the first and the last site
                                                          | measure every site -> mix precisions
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 
     from mlpdeploy.evidence.proof.samples import Samples
     from mlpdeploy.evidence.proof.sensitivity import Sensitivity
-    from mlpdeploy.graph.int8.sites import Quantisation
+    from mlpdeploy.graph.quantisation.sites import Quantisation
     from mlpdeploy.graph.rewrite import Rewritten
     from mlpdeploy.stages import Compiled
 
 
 @dataclass(frozen=True)
-class Int8:
+class Calibration:
     """A calibration, and a few of its `rows` (n, ...) by input name, on which the engine is verified.
 
     `curve` and `ranked` where precisions were mixed: accuracy by number of sites kept out, and the sites by what they
@@ -53,23 +53,23 @@ class Int8:
         import numpy as np
 
         from mlpdeploy.evidence.report.charts import standalone
-        from mlpdeploy.evidence.report.charts_int8 import tradeoff
+        from mlpdeploy.evidence.report.charts_quantised import tradeoff
 
         document: dict[str, Any] = {"quantisation": self.quantisation.to_json()}
         document |= {"curve": self.curve, "ranked": self.ranked, "warning": self.warning}
         text = json.dumps(document, indent=2, allow_nan=False) + "\n"
         (folder / store.QUANTISATION).write_text(text, encoding="utf-8")
         np.savez_compressed(folder / store.ROWS, **self.rows)  # type: ignore[arg-type]
-        if chart := tradeoff(self.curve):
-            heading = f"{title}: what is in INT8, and what it costs"
+        if chart := tradeoff(self.curve, self.quantisation.precision):
+            heading = f"{title}: what is in {self.quantisation.precision.upper()}, and what it costs"
             (folder / store.CURVE).write_text(standalone(chart, heading), encoding="utf-8")
 
     @classmethod
-    def load(cls, folder: Path) -> Int8:
+    def load(cls, folder: Path) -> Calibration:
         """That of an artifact. Raises ArtifactError where its file cannot be used."""
         import numpy as np
 
-        from mlpdeploy.graph.int8.sites import Quantisation
+        from mlpdeploy.graph.quantisation.sites import Quantisation
 
         path = folder / store.QUANTISATION
         try:
@@ -86,6 +86,7 @@ class Int8:
         """What the manifest says about it."""
         found = self.quantisation
         return {
+            "precision": found.precision,
             "calibrator": found.calibrator,
             "sqnr_db": dict(found.sqnr_db),
             "data": found.data,
@@ -99,11 +100,11 @@ class Int8:
         }
 
 
-def calibration(rewritten: Rewritten, source: Source, selection: Selection, stages: Stages) -> Int8:
+def calibrate_network(rewritten: Rewritten, source: Source, selection: Selection, stages: Stages) -> Calibration:
     """Calibrate the rewritten network on what the selection names. Raises InputError where that cannot be used."""
     samples = _samples(source, selection, stages)
     quantisation = _calibrated(rewritten, samples, selection, stages)
-    found = Int8(quantisation, _few(samples), warning=samples.warning())
+    found = Calibration(quantisation, _few(samples), warning=samples.warning())
     if selection.min_sqnr is None and selection.max_drop is None:
         return replace(found, quantisation=_without_loud_ends(rewritten, quantisation, samples, stages))
     if selection.max_drop is not None and samples.labels is None:
@@ -124,17 +125,17 @@ def calibration(rewritten: Rewritten, source: Source, selection: Selection, stag
 def _without_loud_ends(
     rewritten: Rewritten, quantisation: Quantisation, samples: Samples, stages: Stages
 ) -> Quantisation:
-    """The first and the last site stay out of INT8 where one of them costs more than all between them."""
+    """The first and the last site stay out of 8 bits where one of them costs more than all between them."""
     from mlpdeploy.evidence.proof.sensitivity import loud_ends
-    from mlpdeploy.graph.int8.equalise import equalise
-    from mlpdeploy.graph.int8.sites import sites
+    from mlpdeploy.graph.quantisation.equalise import equalise
+    from mlpdeploy.graph.quantisation.sites import products
 
     with stages("measure both ends"):
         balanced = equalise(rewritten, quantisation.equalised)
         kept = loud_ends(balanced, quantisation, _judge(balanced, samples, ALONE))
-        found = sites(balanced.module).found
+        known = products(balanced.module)
         for node, reason in kept.items():
-            stages.say(f"{found[node].module} stays out of INT8: {reason}")
+            stages.say(f"{known[node].module} stays out of {quantisation.precision.upper()}: {reason}")
     return replace(quantisation, kept=kept)
 
 
@@ -143,13 +144,13 @@ def _each_site(
 ) -> tuple[Rewritten, tuple[Sensitivity, ...]]:
     """The equalised graph, and what each of its sites costs alone."""
     from mlpdeploy.evidence.proof.sensitivity import sensitivities
-    from mlpdeploy.graph.int8.equalise import equalise
+    from mlpdeploy.graph.quantisation.equalise import equalise
 
     with stages("sensitivity"):
         balanced = equalise(rewritten, quantisation.equalised)
         ranked = sensitivities(balanced, quantisation, _judge(balanced, samples, ALONE), stages.step)
     if not ranked:
-        raise InputError("no product of this network can take INT8, so there is none to rank: build it in FP16")
+        raise InputError("no product of this network can take 8 bits, so there is none to rank: build it in FP16")
     return balanced, ranked
 
 
@@ -157,35 +158,36 @@ ALONE = 16
 """Rows on which each site is measured on its own; the mixed networks are measured on all."""
 
 
-def measure_sites(rewritten: Rewritten, source: Source, selection: Selection, stages: Stages) -> Int8:
+def measure_sites(rewritten: Rewritten, source: Source, selection: Selection, stages: Stages) -> Calibration:
     """The calibration, and what each site costs alone."""
     samples = _samples(source, selection, stages)
     quantisation = _calibrated(rewritten, samples, selection, stages)
     _, ranked = _each_site(rewritten, quantisation, samples, stages)
-    return Int8(quantisation, ranked=tuple(row.to_json() for row in ranked), warning=samples.warning())
+    return Calibration(quantisation, ranked=tuple(row.to_json() for row in ranked), warning=samples.warning())
 
 
 def paid_off(compiled: Compiled, selection: Selection, stages: Stages) -> dict[str, Any]:
-    """INT8's latency beside that of FP16 and FP32, on every backend that runs here (see `evidence.latency.worth`)."""
+    """The latency of 8 bits beside FP16 and FP32, on every backend that runs here (see `evidence.latency.worth`)."""
     from mlpdeploy.engine.onnx.emit import Emitted, emit
     from mlpdeploy.evidence.latency.worth import worth
     from mlpdeploy.graph.precision.plan import plan
     from mlpdeploy.graph.precision.typed import apply
 
-    assert compiled.int8 is not None
-    int8, plain = compiled.int8, compiled.rewritten
+    assert compiled.calibration is not None
+    found, plain = compiled.calibration, compiled.rewritten
+    rows, quantisation = found.rows, found.quantisation
 
     def make(precision: str, beside: str | None) -> Emitted:
         if beside is None:
-            return emit(apply(plain, plan(plain, precision, samples=int8.rows)))
-        planned = plan(compiled.balanced, "int8", samples=int8.rows, quantisation=int8.quantisation, beside=beside)
+            return emit(apply(plain, plan(plain, precision, samples=rows)))
+        planned = plan(compiled.balanced, precision, samples=rows, quantisation=quantisation, beside=beside)
         return emit(apply(compiled.balanced, planned))
 
     with stages("worth it?"):
-        found = worth(make, backends(), int8.rows, selection.request(), stages)
-    for verdict in found["verdicts"]:
+        measured = worth(make, backends(), rows, selection.request(), stages)
+    for verdict in measured["verdicts"]:
         stages.say(verdict)
-    return found
+    return measured
 
 
 def calibrated_on(selection: Selection) -> str:
@@ -193,7 +195,7 @@ def calibrated_on(selection: Selection) -> str:
     from mlpdeploy.evidence.proof.samples import require
 
     if selection.calibration is None:
-        raise InputError(NEEDS_CALIBRATION)
+        raise InputError(f"{selection.precision.upper()} {NEEDS_CALIBRATION}")
     require(selection.calibration, "--calibration")
     return selection.calibration
 
@@ -211,14 +213,14 @@ def _samples(source: Source, selection: Selection, stages: Stages) -> Samples:
 def _few(samples: Samples) -> dict[str, np.ndarray]:
     """The rows that go into the artifact."""
     from mlpdeploy.evidence.proof.reference import DISTINCT_ROWS
-    from mlpdeploy.graph.int8.calibrate import some
+    from mlpdeploy.graph.quantisation.calibrate import some
 
     return dict(some(samples.arrays, DISTINCT_ROWS))
 
 
 def _judge(balanced: Rewritten, samples: Samples, rows: int | None = None) -> Any:
     from mlpdeploy.evidence.proof.sensitivity import Judge
-    from mlpdeploy.graph.int8.calibrate import some
+    from mlpdeploy.graph.quantisation.calibrate import some
 
     arrays: Mapping[str, Any] = dict(samples.arrays)
     if samples.labels is not None:
@@ -230,10 +232,10 @@ def _judge(balanced: Rewritten, samples: Samples, rows: int | None = None) -> An
 
 def _calibrated(rewritten: Rewritten, samples: Samples, selection: Selection, stages: Stages) -> Quantisation:
     """The calibration, from the cache where weights, graph, data, calibrator and our own code are the same."""
-    from mlpdeploy.graph.int8.calibrate import calibrate
-    from mlpdeploy.graph.int8.sites import Quantisation
+    from mlpdeploy.graph.quantisation.calibrate import calibrate
+    from mlpdeploy.graph.quantisation.sites import Quantisation
 
-    parts = (cache.fingerprint(rewritten), samples.digest(), selection.calibrator, cache.sources())
+    parts = (cache.fingerprint(rewritten), samples.digest(), selection.calibrator, selection.precision, cache.sources())
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()
     path = selection.out / selection.folder_name / "calibration" / f"{key[:32]}.json"
     with stages("calibrate"):
@@ -241,7 +243,7 @@ def _calibrated(rewritten: Rewritten, samples: Samples, selection: Selection, st
             found = Quantisation.from_json(files.read_json(path))
             stages.say(f"calibration found in {path}")
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            found = calibrate(rewritten, samples.arrays, selection.calibrator, stages.step)
+            found = calibrate(rewritten, samples.arrays, selection.calibrator, selection.precision, stages.step)
             store.place(path, json.dumps(found.to_json(), allow_nan=False) + "\n")
     shown = ", ".join(f"{name} {db:.1f} dB" for name, db in found.sqnr_db.items())
     stages.say(f"calibrator {found.calibrator} ({shown}); {len(found.equalised)} operations equalised")

@@ -15,10 +15,10 @@ import pytest
 from PIL import Image
 
 from mlpdeploy import commands, pipeline
+from mlpdeploy.calibration import Calibration
 from mlpdeploy.errors import ArtifactError, InputError
 from mlpdeploy.evidence.proof.samples import load_samples
-from mlpdeploy.graph.int8.sites import Quantisation
-from mlpdeploy.int8 import Int8
+from mlpdeploy.graph.quantisation.sites import Quantisation
 from mlpdeploy.network.finding import find
 from mlpdeploy.network.source import source_of
 from mlpdeploy.selection import Selection
@@ -161,7 +161,7 @@ def test_what_is_no_data_at_all(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["build", NAME, "--precision", "int8"], "INT8 needs --calibration"),
-        (["build", NAME, "--precision", "fp16", "--calibration", "digits"], "--calibration is for --precision int8"),
+        (["build", NAME, "--precision", "fp16", "--calibration", "digits"], "is for --precision int8 and fp8"),
         (["build", NAME, "--precision", "int8", "--calibration", "nowhere/"], "there is no such file"),
         (["build", NAME, "--precision", "int8", "--calibration", "random", "--calibrator", "median"], "calibrator"),
         (["build", NAME, "--precision", "int8", "--calibration", "random", "--max-drop", "-1"], "from 0 to 100"),
@@ -182,7 +182,7 @@ def test_wrong_options_are_one_line(arguments: list[str], message: str, capsys: 
 def test_build_then_verify_without_the_data(tmp_path: Path) -> None:
     given = selection(tmp_path / "out", "random", min_sqnr=60.0)
     artifact = pipeline.build(given)
-    int8 = artifact.manifest["int8"]
+    int8 = artifact.manifest["quantised"]
     assert int8["random"] and "do not deploy" in int8["warning"]
     assert 0 < len(int8["kept"]) <= int8["of_sites"] and int8["sites"] == int8["of_sites"] - len(int8["kept"])
     assert int8["curve"][0]["kept"] == 0 and len(int8["ranked"]) == int8["of_sites"]
@@ -236,15 +236,15 @@ def test_a_network_without_a_product_for_int8_is_one_line(tmp_path: Path) -> Non
     (tmp_path / "narrow_example.py").write_text("from torch import nn\n\ndef net():\n    return nn.Linear(8, 8)\n")
     given = Selection("narrow_example:net", "int8", "onnxruntime", "1:2:3", input_shape=(8,), calibration="random",
                       out=tmp_path / "out")  # fmt: skip
-    with pytest.raises(InputError, match="no product of this network can take INT8"):
+    with pytest.raises(InputError, match="no product of this network can take 8 bits"):
         commands.sensitivity(given)
-    with pytest.raises(InputError, match="no product of this network can take INT8"):
+    with pytest.raises(InputError, match="no product of this network can take 8 bits"):
         pipeline.build(replace(given, min_sqnr=30.0))
 
 
 def test_a_curve_without_noise_has_no_picture(tmp_path: Path) -> None:
-    exact = {"kept": 0, "int8_macs": 1.0, "sqnr_db": None, "top1": None}
-    Int8(Quantisation("max", {}, {}, {}, "", 1), curve=(exact,)).save(tmp_path, "net")
+    exact = {"kept": 0, "quantised_macs": 1.0, "sqnr_db": None, "top1": None}
+    Calibration(Quantisation("int8", "max", {}, {}, {}, "", 1), curve=(exact,)).save(tmp_path, "net")
     assert {path.name for path in tmp_path.glob("*.[jns]*")} >= {"quantisation.json", "rows.npz"}
     assert not (tmp_path / "curve.svg").exists()
 

@@ -1,8 +1,8 @@
-"""Where INT8 goes: the projections and convolutions of a rewritten graph that take both operands in 8 bits.
+"""Where 8-bit codes go: the projections and convolutions of a rewritten graph that take both operands in INT8 or FP8.
 
 A site is annotated here and converted elsewhere (`typed.apply`). Its weight has one scale for each output channel,
 its activation one scale for all of it, and both are symmetric: zero is the code 0, so no product needs a correction
-and no bias an integer form. An activation is quantised where it is computed: what only rearranges it
+and no bias a form of its own. An activation is quantised where it is computed: what only rearranges it
 on its way to a site moves 8-bit codes.
 """
 
@@ -21,6 +21,7 @@ from mlpdeploy.graph.editor import weight
 from mlpdeploy.graph.kinds import CONVOLUTIONS, convolution_arguments, shape_of
 from mlpdeploy.graph.layout.view import Size, size_at
 from mlpdeploy.graph.matching.rearrangements import back
+from mlpdeploy.graph.quantisation.codes import CODES, FP8, Codes
 from mlpdeploy.graph.tracing.place import network_of
 
 aten = torch.ops.aten
@@ -32,13 +33,15 @@ SMALLEST_SHARE = 1e-4
 """Part of a network's multiply-accumulates below which a product is over sooner than what 8 bits add: the launch that
 makes codes of its activation, and on TensorRT the one that no longer runs within the product."""
 
-LARGEST_CODE = 127
-"""Codes are -127 to 127: as many below zero as above."""
+
+WIDEST_FP8 = 32
+"""Places of a kernel beyond which TensorRT decodes FP8 in launches of their own and convolves in FP16. Of TensorRT-RTX
+1.7 for SM 8.9 and 12.0, 5 x 5 is convolved in FP8 and 6 x 6 is not."""
 
 
 @dataclass(frozen=True)
 class Site:
-    """An operation that can take INT8: a product of the activation `args[activation]` and the weight `args[weight]`.
+    """An operation that can take codes: a product of the activation `args[activation]` and the weight `args[weight]`.
 
     `axis` is that of the weight's output channels; `channels` are the activation's axes of input channels, in the order
     in which the weight has them. `source` is the node whose values are quantised: the activation
@@ -83,37 +86,48 @@ class Sites:
     modules: dict[str, str]
 
 
-def sites(module: fx.GraphModule) -> Sites:
-    """Every product of an activation and a weight: those that take INT8, and why the others do not."""
-    found, refused, modules = {}, {}, {}
+def products(module: fx.GraphModule) -> dict[str, Site]:
+    """Every product of an activation and a weight by node name, whether it takes codes or not."""
+    found = {}
     for node in module.graph.nodes:
         operands = _operands(module, node)
         if operands is None:
             continue
         activation, place, axis, channels = operands
-        matrix = weight(module, node.args[place])
-        assert matrix is not None
+        matrix = _matrix(module, node, place)
         outputs = matrix.shape[axis]
-        inputs = matrix.numel() // outputs
-        if (reason := _refusal(node, matrix, inputs, outputs)) is not None:
-            refused[node.name], modules[node.name] = reason, network_of(node)
-            continue
+        each = math.prod(matrix.shape[:-2]) if node.target in _BATCHED else 1
+        inputs = matrix.numel() // outputs // each
         macs = math.prod(size_at(size, 1) for size in shape_of(node)) * inputs
         source = back(node.args[activation]).source.name
         found[node.name] = Site(
             node.name, network_of(node), activation, place, axis, channels, source, inputs, outputs, macs
         )
-    for node in _negligible(module, found):
-        refused[node.name] = f"it has less than {SMALLEST_SHARE:.2%} of the network's multiply-accumulates"
-        modules[node.name] = found.pop(node.name).module
+    return found
+
+
+def sites(module: fx.GraphModule, codes: Codes) -> Sites:
+    """Of all products those that take `codes`, and why the others do not."""
+    known = products(module)
+    least = SMALLEST_SHARE * sum(site.macs for site in known.values())
+    found, refused, modules = {}, {}, {}
+    for node in module.graph.nodes:
+        if (site := known.get(node.name)) is None:
+            continue
+        reason = _refusal(node, _matrix(module, node, site.weight), site, codes)
+        if reason is None and site.macs < least:
+            reason = f"it has less than {SMALLEST_SHARE:.2%} of the network's multiply-accumulates"
+        if reason is None:
+            found[node.name] = site
+        else:
+            refused[node.name], modules[node.name] = reason, site.module
     return Sites(found, refused, modules)
 
 
-def _negligible(module: fx.GraphModule, found: Mapping[str, Site]) -> list[fx.Node]:
-    """Products too small for a gain. Not the one that makes the output: what that costs is measured."""
-    least = SMALLEST_SHARE * sum(site.macs for site in found.values())
-    small = [node for node in module.graph.nodes if node.name in found and found[node.name].macs < least]
-    return [node for node in small if any(user.op != "output" for user in node.users)]
+def _matrix(module: fx.GraphModule, node: fx.Node, place: int) -> torch.Tensor:
+    matrix = weight(module, node.args[place])
+    assert matrix is not None
+    return matrix
 
 
 @dataclass(frozen=True)
@@ -169,6 +183,9 @@ def _product(module: fx.GraphModule, node: fx.Node) -> Operands | None:
     return (0, 1, right.dim() - 1, (-1,)) if right is not None and right.dim() >= 2 else None
 
 
+_BATCHED = (aten.matmul.default, aten.mm.default)
+"""Products whose weight may be several, one for each place of the axes in front."""
+
 _READERS: dict[Any, Callable[[fx.GraphModule, fx.Node], Operands | None]] = {
     aten.linear.default: _rows(-1),
     aten.matmul.default: _product,
@@ -179,49 +196,31 @@ _READERS: dict[Any, Callable[[fx.GraphModule, fx.Node], Operands | None]] = {
 }
 
 
-def _refusal(node: fx.Node, matrix: torch.Tensor, inputs: int, outputs: int) -> str | None:
-    """Why a product cannot take INT8, or None."""
+def _refusal(node: fx.Node, matrix: torch.Tensor, site: Site, codes: Codes) -> str | None:
+    """Why a product cannot take codes, or None."""
     if node.target in CONVOLUTIONS:
         if node.target is not aten.conv2d.padding and convolution_arguments(node)[6] != 1:
             return "its convolution has groups"
+        if codes is FP8 and (places := matrix[0, 0].numel()) > WIDEST_FP8:
+            return f"its kernel has {places} places, and TensorRT convolves FP8 with up to {WIDEST_FP8}"
     elif matrix.dim() != 2:
         return f"its weight has {matrix.dim()} dimensions"
-    if min(inputs, outputs) < SMALLEST:
-        return f"{inputs} input and {outputs} output channels, where 8 bits pay from {SMALLEST} on"
+    if min(site.inputs, site.outputs) < SMALLEST:
+        return f"{site.inputs} input and {site.outputs} output channels, where 8 bits pay from {SMALLEST} on"
     return None
-
-
-def channel_scales(matrix: torch.Tensor, axis: int, dtype: torch.dtype) -> torch.Tensor:
-    """The scale of each output channel, as a number of `dtype`: its largest magnitude gets the last code."""
-    others = [dim for dim in range(matrix.dim()) if dim != axis]
-    return storable(matrix.double().abs().amax(others) / LARGEST_CODE, dtype)
-
-
-def storable(scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """`scale` as a number of `dtype` that is not smaller, and not zero: a channel of zeros has the code 0 anyway."""
-    smallest = torch.finfo(dtype).smallest_normal if dtype is not torch.float16 else 2.0**-24
-    rounded = scale.to(dtype)
-    up = torch.nextafter(rounded, torch.full_like(rounded, math.inf))
-    return torch.where(rounded.double() < scale.double(), up, rounded).clamp(min=smallest)
-
-
-def codes(matrix: torch.Tensor, scales: torch.Tensor, axis: int) -> torch.Tensor:
-    """INT8 codes of a weight: round(w / scale) to even, -127 to 127."""
-    shape = [-1 if dim == axis else 1 for dim in range(matrix.dim())]
-    exact = matrix.double() / scales.double().reshape(shape)
-    return exact.round().clamp(-LARGEST_CODE, LARGEST_CODE).to(torch.int8)
 
 
 @dataclass(frozen=True)
 class Quantisation:
-    """What calibration decided about a graph: enough to plan INT8 again without the data.
+    """What calibration decided about a graph: enough to plan it again without the data.
 
-    `thresholds`: the largest magnitude that an activation's codes hold, by source node. `equalised`: the factors of
-    `equalise` by site. `kept`: sites that stay in the higher precision, with the reason. `sqnr_db`: the output's
-    signal to quantisation noise by calibrator, as far as they were tried. `data` says what it was calibrated on, in
-    words; `random` where that was noise.
+    `precision` is that of the codes. `thresholds`: the largest magnitude that an activation's codes hold, by source
+    node. `equalised`: the factors of `equalise` by site. `kept`: sites that stay in the higher precision, with the
+    reason. `sqnr_db`: the output's signal to quantisation noise by calibrator, as far as they were tried. `data` says
+    what it was calibrated on, in words; `random` where that was noise.
     """
 
+    precision: str
     calibrator: str
     thresholds: Mapping[str, float]
     equalised: Mapping[str, tuple[float, ...]]
@@ -231,6 +230,11 @@ class Quantisation:
     random: bool = False
     kept: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def codes(self) -> Codes:
+        """What operands are coded in."""
+        return CODES[self.precision]
+
     def to_json(self) -> dict[str, Any]:
         """Its fields as JSON values."""
         return asdict(self)
@@ -238,5 +242,7 @@ class Quantisation:
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Quantisation:
         """Read it back."""
+        if document["precision"] not in CODES:
+            raise ValueError(f"no precision {document['precision']!r} has codes")
         equalised = {name: tuple(values) for name, values in document["equalised"].items()}
         return cls(**{**document, "equalised": equalised})

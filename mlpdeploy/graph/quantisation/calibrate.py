@@ -1,4 +1,4 @@
-"""Stage 3 of an INT8 build: the network runs over real inputs, and every activation to be quantised gets its range.
+"""Stage 3 of a quantised build: the network runs over real inputs, and every activation to be quantised gets its range.
 
     channels' ranges -> equalise -> histograms of magnitudes -> thresholds by calibrator -> the best by output SQNR
 
@@ -19,11 +19,12 @@ from torch.utils import _pytree as pytree
 
 from mlpdeploy.errors import InputError
 from mlpdeploy.graph.editor import weight
-from mlpdeploy.graph.int8.calibrators import BINS, CALIBRATORS, Histogram, threshold
-from mlpdeploy.graph.int8.equalise import Channels, equalise, factors
-from mlpdeploy.graph.int8.sites import Quantisation, Site, sites
-from mlpdeploy.graph.precision.plan import INT8, plan
+from mlpdeploy.graph.precision.plan import plan
 from mlpdeploy.graph.precision.typed import apply
+from mlpdeploy.graph.quantisation.calibrators import BINS, CALIBRATORS, Histogram, threshold
+from mlpdeploy.graph.quantisation.codes import CODES, Codes
+from mlpdeploy.graph.quantisation.equalise import Channels, equalise, factors
+from mlpdeploy.graph.quantisation.sites import Quantisation, Site, sites
 from mlpdeploy.graph.rewrite import Rewritten
 from mlpdeploy.graph.tracing.rows import chunks, fixed_batch
 
@@ -43,11 +44,12 @@ def calibrate(
     rewritten: Rewritten,
     data: Arrays,
     calibrator: str = AUTO,
+    precision: str = "int8",
     step: Step = lambda phase, done, total: None,
     *,
     equalising: bool = True,
 ) -> Quantisation:
-    """Calibrate on `data`: arrays (n, ...) by input name.
+    """Calibrate codes of a precision, "int8" or "fp8", on `data`: arrays (n, ...) by input name.
 
     `calibrator` is one of CALIBRATORS, or `auto`, which tries all on TRIED_ROWS of the rows and keeps the one whose
     output has the highest signal to quantisation noise. `equalising` moves wide channels' ranges into the weights
@@ -55,16 +57,19 @@ def calibrate(
     """
     if calibrator != AUTO and calibrator not in CALIBRATORS:
         raise InputError(f"no calibrator is called {calibrator!r}; choose one of: {AUTO}, {', '.join(CALIBRATORS)}")
-    seen = _channels(rewritten, data, step)
-    chosen = _factors(rewritten, seen) if equalising else {}
+    codes = CODES[precision]
+    taking = sites(rewritten.module, codes).found
+    seen = _channels(rewritten, data, taking, step)
+    chosen = _factors(rewritten, taking, seen, codes) if equalising else {}
     balanced = equalise(rewritten, chosen)
-    histograms = _histograms(balanced, data, _largest(balanced, seen, chosen), step)
+    histograms = _histograms(balanced, data, _largest(sites(balanced.module, codes).found, seen, chosen), step)
     candidates = CALIBRATORS if calibrator == AUTO else (calibrator,)
     rows = len(next(iter(data.values())))
     found = {
         name: Quantisation(
+            precision,
             name,
-            {source: threshold(name, histogram) for source, histogram in histograms.items()},
+            {source: threshold(name, histogram, codes) for source, histogram in histograms.items()},
             chosen,
             {},
             "",
@@ -78,8 +83,8 @@ def calibrate(
 
 
 def fake_quantised(rewritten: Rewritten, quantisation: Quantisation) -> fx.GraphModule:
-    """The graph (already equalised) with its INT8 sites, all else in FP32."""
-    return apply(rewritten, plan(rewritten, INT8, quantisation=quantisation, beside="fp32")).module
+    """The graph (already equalised) with codes at its sites, all else in FP32."""
+    return apply(rewritten, plan(rewritten, quantisation.precision, quantisation=quantisation, beside="fp32")).module
 
 
 def sqnr_db(reference: np.ndarray, output: np.ndarray) -> float:
@@ -159,10 +164,10 @@ class _Seen:
         return Channels(self.largest.double().numpy().reshape(-1), self.power.numpy().reshape(-1) / self.count)
 
 
-def _channels(rewritten: Rewritten, data: Arrays, step: Step) -> dict[str, Channels]:
+def _channels(rewritten: Rewritten, data: Arrays, taking: Mapping[str, Site], step: Step) -> dict[str, Channels]:
     """What each site's activation is by input channel."""
     graph = {node.name: node for node in rewritten.module.graph.nodes}
-    seen = {name: _Seen(site) for name, site in sites(rewritten.module).found.items()}
+    seen = {name: _Seen(site) for name, site in taking.items()}
     readers: dict[str, list[_Seen]] = {}
     for name, one in seen.items():
         readers.setdefault(graph[name].args[one.site.activation].name, []).append(one)
@@ -183,23 +188,25 @@ def _channels(rewritten: Rewritten, data: Arrays, step: Step) -> dict[str, Chann
     return found
 
 
-def _factors(rewritten: Rewritten, seen: Mapping[str, Channels]) -> dict[str, tuple[float, ...]]:
+def _factors(
+    rewritten: Rewritten, taking: Mapping[str, Site], seen: Mapping[str, Channels], codes: Codes
+) -> dict[str, tuple[float, ...]]:
     graph = {node.name: node for node in rewritten.module.graph.nodes}
     chosen = {}
-    for name, site in sites(rewritten.module).found.items():
+    for name, site in taking.items():
         matrix = weight(rewritten.module, graph[name].args[site.weight])
         assert matrix is not None
-        if (s := factors(matrix, site, seen[name])) is not None:
+        if (s := factors(matrix, site, seen[name], codes)) is not None:
             chosen[name] = tuple(map(float, s))
     return chosen
 
 
 def _largest(
-    balanced: Rewritten, seen: Mapping[str, Channels], chosen: Mapping[str, Sequence[float]]
+    taking: Mapping[str, Site], seen: Mapping[str, Channels], chosen: Mapping[str, Sequence[float]]
 ) -> dict[str, float]:
     """The largest magnitude of every source after equalisation, which needs no second look at the data."""
     largest: dict[str, float] = {}
-    for name, site in sites(balanced.module).found.items():
+    for name, site in taking.items():
         reached = seen[name].largest / np.asarray(chosen.get(name, 1.0))
         largest[site.source] = max(largest.get(site.source, 0.0), float(reached.max()))
     return largest

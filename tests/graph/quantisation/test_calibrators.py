@@ -11,10 +11,11 @@ from torch import nn
 
 from mlpdeploy.errors import InputError
 from mlpdeploy.evidence.proof.runs import float64_run
-from mlpdeploy.graph.int8.calibrate import calibrate, fake_quantised, outputs, sqnr_db
-from mlpdeploy.graph.int8.calibrators import BINS, CALIBRATORS, Histogram, threshold
-from mlpdeploy.graph.int8.equalise import Channels, equalise, factors
-from mlpdeploy.graph.int8.sites import sites
+from mlpdeploy.graph.quantisation.calibrate import calibrate, fake_quantised, outputs, sqnr_db
+from mlpdeploy.graph.quantisation.calibrators import BINS, CALIBRATORS, Histogram, threshold
+from mlpdeploy.graph.quantisation.codes import CODES, FP8, INT8, Codes
+from mlpdeploy.graph.quantisation.equalise import Channels, equalise, factors
+from mlpdeploy.graph.quantisation.sites import sites
 from mlpdeploy.graph.rewrite import Rewritten, rewrite
 from mlpdeploy.graph.tracing.trace import TensorSpec, trace
 
@@ -50,38 +51,44 @@ def histogram(values: np.ndarray) -> Histogram:
     return Histogram(counts.astype(np.float64), float(magnitudes.max()))
 
 
-def error(values: np.ndarray, limit: float) -> float:
-    """The mean squared error of 8-bit codes up to `limit`."""
-    step = limit / 127
-    return float(((values - np.clip(np.round(values / step), -127, 127) * step) ** 2).mean())
+def error(values: np.ndarray, limit: float, codes: Codes) -> float:
+    """The mean squared error of codes up to `limit`."""
+    step = limit / codes.largest
+    return float(((values - codes.rounded(torch.from_numpy(values / step)).double().numpy() * step) ** 2).mean())
 
 
 def test_max_saturates_nothing_and_percentile_a_ten_thousandth() -> None:
     values = np.random.default_rng(0).standard_normal(200_000)
     found = histogram(values)
-    assert threshold("max", found) == np.abs(values).max()
-    beyond = (np.abs(values) > threshold("percentile", found)).mean()
+    assert threshold("max", found, INT8) == np.abs(values).max()
+    beyond = (np.abs(values) > threshold("percentile", found, INT8)).mean()
     assert 2e-5 < beyond <= 1e-4
 
 
-def test_mse_is_the_best_threshold_there_is() -> None:
+@pytest.mark.parametrize("codes", CODES.values(), ids=CODES.keys())
+def test_mse_is_the_best_threshold_there_is(codes: Codes) -> None:
     values = np.random.default_rng(0).laplace(size=200_000)
-    found = threshold("mse", histogram(values))
-    best = min(error(values, limit) for limit in np.linspace(0.1, 1, 91) * np.abs(values).max())
-    assert error(values, found) <= 1.05 * best < 0.8 * error(values, np.abs(values).max())
+    found = threshold("mse", histogram(values), codes)
+    best = min(error(values, limit, codes) for limit in np.linspace(0.1, 1, 91) * np.abs(values).max())
+    assert error(values, found, codes) <= 1.05 * best
+    # Steps of FP8 grow with the value, so it loses little by a range that is too wide.
+    gained = {INT8: 0.8, FP8: 1.0}[codes]
+    assert error(values, found, codes) < gained * error(values, np.abs(values).max(), codes)
 
 
 def test_entropy_cuts_off_a_lone_outlier_and_keeps_an_even_spread() -> None:
     values = np.append(np.random.default_rng(0).standard_normal(200_000), 100.0)
-    assert threshold("entropy", histogram(values)) < 30
+    assert threshold("entropy", histogram(values), INT8) < 30
     even = np.random.default_rng(0).uniform(-1, 1, 200_000)
-    assert threshold("entropy", histogram(even)) > 0.9
+    assert threshold("entropy", histogram(even), INT8) > 0.9
+    assert threshold("entropy", histogram(even), FP8) > 0.9
 
 
 @pytest.mark.parametrize("name", list(CALIBRATORS))
-def test_an_activation_of_zeros_or_of_one_value_has_a_threshold(name: str) -> None:
-    assert threshold(name, Histogram(np.zeros(BINS), 0.0)) == 1.0
-    assert 0 < threshold(name, histogram(np.full(100, 2.0))) <= 2.0
+@pytest.mark.parametrize("codes", CODES.values(), ids=CODES.keys())
+def test_an_activation_of_zeros_or_of_one_value_has_a_threshold(codes: Codes, name: str) -> None:
+    assert threshold(name, Histogram(np.zeros(BINS), 0.0), codes) == 1.0
+    assert 0 < threshold(name, histogram(np.full(100, 2.0)), codes) <= 2.0
 
 
 def test_calibration_is_the_same_twice_and_keeps_the_best_calibrator() -> None:
@@ -104,7 +111,9 @@ def test_bad_values_and_bad_names_are_refused() -> None:
 def test_equalising_is_exact_in_float64(disabled: tuple[str, ...]) -> None:
     wide = graph(Network(), torch.float64, disabled)
     rng = np.random.default_rng(0)
-    given = {name: tuple(np.exp(rng.standard_normal(site.inputs))) for name, site in sites(wide.module).found.items()}
+    given = {
+        name: tuple(np.exp(rng.standard_normal(site.inputs))) for name, site in sites(wide.module, INT8).found.items()
+    }
     assert len(given) == 3
     balanced = equalise(wide, given)
     data = {"input": rng.standard_normal((3, *SHAPE))}
@@ -123,7 +132,7 @@ def test_a_norm_that_others_read_keeps_its_scale() -> None:
             return self.up(normed).sum(-1) + normed.sum(-1)
 
     wide = graph(Shared(), torch.float64)
-    (name,) = sites(wide.module).found
+    (name,) = sites(wide.module, INT8).found
     balanced = equalise(wide, {name: tuple(np.linspace(0.5, 2, 24))})
     data = {"input": np.random.default_rng(0).standard_normal((3, *SHAPE))}
     run, again = (float64_run(one.module, wide.inputs, ["y"]) for one in (wide, balanced))
@@ -149,10 +158,10 @@ def test_equalising_recovers_a_wide_channel_and_leaves_even_ones_alone() -> None
 
 
 def test_channels_that_are_zero_get_no_factor() -> None:
-    (site, *_) = sites(graph(Network()).module).found.values()
+    (site, *_) = sites(graph(Network()).module, INT8).found.values()
     seen = Channels(np.array([0.0, 100.0, *np.ones(22)]), np.array([0.0, 1000.0, *np.ones(22)]))
     matrix = torch.randn(32, 24, generator=torch.Generator().manual_seed(0))
     matrix[:, 1] /= 100
-    found = factors(matrix, site, seen)
+    found = factors(matrix, site, seen, INT8)
     assert found is not None and found[0] == 1 and np.isfinite(found).all() and found[1] == found.max()
-    assert factors(matrix, site, replace(seen, largest=np.zeros(24))) is None
+    assert factors(matrix, site, replace(seen, largest=np.zeros(24)), INT8) is None

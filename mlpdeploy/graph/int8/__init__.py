@@ -1,1 +1,0 @@
-"""Which operands take INT8, and in which range: found on real inputs."""

@@ -1,0 +1,1 @@
+"""Which operands take 8-bit codes, and in which range: found on real inputs."""

@@ -1,0 +1,8 @@
+"""The precisions that a network can be built in."""
+
+from __future__ import annotations
+
+PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8", "fp8")
+
+QUANTISED = ("int8", "fp8")
+"""Those whose products read 8-bit codes; all else of such a network has another precision, which its engine decides."""
