@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from benchmarks.markdown import Document, by_part, measured, rule_name, source, table
 from mlpdeploy.evidence.proof.ladder import EMITTED, REWRITTEN, TYPED
+from mlpdeploy.precisions import QUANTISED
 from mlpdeploy.zoo.recipe import recipes
 
 STAGES = (REWRITTEN, TYPED, EMITTED)
@@ -119,17 +120,13 @@ def _beside(row: Document, what: str) -> str:
 
 
 def engines(document: Document) -> list[str]:
-    """INT8 engines of TensorRT-RTX beside FP32's: size with and without the source of kernels, launches."""
-    rows = [
-        [
-            f"`{name}`",
-            f"{row['int8']['engine_bytes'] / 1e6:.1f} MB",
-            f"{row['size']:.3f}",
-            f"{row['size_without_source']:.3f}",
-            f"{row['fp32']['launches']['total']} → {row['int8']['launches']['total']}",
-            row["int8"]["executed"].removeprefix("HALF, ").removesuffix(" products in INT8"),
-        ]
-        for name, row in by_part(document)["engines"].items()
-    ]
-    head = ["network", "INT8 engine", "of FP32's", "without the source of kernels", "launches, FP32 → INT8", "products"]
+    """TensorRT-RTX engines in 8 bits beside FP16's: size with and without the source of kernels, launches."""
+    rows = []
+    for name, row in by_part(document)["engines"].items():
+        sizes = [f"{row[p]['size']:.2f} ({row[p]['size_without_source']:.2f})" for p in QUANTISED]
+        launches = [str(row[p]["launches"]["total"]) for p in ("fp16", *QUANTISED)]
+        coded = [row[p]["executed"].removeprefix("HALF, ").partition(" products")[0] for p in QUANTISED]
+        rows.append([f"`{name}`", f"{row['fp16']['engine_bytes'] / 1e6:.1f} MB", *sizes, *launches, *coded])
+    head = ["network", "FP16 engine", "INT8, of it", "FP8, of it", "launches, FP16", "INT8", "FP8"]
+    head += ["products in INT8", "in FP8"]
     return [*table(head, rows), "", *source(document, ["tensorrt-rtx", "torch"])]

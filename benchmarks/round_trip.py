@@ -1,8 +1,8 @@
-"""Whether an INT8 file computes what the fake-quantised graph computes, as far as that can be told.
+"""Whether a file in 8 bits computes what the fake-quantised graph computes, as far as that can be told.
 
-Where a value lies between two codes, the last bit of a sum decides which it gets; a network in INT8 goes on with a
+Where a value lies between two codes, the last bit of a sum decides which it gets; a network in 8 bits goes on with a
 whole step of difference, and a deep one spreads it over every number. So the file is held to what float64 makes of the
-same graph: it differs from the graph in float32 by no more than that does, or by less than INT8 itself costs anywhere.
+same graph: it differs from the graph in float32 by no more than that does, or by less than codes cost anywhere.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ DRAWS_DB = 6.0
 def round_trip(rewritten: Rewritten, quantisation: Quantisation, rows: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Decibels of signal over difference from the graph in float32: of the emitted file, and of float64."""
     balanced = equalise(rewritten, quantisation.equalised)
-    typed = apply(balanced, plan(balanced, "int8", quantisation=quantisation, beside="fp32"))
+    typed = apply(balanced, plan(balanced, quantisation.precision, quantisation=quantisation, beside="fp32"))
     expected = outputs(typed.module, rows, balanced.inputs)
     emitted = _flat(onnx_run(emit(typed).model, 1)(dict(rows)).values())
     with torch.inference_mode():

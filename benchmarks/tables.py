@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmarks.network_tables import engines, executed, families, graph, launches, remaining, zoo
 from benchmarks.recorded import recorded
-from benchmarks.time_tables import build, coverage, cpu, gate, install, int8, rules, searched, summary
+from benchmarks.time_tables import build, coverage, cpu, gate, install, quantisation, rules, searched, summary
 from mlpdeploy.zoo.recipe import folder
 
 ROOT = Path(__file__).parent.parent
@@ -33,8 +33,8 @@ TABLES: dict[str, tuple[Callable[..., list[str]], tuple[str, ...]]] = {
     "coverage": (coverage, ("coverage",)),
     "zoo": (zoo, ("zoo",)),
     "executed": (executed, ("executed",)),
-    "int8": (int8, ("int8",)),
-    "engines": (engines, ("int8",)),
+    "quantisation": (quantisation, ("quantisation",)),
+    "engines": (engines, ("quantisation",)),
     "launches": (launches, ("launches",)),
     "gate": (gate, ("gate",)),
     "families": (families, ("zoo", "graph", "executed")),

@@ -7,6 +7,7 @@ from typing import Any
 
 from benchmarks.markdown import Document, by_part, measured, rule_name, source, table, worth
 from mlpdeploy.artifact.decisions import KEPT, UNDECIDED, UNTRIED, Decision
+from mlpdeploy.precisions import QUANTISED
 
 
 def rules(document: Document) -> list[str]:
@@ -142,16 +143,17 @@ def build(document: Document) -> list[str]:
     ]  # fmt: skip
 
 
-def int8(document: Document) -> list[str]:
-    """INT8 on a CPU against each rival, the accuracy that is left, and what calibration takes."""
+def quantisation(document: Document) -> list[str]:
+    """INT8 on a CPU against each rival, the accuracy that 8 bits leave, and what calibration takes."""
     parts = by_part(document)
     lines = []
     if "speed" in parts:
         head = ["network", "batch", "INT8, ms", "eager", "`torch.compile`", "OpenVINO FP32", "onnxruntime's quantiser"]
-        lines += [*table(head, _int8_speed(parts["speed"])), ""]
+        lines += [*table(head, _speed(parts["speed"])), ""]
     if "accuracy" in parts:
-        head = ["network", "FP32", "INT8, auto", "hard, FP32", "hard, max alone", "hard, auto"]
-        lines += [*table(head, [_int8_accuracy(name, row) for name, row in parts["accuracy"].items()]), ""]
+        head = ["network", "precision", "FP32", "as built", "hard, FP32", "hard, max alone", "hard, as built"]
+        rows = [_accuracy(name, row, precision) for name, row in parts["accuracy"].items() for precision in QUANTISED]
+        lines += [*table(head, rows), ""]
     if "calibration" in parts:
         rows = [[f"`{n}`", str(row["rows"]), f"{row['seconds']:.0f} s", f"{row['peak_mib']} MiB"]
                 for n, row in parts["calibration"].items()]  # fmt: skip
@@ -159,7 +161,7 @@ def int8(document: Document) -> list[str]:
     return [*lines, *source(document, ["openvino", "onnxruntime", "torch"])]
 
 
-def _int8_speed(speeds: dict[str, Any]) -> list[list[str]]:
+def _speed(speeds: dict[str, Any]) -> list[list[str]]:
     """The rivals' times over INT8's."""
     rows = []
     for name, batches in speeds.items():
@@ -170,10 +172,10 @@ def _int8_speed(speeds: dict[str, Any]) -> list[list[str]]:
     return rows
 
 
-def _int8_accuracy(name: str, row: Document) -> list[str]:
-    hard = row["hard"]
-    values = [row["fp32"], row["compiled"]["top1"], hard["fp32"], hard["max"]["top1"], hard["compiled"]["top1"]]
-    return [f"`{name}`", *(f"{value:.2%}" for value in values)]
+def _accuracy(name: str, row: Document, precision: str) -> list[str]:
+    found, hard = row[precision], row[precision]["hard"]
+    values = [row["fp32"], found["compiled"]["top1"], row["hard fp32"], hard["max"]["top1"], hard["compiled"]["top1"]]
+    return [f"`{name}`", precision.upper(), *(f"{value:.2%}" for value in values)]
 
 
 def gate(document: Document) -> list[str]:

@@ -130,24 +130,27 @@ def test_results_name_no_host_and_no_path() -> None:
         assert not re.search(r'"[^"]*(/home|/tmp|/work|/root|localhost)[^"]*"', file.read_text(encoding="utf-8")), file
 
 
-def test_int8_has_a_table_for_each_part_that_was_measured() -> None:
+def test_quantisation_has_a_table_for_each_part_that_was_measured() -> None:
     rivals = ("eager fp32", "torch.compile fp32", "openvino fp32 plain", "theirs")
     speed = {"latency": {"openvino int8": {"median_ms": 10.0}}, "ours": {one: ratio(0.5, "faster") for one in rivals}}
-    hard = {"fp32": 0.99, "max": {"top1": 0.9}, "compiled": {"top1": 0.985}}
-    accuracy = {"fp32": 0.99, "compiled": {"top1": 0.9875}, "hard": hard}
+    coded = {"compiled": {"top1": 0.9875}, "hard": {"max": {"top1": 0.9}, "compiled": {"top1": 0.985}}}
+    accuracy = {"fp32": 0.99, "hard fp32": 0.9901, "int8": coded, "fp8": coded}
     calibration = {"rows": 128, "seconds": 41.6, "peak_mib": 1781}
     results = {"speed net": {"batch 1": speed}, "accuracy net": accuracy, "calibration net": calibration}
-    lines = tables.int8(document(results, threads=1))
+    lines = tables.quantisation(document(results, threads=1))
     assert "| `net` | 1 | 10.0 | 2.00 | 2.00 | 2.00 | 2.00 |" in lines
-    assert "| `net` | 99.00% | 98.75% | 99.00% | 90.00% | 98.50% |" in lines
+    for precision in ("INT8", "FP8"):
+        assert f"| `net` | {precision} | 99.00% | 98.75% | 99.01% | 90.00% | 98.50% |" in lines
     assert "| `net` | 128 | 42 s | 1781 MiB |" in lines
 
 
-def test_int8_engines_are_shown_beside_those_of_fp32() -> None:
-    int8 = {"engine_bytes": 25_000_000, "executed": "HALF, 3 of 4 products in INT8", "launches": {"total": 20}}
-    row = {"int8": int8, "fp32": {"launches": {"total": 15}}, "size": 0.4, "size_without_source": 0.25}
+def test_engines_in_8_bits_are_shown_beside_those_of_fp16() -> None:
+    int8 = {"executed": "HALF, 3 of 4 products in INT8", "launches": {"total": 20}, "size": 0.4}
+    fp8 = {"executed": "HALF, 2 of 4 products in FP8", "launches": {"total": 19}, "size": 0.5}
+    row = {p: one | {"size_without_source": 0.25} for p, one in (("int8", int8), ("fp8", fp8))}
+    row["fp16"] = {"engine_bytes": 25_000_000, "launches": {"total": 15}}
     lines = tables.engines(document({"engines net": row, "speed net": {}}, threads=1))
-    assert "| `net` | 25.0 MB | 0.400 | 0.250 | 15 → 20 | 3 of 4 |" in lines
+    assert "| `net` | 25.0 MB | 0.40 (0.25) | 0.50 (0.25) | 15 | 20 | 19 | 3 of 4 | 2 of 4 |" in lines
 
 
 def test_launches_name_the_rules_that_change_their_number() -> None:

@@ -1,4 +1,4 @@
-"""Weights that a file holds as 8-bit codes: `DequantizeLinear(codes, scales, axis)` of constants, in another form.
+"""8-bit codes in a file: weights `DequantizeLinear(codes, scales, axis)` of constants in another form, and FP8's Relu.
 
 Transposing or reshaping the codes, and the axis of the scales with them, gives the same values as doing so to the
 result, and leaves the result itself as the operand that an engine looks for.
@@ -37,6 +37,29 @@ def transpose_codes(model: ir.Model) -> None:
         value = recoded(model, source, partial(np.transpose, axes=tuple(order)), axis, "transposed")
         node.outputs[0].replace_all_uses_with(value)
         model.graph.remove(node, safe=True)
+
+
+def keep_relu(model: ir.Model) -> None:
+    """Write a Relu that FP8 codes are made of as a Max, in place.
+
+    before: QuantizeLinear(Relu(x), scale, FP8 zero)
+    after:  QuantizeLinear(Max(x, 0), scale, FP8 zero)
+
+    ONNX Runtime 1.32 leaves out such a Relu, as if no code were below zero.
+    """
+    for node in list(model.graph):
+        relu = node.inputs[0].producer() if node.op_type == "QuantizeLinear" else None  # type: ignore[union-attr]
+        if relu is None or relu.op_type != "Relu" or node.inputs[2].dtype != ir.DataType.FLOAT8E4M3FN:  # type: ignore[union-attr]
+            continue
+        value = relu.outputs[0]
+        zero = ir.node("Constant", [], {"value": ir.tensor(0.0, dtype=value.dtype)})
+        largest = ir.node("Max", [relu.inputs[0], zero.outputs[0]], name=relu.name)
+        largest.outputs[0].shape, largest.outputs[0].type, name = value.shape, value.type, value.name
+        largest.meta.update(relu.meta)
+        model.graph.insert_before(relu, [zero, largest])
+        value.replace_all_uses_with(largest.outputs[0])
+        model.graph.remove(relu, safe=True)
+        largest.outputs[0].name = name
 
 
 def recoded(

@@ -21,7 +21,7 @@ from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from mlpdeploy.engine.base import one_line
 from mlpdeploy.engine.onnx import attention, elementary, lacking, norms
-from mlpdeploy.engine.onnx.coded import transpose_codes
+from mlpdeploy.engine.onnx.coded import keep_relu, transpose_codes
 from mlpdeploy.engine.onnx.functions import BODIES, OPSET, Body, functions
 from mlpdeploy.engine.onnx.program import ORIGIN, program
 from mlpdeploy.engine.onnx.simplify import simplify
@@ -57,6 +57,7 @@ def emit(typed: Typed) -> Emitted:
     """
     exported = _exported(typed)
     transpose_codes(exported)
+    keep_relu(exported)
     fp32, quantised = tidy(exported, BATCH, typed.fp32, typed.quantised)
     proto = ir.serde.serialize_model(exported)
     proto.functions.extend(functions({node.op_type for node in proto.graph.node if node.domain == custom_ops.DOMAIN}))

@@ -195,6 +195,27 @@ def test_an_fp8_engine_is_for_the_gpus_that_have_fp8(files: dict[str, Emitted], 
     assert built.facts["launches"]["bytes_moved"] > 0
 
 
+@pytest.mark.parametrize("beside", ["fp32", "fp16"])
+def test_no_engine_leaves_out_a_relu_in_front_of_fp8(beside: str, tmp_path: Path) -> None:
+    """ONNX Runtime does, of the file as PyTorch's exporter writes it."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(24, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 24)).eval()
+    given = {"input": np.random.default_rng(0).standard_normal((6, 24)).astype(np.float32)}
+    graph = rewrite(trace(network, [TensorSpec("input", (24,), torch.float32)]))
+    quantisation = calibrate(graph, given, "max", "fp8")
+    balanced = equalise(graph, quantisation.equalised)
+    emitted = emit(apply(balanced, plan(balanced, "fp8", quantisation=quantisation, beside=beside)))
+    assert not nodes(emitted.model, "Relu") and len(nodes(emitted.model, "Max")) == 2
+    assert all("/" in node.name for node in nodes(emitted.model, "Max"))
+    expected = outputs(emitted.typed.module, given, emitted.typed.inputs)
+    for name in ("onnxruntime", "openvino"):
+        backend = backends()[name]
+        built = backend.build(emitted, BuildRequest("fp8", Batch(1, 2, 8), threads=1), tmp_path, Silent())
+        with backend.load(built.engine, built.facts) as run:
+            found = run(given)["output"]
+        assert np.abs(found - expected).max() < 0.03 * np.abs(expected).max(), name
+
+
 def mean_product() -> onnx.ModelProto:
     """Quantise(mean(x) * s): what OpenVINO fuses wrongly."""
     factors = np.exp(np.random.default_rng(0).standard_normal(16)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""What INT8 leaves of the accuracy of trained networks on real images, and of one that was made hard for it.
+"""What INT8 and FP8 leave of the accuracy of trained networks on real images, and of one that was made hard for it.
 
 The hard network computes the same as the trained one: a hidden channel of one block is 50 times larger, and the next
 weights that read it are 1/50 of what they were. With one scale for a whole activation, that channel leaves the others
@@ -23,6 +23,7 @@ from mlpdeploy.graph.quantisation.calibrate import calibrate
 from mlpdeploy.graph.quantisation.equalise import equalise
 from mlpdeploy.graph.rewrite import rewrite
 from mlpdeploy.graph.tracing.trace import TensorSpec, trace
+from mlpdeploy.precisions import QUANTISED
 from tests.digits import accuracy, load, split
 
 SPREAD = 50.0
@@ -66,24 +67,24 @@ def made_hard(name: str, network: nn.Module, images: np.ndarray) -> nn.Module:
 
 
 def top1(
-    network: nn.Module, calibrator: str, equalising: bool, disabled: tuple[str, ...] = ()
+    network: nn.Module, precision: str, calibrator: str, equalising: bool, disabled: tuple[str, ...] = ()
 ) -> tuple[float, dict[str, Any]]:
-    """Test accuracy of the emitted INT8 file in ONNX Runtime, calibrated on training images; and how it was made."""
+    """Test accuracy of the emitted file in ONNX Runtime, calibrated on training images; and how it was made."""
     images, _, test, labels = split(0)
     rewritten = rewrite(trace(network, [SPEC]), disabled)
-    quantisation = calibrate(rewritten, {"input": images[:ROWS]}, calibrator, equalising=equalising)
+    quantisation = calibrate(rewritten, {"input": images[:ROWS]}, calibrator, precision, equalising=equalising)
     balanced = equalise(rewritten, quantisation.equalised)
-    emitted = emit(apply(balanced, plan(balanced, "int8", quantisation=quantisation, beside="fp32")))
+    emitted = emit(apply(balanced, plan(balanced, precision, quantisation=quantisation, beside="fp32")))
     logits = onnx_run(emitted.model, 1)({"input": test})["output"]
     how = {"calibrator": quantisation.calibrator, "sqnr_db": dict(quantisation.sqnr_db)}
     return float((logits.argmax(1) == labels).mean()), how | {"equalised": len(quantisation.equalised)}
 
 
-def compiled(name: str, network: nn.Module, disabled: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Test accuracy of the INT8 engine that `mlpdeploy.compile` makes with its defaults, run by OpenVINO."""
+def compiled(name: str, network: nn.Module, precision: str, disabled: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Test accuracy of the engine that `mlpdeploy.compile` makes with its defaults, run by OpenVINO."""
     images, _, test, labels = split(0)
     engine = mlpdeploy.compile(
-        network, images[:2], precision="int8", backend="openvino", batch=f"1:{ROWS}:{len(test)}", name=name,
+        network, images[:2], precision=precision, backend="openvino", batch=f"1:{ROWS}:{len(test)}", name=name,
         calibration=images[:ROWS], disabled_rules=disabled,
     )  # fmt: skip
     chosen = engine.manifest["quantised"]
@@ -92,21 +93,27 @@ def compiled(name: str, network: nn.Module, disabled: tuple[str, ...] = ()) -> d
 
 
 def accuracies(name: str, seed: int) -> dict[str, Any]:
-    """Top-1 on the 600 test images: FP32, each calibrator, `auto`; and of the hard network, with and without help."""
+    """Top-1 on the 600 test images: of FP32 and by precision, of the trained network and of the hard one."""
     network, images, labels = load(name)
-    found: dict[str, Any] = {"fp32": accuracy(network, images, labels), "calibrators": {}}
-    for calibrator in ("max", "percentile", "entropy", "mse", "auto"):
-        value, how = top1(network, calibrator, True)
-        found["calibrators"][calibrator] = {"top1": value, **how}
-    found["compiled"] = compiled(name, network)
     hard = made_hard(name, network, split(0)[0][:ROWS])
-    found["hard"] = {"fp32": accuracy(hard, images, labels)}
+    found: dict[str, Any] = {"fp32": accuracy(network, images, labels), "hard fp32": accuracy(hard, images, labels)}
+    assert np.isclose(found["hard fp32"], found["fp32"], atol=2 / len(labels))
+    for precision in QUANTISED:
+        found[precision] = row = _accuracies(name, network, hard, precision)
+        shown = {"compiled": row["compiled"]["top1"], "hard": row["hard"]["compiled"]["top1"]}
+        told = ", ".join(f"{label} {value:.4f}" for label, value in shown.items())
+        print(f"{name} {precision}: FP32 {found['fp32']:.4f}, {told}", flush=True)
+    return found
+
+
+def _accuracies(name: str, network: nn.Module, hard: nn.Module, precision: str) -> dict[str, Any]:
+    """Each calibrator, `auto`, and the engine that is built by default; of the hard network with and without help."""
+    found: dict[str, Any] = {"calibrators": {}, "compiled": compiled(name, network, precision), "hard": {}}
+    for calibrator in ("max", "percentile", "entropy", "mse", "auto"):
+        value, how = top1(network, precision, calibrator, True)
+        found["calibrators"][calibrator] = {"top1": value, **how}
     for label, calibrator, equalising in (("max", "max", False), ("auto, equalised", "auto", True)):
-        value, how = top1(hard, calibrator, equalising, (FOLD,))
+        value, how = top1(hard, precision, calibrator, equalising, (FOLD,))
         found["hard"][label] = {"top1": value, **how}
-    found["hard"]["compiled"] = compiled(name, hard, (FOLD,))
-    assert np.isclose(found["hard"]["fp32"], found["fp32"], atol=2 / len(labels))
-    shown = {"FP32": found["fp32"], "auto": found["calibrators"]["auto"]["top1"], "compiled": found["compiled"]["top1"]}
-    shown |= {f"hard, {label}": found["hard"][label]["top1"] for label in found["hard"] if label != "fp32"}
-    print(f"{name}: {', '.join(f'{label} {value:.4f}' for label, value in shown.items())}", flush=True)
+    found["hard"]["compiled"] = compiled(name, hard, precision, (FOLD,))
     return found

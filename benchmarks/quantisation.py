@@ -1,9 +1,9 @@
-"""INT8: how fast it is on a CPU, how small its TensorRT engines are, what calibration costs, and what accuracy is left.
+"""INT8 and FP8: speed on a CPU, TensorRT engines, what calibration costs, and what accuracy is left.
 
-    python -m benchmarks.int8 --part speed [RECIPE ...]        OpenVINO INT8 against FP32, and onnxruntime's quantiser
-    python -m benchmarks.int8 --part engines [RECIPE ...]      TensorRT-RTX engines: INT8's size over FP32's
-    python -m benchmarks.int8 --part calibration [RECIPE ...]  seconds and peak memory of calibrating on 128 images
-    python -m benchmarks.int8 --part accuracy                  trained networks on real images, and one made hard
+    python -m benchmarks.quantisation --part speed [RECIPE ...]        OpenVINO INT8 and FP32, onnxruntime's quantiser
+    python -m benchmarks.quantisation --part engines [RECIPE ...]      TensorRT-RTX engines: sizes and launches
+    python -m benchmarks.quantisation --part calibration [RECIPE ...]  seconds and memory of calibrating on 128 images
+    python -m benchmarks.quantisation --part accuracy                  trained networks on real images, one made hard
 
 Each part adds its rows to the one result file.
 """
@@ -27,7 +27,7 @@ from torch import nn
 
 from benchmarks import common
 from benchmarks.cpu import compiled, torch_runner
-from benchmarks.digits_int8 import accuracies
+from benchmarks.digits_quantised import accuracies
 from benchmarks.round_trip import round_trip
 from mlpdeploy.engine.backend import Batch, BuildRequest, backends
 from mlpdeploy.engine.onnx.emit import Emitted, emit
@@ -39,6 +39,7 @@ from mlpdeploy.graph.quantisation.equalise import equalise
 from mlpdeploy.graph.quantisation.sites import Quantisation
 from mlpdeploy.graph.rewrite import Rewritten, rewrite
 from mlpdeploy.graph.tracing.trace import TensorSpec, trace
+from mlpdeploy.precisions import QUANTISED
 from mlpdeploy.zoo.recipe import recipes
 
 SPEED = ("vip_s14", "mixer_b16", "resmlp_24", "gmlp_s16")
@@ -51,13 +52,13 @@ SETTINGS = {"threads": 1, "seconds": 20, "calibration rows": 8}
 def ours(network: nn.Module, specs: list[TensorSpec], rows: Mapping[str, np.ndarray], beside: str) -> Emitted:
     """The INT8 file as `mlpdeploy build` makes it. Noise serves: time and size do not depend on the ranges."""
     rewritten = rewrite(trace(network, specs))
-    return emitted_int8(rewritten, calibrate(rewritten, rows, "max"), beside)
+    return coded(rewritten, calibrate(rewritten, rows, "max"), beside)
 
 
-def emitted_int8(rewritten: Rewritten, quantisation: Quantisation, beside: str) -> Emitted:
-    """The INT8 file of a rewritten graph."""
+def coded(rewritten: Rewritten, quantisation: Quantisation, beside: str) -> Emitted:
+    """The file of a rewritten graph in 8 bits."""
     balanced = equalise(rewritten, quantisation.equalised)
-    return emit(apply(balanced, plan(balanced, "int8", quantisation=quantisation, beside=beside)))
+    return emit(apply(balanced, plan(balanced, quantisation.precision, quantisation=quantisation, beside=beside)))
 
 
 def theirs(given: Emitted, rows: Mapping[str, np.ndarray], folder: Path) -> Emitted:
@@ -122,38 +123,41 @@ def speed(name: str, seed: int) -> dict[str, Any]:
     return found
 
 
-def engines(name: str, seed: int) -> dict[str, Any]:
-    """Bytes and launches of the TensorRT-RTX engines, and whether the INT8 file is the graph.
+GPUS = ("sm89", "sm120")
+"""What every precision is built for here: GPUs that have all of them."""
 
-    `size` is INT8's bytes over FP32's; `size_without_source` leaves the source of kernels out of both.
+
+def engines(name: str, seed: int) -> dict[str, Any]:
+    """Bytes and launches of TensorRT-RTX engines for GPUS by precision, and whether a file in 8 bits is the graph.
+
+    `size` is the bytes over FP16's; `size_without_source` leaves the source of kernels out of both.
     """
     network, specs = common.load(name, seed)
     rows = common.inputs(specs, 2, seed, 1)[0]
     backend = backends()["tensorrt-rtx"]
-    found: dict[str, Any] = {}
     rewritten = rewrite(trace(network, specs), off=backend.off)
-    quantisation = calibrate(rewritten, rows, "max")
-    graphs = {
-        "fp32": emit(apply(rewritten, plan(rewritten, "fp32"))),
-        "int8": emitted_int8(rewritten, quantisation, "fp16"),
-    }
-    with tempfile.TemporaryDirectory() as folder:
-        for precision, emitted in graphs.items():
-            built = backend.build(emitted, BuildRequest(precision, Batch(1, 8, 32)), Path(folder), common.Silent())
-            found[precision] = {key: built.facts[key] for key in ("engine_bytes", "executed", "launches")}
-    found["size"], found["size_without_source"] = _size(found, 0), _size(found, 1)
-    found["round_trip"] = round_trip(rewritten, quantisation, rows)
-    sizes = f"{found['size']:.3f} of FP32's, {found['size_without_source']:.3f} without the source of kernels"
-    print(f"{name}: INT8 engine {sizes}, {found['int8']['executed']}, {found['round_trip']}", flush=True)
+    found = {"fp16": _built(emit(apply(rewritten, plan(rewritten, "fp16"))), "fp16")}
+    for precision in QUANTISED:
+        quantisation = calibrate(rewritten, rows, "max", precision)
+        row = _built(coded(rewritten, quantisation, "fp16"), precision)
+        row |= {"size": _size(row, found["fp16"], 0), "size_without_source": _size(row, found["fp16"], 1)}
+        found[precision] = row | {"round_trip": round_trip(rewritten, quantisation, rows)}
+        launched = f"{row['launches']['total']} launches, FP16 {found['fp16']['launches']['total']}"
+        told = f"{row['size']:.3f} of FP16's size, {launched}, {row['executed']}"
+        print(f"{name} {precision}: {told}, {found[precision]['round_trip']}", flush=True)
     return found
 
 
-def _size(found: Mapping[str, Any], without: int) -> float:
-    int8, fp32 = (
-        found[precision]["engine_bytes"] - without * found[precision]["launches"]["source_bytes"]
-        for precision in ("int8", "fp32")
-    )
-    return float(int8 / fp32)
+def _built(emitted: Emitted, precision: str) -> dict[str, Any]:
+    request = BuildRequest(precision, Batch(1, 8, 32), GPUS)
+    with tempfile.TemporaryDirectory() as folder:
+        built = backends()["tensorrt-rtx"].build(emitted, request, Path(folder), common.Silent())
+    return {key: built.facts[key] for key in ("engine_bytes", "executed", "launches")}
+
+
+def _size(row: Mapping[str, Any], fp16: Mapping[str, Any], without: int) -> float:
+    mine, rival = (one["engine_bytes"] - without * one["launches"]["source_bytes"] for one in (row, fp16))
+    return float(mine / rival)
 
 
 def calibration(name: str, seed: int) -> dict[str, Any]:
@@ -194,7 +198,7 @@ def main() -> None:
     with _cores(arguments.part):
         for name in arguments.recipes or names:
             row = {f"{arguments.part} {name}": measure(name, arguments.seed)}
-            path = common.write("int8", row, SETTINGS, arguments.out, alone=True)
+            path = common.write("quantisation", row, SETTINGS, arguments.out, alone=True)
     print(path)
 
 
