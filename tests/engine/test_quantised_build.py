@@ -58,9 +58,9 @@ def images(folder: Path, count: int) -> Path:
     return folder
 
 
-def selection(out: Path, calibration: str | None, **options: Any) -> Selection:
+def selection(out: Path, calibration: str | None, precision: str = "int8", **options: Any) -> Selection:
     given = {"backend": "openvino", "batch": "1:2:3", "input_shape": SHAPE, **options}
-    return Selection(NAME, "int8", calibration=calibration, out=out, **given)
+    return Selection(NAME, precision, calibration=calibration, out=out, **given)
 
 
 def samples(given: str, tmp_path: Path) -> Any:
@@ -220,6 +220,33 @@ def test_build_then_verify_without_the_data(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
+def test_fp8_is_built_proved_and_told_as_such(backend: str, tmp_path: Path) -> None:
+    artifact = pipeline.build(selection(tmp_path / "out", "random", "fp8", backend=backend, min_sqnr=45.0))
+    coded = artifact.manifest["quantised"]
+    assert coded["precision"] == "fp8" and 0 < len(coded["kept"]) < coded["of_sites"]
+    assert all(one["reason"].startswith("in FP8 it alone leaves") for one in coded["kept"])
+    # No engine that multiplies FP8 runs on a CPU, so nothing is timed.
+    assert not coded["worth"]["backends"] and "FP8" in coded["worth"]["not_measured"][backend]
+    report = (artifact.folder / "report.md").read_text(encoding="utf-8")
+    assert "## FP8" in report and "kept from FP8" in report and "INT8" not in report
+    assert "no engine that multiplies FP8 runs here" in report
+    curve = (artifact.folder / "curve.svg").read_text(encoding="utf-8")
+    assert "FP8" in curve and "INT8" not in curve
+    verification = pipeline.verify(selection(tmp_path / "out", None, "fp8", backend=backend))
+    assert [stage.status for stage in verification.stages] == ["passed"] * 8, verification.verdict()
+
+
+@pytest.mark.slow
+def test_each_precision_has_a_calibration_and_a_sensitivity_of_its_own(tmp_path: Path) -> None:
+    found = {p: commands.sensitivity(selection(tmp_path / "out", "random", p))[0] for p in ("int8", "fp8")}
+    assert len(list((tmp_path / "out").rglob("calibration/*.json"))) == 2
+    assert found["int8"]["sites"] != found["fp8"]["sites"] and found["fp8"]["precision"] == "fp8"
+    with pytest.raises(InputError, match="sensitivity is that of int8 or fp8"):
+        commands.sensitivity(Selection(NAME, "fp16", "openvino", input_shape=SHAPE, out=tmp_path / "out"))
+
+
+@pytest.mark.slow
 def test_a_calibration_is_found_again_and_another_calibrator_is_another(tmp_path: Path) -> None:
     given = selection(tmp_path / "out", "random")
     first, _ = commands.sensitivity(given)
@@ -249,6 +276,7 @@ def test_a_curve_without_noise_has_no_picture(tmp_path: Path) -> None:
     assert not (tmp_path / "curve.svg").exists()
 
 
-def test_recipes_have_a_budget_for_int8() -> None:
-    assert find("vip_s14").budgets["int8"].max_relative_error <= 0.1
-    assert "int8" in json.loads(json.dumps(find("mixer_b16").precisions))
+@pytest.mark.parametrize("precision", ["int8", "fp8"])
+def test_recipes_have_a_budget_for_8_bits(precision: str) -> None:
+    assert find("vip_s14").budgets[precision].max_relative_error <= 0.1
+    assert precision in json.loads(json.dumps(find("mixer_b16").precisions))

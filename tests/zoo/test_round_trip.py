@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks import common
+from benchmarks.quantisation import NONE
 from benchmarks.round_trip import round_trip
 from mlpdeploy.graph.quantisation.calibrate import calibrate
 from mlpdeploy.graph.quantisation.codes import CODES
@@ -15,8 +16,6 @@ from mlpdeploy.precisions import QUANTISED
 from mlpdeploy.zoo.recipe import recipes
 
 SMALL = {"mixer_s32", "dualmlp", "mint_wqk", "cam_1d_cam", "activator", "scaling_mlp_b_6_wi_512", "fresh_siren"}
-NONE = {"transtee_dosage"}
-"""Recipes with no product that 8 bits pay for."""
 
 
 @pytest.mark.parametrize("precision", QUANTISED)

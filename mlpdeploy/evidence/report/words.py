@@ -123,7 +123,8 @@ def quantised_facts(quantised: Mapping[str, Any]) -> dict[str, str]:
         more = f" and {len(names) - 5} more" if len(names) > 5 else ""
         rows[f"kept from {codes}"] = ", ".join(names[:5]) + more
     if quantised.get("worth"):
-        rows["worth it"] = "; ".join(quantised["worth"]["verdicts"])
+        told = "; ".join(quantised["worth"]["verdicts"])
+        rows["worth it"] = told or f"not measured: no engine that multiplies {codes} runs here"
     if quantised["warning"]:
         rows["warning"] = quantised["warning"]
     return rows
