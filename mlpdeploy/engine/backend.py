@@ -139,6 +139,8 @@ class Backend(Protocol):
     off: tuple[str, ...]
     """Rules of the graph that do not run for it unless they are asked for: there they cost more than they save."""
 
+    reads_file: bool
+    """Whether its engine is made of the ONNX file; of the graph where not."""
     has_levels: bool
     """Whether its builder has optimisation levels."""
 

@@ -42,6 +42,7 @@ class EngineBackend(ABC):
     multiplied: tuple[str, ...] = ()
     forms: tuple[Form, ...] = ()
     off: tuple[str, ...] = ()
+    reads_file = True
     has_levels = False
     concurrent = False  # whether several threads may call what `_load` yields; if not, their calls take turns
 

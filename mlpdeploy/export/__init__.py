@@ -38,7 +38,8 @@ FORMATS = ("trtexec",)
 class Exported:
     """What leaves: the ONNX file that the engine was built from, rows, and the network's outputs for them, in float32.
 
-    `tolerances` are absolute, by output: what any element may be off.
+    `tolerances` are absolute, by output: what any element may be off. `part` says what of the network the file is,
+    where it is not all of it.
     """
 
     manifest: dict[str, Any]
@@ -49,6 +50,12 @@ class Exported:
     outputs: Arrays
     tolerances: dict[str, float]
     weights_sha256: str
+    part: str | None = None
+
+    @property
+    def rows(self) -> int:
+        """How many rows there are of each array."""
+        return len(next(iter(self.inputs.values())))
 
 
 @in_turn
@@ -70,9 +77,9 @@ def export(
     from mlpdeploy.export import trtexec
 
     stages = Stages(progress)
-    _require_new(folder)
+    require_new(folder)
     found = _gathered(selection, artifact, stages)
-    with stages("write"), _in_one_step(folder) as draft:
+    with stages("write"), in_one_step(folder) as draft:
         lines = trtexec.write(found, draft)
         files = sorted(path.relative_to(draft).as_posix() for path in draft.rglob("*") if path.is_file())
     return {"folder": str(folder), "format": to, "files": files, "commands": lines}
@@ -103,11 +110,11 @@ def _gathered(selection: Selection, artifact: Artifact | None, stages: Stages) -
         rows = distinct_rows(traced.inputs, real, selection.profile.opt, selection.seed)
         outputs = in_batches(module_run(source.network, traced.inputs, names, torch.float32), rows, SINGLE)
     budget = source.recipe.budget(selection.precision, own_precision(traced.module)).max_relative_error
-    weights, tolerances = cache.weights_sha256(source.network), _tolerances(outputs, budget)
-    return Exported(artifact.manifest, selection, model, signature, rows, outputs, tolerances, weights)
+    weights, allowed = cache.weights_sha256(source.network), tolerances(outputs, budget)
+    return Exported(artifact.manifest, selection, model, signature, rows, outputs, allowed, weights)
 
 
-def _tolerances(outputs: dict[str, Any], budget: float) -> dict[str, float]:
+def tolerances(outputs: dict[str, Any], budget: float) -> dict[str, float]:
     """The budget of the ladder, which is relative to the size of a row, in the units of each output."""
     from mlpdeploy.evidence.proof.compare import usual
     from mlpdeploy.evidence.proof.reference import require_finite
@@ -116,7 +123,7 @@ def _tolerances(outputs: dict[str, Any], budget: float) -> dict[str, float]:
     return {name: budget * usual(outputs, name) for name in outputs}
 
 
-def _require_new(folder: Path) -> None:
+def require_new(folder: Path) -> None:
     """Raises InputError where there is something already, or where nobody can tell."""
     try:
         taken = folder.is_symlink() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir())))
@@ -127,7 +134,7 @@ def _require_new(folder: Path) -> None:
 
 
 @contextmanager
-def _in_one_step(folder: Path) -> Iterator[Path]:
+def in_one_step(folder: Path) -> Iterator[Path]:
     """A folder that takes the place of `folder` when the body ends well. Raises InputError where that cannot be."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -54,6 +54,7 @@ def _named(found: Exported) -> Any:
     calibration = manifest.get("quantised") or {}
     said = {
         "network": found.selection.name,
+        "part": found.part,
         "precision": found.selection.precision,
         "batch": "{min}:{opt}:{max}".format(**vars(found.selection.profile)),
         "weights": manifest["weights"]["text"],
@@ -128,9 +129,10 @@ def _crosses(port: tuple[str, tuple[int, ...]]) -> str:
 
 def _page(found: Exported, model: Any, lines: dict[str, str]) -> str:
     title = f"# {found.selection.name} in {found.selection.precision}, for TensorRT"
+    file = "the file that mlpdeploy builds its engine from" if found.part is None else f"a part of it: {found.part}"
     about = (
-        f"Written by mlpdeploy {__version__}. `{MODEL}` is the file that mlpdeploy builds its engine from. "
-        f"`{INPUTS}` has {found.selection.profile.opt} rows, `{OUTPUTS}` what PyTorch gives for each of them alone, in "
+        f"Written by mlpdeploy {__version__}. `{MODEL}` is {file}. "
+        f"`{INPUTS}` has {found.rows} rows, `{OUTPUTS}` what PyTorch gives for each of them alone, in "
         "float32; the same as raw arrays are `input-*.bin` and `output-*.bin`. The tolerances are those of "
         "`mlpdeploy verify`."
     )

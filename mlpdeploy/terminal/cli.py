@@ -24,6 +24,7 @@ from mlpdeploy.artifact.store import Artifact
 from mlpdeploy.commands.rulebook import rulebook
 from mlpdeploy.engine import nvidia
 from mlpdeploy.errors import InputError, MlpdeployError
+from mlpdeploy.export import require_new
 from mlpdeploy.search import SECONDS
 from mlpdeploy.selection import OUT, Selection
 from mlpdeploy.selection.arguments import TAKES
@@ -34,7 +35,7 @@ from mlpdeploy.system.text import formatted
 from mlpdeploy.terminal.argv import device_first, require_words, with_seconds
 from mlpdeploy.terminal.artifacts import print_artifact, print_build, print_doctor, print_verification
 from mlpdeploy.terminal.catalogue import print_catalogue, print_rulebook
-from mlpdeploy.terminal.cli_export import export
+from mlpdeploy.terminal.cli_export import export, print_reduced, reduced
 from mlpdeploy.terminal.cli_measure import bench, history, regress, sensitivity
 from mlpdeploy.terminal.live import Live
 from mlpdeploy.terminal.options import Data, Json, Out, Trust, choosing, opening, print_json, printing, require_room
@@ -144,19 +145,28 @@ def verify(
     *,
     data: Data = None,
     quick: Annotated[bool, typer.Option("--quick", help="Leave out the largest batch.")] = False,
+    reduce: Annotated[
+        Path | None,
+        typer.Option("--reduce", metavar="DIR", help="Where a stage fails: write the smallest part that does."),
+    ] = None,
     trust: Trust = False,
     as_json: Json = False,
 ) -> None:
     """Prove that a built engine computes what the network computes; give the options of its build, or its folder."""
+    if reduce is not None:
+        require_new(reduce)
     with Live(Terminal(stderr=True)).shown() as live:
         verification = pipeline.verify(
             selection, artifact=artifact, data=data, quick=quick, trusted=trust, progress=live
         )
-    document = verification.to_json() | {"name": selection.name, "weights": selection.weights()}
+        document = verification.to_json() | {"name": selection.name, "weights": selection.weights()}
+        if reduce is not None:
+            document["reduced"] = reduced(selection, verification, reduce, artifact, live)
     if as_json:
         print_json(document)
     else:
         print_verification(Terminal(), f"{selection.name} {selection.precision}", selection.weights(), document)
+        print_reduced(Terminal(), document.get("reduced"))
     if not verification.passed:
         raise typer.Exit(1)
 

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
 from mlpdeploy.artifact.store import Artifact
+from mlpdeploy.errors import InputError
 from mlpdeploy.export import FORMATS
 from mlpdeploy.selection import Selection
 from mlpdeploy.selection.arguments import TAKES
 from mlpdeploy.terminal.live import Live
 from mlpdeploy.terminal.options import Json, Trust, opening, print_json
 from mlpdeploy.terminal.screen import Terminal
+
+if TYPE_CHECKING:
+    from mlpdeploy.evidence.proof.ladder import Verification
+    from mlpdeploy.progress import Listener
 
 To = Annotated[str, typer.Option("--to", metavar="FORMAT", help=f"For which tools: {', '.join(FORMATS)}.")]
 Folder = Annotated[
@@ -45,6 +50,29 @@ def export(
         print_json(found)
     else:
         print_export(Terminal(), found)
+
+
+def reduced(
+    selection: Selection, verification: Verification, folder: Path, artifact: Artifact | None, live: Listener
+) -> dict[str, Any]:
+    """What `verify --reduce` wrote, as JSON values; or under `refused` why it wrote nothing."""
+    from mlpdeploy.export.reduce import reduce
+
+    try:
+        return reduce(selection, verification, folder, artifact=artifact, progress=live)
+    except InputError as error:
+        return {"refused": str(error)}
+
+
+def print_reduced(console: Console, found: Mapping[str, Any] | None) -> None:
+    """The smallest part that fails, where it lies, and what to type there; or why there is none."""
+    if found is None:
+        return
+    if "refused" in found:
+        console.print(f"  no part is written: {escape(found['refused'])}", highlight=False, soft_wrap=True)
+        return
+    console.print(f"  the smallest part that fails: {escape(found['part'])}", highlight=False, soft_wrap=True)
+    print_export(console, found)
 
 
 def print_export(console: Console, found: Mapping[str, Any]) -> None:

@@ -39,6 +39,7 @@ class Inductor(EngineBackend):
     engine_file = "engine.pt2"
     code = "a compiled library"
     packages = ("torch",)
+    reads_file = False
 
     def available(self) -> str | None:
         """PyTorch, and the C++ compiler that its generated code goes through."""

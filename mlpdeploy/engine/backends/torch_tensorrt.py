@@ -36,6 +36,7 @@ class TorchTensorRT(EngineBackend):
     engine_file = "engine.ep"
     code = "a PyTorch program and compiled kernels"
     packages = ("torch-tensorrt", "torch")
+    reads_file = False
     has_levels = True
     off = ("split_activation",)  # the products are joined again, and gelu then costs a launch of its own
 

@@ -11,6 +11,7 @@ import ml_dtypes
 import numpy as np
 import onnx
 import torch
+from torch import fx
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -198,6 +199,35 @@ def typed_run(module: Callable[..., object], inputs: Sequence[TensorSpec], outpu
             return run(arrays)
 
     return rounded
+
+
+class _Kept(fx.Interpreter):
+    """Runs a graph and keeps every tensor by its node's name."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module)
+        self.found: dict[str, torch.Tensor] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        if isinstance(result, torch.Tensor):
+            self.found[n.name] = result.clone()
+        return result
+
+
+def values(module: fx.GraphModule, inputs: Sequence[TensorSpec], outputs: Sequence[str], arrays: Arrays) -> Outputs:
+    """What every operation of a graph gives by its name, each rounding to the dtype of its operands, inputs and outputs
+    by theirs."""
+    kept = _Kept(module)
+
+    def run(*given: torch.Tensor) -> Any:
+        kept.found |= dict(zip((spec.name for spec in inputs), given, strict=True))
+        with Rounding():  # type: ignore[no-untyped-call]
+            return kept.run(*given)
+
+    results = module_run(run, inputs, outputs)(arrays)
+    wide = {name: one.float() if one.dtype == torch.bfloat16 else one for name, one in kept.found.items()}
+    return {name: one.numpy() for name, one in wide.items() if one.itemsize > 1 or one.dtype == torch.bool} | results
 
 
 def onnx_run(model: onnx.ModelProto, threads: int) -> Run:
