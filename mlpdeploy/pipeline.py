@@ -39,8 +39,10 @@ from mlpdeploy.system import documents
 from mlpdeploy.system.turns import in_turn
 
 if TYPE_CHECKING:
+    from mlpdeploy.engine.backend import Backend
     from mlpdeploy.evidence.proof.ladder import Verification
     from mlpdeploy.evidence.proof.samples import Samples
+    from mlpdeploy.zoo.recipe import Budget
 
 
 @in_turn
@@ -186,6 +188,7 @@ def verify(
                 stages,
                 labels=None if data is None else data.labels,
                 # No CPU has TF32: there its graph is computed in FP32.
+                beside=_beside(selection, backend, source, own),
                 cpu_budget=source.recipe.budget("fp32", own) if selection.precision == "tf32" else None,
                 quantisation=None if calibration is None else calibration.quantisation,
                 rows=None if calibration is None else calibration.rows,
@@ -202,3 +205,9 @@ def verify(
         except InputError as error:
             stages.warn(f"what was found is not kept beside the engine: {error}")
         return verification
+
+
+def _beside(selection: Selection, backend: Backend, source: Source, own: str | None) -> tuple[str, Budget] | None:
+    """The precision of activations where only weights are codes, and its budget."""
+    beside = backend.beside(selection.precision)
+    return None if selection.quantised or beside is None else (beside, source.recipe.budget(beside, own))

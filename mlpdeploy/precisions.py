@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8", "fp8")
+PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8", "fp8", "int4")
 
 QUANTISED = ("int8", "fp8")
 """Those whose products read 8-bit codes; all else of such a network has another precision, which its engine decides."""
+
+WEIGHT_ONLY = ("int4",)
+"""Those whose products read weights of codes and activations in that other precision: of engines that must be small."""

@@ -68,6 +68,7 @@ def describe(
         "transposes": [asdict(left) for left in transposes(compiled.balanced.module.graph)],
         "kept_fp32": [{"node": kept.node, "module": kept.module, "reason": kept.reason} for kept in compiled.plan.kept],
         "quantised": None if compiled.calibration is None else _quantised(compiled) | {"worth": paid_off},
+        "coded_weights": _coded_weights(compiled) if compiled.plan.weights else None,
         "ops": {"before": _operations(before), "after": _operations(compiled.balanced.module)},
         "dtypes": _dtypes(after),
         "seconds": dict(seconds),
@@ -131,6 +132,27 @@ def _quantised(compiled: Compiled) -> dict[str, Any]:
         ],
         "refused": [
             {"node": name, "module": found.modules[name], "reason": reason} for name, reason in found.refused.items()
+        ],
+    }
+
+
+def _coded_weights(compiled: Compiled) -> dict[str, Any]:
+    """What reads weights of INT4 codes, what share of all weights these are, and why other products do not."""
+    from mlpdeploy.graph.quantisation.codes import INT4, block_of
+    from mlpdeploy.graph.quantisation.sites import products, sites
+
+    module = compiled.balanced.module
+    every, others = products(module), sites(module, INT4)
+    numbers = {name: site.inputs * site.outputs for name, site in every.items()}
+    return {
+        "precision": compiled.plan.precision,
+        "beside": compiled.plan.beside,
+        "blocks": sorted({block_of(site.inputs) or 0 for site in compiled.plan.weights.values()}),
+        "sites": len(compiled.plan.weights),
+        "of_products": len(every),
+        "share_of_weights": sum(numbers[name] for name in compiled.plan.weights) / max(sum(numbers.values()), 1),
+        "refused": [
+            {"node": name, "module": others.modules[name], "reason": why} for name, why in others.refused.items()
         ],
     }
 

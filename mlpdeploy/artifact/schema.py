@@ -66,6 +66,11 @@ QUANTISED = {
     "share_of_macs": AMOUNT, "kept": KEPT, "refused": KEPT, "curve": [POINT], "ranked": [SITE], "worth?": (WORTH, None),
 }  # fmt: skip
 
+CODED_WEIGHTS = {
+    "precision": str, "beside": str, "blocks": [SIZE], "sites": COUNT, "of_products": COUNT, "share_of_weights": AMOUNT,
+    "refused": KEPT,
+}  # fmt: skip
+
 TRIAL = {
     "name": str, "change": str, "verdict": str, "pairs": COUNT, "why": str,
     "ratio": ({"value": POSITIVE, "low": (AMOUNT, None), "high": (POSITIVE, None)}, None),
@@ -86,7 +91,8 @@ MANIFEST = {
     "rules": [{"name": str, "fired": COUNT, "refused": PLACES, "seconds": AMOUNT}],
     "forms?": [{"name": str, "fired": COUNT, "seconds": AMOUNT}],
     "transposes": [{"where": str, "reason": str, "permutation": str}], "kept_fp32": KEPT,
-    "quantised": (QUANTISED, None), "ops": {"before": {str: COUNT}, "after": {str: COUNT}}, "dtypes": DTYPES,
+    "quantised": (QUANTISED, None), "coded_weights?": (CODED_WEIGHTS, None),
+    "ops": {"before": {str: COUNT}, "after": {str: COUNT}}, "dtypes": DTYPES,
     "seconds": {str: AMOUNT}, "files": {str: {"bytes": COUNT, "sha256": str}}, "notes?": [str], "seal?": str,
     "decided?": {"case": CASE, "decision": (DECISION, None)},
 }  # fmt: skip

@@ -48,8 +48,8 @@ def reduce(
 ) -> dict[str, Any]:
     """Write the smallest part that fails as `verification` did to a new folder: what it is, and lines to type, as JSON.
 
-    An error that is infinite is None. Raises InputError where the stage that failed is not one of the file or the engine, where nothing fails on rows of
-    input alone, or where `folder` holds something.
+    An error that is infinite is None. Raises InputError where the stage that failed is not one of the file or the
+    engine, where no part fails on ordinary or extreme rows, or where `folder` holds something.
     """
     from mlpdeploy.evidence.proof.reduce import smallest
 

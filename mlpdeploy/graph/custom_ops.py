@@ -133,5 +133,18 @@ def _(codes: Tensor, scale: Tensor, axis: int) -> Tensor:
     return torch.empty_like(codes, dtype=scale.dtype)
 
 
+@torch.library.custom_op("mlpdeploy::dequantise_blocks", mutates_args=())
+def dequantise_blocks(codes: Tensor, scales: Tensor, axis: int, block: int) -> Tensor:
+    """The values of `codes` in the dtype of `scales`, which has one for each `block` of indices along `axis`."""
+    each = scales.repeat_interleave(block, axis).narrow(axis, 0, codes.shape[axis])
+    return codes.to(scales.dtype) * each
+
+
+@dequantise_blocks.register_fake
+def _(codes: Tensor, scales: Tensor, axis: int, block: int) -> Tensor:
+    return torch.empty_like(codes, dtype=scales.dtype)
+
+
 QUANTISE = torch.ops.mlpdeploy.quantise.default
 DEQUANTISE = torch.ops.mlpdeploy.dequantise.default
+DEQUANTISE_BLOCKS = torch.ops.mlpdeploy.dequantise_blocks.default

@@ -139,7 +139,7 @@ class EngineChoice:
     Raises InputError, on creation, where a value cannot be used.
     """
 
-    precision: str = option("fp16", "fp32, tf32, fp16, bf16, int8 or fp8.")
+    precision: str = option("fp16", f"{', '.join(PRECISIONS)}.")
     backend: str = option("auto", f"auto, {', '.join(backends())}.")
     batch: str = option(BATCH, "Batch sizes, or one number.", metavar="MIN:OPT:MAX")
     _: KW_ONLY

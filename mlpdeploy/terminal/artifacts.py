@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mlpdeploy.evidence.report.search_words import HEADER, search_rows, search_text
-from mlpdeploy.evidence.report.words import launches_text, nearest, quantised_facts
+from mlpdeploy.evidence.report.words import coded_facts, launches_text, nearest, quantised_facts
 from mlpdeploy.graph.rules import LAYOUT
 from mlpdeploy.system.text import megabytes
 from mlpdeploy.terminal.screen import escape
@@ -230,6 +230,8 @@ def _summary(manifest: Mapping[str, Any]) -> dict[str, str]:
         rows["notes"] = "\n".join(manifest["notes"])
     if manifest.get("quantised"):
         rows |= quantised_facts(manifest["quantised"])
+    if manifest.get("coded_weights"):
+        rows |= coded_facts(manifest["coded_weights"])
     if "parsed" in manifest["facts"]:
         rows["in TensorRT"] = _parsed(manifest["facts"]["parsed"])
     if manifest["facts"].get("launches"):

@@ -249,7 +249,7 @@ def test_a_manifest_of_another_version(home: Path, fails: Any, tmp_path: Path) -
     path = copy_of(home, tmp_path) / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": 99}))
     said = fails("verify", *OWN, "--out", tmp_path)
-    assert "has schema 99, this mlpdeploy reads 2" in said and "--force" in said
+    assert "has schema 99, this mlpdeploy reads 3" in said and "--force" in said
 
 
 def test_an_engine_of_another_version(home: Path, fails: Any, tmp_path: Path) -> None:

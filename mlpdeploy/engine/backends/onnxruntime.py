@@ -136,6 +136,8 @@ def open_session(model: bytes, threads: int | None, profile: str | None = None, 
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    # Where weights are blocks of INT4, it would make codes of their activations, too.
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     if exact:
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     if threads is not None:

@@ -174,7 +174,9 @@ def _core() -> Any:
 
 def _config(openvino: Any, core: Any, precision: str, threads: int | None) -> dict[str, Any]:
     halves = precision == "fp16" and "FP16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    # Where weights are blocks of INT4, it would make codes of their activations, too.
     config = {"INFERENCE_PRECISION_HINT": openvino.Type.f16 if halves else openvino.Type.f32}
+    config["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = 0
     return config if threads is None else {**config, "INFERENCE_NUM_THREADS": threads}
 
 

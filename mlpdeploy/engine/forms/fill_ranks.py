@@ -38,7 +38,7 @@ def rewrite(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
                 continue
             if value.is_initializer():
                 _replace(module, node, index, ("rank", rank), made)
-            elif (source := decoder(value)) is not None:
+            elif (source := decoder(value)) is not None and "block_size" not in source.attributes:
                 node.replace_input_with(index, _full_rank_codes(module, source, rank))
             else:
                 continue

@@ -38,6 +38,9 @@ class _Graph:
     def __init__(self, model: onnx.ModelProto) -> None:
         self.nodes = {node.output[0]: node for node in model.graph.node}
         self.constants = {one.name: one for one in model.graph.initializer}
+        self.blocks = {
+            name for name, node in self.nodes.items() if any(one.name == "block_size" for one in node.attribute)
+        }
         self.shapes, self.outputs = shapes_of(model), {one.name for one in model.graph.output}
         self.readers: dict[str, list[onnx.NodeProto]] = {}
         for node in model.graph.node:
@@ -85,7 +88,12 @@ class _Graph:
         return node.op_type in UNARY
 
     def _is_constant(self, name: str, axes: int) -> bool:
-        """Whether a tensor is a number of the file with no more than so many axes, behind some of size 1."""
+        """Whether a tensor is a number of the file with no more than so many axes, behind some of size 1.
+
+        A weight of blocks of codes has two axes and no other form.
+        """
+        if name in self.blocks:
+            return axes == 2
         return name in self.constants and all(size == 1 for size in [*self.constants[name].dims][:-axes])
 
     def _belongs(self, name: str, found: Collection[str]) -> bool:
@@ -161,6 +169,8 @@ class _Writer:
     def _read(self, name: str, called: str, made: list[onnx.NodeProto]) -> str:
         """A tensor as a matrix of rows, by a reshape that is called so and goes to what was `made`; a number of the
         file without axes in front."""
+        if name in self.graph.blocks:
+            return name
         if name not in self.flat:
             self.flat[name] = f"{name}/rows"
             if name in self.graph.constants:

@@ -1,4 +1,4 @@
-"""8-bit codes in a file: weights `DequantizeLinear(codes, scales, axis)` of constants in another form, and FP8's Relu.
+"""Codes in a file: weights `DequantizeLinear(codes, scales, axis)` of constants in another form, and FP8's Relu.
 
 Transposing or reshaping the codes, and the axis of the scales with them, gives the same values as doing so to the
 result, and leaves the result itself as the operand that an engine looks for.
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
@@ -67,19 +68,55 @@ def recoded(
 ) -> ir.Value:
     """The result of a new DequantizeLinear in front of `source`, whose codes are changed; one for each suffix."""
     codes, scales, *zero = source.inputs
-    assert codes is not None and scales is not None and codes.const_value is not None
-    name = f"{source.outputs[0].name}_{suffix}"
-    for use in scales.uses():
-        if use.node.outputs[0].name == name:
-            return use.node.outputs[0]
-    array = np.ascontiguousarray(change(codes.const_value.numpy()))
-    tensor = ir.Tensor(array, dtype=codes.dtype, name=f"{codes.name}_{suffix}")
-    shape = ir.Shape(array.shape)
-    changed = ir.Value(name=tensor.name, shape=shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
-    model.graph.register_initializer(changed)
-    node = ir.node("DequantizeLinear", [changed, scales, *zero], {"axis": axis}, name=f"{source.name}_{suffix}")
+    assert codes is not None and scales is not None
+    if (made := model.graph.initializers.get(f"{codes.name}_{suffix}")) is not None:
+        return next(iter(made.uses())).node.outputs[0]
+    changed = _changed(model, codes, change, suffix)
+    if _is_blocked(source):
+        scales = _changed(model, scales, change, suffix)
+    node = ir.node("DequantizeLinear", [changed, scales, *zero], name=f"{source.name}_{suffix}")
+    node.attributes.update({**source.attributes, "axis": ir.AttrInt64("axis", axis)})
     result = node.outputs[0]
-    result.name, result.shape, result.type = name, shape, source.outputs[0].type
+    result.name, result.shape = f"{source.outputs[0].name}_{suffix}", changed.shape
+    result.type = source.outputs[0].type
     node.meta.update(source.meta)
     model.graph.insert_before(source, node)
     return result
+
+
+def _changed(model: ir.Model, value: ir.Value, change: Callable[[np.ndarray], np.ndarray], suffix: str) -> ir.Value:
+    """Another form of a constant."""
+    assert value.const_value is not None
+    array = np.ascontiguousarray(change(value.const_value.numpy()))
+    tensor = ir.Tensor(array, dtype=value.dtype, name=f"{value.name}_{suffix}")
+    made = ir.Value(name=tensor.name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    model.graph.register_initializer(made)
+    return made
+
+
+BLOCKED = 21
+"""The opset that has INT4 and blocks."""
+
+
+def pack_blocks(model: ir.Model) -> int:
+    """Hold the codes of blocks in INT4, two in a byte, in place; gives the opset that the file then is of.
+
+    before: DequantizeLinear(codes, a scale for each block)
+    after:  DequantizeLinear(codes in INT4, the same, block_size)
+    """
+    for node in model.graph:
+        if node.op_type == "DequantizeLinear" and not node.domain and _is_blocked(node):
+            codes, scales = (value for value in node.inputs[:2] if value is not None and value.const_value is not None)
+            array, axis = codes.const_value.numpy(), node.attributes["axis"].as_int()  # type: ignore[union-attr]
+            codes.const_value = ir.tensor(array.astype(ml_dtypes.int4), name=codes.name)
+            codes.type = ir.TensorType(ir.DataType.INT4)
+            block = array.shape[axis] // scales.const_value.shape.numpy()[axis]  # type: ignore[union-attr]
+            node.attributes["block_size"] = ir.AttrInt64("block_size", block)
+            model.graph.opset_imports[""] = BLOCKED
+    return model.graph.opset_imports[""]
+
+
+def _is_blocked(node: ir.Node) -> bool:
+    """Whether a DequantizeLinear has a scale for each block."""
+    scales = node.inputs[1]
+    return scales is not None and len(scales.shape or ()) > 1

@@ -21,7 +21,7 @@ from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from mlpdeploy.engine.base import one_line
 from mlpdeploy.engine.onnx import attention, elementary, lacking, norms
-from mlpdeploy.engine.onnx.coded import keep_relu, transpose_codes
+from mlpdeploy.engine.onnx.coded import keep_relu, pack_blocks, transpose_codes
 from mlpdeploy.engine.onnx.functions import BODIES, OPSET, Body, functions
 from mlpdeploy.engine.onnx.program import ORIGIN, program
 from mlpdeploy.engine.onnx.simplify import simplify
@@ -58,9 +58,11 @@ def emit(typed: Typed) -> Emitted:
     exported = _exported(typed)
     transpose_codes(exported)
     keep_relu(exported)
+    opset = pack_blocks(exported)
     fp32, quantised = tidy(exported, BATCH, typed.fp32, typed.quantised)
     proto = ir.serde.serialize_model(exported)
-    proto.functions.extend(functions({node.op_type for node in proto.graph.node if node.domain == custom_ops.DOMAIN}))
+    called = {node.op_type for node in proto.graph.node if node.domain == custom_ops.DOMAIN}
+    proto.functions.extend(functions(called, opset))
     onnx.checker.check_model(proto)
     return Emitted(proto, typed, fp32, quantised)
 
@@ -177,6 +179,10 @@ def _dequantise(codes: Any, scale: Any, axis: int) -> Any:
     return opset20.DequantizeLinear(codes, scale, zero)
 
 
+def _dequantise_blocks(codes: Any, scales: Any, axis: int, block: int) -> Any:
+    return opset20.DequantizeLinear(codes, scales, axis=int(axis))  # `pack_blocks` says how large they are
+
+
 def _segment_schema(body: Body) -> onnx.defs.OpSchema:
     kinds = [f"tensor({name})" for name in ("float", "float16", "bfloat16", "double")]
     parameter, attribute = onnx.defs.OpSchema.FormalParameter, onnx.defs.OpSchema.Attribute
@@ -210,6 +216,7 @@ _TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     custom_ops.WITH_EPILOGUE: _with_epilogue,
     custom_ops.QUANTISE: _quantise,
     custom_ops.DEQUANTISE: _dequantise,
+    custom_ops.DEQUANTISE_BLOCKS: _dequantise_blocks,
     torch.ops.aten.to.dtype: _cast,
     **attention.TRANSLATIONS,
     **elementary.TRANSLATIONS,

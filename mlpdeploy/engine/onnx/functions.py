@@ -94,9 +94,12 @@ BODIES = {
 """Every body by the name of its function."""
 
 
-def functions(names: Collection[str]) -> list[onnx.FunctionProto]:
-    """Those of our ONNX local functions that are called `names`."""
-    return [body.function() for name, body in BODIES.items() if name in names]
+def functions(names: Collection[str], opset: int = OPSET) -> list[onnx.FunctionProto]:
+    """Those of our ONNX local functions that are called `names`, of the opset of the file."""
+    found = [body.function() for name, body in BODIES.items() if name in names]
+    for function in found:
+        function.opset_import[0].version = opset
+    return found
 
 
 def attribute_ints(name: str) -> onnx.NodeProto:

@@ -52,6 +52,7 @@ from mlpdeploy.graph.quantisation.equalise import equalise
 from mlpdeploy.graph.quantisation.sites import Quantisation
 from mlpdeploy.graph.rewrite import Rewritten, rewrite_as
 from mlpdeploy.graph.tracing.trace import TensorSpec, Traced, trace
+from mlpdeploy.precisions import QUANTISED, WEIGHT_ONLY
 from mlpdeploy.system.guest import copied
 from mlpdeploy.zoo.recipe import Budget
 
@@ -86,6 +87,7 @@ def verify(
     *,
     labels: np.ndarray | None = None,
     cpu_budget: Budget | None = None,
+    beside: tuple[str, Budget] | None = None,
     quantisation: Quantisation | None = None,
     rows: Arrays | None = None,
     traced: Traced | None = None,
@@ -96,6 +98,8 @@ def verify(
     inputs by name (n, ...), with `labels` (n,) where known: with them the top-1 agreement is gated, without them (on
     random inputs, where margins mean little) it is only reported. `cpu_budget` holds for the stages that PyTorch and
     ONNX Runtime execute, where it differs: no CPU has TF32, so they compute its graph in FP32.
+    `beside` are the precision and the budget of activations where only weights are codes: what comes after the typed
+    graph is held to these.
     `quantisation` is that which a graph of 8-bit codes was equalised and typed with. Of such a graph, the typed one is
     compared with the network, and what comes after it with the typed one: so the rung that fails lost the accuracy.
 
@@ -130,23 +134,31 @@ def verify(
     if reference is None or _failed(stages):
         return replace(verification, notes=(*verification.notes, UNCLIMBED))
 
-    coded, on_cpu = quantisation is not None, cpu_budget or budget
+    coded, on_cpu = typed.precision in (*QUANTISED, *WEIGHT_ONLY), cpu_budget or budget
     by_pytorch = typed_run(typed.module, typed.inputs, names)
     after = as_made_by(by_pytorch, reference, batch) if coded else reference
-    rounded, on_cpu_rounded = (first.factor(p) for p in (typed.precision, "fp32" if cpu_budget else typed.precision))
+    precision, allowed = beside or (typed.precision, budget)
+    rounded, on_cpu_rounded = (first.factor(p) for p in (precision, "fp32" if cpu_budget else precision))
     rungs = [
         _exactly(first, traced, rewritten, quantisation, typed.inputs, sizes),
-        # Ranges hold for what they were calibrated on, and extreme rows lie beyond.
+        # What codes lose is measured on ordinary rows: ranges hold for those, and extreme ones lie beyond.
         _Rung(TYPED, lambda: by_pytorch, reference, sizes, on_cpu, None if coded else on_cpu_rounded),
-        _Rung(EMITTED, lambda: onnx_run(model, torch.get_num_threads()), after, sizes, on_cpu, on_cpu_rounded),
+        _Rung(
+            EMITTED,
+            lambda: onnx_run(model, torch.get_num_threads()),
+            after,
+            sizes,
+            cpu_budget or allowed,
+            on_cpu_rounded,
+        ),
     ]
     if engine is not None:
         engine_run = specified_run(engine, typed.inputs)
-        rungs.append(_Rung(ENGINE, lambda: engine_run, after, sizes, budget, rounded))
+        rungs.append(_Rung(ENGINE, lambda: engine_run, after, sizes, allowed, rounded))
     stages += [_climb(rung, batch, seed, progress) for rung in rungs]
     if engine is None:
         reason = f"built, not executed: {engine_reason}"
-        stages.append(Stage(ENGINE, NOT_EXECUTED, reason, budget, (), None, 0.0))
+        stages.append(Stage(ENGINE, NOT_EXECUTED, reason, allowed, (), None, 0.0))
     return replace(verification, stages=tuple(stages))
 
 

@@ -12,6 +12,7 @@ from mlpdeploy.evidence.report.words import (
     EXTREME,
     PHASES,
     clock_notes,
+    coded_facts,
     device_rows,
     extreme_rows,
     extreme_text,
@@ -42,6 +43,7 @@ def report(
         _transposes(manifest["transposes"]),
         _precision(manifest),
         _quantised(manifest.get("quantised")),
+        _coded(manifest.get("coded_weights")),
         _verified(manifest, verification),
         _measured(manifest, bench),
         _files(manifest.get("files", {})),
@@ -129,6 +131,13 @@ def _precision(manifest: Mapping[str, Any]) -> str:
     if kept := [_kept(one["module"] or one["node"], one["reason"]) for one in manifest["kept_fp32"]]:
         parts += ["Kept in FP32:", items(kept)]
     return "\n\n".join(parts)
+
+
+def _coded(coded: Mapping[str, Any] | None) -> str:
+    """Which weights are codes, and why others are not."""
+    if coded is None:
+        return ""
+    return f"## {coded['precision'].upper()}\n\n" + table(["", ""], [list(fact) for fact in coded_facts(coded).items()])
 
 
 def _quantised(quantised: Mapping[str, Any] | None) -> str:

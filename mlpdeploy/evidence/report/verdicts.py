@@ -163,6 +163,9 @@ def _precision(manifest: Document) -> Verdict:
     because = f"{kept} operations were kept in FP32" if kept else "Nothing was kept in FP32"
     if manifest["facts"].get("parsed"):
         because += "; the dtypes were read back from the network that TensorRT parsed"
+    if coded := manifest.get("coded_weights"):
+        line = f"{coded['sites']} of {coded['of_products']} products read weights in {coded['precision'].upper()}"
+        because = f"Activations are {coded['beside'].upper()}, weights {coded['share_of_weights']:.0%} codes; {because}"
     return Verdict("Precision", MIXED if kept else GOOD, line, because)
 
 

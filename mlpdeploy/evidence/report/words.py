@@ -105,6 +105,18 @@ def launches_text(launches: Mapping[str, Any]) -> str:
     return f"{text}{copied}{other} other{transposes}{moved}{source}"
 
 
+def coded_facts(coded: Mapping[str, Any]) -> dict[str, str]:
+    """The manifest's `coded_weights` in words."""
+    codes, refused = coded["precision"].upper(), coded["refused"]
+    which = f"weights of {coded['sites']} of {coded['of_products']} products, {coded['share_of_weights']:.1%} of all"
+    blocks = " and ".join(map(str, coded["blocks"]))
+    rows = {codes: f"{which}, in blocks of {blocks}; activations and all else {coded['beside'].upper()}"}
+    if refused:
+        reasons = dict.fromkeys(one["reason"] for one in refused)
+        rows[f"not in {codes}"] = f"{len(refused)}: {'; '.join(reasons)}"
+    return rows
+
+
 def quantised_facts(quantised: Mapping[str, Any]) -> dict[str, str]:
     """The manifest's `quantised` in words."""
     codes = quantised["precision"].upper()

@@ -17,10 +17,11 @@ from mlpdeploy.graph.precision.ranges import Peaks, Ranges, measure, power
 from mlpdeploy.graph.precision.reach import Reach
 from mlpdeploy.graph.precision.sensitive import sensitive
 from mlpdeploy.graph.precision.small import divisors, small
-from mlpdeploy.graph.quantisation.codes import CODES, Codes
+from mlpdeploy.graph.quantisation.codes import CODES, INT4, Codes
 from mlpdeploy.graph.quantisation.sites import Quantisation, Site, residuals, sites
 from mlpdeploy.graph.rewrite import Rewritten
 from mlpdeploy.graph.tracing.place import network_of
+from mlpdeploy.precisions import WEIGHT_ONLY
 
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 """Precision name to the dtype of the graph; TF32 is FP32 in the graph and a flag of the engine's builder."""
@@ -68,6 +69,8 @@ class Plan:
     """The precision of all that is not quantised."""
     residuals: Mapping[str, tuple[int, float]] = field(default_factory=dict)
     """By name, the additions that read one operand (its place) as the codes that a site reads too (their scale)."""
+    weights: Mapping[str, Site] = field(default_factory=dict)
+    """By name, the products that read a weight of INT4 codes, and their activation as it is."""
 
     @property
     def codes(self) -> Codes:
@@ -90,12 +93,13 @@ def plan(
     angles, places on grids and indices (see `sensitive`); and what a constant or a value too small for the precision
     has to be known for (see `lost`, `small`).
 
-    INT8 and FP8 take a `quantisation` of this graph: its sites take codes, and all else has the precision `beside`.
+    INT8 and FP8 take a `quantisation` of this graph: its sites take codes, and all else has the precision `beside`, as
+    it has beside INT4, whose weights need none.
     """
-    for name, known in ((precision, (*DTYPES, *CODES)), (io, DTYPES), (beside, DTYPES)):
+    for name, known in ((precision, (*DTYPES, *CODES, *WEIGHT_ONLY)), (io, DTYPES), (beside, DTYPES)):
         if name not in known:
             raise InputError(f"precision {name!r} is not one of {', '.join(known)}")
-    low = DTYPES[beside if precision in CODES else precision]
+    low = DTYPES[precision if precision in DTYPES else beside]
     reasons = {} if low is torch.float32 else _reasons(rewritten, samples, low)
     if precision in CODES and low is torch.float32:
         products = sites(rewritten.module, CODES[precision]).found
@@ -104,6 +108,11 @@ def plan(
     kept = tuple(Kept(node.name, network_of(node), reasons[node.name]) for node in calls if node.name in reasons)
     nodes = [node for node in calls if is_float(node) or node.name in reasons]
     dtypes = {node.name: torch.float32 if node.name in reasons else low for node in nodes}
+    if precision in WEIGHT_ONLY:
+        weights = {name: site for name, site in sites(rewritten.module, INT4).found.items() if name not in reasons}
+        if not weights:
+            raise InputError("no product of this network can read weights of INT4: build it in fp16")
+        return Plan(precision, dtypes, DTYPES[io], kept, beside=beside, weights=weights)
     if precision not in CODES:
         return Plan(precision, dtypes, DTYPES[io], kept, beside=precision)
     assert quantisation is not None, "codes are planned from a calibration"

@@ -14,7 +14,7 @@ from mlpdeploy.graph.kinds import arguments
 from mlpdeploy.graph.matching.rearrangements import back
 from mlpdeploy.graph.precision.plan import Plan, is_float
 from mlpdeploy.graph.precision.ranges import single_thread
-from mlpdeploy.graph.quantisation.codes import channel_scales, coded, storable
+from mlpdeploy.graph.quantisation.codes import channel_scales, coded, coded_blocks, storable
 from mlpdeploy.graph.rewrite import Rewritten
 from mlpdeploy.graph.tracing.trace import TensorSpec
 
@@ -30,7 +30,7 @@ class Typed:
     fp32: frozenset[str] = frozenset()
     """Names of the nodes that the plan keeps in FP32 although `precision` is lower."""
     quantised: frozenset[str] = frozenset()
-    """Names of the nodes whose operands are 8-bit codes."""
+    """Names of the nodes whose operands are codes, or whose weight is."""
 
 
 def apply(rewritten: Rewritten, plan: Plan) -> Typed:
@@ -43,7 +43,7 @@ def apply(rewritten: Rewritten, plan: Plan) -> Typed:
         for specs in (rewritten.inputs, rewritten.outputs)
     )
     kept = frozenset(kept.node for kept in plan.kept)
-    return Typed(module, plan.precision, inputs, outputs, kept, frozenset(plan.quantised))
+    return Typed(module, plan.precision, inputs, outputs, kept, frozenset((*plan.quantised, *plan.weights)))
 
 
 class _Typing:
@@ -101,6 +101,8 @@ class _Typing:
         if node.name in self.plan.residuals:
             place, scale = self.plan.residuals[node.name]
             return {place: self.activation(node.args[place], scale, dtype)}
+        if (site := self.plan.weights.get(node.name)) is not None:
+            return {site.weight: self.blocks(node.args[site.weight], 1 - site.axis, dtype)}
         how = self.plan.quantised.get(node.name)
         if how is None:
             return {}
@@ -130,6 +132,16 @@ class _Typing:
         known = self.editor.constant(coded(matrix, scales, axis, self.plan.codes), f"{node.target}_codes", origin=node)
         value = self.editor.constant(scales, f"{node.target}_scales", origin=node)
         return self.editor.call(custom_ops.DEQUANTISE, (known, value, axis), origin=node)
+
+    def blocks(self, node: Any, axis: int, dtype: torch.dtype) -> fx.Node:
+        """A weight as its INT4 codes tell it, whose input channels lie along `axis`."""
+        matrix = weight(self.source, node)
+        assert matrix is not None
+        codes, scales = coded_blocks(matrix, axis, dtype)
+        block = codes.shape[axis] // scales.shape[axis]
+        known = self.editor.constant(codes, f"{node.target}_codes", origin=node)
+        value = self.editor.constant(scales, f"{node.target}_scales", origin=node)
+        return self.editor.call(custom_ops.DEQUANTISE_BLOCKS, (known, value, axis, block), origin=node)
 
     def cast(self, node: fx.Node, dtype: torch.dtype | None) -> fx.Node:
         """The copy of `node` in `dtype`; weights are converted once, values by a cast that their readers share."""

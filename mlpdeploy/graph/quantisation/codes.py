@@ -1,4 +1,4 @@
-"""The 8-bit numbers that operands are coded in: a value is its code times a scale.
+"""The numbers of 8 and 4 bits that operands are coded in: a value is its code times a scale.
 
 INT8 has equal steps. FP8 (E4M3: 4 bits of exponent, 3 of mantissa) has steps that grow with the value, so a rounding
 is off by a share of the value, down to the smallest normal code.
@@ -49,6 +49,13 @@ FP8 = Codes("fp8", torch.float8_e4m3fn, 448.0, 2.0**-9, 2.0**-6 / 12 * 0.75 / (2
 CODES: Mapping[str, Codes] = {codes.name: codes for codes in (INT8, FP8)}
 """By the precision's name."""
 
+INT4 = Codes("int4", torch.int8, 7.0, 1.0, 0.0)
+"""Of weights alone, each of two in a byte of the file; here each has a byte of its own."""
+BLOCKS = (128, 64)
+"""Input channels that share a scale of INT4: as many as divide those of a weight. TensorRT takes these two."""
+NARROWED = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
+"""Shares of a block's largest magnitude that may get the largest code: what is beyond saturates, the rest is finer."""
+
 
 def channel_scales(matrix: torch.Tensor, axis: int, dtype: torch.dtype, codes: Codes) -> torch.Tensor:
     """The scale of each output channel, as a number of `dtype`: its largest magnitude gets the largest code."""
@@ -68,3 +75,24 @@ def coded(matrix: torch.Tensor, scales: torch.Tensor, axis: int, codes: Codes) -
     """The codes of a weight whose scales run along `axis`."""
     shape = [-1 if dim == axis else 1 for dim in range(matrix.dim())]
     return codes.rounded(matrix.double() / scales.double().reshape(shape))
+
+
+def block_of(inputs: int) -> int | None:
+    """How many of a weight's input channels share a scale; None where no block divides them."""
+    return next((block for block in BLOCKS if inputs % block == 0), None)
+
+
+def coded_blocks(matrix: torch.Tensor, axis: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """INT4 codes of a weight (N, K) or (K, N), and a scale in `dtype` for each block along `axis`, that of K.
+
+    Of NARROWED, each block has the share with the least squared error.
+    """
+    rows = matrix.double().movedim(axis, -1)
+    blocks = rows.reshape(len(rows), -1, block_of(rows.shape[-1]) or rows.shape[-1])
+    largest = blocks.abs().amax(-1) / INT4.largest
+    scales = torch.stack([storable(share * largest, dtype) for share in NARROWED])
+    exact = scales.double()[..., None]
+    codes = INT4.rounded(blocks / exact)
+    best = ((codes * exact - blocks) ** 2).sum(-1).argmin(0, keepdim=True)
+    chosen = codes.take_along_dim(best[..., None], 0)[0].reshape(rows.shape)
+    return tuple(one.movedim(-1, axis).contiguous() for one in (chosen, scales.take_along_dim(best, 0)[0]))  # type: ignore[return-value]

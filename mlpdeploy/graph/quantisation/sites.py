@@ -21,7 +21,7 @@ from mlpdeploy.graph.editor import weight
 from mlpdeploy.graph.kinds import CONVOLUTIONS, convolution_arguments, shape_of
 from mlpdeploy.graph.layout.view import Size, size_at
 from mlpdeploy.graph.matching.rearrangements import back
-from mlpdeploy.graph.quantisation.codes import CODES, FP8, Codes
+from mlpdeploy.graph.quantisation.codes import BLOCKS, CODES, FP8, INT4, Codes, block_of
 from mlpdeploy.graph.tracing.place import network_of
 
 aten = torch.ops.aten
@@ -115,7 +115,7 @@ def sites(module: fx.GraphModule, codes: Codes) -> Sites:
         if (site := known.get(node.name)) is None:
             continue
         reason = _refusal(node, _matrix(module, node, site.weight), site, codes)
-        if reason is None and site.macs < least:
+        if reason is None and site.macs < least and codes is not INT4:
             reason = f"it has less than {SMALLEST_SHARE:.2%} of the network's multiply-accumulates"
         if reason is None:
             found[node.name] = site
@@ -198,6 +198,9 @@ _READERS: dict[Any, Callable[[fx.GraphModule, fx.Node], Operands | None]] = {
 
 def _refusal(node: fx.Node, matrix: torch.Tensor, site: Site, codes: Codes) -> str | None:
     """Why a product cannot take codes, or None."""
+    if codes is INT4 and (node.target in CONVOLUTIONS or site.activation):
+        what = "it is a convolution" if node.target in CONVOLUTIONS else "its weight lies left of the activation"
+        return f"{what}, of which TensorRT reads no blocks"
     if node.target in CONVOLUTIONS:
         if node.target is not aten.conv2d.padding and convolution_arguments(node)[6] != 1:
             return "its convolution has groups"
@@ -205,6 +208,8 @@ def _refusal(node: fx.Node, matrix: torch.Tensor, site: Site, codes: Codes) -> s
             return f"its kernel has {places} places, and TensorRT convolves FP8 with up to {WIDEST_FP8}"
     elif matrix.dim() != 2:
         return f"its weight has {matrix.dim()} dimensions"
+    if codes is INT4 and block_of(site.inputs) is None:
+        return f"its {site.inputs} input channels make no blocks of {' or '.join(map(str, BLOCKS))}"
     if min(site.inputs, site.outputs) < SMALLEST:
         return f"{site.inputs} input and {site.outputs} output channels, where 8 bits pay from {SMALLEST} on"
     return None

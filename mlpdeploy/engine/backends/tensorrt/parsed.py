@@ -43,16 +43,16 @@ class FunctionBody:
 class Computing:
     """A layer that computes: its type, its name, the ONNX nodes it came from (innermost first), its operands' dtype.
 
-    Where the operands differ, `dtype` lists them, joined by "x": TensorRT would have refused such a matmul. `codes`
-    is the type of the 8-bit codes that its two operands are decoded from, which is what makes TensorRT compute with the
-    codes; None where one of them is not.
+    Where the operands differ, `dtype` lists them, joined by "x": TensorRT would have refused such a matmul. `codes` are
+    the types of the codes that a product's two operands are decoded from, which is what makes TensorRT compute with the
+    codes; None for one that is not.
     """
 
     type: str
     layer: str
     nodes: tuple[str, ...]
     dtype: str
-    codes: str | None = None
+    codes: tuple[str | None, str | None] = (None, None)
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class ParsedNetwork:
             "bodies": [asdict(body) for body in self.bodies],
             "by_type": dict(self.by_type),
             "dtypes": {kind: dict(count) for kind, count in self.dtypes.items()},
-            "coded": sum(layer.codes is not None for layer in self.computing),
+            "coded": sum(any(layer.codes) for layer in self.computing),
             "products": sum(layer.type in PRODUCTS for layer in self.computing),
         }
 
@@ -122,10 +122,9 @@ def read(
             operands = inputs[:2] if kind == "MATRIX_MULTIPLY" else inputs[:1]
             dtype = "x".join(dict.fromkeys(tensor.dtype.name for tensor in operands))
             names = tuple(node for node, _ in _chain(layer.metadata))
-            read = (
-                {decoded.get(tensor.name) for tensor in inputs[:2]} if kind in PRODUCTS and len(inputs) > 1 else {None}
-            )
-            computing.append(Computing(kind, layer.name, names, dtype, read.pop() if len(read) == 1 else None))
+            read = [decoded.get(tensor.name) for tensor in inputs[:2]] if kind in PRODUCTS else []
+            left, right, *_ = [*read, None, None]
+            computing.append(Computing(kind, layer.name, names, dtype, (left, right)))
         rows.append(_Row(kind, dtype, permutes, reshapes, _body(layer.metadata, functions)))
     return _summary(rows, tuple(computing))
 
@@ -135,12 +134,6 @@ def _decoded(kind: str, inputs: list[Any], decoded: Mapping[str, str]) -> str | 
     if kind == "DEQUANTIZE":
         return str(inputs[0].dtype.name)
     return decoded.get(inputs[0].name) if kind == "SHUFFLE" else None
-
-
-def _common(operands: list[Any], decoded: Mapping[str, str]) -> str | None:
-    """The type of the codes of all operands; None where one has none, or others."""
-    types = {decoded.get(tensor.name) for tensor in operands}
-    return types.pop() if len(types) == 1 else None
 
 
 def _tensors(get: Callable[[int], Any], count: int) -> Iterator[Any]:
