@@ -130,3 +130,20 @@ def engines(document: Document) -> list[str]:
     head = ["network", "FP16 engine", "INT8, of it", "FP8, of it", "launches, FP16", "INT8", "FP8"]
     head += ["products in INT8", "in FP8"]
     return [*table(head, rows), "", *source(document, ["tensorrt-rtx", "torch"])]
+
+
+def weights(document: Document) -> list[str]:
+    """TensorRT-RTX engines with weights of INT4 beside FP16's: size with and without the source of kernels, launches."""
+    rows = [
+        [
+            f"`{name}`",
+            f"{row['fp16']['engine_bytes'] / 1e6:.1f} MB",
+            f"{row['int4']['size']:.2f} ({row['int4']['size_without_source']:.2f})",
+            f"{row['fp16']['launches']['total']} → {row['int4']['launches']['total']}",
+            row["int4"]["executed"].removeprefix("HALF, ").removesuffix(" products in INT4"),
+        ]
+        for name, row in by_part(document).get("weights", {}).items()
+        if row["int4"] is not None
+    ]
+    head = ["network", "FP16 engine", "INT4, of it", "launches, FP16 → INT4", "products"]
+    return [*table(head, rows), "", *source(document, ["tensorrt-rtx", "torch"])]

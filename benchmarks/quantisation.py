@@ -1,7 +1,8 @@
-"""INT8 and FP8: speed on a CPU, TensorRT engines, what calibration costs, and what accuracy is left.
+"""INT8, FP8 and INT4 weights: speed on a CPU, TensorRT engines, what calibration costs, and what accuracy is left.
 
     python -m benchmarks.quantisation --part speed [RECIPE ...]        OpenVINO INT8 and FP32, onnxruntime's quantiser
     python -m benchmarks.quantisation --part engines [RECIPE ...]      TensorRT-RTX engines: sizes and launches
+    python -m benchmarks.quantisation --part weights [RECIPE ...]      the same of INT4 weights
     python -m benchmarks.quantisation --part calibration [RECIPE ...]  seconds and memory of calibrating on 128 images
     python -m benchmarks.quantisation --part accuracy                  trained networks on real images, one made hard
 
@@ -31,6 +32,7 @@ from benchmarks.digits_quantised import accuracies
 from benchmarks.round_trip import round_trip
 from mlpdeploy.engine.backend import Batch, BuildRequest, backends
 from mlpdeploy.engine.onnx.emit import Emitted, emit
+from mlpdeploy.errors import InputError
 from mlpdeploy.evidence.latency import timing
 from mlpdeploy.graph.precision.plan import plan
 from mlpdeploy.graph.precision.typed import apply
@@ -150,6 +152,27 @@ def engines(name: str, seed: int) -> dict[str, Any]:
     return found
 
 
+def weights(name: str, seed: int) -> dict[str, Any]:
+    """Bytes and launches of TensorRT-RTX engines for GPUS in FP16, and with weights of INT4; sizes as of `engines`.
+
+    None where no product can read such weights.
+    """
+    network, specs = common.load(name, seed)
+    rewritten = rewrite(trace(network, specs), off=backends()["tensorrt-rtx"].off)
+    try:
+        planned = plan(rewritten, "int4", beside="fp16")
+    except InputError as refused:
+        print(f"{name}: {refused}", flush=True)
+        return {"int4": None}
+    fp16 = _built(emit(apply(rewritten, plan(rewritten, "fp16"))), "fp16")
+    row = _built(emit(apply(rewritten, planned)), "int4")
+    row |= {"size": _size(row, fp16, 0), "size_without_source": _size(row, fp16, 1)}
+    print(
+        f"{name}: {row['size']:.3f} of FP16's size, {row['launches']['total']} launches, {row['executed']}", flush=True
+    )
+    return {"fp16": fp16, "int4": row}
+
+
 def _built(emitted: Emitted, precision: str) -> dict[str, Any]:
     request = BuildRequest(precision, Batch(1, 8, 32), GPUS)
     with tempfile.TemporaryDirectory() as folder:
@@ -187,6 +210,7 @@ def _calibration(name: str, seed: int) -> dict[str, Any]:
 PARTS: Mapping[str, tuple[Callable[[str, int], dict[str, Any]], tuple[str, ...]]] = {
     "speed": (speed, SPEED),
     "engines": (engines, tuple(name for name in recipes() if name not in NONE)),
+    "weights": (weights, tuple(recipes())),
     "calibration": (calibration, ("vip_s14",)),
     "accuracy": (accuracies, ("vip_digits", "mixer_digits")),
 }

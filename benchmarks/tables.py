@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.network_tables import engines, executed, families, graph, launches, remaining, zoo
+from benchmarks.network_tables import engines, executed, families, graph, launches, remaining, weights, zoo
 from benchmarks.recorded import recorded
 from benchmarks.time_tables import build, coverage, cpu, gate, install, quantisation, rules, searched, summary
 from mlpdeploy.zoo.recipe import folder
@@ -35,6 +35,7 @@ TABLES: dict[str, tuple[Callable[..., list[str]], tuple[str, ...]]] = {
     "executed": (executed, ("executed",)),
     "quantisation": (quantisation, ("quantisation",)),
     "engines": (engines, ("quantisation",)),
+    "weights": (weights, ("quantisation",)),
     "launches": (launches, ("launches",)),
     "gate": (gate, ("gate",)),
     "families": (families, ("zoo", "graph", "executed")),

@@ -153,6 +153,18 @@ def test_engines_in_8_bits_are_shown_beside_those_of_fp16() -> None:
     assert "| `net` | 25.0 MB | 0.40 (0.25) | 0.50 (0.25) | 15 | 20 | 19 | 3 of 4 | 2 of 4 |" in lines
 
 
+def test_engines_with_weights_of_int4_are_shown_where_there_are_any() -> None:
+    int4 = {
+        "executed": "HALF, 3 of 4 products in INT4",
+        "launches": {"total": 20},
+        "size": 0.4,
+        "size_without_source": 0.25,
+    }
+    row = {"fp16": {"engine_bytes": 25_000_000, "launches": {"total": 15}}, "int4": int4}
+    lines = tables.weights(document({"weights net": row, "weights other": {"int4": None}}, threads=1))
+    assert "| `net` | 25.0 MB | 0.40 (0.25) | 15 → 20 | 3 of 4 |" in lines and not any("other" in one for one in lines)
+
+
 def test_launches_name_the_rules_that_change_their_number() -> None:
     counts = {"plain export": 9, "default rules": 7, "without fold_affine": 8, "without project_tokens": 7, "bare": 9}
     results = {"net": {label: {"total": count} for label, count in counts.items()}}
