@@ -133,7 +133,7 @@ def engines(document: Document) -> list[str]:
 
 
 def weights(document: Document) -> list[str]:
-    """TensorRT-RTX engines with weights of INT4 beside FP16's: size with and without the source of kernels, launches."""
+    """TensorRT-RTX engines with weights of INT4 beside FP16's: size with and without source of kernels, launches."""
     rows = [
         [
             f"`{name}`",

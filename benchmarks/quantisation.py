@@ -167,9 +167,8 @@ def weights(name: str, seed: int) -> dict[str, Any]:
     fp16 = _built(emit(apply(rewritten, plan(rewritten, "fp16"))), "fp16")
     row = _built(emit(apply(rewritten, planned)), "int4")
     row |= {"size": _size(row, fp16, 0), "size_without_source": _size(row, fp16, 1)}
-    print(
-        f"{name}: {row['size']:.3f} of FP16's size, {row['launches']['total']} launches, {row['executed']}", flush=True
-    )
+    launched = row["launches"]["total"]
+    print(f"{name}: {row['size']:.3f} of FP16's size, {launched} launches, {row['executed']}", flush=True)
     return {"fp16": fp16, "int4": row}
 
 
