@@ -112,7 +112,7 @@ def plan_network(
 ) -> Compiled:
     """The graph whose every dtype is decided: codes of 8 bits by their ranges, what lies `beside` them in that one."""
     with stages("plan precision"):
-        from mlpdeploy.graph.precision.plan import plan
+        from mlpdeploy.graph.precision.plan import plan, require_codes
         from mlpdeploy.graph.precision.typed import apply
         from mlpdeploy.graph.quantisation.equalise import equalise
 
@@ -120,5 +120,6 @@ def plan_network(
         balanced = rewritten if quantisation is None else equalise(rewritten, quantisation.equalised)
         samples, around = None if calibration is None else calibration.rows, beside or "fp32"
         planned = plan(balanced, selection.precision, selection.io, samples, quantisation, around)
+        require_codes(balanced, planned)
         typed = apply(balanced, planned)
     return Compiled(traced, rewritten, balanced, planned, typed, calibration)

@@ -49,7 +49,7 @@ def sensitivity(selection: Selection, *, progress: Listener | None = None) -> tu
     rewritten = rewrite_network(traced, selection, stages)
     measured = measure_sites(rewritten, source, selection, stages)
     found = measured.quantisation
-    picture = selection.out / selection.folder_name / "sensitivity.svg"
+    picture = selection.out / selection.folder_name / f"sensitivity-{selection.precision}.svg"
     heading = f"{source.recipe.name}: what each module costs where it alone takes {selection.precision.upper()}"
     store.place(picture, standalone(noise(measured.ranked, selection.precision), heading))
     document = {

@@ -124,13 +124,16 @@ def tolerances(outputs: dict[str, Any], budget: float) -> dict[str, float]:
 
 
 def require_new(folder: Path) -> None:
-    """Raises InputError where there is something already, or where nobody can tell."""
+    """Raises InputError where there is something already, where nobody can tell, or where no folder can be made."""
+    above = next((one for one in folder.absolute().parents if os.path.lexists(one)), Path("/"))
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise InputError(f"{folder}: cannot be written (no folder can be made in {above})")
     try:
         taken = folder.is_symlink() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir())))
     except OSError as error:
         raise _unwritable(folder, error) from error
     if taken:
-        raise InputError(f"{folder} is there already: export to a folder that is new or empty")
+        raise InputError(f"{folder} is there already: give a folder that is new or empty")
 
 
 @contextmanager

@@ -91,7 +91,7 @@ def test_what_is_there_stays(selection: Selection, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     for taken in ("full", "file", "link"):
-        with pytest.raises(InputError, match="is there already: export to a folder that is new or empty"):
+        with pytest.raises(InputError, match="is there already: give a folder that is new or empty"):
             export(selection, "trtexec", tmp_path / taken)
     (tmp_path / "empty").mkdir()
     assert export(selection, "trtexec", tmp_path / "empty")["files"] == FILES

@@ -19,6 +19,7 @@ from PIL import Image
 
 from mlpdeploy.errors import InputError, MachineLacks
 from mlpdeploy.evidence.proof.images import LIMIT, Preprocess, Skipped, load_folder, require_images
+from mlpdeploy.graph.tracing.rows import alike
 from mlpdeploy.progress import Stages
 from mlpdeploy.system.files import opened
 from mlpdeploy.zoo.recipe import Recipe
@@ -64,6 +65,8 @@ class Samples:
         """What its user should know before trusting ranges that come from it."""
         if self.random:
             return "calibrated on random noise: the ranges are not those of real images, do not deploy this engine"
+        if alike(self.arrays):
+            return "calibrated on rows that are all the same: the ranges are those of one, do not deploy this engine"
         if self.count < FEW:
             return f"calibrated on {self.count} rows only: give {FEW} or more, or the ranges depend on their choice"
         return None

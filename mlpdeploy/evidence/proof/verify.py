@@ -51,6 +51,7 @@ from mlpdeploy.graph.precision.typed import Typed
 from mlpdeploy.graph.quantisation.equalise import equalise
 from mlpdeploy.graph.quantisation.sites import Quantisation
 from mlpdeploy.graph.rewrite import Rewritten, rewrite_as
+from mlpdeploy.graph.tracing.rows import alike
 from mlpdeploy.graph.tracing.trace import TensorSpec, Traced, trace
 from mlpdeploy.precisions import QUANTISED, WEIGHT_ONLY
 from mlpdeploy.system.guest import copied
@@ -129,7 +130,7 @@ def verify(
         inputs="images" if samples is not None else "random" if rows is None else "calibration",
         seed=seed,
         reference_accuracy=None if reference is None else accuracy(reference.image_outputs, labels),
-        notes=() if reference is None else (*constants(reference.outputs), *reference.edges.notes()),
+        notes=() if reference is None else (*_of_rows(reference), *reference.edges.notes()),
     )
     if reference is None or _failed(stages):
         return replace(verification, notes=(*verification.notes, UNCLIMBED))
@@ -160,6 +161,13 @@ def verify(
         reason = f"built, not executed: {engine_reason}"
         stages.append(Stage(ENGINE, NOT_EXECUTED, reason, allowed, (), None, 0.0))
     return replace(verification, stages=tuple(stages))
+
+
+def _of_rows(reference: Reference) -> tuple[str, ...]:
+    """What the reader should know of the rows, or of what the network makes of them."""
+    if alike(reference.rows):
+        return ("all rows that were compared are the same, so agreeing on them proves little: give others by --data",)
+    return constants(reference.outputs)
 
 
 def in_float64(

@@ -7,18 +7,17 @@ from typing import Any
 
 from mlpdeploy.evidence.report.markdown import Markdown, block, code, items, strong, table, text
 from mlpdeploy.evidence.report.search_words import HEADER, search_rows, search_text
+from mlpdeploy.evidence.report.summary_codes import in_8_bits, in_blocks, left_out, where
 from mlpdeploy.evidence.report.verdicts import Verdict, command, engine_of, speedup, verdicts
 from mlpdeploy.evidence.report.words import (
     EXTREME,
     PHASES,
     clock_notes,
-    coded_facts,
     device_rows,
     extreme_rows,
     extreme_text,
     launches_text,
     nearest,
-    quantised_facts,
 )
 from mlpdeploy.system.text import megabytes
 from mlpdeploy.zoo.recipe import GIVEN, kind
@@ -42,8 +41,8 @@ def report(
         _searched(manifest.get("decided")),
         _transposes(manifest["transposes"]),
         _precision(manifest),
-        _quantised(manifest.get("quantised")),
-        _coded(manifest.get("coded_weights")),
+        in_8_bits(manifest.get("quantised")),
+        in_blocks(manifest.get("coded_weights")),
         _verified(manifest, verification),
         _measured(manifest, bench),
         _files(manifest.get("files", {})),
@@ -94,7 +93,7 @@ def _rules(rules: Sequence[Mapping[str, Any]], forms: Sequence[Mapping[str, Any]
     lines = []
     for rule in rules:
         refused = rule["refused"]
-        places: list[str] = [_kept(one["where"], one["reason"]) for one in refused[:REFUSALS]]
+        places: list[str] = [left_out(one["where"], one["reason"]) for one in refused[:REFUSALS]]
         places += [f"{len(refused) - REFUSALS} more places, see manifest.json"] if len(refused) > REFUSALS else []
         lines += [Markdown(f"{code(rule['name'])} refused at {place}") for place in places]
     rows = [[code(form["name"]), form["fired"], f"{form['seconds']:.2f}"] for form in forms]
@@ -116,7 +115,7 @@ def _transposes(left: Sequence[Mapping[str, Any]]) -> str:
         return f"{title}\n\nNone."
     places: dict[str, list[Markdown]] = {}
     for one in left:
-        places.setdefault(one["reason"], []).append(Markdown(f"{_where(one['where'])} ({text(one['permutation'])})"))
+        places.setdefault(one["reason"], []).append(Markdown(f"{where(one['where'])} ({text(one['permutation'])})"))
     rows = [[len(found), why, found[0]] for why, found in places.items()]
     return f"{title}\n\n" + table(["count:", "why", "first at"], rows)
 
@@ -128,50 +127,9 @@ def _precision(manifest: Mapping[str, Any]) -> str:
     if parsed is not None:
         parts += ["Layers of the network that TensorRT parsed:", _dtypes("layer", parsed["dtypes"])]
     parts += ["Operations of the typed graph:", _dtypes("operation", manifest["dtypes"])]
-    if kept := [_kept(one["module"] or one["node"], one["reason"]) for one in manifest["kept_fp32"]]:
+    if kept := [left_out(one["module"] or one["node"], one["reason"]) for one in manifest["kept_fp32"]]:
         parts += ["Kept in FP32:", items(kept)]
     return "\n\n".join(parts)
-
-
-def _coded(coded: Mapping[str, Any] | None) -> str:
-    """Which weights are codes, and why others are not."""
-    if coded is None:
-        return ""
-    return f"## {coded['precision'].upper()}\n\n" + table(["", ""], [list(fact) for fact in coded_facts(coded).items()])
-
-
-def _quantised(quantised: Mapping[str, Any] | None) -> str:
-    """How 8 bits were calibrated, whether they paid off, what stayed out of them, and accuracy against their share."""
-    if quantised is None:
-        return ""
-    codes = quantised["precision"]
-    parts = [f"## {codes.upper()}", table(["", ""], [list(fact) for fact in quantised_facts(quantised).items()])]
-    measured = (quantised.get("worth") or {}).get("backends", {})
-    if measured:
-        rows = [
-            [name, *(f"{row['median_ms'][precision]:.2f}" for precision in (codes, "fp16", "fp32"))]
-            for name, row in measured.items()
-        ]
-        batch = quantised["worth"]["batch"]
-        parts += [f"Median latency at batch {batch}, in milliseconds, taking turns on this machine:"]
-        parts.append(table(["backend", f"{codes.upper()}:", "FP16:", "FP32:"], rows))
-    skipped = (quantised.get("worth") or {}).get("not_measured", {})
-    if skipped:
-        parts.append("Not measured:\n\n" + items(f"{name}: {why}" for name, why in skipped.items()))
-    if quantised["curve"]:
-        rows = [[point["kept"], f"{point['quantised_macs']:.1%}", *_point(point)] for point in quantised["curve"]]
-        head = [f"kept from {codes.upper()}:", f"MACs in {codes.upper()}:", "output SQNR:", "top-1:"]
-        parts += ["What accuracy costs, each row measured:", table(head, rows)]
-        drawn = any(point["sqnr_db"] is not None for point in quantised["curve"])
-        parts += ["![accuracy and cost](curve.svg)"] if drawn else []
-    if stayed := [_kept(one["module"], one["reason"]) for one in (*quantised["kept"], *quantised["refused"])]:
-        parts += [f"Products that stayed out of {codes.upper()}:", items(stayed)]
-    return "\n\n".join(parts)
-
-
-def _point(point: Mapping[str, Any]) -> tuple[str, str]:
-    db, top1 = point["sqnr_db"], point["top1"]
-    return "no noise" if db is None else f"{db:.1f} dB", "" if top1 is None else f"{top1:.2%}"
 
 
 def _dtypes(what: str, dtypes: Mapping[str, Mapping[str, int]]) -> str:
@@ -298,11 +256,3 @@ CALIBRATION = ("calibration", "calibrator", "max_drop", "min_sqnr", "mean", "std
 def _ports(ports: Iterable[Mapping[str, Any]]) -> Markdown:
     rows = ((code(port["name"]), text(port["dtype"]), text(", ".join(map(str, port["shape"])))) for port in ports)
     return Markdown("; ".join(f"{name} {dtype} [{shape}]" for name, dtype, shape in rows))
-
-
-def _where(name: str) -> Markdown:
-    return code(name) if name else Markdown("the network itself")
-
-
-def _kept(name: str, reason: str) -> Markdown:
-    return Markdown(f"{_where(name)}: {text(reason)}")

@@ -165,7 +165,8 @@ def _precision(manifest: Document) -> Verdict:
         because += "; the dtypes were read back from the network that TensorRT parsed"
     if coded := manifest.get("coded_weights"):
         line = f"{coded['sites']} of {coded['of_products']} products read weights in {coded['precision'].upper()}"
-        because = f"Activations are {coded['beside'].upper()}, weights {coded['share_of_weights']:.0%} codes; {because}"
+        beside = f"Activations are {coded['beside'].upper()}, weights {coded['share_of_weights']:.0%} codes"
+        because = f"{beside}; {because[0].lower()}{because[1:]}"
     return Verdict("Precision", MIXED if kept else GOOD, line, because)
 
 

@@ -18,7 +18,7 @@ from mlpdeploy.graph.precision.reach import Reach
 from mlpdeploy.graph.precision.sensitive import sensitive
 from mlpdeploy.graph.precision.small import divisors, small
 from mlpdeploy.graph.quantisation.codes import CODES, INT4, Codes
-from mlpdeploy.graph.quantisation.sites import Quantisation, Site, residuals, sites
+from mlpdeploy.graph.quantisation.sites import Quantisation, Site, products, residuals, sites
 from mlpdeploy.graph.rewrite import Rewritten
 from mlpdeploy.graph.tracing.place import network_of
 from mlpdeploy.precisions import WEIGHT_ONLY
@@ -33,6 +33,10 @@ HEADROOM = 0.5
 
 LARGE_HEADROOM = 0.9
 """That which it may reach for a row a hundred times larger, beyond which little lies."""
+
+
+REASONS = 3
+"""That one line names."""
 
 
 @dataclass(frozen=True)
@@ -102,22 +106,35 @@ def plan(
     low = DTYPES[precision if precision in DTYPES else beside]
     reasons = {} if low is torch.float32 else _reasons(rewritten, samples, low)
     if precision in CODES and low is torch.float32:
-        products = sites(rewritten.module, CODES[precision]).found
-        reasons = {name: why for name, why in sensitive(rewritten.module, Peaks({}, {})).items() if name in products}
+        taking = sites(rewritten.module, CODES[precision]).found
+        reasons = {name: why for name, why in sensitive(rewritten.module, Peaks({}, {})).items() if name in taking}
     calls = [node for node in rewritten.module.graph.nodes if node.op == "call_function"]
     kept = tuple(Kept(node.name, network_of(node), reasons[node.name]) for node in calls if node.name in reasons)
     nodes = [node for node in calls if is_float(node) or node.name in reasons]
     dtypes = {node.name: torch.float32 if node.name in reasons else low for node in nodes}
     if precision in WEIGHT_ONLY:
         weights = {name: site for name, site in sites(rewritten.module, INT4).found.items() if name not in reasons}
-        if not weights:
-            raise InputError("no product of this network can read weights of INT4: build it in fp16")
         return Plan(precision, dtypes, DTYPES[io], kept, beside=beside, weights=weights)
     if precision not in CODES:
         return Plan(precision, dtypes, DTYPES[io], kept, beside=precision)
     assert quantisation is not None, "codes are planned from a calibration"
     quantised = _quantised(rewritten, quantisation, reasons)
     return Plan(precision, dtypes, DTYPES[io], kept, quantised, beside, _residuals(rewritten, quantised, reasons))
+
+
+def require_codes(rewritten: Rewritten, planned: Plan) -> None:
+    """Raise InputError where codes were asked for and no product takes any, with the reasons."""
+    if planned.precision in DTYPES or planned.quantised or planned.weights:
+        return
+    refused = sites(rewritten.module, CODES.get(planned.precision, INT4)).refused
+    kept = {one.node: f"it {one.reason}" for one in planned.kept}
+    why = dict.fromkeys(
+        refused.get(name) or kept.get(name) or "it stays out by what it costs" for name in products(rewritten.module)
+    )
+    reasons = "; ".join([*why][:REASONS]) or "it has none with a weight"
+    raise InputError(
+        f"no product of this network takes {planned.precision.upper()}: {reasons}; build it in fp16 or fp32"
+    )
 
 
 def _quantised(rewritten: Rewritten, quantisation: Quantisation, reasons: Mapping[str, str]) -> dict[str, Quantised]:

@@ -54,6 +54,7 @@ class _Typing:
         self.copies: dict[fx.Node, fx.Node] = {}
         self.casts: dict[tuple[fx.Node, torch.dtype], fx.Node] = {}
         self.decoded: dict[tuple[fx.Node, float, torch.dtype], fx.Node] = {}
+        self.weights: dict[tuple[str, int, torch.dtype], fx.Node] = {}
         graph = fx.Graph()
         for node in self.source.graph.nodes:
             if node.op == "placeholder":
@@ -125,23 +126,35 @@ class _Typing:
         return chain.replayed(self.editor, self.decoded[key])
 
     def coded_weight(self, node: Any, axis: int, dtype: torch.dtype) -> fx.Node:
-        """A weight as its codes tell it."""
-        matrix = weight(self.source, node)
-        assert matrix is not None
-        scales = channel_scales(matrix, axis, dtype, self.plan.codes)
-        known = self.editor.constant(coded(matrix, scales, axis, self.plan.codes), f"{node.target}_codes", origin=node)
-        value = self.editor.constant(scales, f"{node.target}_scales", origin=node)
-        return self.editor.call(custom_ops.DEQUANTISE, (known, value, axis), origin=node)
+        """A weight as its codes tell it, shared by all who read it so."""
+        key = (str(node.target), axis, dtype)
+        if key not in self.weights:
+            matrix = weight(self.source, node)
+            assert matrix is not None
+            scales = channel_scales(matrix, axis, dtype, self.plan.codes)
+            known = coded(matrix, scales, axis, self.plan.codes)
+            self.weights[key] = self.editor.call(
+                custom_ops.DEQUANTISE, (*self.constants(node, known, scales), axis), origin=node
+            )
+        return self.weights[key]
 
     def blocks(self, node: Any, axis: int, dtype: torch.dtype) -> fx.Node:
-        """A weight as its INT4 codes tell it, whose input channels lie along `axis`."""
-        matrix = weight(self.source, node)
-        assert matrix is not None
-        codes, scales = coded_blocks(matrix, axis, dtype)
-        block = codes.shape[axis] // scales.shape[axis]
+        """A weight as its INT4 codes tell it, whose input channels lie along `axis`, shared by all who read it so."""
+        key = (str(node.target), axis, dtype)
+        if key not in self.weights:
+            matrix = weight(self.source, node)
+            assert matrix is not None
+            codes, scales = coded_blocks(matrix, axis, dtype)
+            block = codes.shape[axis] // scales.shape[axis]
+            self.weights[key] = self.editor.call(
+                custom_ops.DEQUANTISE_BLOCKS, (*self.constants(node, codes, scales), axis, block), origin=node
+            )
+        return self.weights[key]
+
+    def constants(self, node: Any, codes: torch.Tensor, scales: torch.Tensor) -> tuple[fx.Node, fx.Node]:
+        """Codes and scales of a weight as parts of the graph."""
         known = self.editor.constant(codes, f"{node.target}_codes", origin=node)
-        value = self.editor.constant(scales, f"{node.target}_scales", origin=node)
-        return self.editor.call(custom_ops.DEQUANTISE_BLOCKS, (known, value, axis, block), origin=node)
+        return known, self.editor.constant(scales, f"{node.target}_scales", origin=node)
 
     def cast(self, node: fx.Node, dtype: torch.dtype | None) -> fx.Node:
         """The copy of `node` in `dtype`; weights are converted once, values by a cast that their readers share."""

@@ -211,7 +211,7 @@ def _refusal(node: fx.Node, matrix: torch.Tensor, site: Site, codes: Codes) -> s
     if codes is INT4 and block_of(site.inputs) is None:
         return f"its {site.inputs} input channels make no blocks of {' or '.join(map(str, BLOCKS))}"
     if min(site.inputs, site.outputs) < SMALLEST:
-        return f"{site.inputs} input and {site.outputs} output channels, where 8 bits pay from {SMALLEST} on"
+        return f"{site.inputs} input and {site.outputs} output channels, where codes pay from {SMALLEST} on"
     return None
 
 

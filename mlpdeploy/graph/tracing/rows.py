@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,3 +24,8 @@ def chunks(count: int, size: int, least: int = 1) -> Iterator[tuple[np.ndarray, 
     for start in range(0, count, size):
         index = np.arange(start, min(start + size, count))
         yield np.resize(index, max(len(index), least)), len(index)
+
+
+def alike(rows: Mapping[str, np.ndarray]) -> bool:
+    """Whether several rows (n, ...) by input name are all the same."""
+    return all(len(values) > 1 and bool((values == values[:1]).all()) for values in rows.values())

@@ -146,7 +146,7 @@ def test_tensorrt_takes_the_codes(files: dict[str, Emitted], precision: str, tmp
 
     emitted = files["fp16"]
     parsed = parse_prepared(emitted.model)
-    coded = [layer for layer in parsed.computing if layer.codes == precision.upper()]
+    coded = [layer for layer in parsed.computing if layer.codes == (precision.upper(), precision.upper())]
     assert len(coded) == 9 == parsed.facts()["coded"] and all(layer.dtype == "HALF" for layer in coded)
     check(parsed, precision, quantised=emitted.quantised_nodes)
     with pytest.raises(BuildError, match="9 of 9 products would not compute"):
@@ -182,6 +182,8 @@ def test_fp8_is_refused_for_a_gpu_that_has_none() -> None:
         assert refused is not None and gpus[-1] in refused and "ask for int8" in refused and "\n" not in refused
         assert backend.supports("int8", gpus) is None
     assert backend.supports("fp8", ("sm89", "sm120")) is None is backend.supports("fp8")
+    refused = backend.supports("int4", ("sm75",))
+    assert refused is not None and "sm75 has no INT4" in refused and backend.supports("int4", ("sm86",)) is None
 
 
 @pytest.mark.slow

@@ -249,7 +249,7 @@ def test_the_rewritten_graph_and_the_network_stay_as_they_are() -> None:
     assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
 
 
-@pytest.mark.parametrize(("precision", "io", "named"), [("int4", "fp32", "int4"), ("fp16", "int8", "int8")])
+@pytest.mark.parametrize(("precision", "io", "named"), [("int3", "fp32", "int3"), ("fp16", "int8", "int8")])
 def test_an_unknown_precision_is_named(precision: str, io: str, named: str) -> None:
     with pytest.raises(InputError, match=named):
         plan(graph(nn.Linear(4, 4), (4,)), precision, io)

@@ -83,7 +83,7 @@ def test_every_kind_of_product_is_found_with_its_own_axis() -> None:
 
 def test_products_that_8_bits_do_not_pay_for_are_refused_with_a_reason() -> None:
     assert list(sites(rewritten(Mixing(15, 24), 15, 24).module, INT8).refused.values()) == [
-        "15 input and 20 output channels, where 8 bits pay from 16 on"
+        "15 input and 20 output channels, where codes pay from 16 on"
     ]
     assert next(iter(sites(rewritten(Mixing(16, 15), 16, 15).module, INT8).found.values())).module == "tokens"
     assert list(sites(rewritten(Patches(groups=4), 16, 8, 8).module, INT8).refused.values()) == [

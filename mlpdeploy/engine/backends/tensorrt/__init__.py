@@ -22,7 +22,7 @@ from mlpdeploy.engine import nvidia
 from mlpdeploy.engine.backends.tensorrt import _contexts, _polygraphy
 from mlpdeploy.engine.backends.tensorrt._follows_plan import DTYPES, check, executed
 from mlpdeploy.engine.backends.tensorrt._launches import launches, layers
-from mlpdeploy.engine.backends.tensorrt._targets import compute_capabilities, lacking_fp8, unserved
+from mlpdeploy.engine.backends.tensorrt._targets import compute_capabilities, lacking, unserved
 from mlpdeploy.engine.backends.tensorrt.parsed import ParsedNetwork, read
 from mlpdeploy.engine.base import EngineBackend, installed_version, missing
 from mlpdeploy.engine.form import Form, prepare
@@ -84,8 +84,8 @@ class TensorRT(EngineBackend):
         """Every precision: TF32 is a builder flag on FP32."""
         if precision not in DTYPES:
             return super().supports(precision)
-        if precision == "fp8" and (lacking := lacking_fp8(self.name, gpus)) is not None:
-            return lacking
+        if (without := lacking(self.name, gpus, precision)) is not None:
+            return without
         try:
             compute_capabilities(self.name, gpus, "")
         except InputError as refused:

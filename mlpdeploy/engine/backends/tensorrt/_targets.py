@@ -28,30 +28,31 @@ def _known(trt: Any) -> list[str]:
     return sorted(members, key=_number)
 
 
-FP8 = 89
-"""The compute capability from which on tensor cores multiply FP8: that of Ada, times ten."""
+SINCE = {"fp8": (89, "Ada, Hopper, Blackwell"), "int4": (80, "Ampere and later")}
+"""The compute capability, times ten, from which on GPUs have a precision."""
 
 
-def lacking_fp8(flavour: str, gpus: Collection[str]) -> str | None:
-    """None where the GPUs that are asked for, or this machine's where it is the one that counts, multiply FP8."""
+def lacking(flavour: str, gpus: Collection[str], precision: str) -> str | None:
+    """None where the GPUs that are asked for, or this machine's where it is the one that counts, have a precision."""
+    oldest, called = SINCE.get(precision, (0, ""))
     gpu = nvidia.probe() if CURRENT in gpus or (flavour == "tensorrt" and not gpus) else None
     asked = [gpu.capability] if isinstance(gpu, nvidia.Gpu) else [name for name in gpus if name != CURRENT]
-    lacking = [name for name in asked if _number(name) < FP8]
-    if not lacking:
+    without = [name for name in asked if _number(name) < oldest]
+    if not without:
         return None
-    since = f"compute capability {FP8 / 10} (Ada, Hopper, Blackwell)"
-    return f"{', '.join(lacking)} has no FP8, which GPUs have from {since} on: ask for int8 there"
+    since = f"compute capability {oldest / 10} ({called})"
+    return f"{', '.join(without)} has no {precision.upper()}, which GPUs have from {since} on: ask for int8 there"
 
 
 def compute_capabilities(flavour: str, gpus: Collection[str], precision: str) -> list[tuple[int, int]] | None:
-    """("sm86", ...) as TensorRT-RTX's (major, minor) pairs; None for `current`, and where none are named: FP8 is
-    then for those that have it.
+    """("sm86", ...) as TensorRT-RTX's (major, minor) pairs; None for `current`, and where none are named: a
+    precision is then for those that have it.
 
     Raises InputError for a GPU that TensorRT-RTX cannot build for, and, in the plain flavour, for any but this
     machine's own: it times kernels on the GPU that the engine will run on.
     """
-    if precision == "fp8" and not gpus and flavour != "tensorrt":
-        gpus = [name for name in _known(_polygraphy.bind(flavour)) if _number(name) >= FP8]
+    if precision in SINCE and not gpus and flavour != "tensorrt":
+        gpus = [name for name in _known(_polygraphy.bind(flavour)) if _number(name) >= SINCE[precision][0]]
     if not gpus:
         return None
     gpu = nvidia.probe()
@@ -76,5 +77,5 @@ def compute_capabilities(flavour: str, gpus: Collection[str], precision: str) ->
 
 
 def _number(name: str) -> int:
-    """sm86 as 86; 0 for `none` and `current`."""
-    return int(name[2:]) if name.startswith("sm") else 0
+    """sm86 as 86; 0 for what is no such name."""
+    return int(name[2:]) if name.startswith("sm") and name[2:].isdecimal() else 0

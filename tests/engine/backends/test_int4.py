@@ -19,9 +19,9 @@ from mlpdeploy.engine.onnx.emit import Emitted, emit
 from mlpdeploy.errors import BuildError, InputError
 from mlpdeploy.evidence.proof.runs import onnx_run
 from mlpdeploy.graph import custom_ops
-from mlpdeploy.graph.precision.plan import plan
+from mlpdeploy.graph.precision.plan import plan, require_codes
 from mlpdeploy.graph.precision.typed import apply
-from mlpdeploy.graph.quantisation.calibrate import outputs
+from mlpdeploy.graph.quantisation.calibrate import calibrate, outputs
 from mlpdeploy.graph.quantisation.codes import INT4, block_of, coded_blocks
 from mlpdeploy.graph.quantisation.sites import sites
 from mlpdeploy.graph.rewrite import rewrite
@@ -106,8 +106,10 @@ def test_what_takes_blocks_and_why_the_rest_does_not() -> None:
     assert any("convolution" in reason for reason in reasons.values())
     planned = plan(graph, "int4", beside="fp16")
     assert planned.weights.keys() == found.found.keys() and not planned.quantised
-    with pytest.raises(InputError, match="no product of this network can read weights of INT4"):
-        plan(rewrite(trace(nn.Linear(32, 32).eval(), [TensorSpec("input", (32,), torch.float32)])), "int4")
+    small = rewrite(trace(nn.Linear(32, 32).eval(), [TensorSpec("input", (32,), torch.float32)]))
+    with pytest.raises(InputError, match="takes INT4: its 32 input channels make no blocks of 128 or 64; build"):
+        require_codes(small, plan(small, "int4"))
+    require_codes(small, plan(small, "fp16"))
 
 
 @pytest.mark.parametrize("beside", ["fp32", "fp16"])
@@ -167,6 +169,29 @@ def test_tensorrt_reads_the_weights(files: dict[str, Emitted], tmp_path: Path) -
         backend.build(broken, request, tmp_path, Silent())
 
 
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_a_weight_that_several_products_read_is_held_once(precision: str) -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(64, 64)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.linear(self.linear(self.linear(x).relu()).relu())
+
+    torch.manual_seed(0)
+    given = {"input": np.random.default_rng(0).standard_normal((3, 16, 64)).astype(np.float32)}
+    graph = rewrite(trace(Tied().eval(), [TensorSpec("input", (16, 64), torch.float32)]))
+    quantisation = calibrate(graph, given, "max", equalising=False) if precision == "int8" else None
+    emitted = emit(apply(graph, plan(graph, precision, quantisation=quantisation, beside="fp32")))
+    kinds = (TensorProto.INT8, TensorProto.INT4)
+    held = [tensor for tensor in emitted.model.graph.initializer if tensor.data_type in kinds and len(tensor.dims) == 2]
+    assert len(held) == 1 and len(emitted.typed.quantised) == 3
+    expected = outputs(emitted.typed.module, given, emitted.typed.inputs)
+    found = onnx_run(emitted.model, 1)(given)["output"].reshape(3, -1)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_rows_are_matrices_around_blocks_too() -> None:
     class Channels(nn.Module):
         def __init__(self) -> None:
@@ -189,7 +214,7 @@ def test_rows_are_matrices_around_blocks_too() -> None:
 
 @pytest.mark.slow
 def test_an_engine_of_int4_weights_is_built_proved_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    name, given = "tests.engine.backends.test_blocks:Small", {"batch": "1:2:3", "input_shape": SHAPE}
+    name, given = "tests.engine.backends.test_int4:Small", {"batch": "1:2:3", "input_shape": SHAPE}
     chosen = Selection(name, "int4", "openvino", out=tmp_path, **given)  # type: ignore[arg-type]
     artifact = pipeline.build(chosen)
     coded = artifact.manifest["coded_weights"]
