@@ -26,17 +26,25 @@ def rule_name(label: str) -> str:
     return f"`{label.split(' ', 1)[1]}`" if label.startswith(("with ", "without ")) else "all of them"
 
 
-def source(document: Document, packages: list[str]) -> list[str]:
-    """What the numbers were taken on; rows that name a machine of their own, with it."""
-    machine, threads = document["machine"], document["settings"].get("threads")
+NAMED = 8
+"""Rows of another machine beyond which they are counted."""
+
+
+def source(document: Document, packages: list[str], part: str = "") -> list[str]:
+    """What the numbers, or those of a part, were taken on; rows that name a machine of their own, with it."""
+    threads = document["settings"].get("threads")
+    rows = {n: row for n, row in document["results"].items() if isinstance(row, dict) and n.startswith(part)}
+    own = [row.get("machine") for row in rows.values()]
+    machine = own[0] if own and own[0] and all(one == own[0] for one in own) else document["machine"]
     versions = ", ".join(f"{name} {machine['versions'][name]}" for name in packages if name in machine["versions"])
     cores = f"{threads} of {machine['cores']} cores" if threads else f"{machine['cores']} cores"
     said = f"{machine['cpu']}, {cores}, Python {machine['python']}, {versions}; {document['date']}."
     others: dict[str, list[str]] = {}
-    for name, row in document["results"].items():
-        if isinstance(row, dict) and "machine" in row:
+    for name, row in rows.items():
+        if row.get("machine", machine) != machine:
             others.setdefault(f"{row['machine']['cpu']}, {row['machine']['cores']} cores", []).append(f"`{name}`")
-    return [" ".join([said, *(f"Of {', '.join(names)}: {cpu}." for cpu, names in others.items())])]
+    told = ((", ".join(names) if len(names) <= NAMED else f"{len(names)} rows", cpu) for cpu, names in others.items())
+    return [" ".join([said, *(f"Of {names}: {cpu}." for names, cpu in told)])]
 
 
 def measured(row: Document) -> Document:

@@ -129,7 +129,7 @@ def engines(document: Document) -> list[str]:
         rows.append([f"`{name}`", f"{row['fp16']['engine_bytes'] / 1e6:.1f} MB", *sizes, *launches, *coded])
     head = ["network", "FP16 engine", "INT8, of it", "FP8, of it", "launches, FP16", "INT8", "FP8"]
     head += ["products in INT8", "in FP8"]
-    return [*table(head, rows), "", *source(document, ["tensorrt-rtx", "torch"])]
+    return [*table(head, rows), "", *source(document, ["tensorrt-rtx", "torch"], "engines ")]
 
 
 def weights(document: Document) -> list[str]:
@@ -146,4 +146,4 @@ def weights(document: Document) -> list[str]:
         if row["int4"] is not None
     ]
     head = ["network", "FP16 engine", "INT4, of it", "launches, FP16 → INT4", "products"]
-    return [*table(head, rows), "", *source(document, ["tensorrt-rtx", "torch"])]
+    return [*table(head, rows), "", *source(document, ["tensorrt-rtx", "torch"], "weights ")]

@@ -125,8 +125,6 @@ def speed(name: str, seed: int) -> dict[str, Any]:
     return found
 
 
-NONE = ("transtee_dosage",)
-"""Recipes with no product that 8 bits pay for."""
 GPUS = ("sm89", "sm120")
 """What every precision is built for here: GPUs that have all of them."""
 
@@ -208,7 +206,7 @@ def _calibration(name: str, seed: int) -> dict[str, Any]:
 
 PARTS: Mapping[str, tuple[Callable[[str, int], dict[str, Any]], tuple[str, ...]]] = {
     "speed": (speed, SPEED),
-    "engines": (engines, tuple(name for name in recipes() if name not in NONE)),
+    "engines": (engines, tuple(recipes())),
     "weights": (weights, tuple(recipes())),
     "calibration": (calibration, ("vip_s14",)),
     "accuracy": (accuracies, ("vip_digits", "mixer_digits")),

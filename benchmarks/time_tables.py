@@ -158,7 +158,18 @@ def quantisation(document: Document) -> list[str]:
         rows = [[f"`{n}`", str(row["rows"]), f"{row['seconds']:.0f} s", f"{row['peak_mib']} MiB"]
                 for n, row in parts["calibration"].items()]  # fmt: skip
         lines += [*table(["calibrated, all calibrators", "images", "time", "peak memory"], rows), ""]
-    return [*lines, *source(document, ["openvino", "onnxruntime", "torch"])]
+    packages = ["openvino", "onnxruntime", "torch"]
+    found = {
+        part: source(document, packages, f"{part} ")[0]
+        for part in ("speed", "accuracy", "calibration")
+        if part in parts
+    }
+    told = (
+        found.values()
+        if len({*found.values()}) == 1
+        else (f"{part.capitalize()}: {one}" for part, one in found.items())
+    )
+    return [*lines, " ".join(dict.fromkeys(told))]
 
 
 def _speed(speeds: dict[str, Any]) -> list[list[str]]:
