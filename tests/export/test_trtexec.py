@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from mlpdeploy.export import export, trtexec
 from mlpdeploy.network.source import source_of
 from mlpdeploy.selection import Selection
 from tests.conftest import Cli
+from tests.warm import Warm
 
 FILES = ["README.md", "input-input.bin", "inputs.json", "model.onnx", "output-output.bin", "outputs.json"]
 
@@ -37,15 +38,20 @@ def exported(selection: Selection, tmp_path: Path) -> dict[str, Any]:
     return export(selection, "trtexec", tmp_path / "new" / "folder")
 
 
-def polygraphy(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """A printed line, by this environment's Polygraphy."""
+Polygraphy = Callable[[str, Path], subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def polygraphy(warm: Warm) -> Polygraphy:
+    """A printed line, by this environment's Polygraphy, in a folder."""
     program = "import sys; from polygraphy.tools import main; sys.argv[0] = 'polygraphy'; main()"
-    words = shlex.split(line)[1:]
-    return subprocess.run([sys.executable, "-c", program, *words], cwd=folder, capture_output=True, text=True)
+    return lambda line, folder: warm.run(["-c", program, *shlex.split(line)[1:]], folder)
 
 
 @pytest.mark.slow
-def test_polygraphy_finds_what_was_expected_and_a_changed_file(exported: dict[str, Any]) -> None:
+def test_polygraphy_finds_what_was_expected_and_a_changed_file(
+    exported: dict[str, Any], polygraphy: Polygraphy
+) -> None:
     folder, line = Path(exported["folder"]), exported["commands"][0]
     assert exported["files"] == FILES and line.startswith("polygraphy run model.onnx --onnxrt ")
     done = polygraphy(line, folder)

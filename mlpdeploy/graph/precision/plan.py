@@ -105,8 +105,8 @@ def plan(
             raise InputError(f"precision {name!r} is not one of {', '.join(known)}")
     low = DTYPES[precision if precision in DTYPES else beside]
     reasons = {} if low is torch.float32 else _reasons(rewritten, samples, low)
-    if precision in CODES and low is torch.float32:
-        taking = sites(rewritten.module, CODES[precision]).found
+    if precision not in DTYPES and low is torch.float32:
+        taking = sites(rewritten.module, CODES.get(precision, INT4)).found
         reasons = {name: why for name, why in sensitive(rewritten.module, Peaks({}, {})).items() if name in taking}
     calls = [node for node in rewritten.module.graph.nodes if node.op == "call_function"]
     kept = tuple(Kept(node.name, network_of(node), reasons[node.name]) for node in calls if node.name in reasons)

@@ -192,6 +192,25 @@ def test_a_weight_that_several_products_read_is_held_once(precision: str) -> Non
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("beside", ["fp32", "fp16"])
+def test_what_says_where_to_look_keeps_its_weights(beside: str) -> None:
+    class Looking(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.where, self.head = nn.Linear(64, 32), nn.Linear(64, 32)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            places = self.where(x.mean((2, 3))).reshape(-1, 4, 4, 2).tanh()
+            seen = nn.functional.grid_sample(x, places, align_corners=False)
+            logits: torch.Tensor = self.head(seen.mean((2, 3)))
+            return logits
+
+    torch.manual_seed(0)
+    graph = rewrite(trace(Looking().eval(), [TensorSpec("input", (64, 8, 8), torch.float32)]))
+    planned = plan(graph, "int4", beside=beside)
+    assert [site.module for site in planned.weights.values()] == ["head"]
+
+
 def test_rows_are_matrices_around_blocks_too() -> None:
     class Channels(nn.Module):
         def __init__(self) -> None:
