@@ -16,6 +16,7 @@ from tests.engine.test_quantised_build import SHAPE, _example, npz, selection
 __all__ = ["_example"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["openvino", "tensorrt-rtx"])
 @pytest.mark.parametrize("precision", ["int8", "fp8"])
 def test_an_engine_of_no_codes_is_refused_with_the_reason(precision: str, backend: str, tmp_path: Path) -> None:
@@ -33,6 +34,7 @@ def test_an_engine_of_no_codes_is_refused_with_the_reason(precision: str, backen
         pipeline.build(selection(tmp_path / "out", "random", precision, backend=backend, min_sqnr=200.0))
 
 
+@pytest.mark.slow
 def test_rows_that_are_all_the_same_are_warned_of(tmp_path: Path) -> None:
     path = npz(tmp_path / "zeros.npz", input=np.zeros((64, *SHAPE), np.float32))
     artifact = pipeline.build(selection(tmp_path / "out", path, "fp8", backend="onnxruntime"))
