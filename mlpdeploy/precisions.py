@@ -9,3 +9,6 @@ QUANTISED = ("int8", "fp8")
 
 WEIGHT_ONLY = ("int4",)
 """Those whose products read weights of codes and activations in that other precision: of engines that must be small."""
+
+CODED = (*QUANTISED, *WEIGHT_ONLY)
+"""Those in which products read codes of one kind or the other."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from mlpdeploy.engine import forks, form, nvidia
 from mlpdeploy.engine.signature import Signature
 from mlpdeploy.errors import ArtifactError, InputError, MachineLacks, TunedElsewhere
-from mlpdeploy.precisions import PRECISIONS, QUANTISED, WEIGHT_ONLY
+from mlpdeploy.precisions import CODED, PRECISIONS
 from mlpdeploy.system.files import sha256
 
 if TYPE_CHECKING:
@@ -73,13 +73,13 @@ class EngineBackend(ABC):
             return f"backend {self.name} has no precision {precision!r}; choose one of: {', '.join(PRECISIONS)}"
         if precision == "tf32":
             return f"backend {self.name} has no TF32, which is a mode of NVIDIA GPUs; ask for fp32"
-        if precision in (*QUANTISED, *WEIGHT_ONLY) and self.beside_codes is None:
+        if precision in CODED and self.beside_codes is None:
             return f"backend {self.name} has no {precision.upper()}; ask for fp32, or for another backend"
         return None
 
     def beside(self, precision: str) -> str | None:
         """See Backend.beside."""
-        return self.beside_codes if precision in (*QUANTISED, *WEIGHT_ONLY) else None
+        return self.beside_codes if precision in CODED else None
 
     def require_of(self, engine: Path, facts: Mapping[str, Any], model: onnx.ModelProto) -> None:
         """See Backend.require_of: nothing is known of how an engine names what it computes."""

@@ -31,6 +31,10 @@ from mlpdeploy.system.turns import in_turn
 if TYPE_CHECKING:
     import onnx
 
+    from mlpdeploy.engine.backend import Backend
+    from mlpdeploy.graph.tracing.trace import Traced
+    from mlpdeploy.network.source import Source
+
 FORMATS = ("trtexec",)
 
 
@@ -85,10 +89,21 @@ def export(
     return {"folder": str(folder), "format": to, "files": files, "commands": lines}
 
 
-def _gathered(selection: Selection, artifact: Artifact | None, stages: Stages) -> Exported:
-    from mlpdeploy.evidence.proof.culprit import own_precision
-    from mlpdeploy.evidence.proof.reference import distinct_rows
-    from mlpdeploy.evidence.proof.runs import SINGLE, in_batches, module_run
+@dataclass(frozen=True)
+class Opened:
+    """An artifact that was found, its file, the network that it was built of, and the `selection` that names it."""
+
+    selection: Selection
+    backend: Backend
+    artifact: Artifact
+    model: onnx.ModelProto
+    calibration: Calibration | None
+    source: Source
+    traced: Traced
+
+
+def open_built(selection: Selection, artifact: Artifact | None, stages: Stages) -> Opened:
+    """The artifact of a selection, or `artifact`, and its network. Raises ArtifactError where they do not fit."""
     from mlpdeploy.system import documents
 
     backend = pick(selection.backend, selection.precision, selection.gpus)
@@ -101,6 +116,17 @@ def _gathered(selection: Selection, artifact: Artifact | None, stages: Stages) -
     source = load(selection, stages).with_images(Selection.from_json(artifact.manifest["selection"]))
     traced = trace_network(source, stages, selection.profile)
     check_traced(artifact, traced)
+    return Opened(selection, backend, artifact, model, calibration, source, traced)
+
+
+def _gathered(selection: Selection, artifact: Artifact | None, stages: Stages) -> Exported:
+    from mlpdeploy.evidence.proof.culprit import own_precision
+    from mlpdeploy.evidence.proof.reference import distinct_rows
+    from mlpdeploy.evidence.proof.runs import SINGLE, in_batches, module_run
+
+    opened = open_built(selection, artifact, stages)
+    selection, artifact, traced, calibration = opened.selection, opened.artifact, opened.traced, opened.calibration
+    source = opened.source
     with stages("run"):
         import torch
 
@@ -111,7 +137,7 @@ def _gathered(selection: Selection, artifact: Artifact | None, stages: Stages) -
         outputs = in_batches(module_run(source.network, traced.inputs, names, torch.float32), rows, SINGLE)
     budget = source.recipe.budget(selection.precision, own_precision(traced.module)).max_relative_error
     weights, allowed = cache.weights_sha256(source.network), tolerances(outputs, budget)
-    return Exported(artifact.manifest, selection, model, signature, rows, outputs, allowed, weights)
+    return Exported(artifact.manifest, selection, opened.model, signature, rows, outputs, allowed, weights)
 
 
 def tolerances(outputs: dict[str, Any], budget: float) -> dict[str, float]:

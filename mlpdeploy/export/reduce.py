@@ -13,17 +13,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlpdeploy.artifact import cache, decisions, store
-from mlpdeploy.artifact.lookup import built_folder, reopened
+from mlpdeploy.artifact import cache, decisions
 from mlpdeploy.artifact.store import Artifact
-from mlpdeploy.calibration import Calibration
-from mlpdeploy.engine.backend import Arrays, pick
+from mlpdeploy.engine.backend import Arrays
 from mlpdeploy.engine.signature import Port, Signature
 from mlpdeploy.errors import InputError
-from mlpdeploy.export import Exported, in_one_step, require_new, tolerances, trtexec
+from mlpdeploy.export import Exported, in_one_step, open_built, require_new, tolerances, trtexec
 from mlpdeploy.progress import Listener, Stages
 from mlpdeploy.selection import Selection
-from mlpdeploy.stages import Compiled, load, plan_network, rewrite_network, trace_network
+from mlpdeploy.stages import Compiled, plan_network, rewrite_network
 from mlpdeploy.system.leftovers import temporary_folder
 from mlpdeploy.system.turns import in_turn
 
@@ -55,21 +53,17 @@ def reduce(
 
     stage, stages = _of_the_file(verification), Stages(progress)
     require_new(folder)
-    backend = pick(selection.backend, selection.precision, selection.gpus)
-    selection = selection.with_backend(backend.name)
-    place = built_folder(selection, backend) if artifact is None else artifact.folder
-    with store.locked(place, stages.say, optional=True), stages("open"):
-        artifact = reopened(selection, place, artifact)
-        model, calibration = _read(artifact, selection)
-    source = load(selection, stages).with_images(Selection.from_json(artifact.manifest["selection"]))
-    traced = trace_network(source, stages, selection.profile)
+    built = open_built(selection, artifact, stages)
+    selection, backend, artifact, source = built.selection, built.backend, built.artifact, built.source
     chosen = decisions.applied(selection, decisions.of_manifest(artifact.manifest))
-    rewritten = rewrite_network(traced, chosen, stages)
-    compiled = plan_network(traced, rewritten, chosen, stages, calibration, backend.beside(chosen.precision))
+    rewritten = rewrite_network(built.traced, chosen, stages)
+    compiled = plan_network(
+        built.traced, rewritten, chosen, stages, built.calibration, backend.beside(chosen.precision)
+    )
     with stages("reduce"), ExitStack() as stack:
         opened = _opened(stage, selection, backend, compiled, stages, stack)
         parts = (
-            smallest(model, known, stage.budget.max_relative_error, opened)
+            smallest(built.model, known, stage.budget.max_relative_error, opened)
             for known in _known(compiled, stage, selection)
         )
         part = next((one for one in parts if one is not None), None)
@@ -93,13 +87,6 @@ def _of_the_file(verification: Verification) -> Stage:
     if stage.name not in (TYPED, EMITTED, ENGINE):
         raise InputError(f"what fails is the stage {stage.name!r}, before there is a file")
     return stage
-
-
-def _read(artifact: Artifact, selection: Selection) -> tuple[onnx.ModelProto, Calibration | None]:
-    from mlpdeploy.system import documents
-
-    calibration = Calibration.load(artifact.folder) if selection.quantised else None
-    return documents.read_model(artifact.model), calibration
 
 
 def _known(compiled: Compiled, stage: Stage, selection: Selection) -> Iterator[Arrays]:

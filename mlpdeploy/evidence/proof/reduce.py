@@ -111,8 +111,8 @@ class _File:
     def run(self, first: int, last: int, opened: Open, only: str | None = None) -> Part:
         """The nodes from one place to another, or what of them makes one output, and how far off their outputs are."""
         nodes = self.nodes[first:last]
-        given = [name for name in self.known if self.made[name] > first and self.read.get(name, -1) >= last]
-        names = [name for name in given if self.made[name] <= last] if only is None else [only]
+        names = [name for name in self.known if first < self.made[name] <= last <= self.read.get(name, -1)]
+        names = names if only is None else [only]
         part = self._model(nodes, names)
         inputs = {value.name: self._typed(value) for value in part.graph.input}
         found, wanted = opened(part)(inputs), {name: self.known[name] for name in names}

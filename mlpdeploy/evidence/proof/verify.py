@@ -53,7 +53,7 @@ from mlpdeploy.graph.quantisation.sites import Quantisation
 from mlpdeploy.graph.rewrite import Rewritten, rewrite_as
 from mlpdeploy.graph.tracing.rows import alike
 from mlpdeploy.graph.tracing.trace import TensorSpec, Traced, trace
-from mlpdeploy.precisions import QUANTISED, WEIGHT_ONLY
+from mlpdeploy.precisions import CODED
 from mlpdeploy.system.guest import copied
 from mlpdeploy.zoo.recipe import Budget
 
@@ -135,7 +135,7 @@ def verify(
     if reference is None or _failed(stages):
         return replace(verification, notes=(*verification.notes, UNCLIMBED))
 
-    coded, on_cpu = typed.precision in (*QUANTISED, *WEIGHT_ONLY), cpu_budget or budget
+    coded, on_cpu = typed.precision in CODED, cpu_budget or budget
     by_pytorch = typed_run(typed.module, typed.inputs, names)
     after = as_made_by(by_pytorch, reference, batch) if coded else reference
     precision, allowed = beside or (typed.precision, budget)
