@@ -23,6 +23,8 @@ Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 def pytest_configure(config: pytest.Config) -> None:
     # The key that artifacts are sealed with belongs to these tests alone.
     os.environ.setdefault("XDG_STATE_HOME", tempfile.mkdtemp(prefix="mlpdeploy-tests-"))
+    # Of an inductor package, most of the time goes into what calls its kernels: it need not be fast here.
+    os.environ.setdefault("AOT_INDUCTOR_COMPILE_WRAPPER_OPT_LEVEL", "O0")
     # A run that was started in the background ignores Ctrl-C and hang-ups, and so would the processes that tests end.
     for number in (signal.SIGINT, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_IGN:
@@ -33,7 +35,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The networks' own tests are no part of the short loop, `python -m pytest -m "not slow"`."""
+    """The networks' own tests are no part of the short loop, `python -m pytest -m "not slow"`.
+
+    Tests of whole jobs, the longest, come first: so no worker has one left when the other one is done.
+    """
+    items.sort(key=lambda item: item.path.parent != REPOSITORY / "tests")
     for item in items:
         if item.path.is_relative_to(REPOSITORY / "tests" / "zoo"):
             item.add_marker("slow")

@@ -20,7 +20,7 @@ from mlpdeploy.zoo.recipe import Budget
 from tests.conftest import Cli
 from tests.terminal.test_cli import NETS
 
-FILES = {"model.onnx", "engine.plan", "graph.json", "manifest.json", "report.md"}
+FILES = {"model.onnx", "engine.plan", "graph.json", "layers.json", "manifest.json", "report.md"}
 RANDOM = "random weights from seed 0; no checkpoint was given"
 
 
@@ -52,7 +52,9 @@ def test_the_main_job(cli: Cli, tmp_path: Path) -> None:
     parsed = manifest["facts"]["parsed"]
     assert set(parsed["dtypes"]["MATRIX_MULTIPLY"]) == set(parsed["dtypes"]["CONVOLUTION"]) == {"HALF"}
     assert parsed["outside"]["transposes"] <= 1
-    assert manifest["files"].keys() == {"model.onnx", "engine.plan", "graph.json"}
+    assert manifest["files"].keys() == {"model.onnx", "engine.plan", "graph.json", "layers.json"}
+    layers = json.loads((folder / "layers.json").read_text())
+    assert len(layers["Layers"]) == manifest["facts"]["launches"]["total"] and layers["Bindings"] == ["input", "output"]
     fired = {rule["name"]: rule["fired"] for rule in manifest["rules"] if rule["fired"]}
     assert finding.find(name).rules.items() <= fired.items()
     assert RANDOM in (folder / "report.md").read_text() and "Not verified yet" in (folder / "report.md").read_text()

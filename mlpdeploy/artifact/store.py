@@ -2,7 +2,8 @@
 
     model.onnx  the engine  graph.json  manifest.json  report.md        written together, by `draft`
     quantisation.json  rows.npz                                         of an INT8 or FP8 engine
-    verification.json  bench.json  report.html                          added later, by `attach`
+    layers.json                                                         of a TensorRT engine
+    verification.json  bench.json  profile.json  report.html            added later, by `attach`
 
 A draft is a hidden folder beside the artifact. When everything in it is on the disk, it is exchanged with the
 artifact in one step (renameat2 with RENAME_EXCHANGE). Where a system has no such step, the artifact is first set
@@ -27,13 +28,15 @@ from typing import Any
 from mlpdeploy.artifact import schema, trust
 from mlpdeploy.errors import ArtifactError, InputError
 from mlpdeploy.system import documents
-from mlpdeploy.system.files import sha256, sync, write
+from mlpdeploy.system.files import read_text, sha256, sync, write
 from mlpdeploy.system.leftovers import FULL, clear, lies_in_temporary, no_room
 from mlpdeploy.system.swap import previous_of, replace_folder
 
 SCHEMA = 3
 MODEL, GRAPH, MANIFEST = "model.onnx", "graph.json", "manifest.json"
 VERIFICATION, BENCH, REPORT, PAGE = "verification.json", "bench.json", "report.md", "report.html"
+PROFILE = "profile.json"
+"""The time of each layer as `trtexec` exports it, of the last bench."""
 QUANTISATION, ROWS, CURVE = "quantisation.json", "rows.npz", "curve.svg"
 """Ranges of an INT8 or FP8 engine: with them `verify` makes the same graph again without the calibration's data."""
 
@@ -44,7 +47,7 @@ DOCUMENTS: dict[str, Any] = {
 }
 """The documents beside a manifest, and of which kind each is; what is in bench.json its version says."""
 
-ATTACHED = (VERIFICATION, BENCH, REPORT, PAGE)
+ATTACHED = (VERIFICATION, BENCH, PROFILE, REPORT, PAGE)
 """What is added to an artifact after it was built."""
 
 
@@ -176,6 +179,20 @@ def attached(artifact: Artifact, name: str) -> dict[str, Any] | None:
     return documents.read(path, DOCUMENTS[name])
 
 
+def beside(artifact: Artifact, name: str) -> str | None:
+    """The text of a file beside the engine; None where there is none. Raises ArtifactError where it cannot be read."""
+    path = artifact.folder / name
+    require_inside(path, artifact.folder)
+    try:
+        return read_text(path)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise ArtifactError(
+            f"{path} cannot be read ({getattr(error, 'strerror', None) or error}): remove it"
+        ) from error
+
+
 def attach(artifact: Artifact, name: str, text: str) -> Path:
     """Write one more file beside the engine, whole or not at all. Raises InputError where it cannot be written."""
     with _writing(artifact.folder, everything=True):
@@ -228,7 +245,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 def _problem(folder: Path, manifest: dict[str, Any]) -> str | None:
     """Which file is not the one that the manifest names, or None."""
     named = manifest["files"]
-    if MODEL not in named or not any(f == manifest["engine"] or _inside(f, manifest) for f in named):
+    if MODEL not in named or not any(f == manifest["engine"] or f.startswith(f"{manifest['engine']}/") for f in named):
         return f"{folder / MANIFEST} does not name the model and the engine"
     for name, facts in named.items():
         path = folder / name
@@ -239,10 +256,6 @@ def _problem(folder: Path, manifest: dict[str, Any]) -> str | None:
         if path.stat().st_size != facts["bytes"] or sha256(path) != facts["sha256"]:
             return f"{path} was altered after it was built"
     return None
-
-
-def _inside(name: str, manifest: dict[str, Any]) -> bool:
-    return name.startswith(f"{manifest['engine']}/")
 
 
 def _is_inside(path: Path, folder: Path) -> bool:

@@ -101,7 +101,8 @@ def _at_revision(
     with stages(f"baseline {commit[:10]}"), _worktree(root, reference, tree, commit):
         given = _abroad(selection, out)
         decisions.copy(selection.out, out)
-        built = _command(reference, root, tree, ["build", *arguments("build", given)])
+        plain = ["--no-worth"] if selection.quantised else []  # what only a report of the baseline would say
+        built = _command(reference, root, tree, ["build", *arguments("build", given), *plain])
         if verify is not None:
             _command(reference, root, tree, ["verify", *arguments("verify", given), *verify], allowed=(0, 1))
     artifact = store.open_artifact(out / Path(built["folder"]).relative_to(out))

@@ -22,7 +22,8 @@ from mlpdeploy.stages import load, plan_network, rewrite_network, trace_network
 from mlpdeploy.system import documents
 
 if TYPE_CHECKING:
-    from mlpdeploy.evidence.documents.bench import Credit, Layers
+    from mlpdeploy.engine.backend import LayerTime
+    from mlpdeploy.evidence.documents.bench import Credit, Layers, Profile
     from mlpdeploy.evidence.latency import timing
     from mlpdeploy.evidence.latency.contenders import Contender as Rival
     from mlpdeploy.evidence.latency.contenders import Loadable
@@ -120,18 +121,20 @@ class Session:
         network, outputs, device = self.source.network, self.traced.outputs, self._torch()[1]
         return roofline(network, self.specs, outputs, self.precision, executed, self.threads, device, medians)
 
-    def layers(self, size: int) -> Layers:
-        """Times by module of our engine, and of the plain export where it was built."""
-
+    def layers(self, size: int) -> tuple[Layers, Sequence[LayerTime]]:
+        """Times by module of our engine, and of the plain export where it was built; our engine's layers themselves."""
         from mlpdeploy.evidence.documents.bench import Layers
 
-        after = self._profile(self.engine, documents.read_model(self.artifact.model), size)
-        if isinstance(after, str):
-            return Layers(None, None, after)
+        times = self._profile(self.engine, size)
+        if isinstance(times, str):
+            return Layers(None, None, times), ()
+        after = self._by_module(times, self.artifact.model, size)
         if self.export is None:
-            return Layers(None, after, "the plain export was not among the contenders")
-        before = self._profile(self.export, documents.read_model(self.export.engine.parent / store.MODEL), size)
-        return Layers(None, after, before) if isinstance(before, str) else Layers(before, after)
+            return Layers(None, after, "the plain export was not among the contenders"), times
+        plain = self._profile(self.export, size)
+        if isinstance(plain, str):
+            return Layers(None, after, plain), times
+        return Layers(self._by_module(plain, self.export.engine.parent / store.MODEL, size), after), times
 
     def without_rules(self) -> dict[str, Rival]:
         """The engine without each rule that fired, by the rule's name."""
@@ -214,19 +217,21 @@ class Session:
 
         return contenders.build(self.backend, emitted, request, self.folder / name, self.stages).on(self.threads)
 
-    def _profile(self, loadable: Loadable, model: Any, size: int) -> Any:
-        from mlpdeploy.evidence.latency.by_module import by_module
+    def _profile(self, loadable: Loadable, size: int) -> tuple[LayerTime, ...] | str:
         from mlpdeploy.evidence.latency.contenders import engine, prepared
 
         one = engine("profiled", "engine", "", loadable, self.specs)
         inputs = prepared([one], size, self.selection.seed)[one.name][:PROFILED]
         try:
-            layers = self.backend.profile(loadable.engine, loadable.facts, inputs)
+            return self.backend.profile(loadable.engine, loadable.facts, inputs)
         except (OSError, ValueError) as error:  # a profile that goes through a file finds no room for it
             return f"the profile was not written whole: {one_line(error)}"
-        if isinstance(layers, str):
-            return layers
-        return by_module(layers, {node.name for node in model.graph.node}, size, self.backend.name)
+
+    def _by_module(self, layers: Sequence[LayerTime], model: Path, size: int) -> Profile:
+        from mlpdeploy.evidence.latency.by_module import by_module
+
+        nodes = {node.name for node in documents.read_model(model).graph.node}
+        return by_module(layers, nodes, size, self.backend.name)
 
 
 def _no_compiler() -> str | None:

@@ -26,6 +26,7 @@ from mlpdeploy.commands.measuring import (
 )
 from mlpdeploy.engine.backend import pick
 from mlpdeploy.errors import ArtifactError, InputError
+from mlpdeploy.evidence.documents import layer_profile
 from mlpdeploy.progress import Listener, Stages
 from mlpdeploy.selection import Selection
 from mlpdeploy.selection.checks import positive
@@ -109,7 +110,7 @@ def bench(
             # PyTorch has no rate of 8-bit products to be held against.
             roofline = None if selection.quantised else session.roofline(taken)
         with stages("layers"):
-            layers = session.layers(sizes[0])
+            layers, times = session.layers(sizes[0])
         credits = session.credit(without, sizes[0], seconds) if credit else None
         after = machine.conditions()
     found = Bench(
@@ -127,6 +128,8 @@ def bench(
         left_out=left_out,
     )
     attach_to(original, store.BENCH, json.dumps(found.to_json(), indent=2, allow_nan=False) + "\n", stages)
+    if times:
+        attach_to(original, store.PROFILE, layer_profile.text(times), stages)
     return found
 
 

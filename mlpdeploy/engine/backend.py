@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mlpdeploy.engine import backends as _package
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from mlpdeploy.engine.onnx.emit import Emitted
 
 Arrays = Mapping[str, "np.ndarray"]
+
+LAYERS = "layers.json"
+"""Beside a TensorRT engine: its layers, as its own inspector tells them."""
 
 # What `auto` tries, best first: an engine for this machine's GPU, one that builds without a GPU, then CPU engines.
 AUTO = ("tensorrt", "tensorrt-rtx", "openvino", "onnxruntime", "inductor")
@@ -79,11 +83,17 @@ class Built:
 
 @dataclass(frozen=True)
 class LayerTime:
-    """A layer of an engine: its type in the engine's own words, seconds a call, and names it is known by or made of."""
+    """A layer of an engine: type and name in its own words, the seconds of each call, and what it was made of."""
 
     type: str
-    seconds: float
-    names: tuple[str, ...]
+    name: str
+    times: tuple[float, ...]
+    origins: tuple[str, ...] = ()
+
+    @property
+    def seconds(self) -> float:
+        """The median."""
+        return median(self.times)
 
 
 class Runner(Protocol):
@@ -190,7 +200,7 @@ class Backend(Protocol):
         """
 
     def profile(self, engine: Path, facts: Mapping[str, Any], inputs: Sequence[Arrays]) -> tuple[LayerTime, ...] | str:
-        """The time of each layer in the order of execution, median over `inputs`; or one line: why there is none."""
+        """The times of each layer, in the order of execution, for `inputs`; or one line: why there is none."""
 
 
 def backends() -> dict[str, Backend]:

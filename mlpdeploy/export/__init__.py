@@ -12,7 +12,7 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from mlpdeploy.artifact import cache, store
 from mlpdeploy.artifact.lookup import built_folder, check_traced, reopened
 from mlpdeploy.artifact.store import Artifact
 from mlpdeploy.calibration import Calibration
-from mlpdeploy.engine.backend import Arrays, pick
+from mlpdeploy.engine.backend import LAYERS, Arrays, pick
 from mlpdeploy.engine.signature import Signature
 from mlpdeploy.errors import InputError
 from mlpdeploy.progress import Listener, Stages
@@ -42,8 +42,8 @@ FORMATS = ("trtexec",)
 class Exported:
     """What leaves: the ONNX file that the engine was built from, rows, and the network's outputs for them, in float32.
 
-    `tolerances` are absolute, by output: what any element may be off. `part` says what of the network the file is,
-    where it is not all of it.
+    `tolerances` are absolute, by output: what any element may be off. `layers` are what is known of the layers of the
+    engine: texts by file. `part` says what of the network the file is, where it is not all of it.
     """
 
     manifest: dict[str, Any]
@@ -54,6 +54,7 @@ class Exported:
     outputs: Arrays
     tolerances: dict[str, float]
     weights_sha256: str
+    layers: dict[str, str] = field(default_factory=dict)
     part: str | None = None
 
     @property
@@ -137,7 +138,8 @@ def _gathered(selection: Selection, artifact: Artifact | None, stages: Stages) -
         outputs = in_batches(module_run(source.network, traced.inputs, names, torch.float32), rows, SINGLE)
     budget = source.recipe.budget(selection.precision, own_precision(traced.module)).max_relative_error
     weights, allowed = cache.weights_sha256(source.network), tolerances(outputs, budget)
-    return Exported(artifact.manifest, selection, opened.model, signature, rows, outputs, allowed, weights)
+    layers = {name: text for name in (LAYERS, store.PROFILE) if (text := store.beside(artifact, name)) is not None}
+    return Exported(artifact.manifest, selection, opened.model, signature, rows, outputs, allowed, weights, layers)
 
 
 def tolerances(outputs: dict[str, Any], budget: float) -> dict[str, float]:

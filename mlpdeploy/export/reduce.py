@@ -169,4 +169,4 @@ def _exported(part: Part, stage: Stage, artifact: Artifact, selection: Selection
     told = f"{', '.join(part.nodes)}; {stage.name} is off by {worst:.2g} there, {budget:g} is allowed"
     model, inputs, outputs = part.model, part.inputs, part.outputs
     allowed = tolerances(outputs, budget)
-    return Exported(artifact.manifest, selection, model, signature, inputs, outputs, allowed, weights, told)
+    return Exported(artifact.manifest, selection, model, signature, inputs, outputs, allowed, weights, part=told)

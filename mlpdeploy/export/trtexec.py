@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlpdeploy._version import __version__
-from mlpdeploy.engine.backend import Arrays
+from mlpdeploy.artifact.store import PROFILE
+from mlpdeploy.engine.backend import LAYERS, Arrays
 from mlpdeploy.engine.programs import numpy_dtype
 
 if TYPE_CHECKING:
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 
 MODEL, INPUTS, OUTPUTS, PAGE = "model.onnx", "inputs.json", "outputs.json", "README.md"
 RTX = "tensorrt-rtx"
+_LAYERS = {
+    LAYERS: "the layers of the engine, in the form of `trtexec --exportLayerInfo`",
+    PROFILE: "the time of each of them, in the form of `trtexec --exportProfile`",
+}
 SWITCH = "POLYGRAPHY_USE_TENSORRT_RTX=1"
 """In the environment of Polygraphy: which of the two flavours of TensorRT it takes."""
 
@@ -38,6 +43,8 @@ def write(found: Exported, folder: Path) -> list[str]:
     for side, arrays in (("input", inputs), ("output", found.outputs)):
         for name, file in _raw(side, arrays).items():
             (folder / file).write_bytes(np.ascontiguousarray(arrays[name]).tobytes())
+    for name, text in found.layers.items():
+        (folder / name).write_text(text, encoding="utf-8")
     lines = _lines(found)
     (folder / PAGE).write_text(_page(found, model, lines), encoding="utf-8")
     return list(lines.values())
@@ -136,6 +143,10 @@ def _page(found: Exported, model: Any, lines: dict[str, str]) -> str:
         "float32; the same as raw arrays are `input-*.bin` and `output-*.bin`. The tolerances are those of "
         "`mlpdeploy verify`."
     )
+    layers = [f"`{name}` has {_LAYERS[name]}." for name in found.layers]
     facts = [f"| {entry.key.removeprefix('mlpdeploy.')} | {entry.value} |" for entry in model.metadata_props]
     blocks = [f"{what}:\n\n```sh\n{line}\n```" for what, line in lines.items()]
-    return "\n\n".join([title, about, "\n".join(["| what | value |", "|---|---|", *facts]), *blocks]) + "\n"
+    return (
+        "\n\n".join([title, " ".join([about, *layers]), "\n".join(["| what | value |", "|---|---|", *facts]), *blocks])
+        + "\n"
+    )

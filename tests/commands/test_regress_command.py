@@ -164,7 +164,7 @@ def test_a_network_of_ones_own_is_held_against_its_own_revision(cli: Cli, tmp_pa
         "--threads",
         "1",
     )
-    command = ("regress", "nets:Net", *same, "--baseline", "git:main", "--undecided", "pass", "--time", "10", "--json")
+    command = ("regress", "nets:Net", *same, "--baseline", "git:main", "--undecided", "pass", "--time", "2", "--json")
 
     found = json.loads(
         cli(*command, "--junit", "junit.xml", "--markdown", "summary.md", "--save", "run.json", code=1).stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import subprocess
 from collections.abc import Callable
@@ -107,6 +108,23 @@ def test_what_is_there_stays(selection: Selection, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="cannot be written"):
             export(selection, "trtexec", nowhere)
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_what_is_known_of_the_layers_leaves_with_it(selection: Selection, tmp_path: Path) -> None:
+    (built,) = selection.out.glob("*/fp16/onnxruntime")
+    profile = built / "profile.json"
+    profile.write_text('[{"count": 3}]')
+    try:
+        found = export(selection, "trtexec", tmp_path / "here")
+        assert found["files"] == sorted([*FILES, "profile.json"])
+        assert (tmp_path / "here" / "profile.json").read_text() == '[{"count": 3}]'
+        assert "`profile.json` has the time of each of them" in (tmp_path / "here" / "README.md").read_text()
+        profile.unlink()
+        os.mkfifo(profile)
+        with pytest.raises(ArtifactError, match=r"profile\.json cannot be read"):
+            export(selection, "trtexec", tmp_path / "there")
+    finally:
+        profile.unlink()
 
 
 def test_each_array_has_a_file_of_its_own() -> None:

@@ -56,6 +56,10 @@ def test_bench_takes_a_path(home: Path, said: Said) -> None:
         2,
     ]
     assert (home / "bench.json").exists()
+    count, *layers = json.loads((home / "profile.json").read_text())
+    modules = document["layers"]["after"]["modules"]
+    assert count["count"] > 1 and sum(layer["percentage"] for layer in layers) == pytest.approx(100)
+    assert sum(one["medianMs"] for one in layers) == pytest.approx(sum(one["milliseconds"] for one in modules))
 
 
 @pytest.mark.slow

@@ -80,7 +80,9 @@ class Inductor(EngineBackend):
             "compiler": host.compiler(),
             "triton": installed_version("triton"),
             "threads": torch.get_num_threads(),
-            "environment": host.environment("ATEN_CPU_CAPABILITY", "CXX", "TORCHINDUCTOR_", "TORCH_COMPILE"),
+            "environment": host.environment(
+                "ATEN_CPU_CAPABILITY", "CXX", "TORCHINDUCTOR_", "TORCH_COMPILE", "AOT_INDUCTOR_"
+            ),
         }
 
     def _build(self, emitted: Emitted, request: BuildRequest, engine: Path, progress: Progress) -> dict[str, Any]:

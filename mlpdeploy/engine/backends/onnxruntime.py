@@ -16,7 +16,6 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from mlpdeploy.engine.base import EngineBackend, missing, one_line
@@ -120,7 +119,7 @@ class OnnxRuntime(EngineBackend):
             name, found = str(event.get("name")).rpartition("_kernel_time")[::2]
             if event.get("cat") == "Node" and not found:
                 kernels.setdefault((str(event["args"]["op_name"]), name), []).append(event["dur"] * 1e-6)
-        return tuple(LayerTime(kind, median(times), (name,)) for (kind, name), times in kernels.items())
+        return tuple(LayerTime(kind, name, tuple(times)) for (kind, name), times in kernels.items())
 
 
 BACKEND = OnnxRuntime()

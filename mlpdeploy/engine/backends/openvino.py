@@ -15,7 +15,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from mlpdeploy.engine import host
@@ -148,12 +147,13 @@ class OpenVino(EngineBackend):
                 if row.status == openvino.ProfilingInfo.Status.EXECUTED:
                     rows[row.node_name] = row.node_type
                     seconds.setdefault(row.node_name, []).append(row.real_time.total_seconds())
-        named: list[tuple[str, ...]] = []
-        for name in reversed(rows):
-            own = (name, *origins.get(name, ()))
-            named.insert(0, own if any("/" in one for one in own) or not named else own + named[0])
-        middle = map(median, seconds.values())
-        return tuple(LayerTime(k, s, n) for k, s, n in zip(rows.values(), middle, named, strict=True))
+        found: list[LayerTime] = []
+        for name, kind in reversed(rows.items()):
+            own = tuple(origins.get(name, ()))
+            if found and not any("/" in one for one in (name, *own)):
+                own += (found[0].name, *found[0].origins)
+            found.insert(0, LayerTime(kind, name, tuple(seconds[name]), own))
+        return tuple(found)
 
 
 BACKEND = OpenVino()

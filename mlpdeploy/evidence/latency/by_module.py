@@ -31,10 +31,11 @@ def by_module(layers: Sequence[LayerTime], nodes: Collection[str], batch: int, p
 
 def _owner(layer: LayerTime, nodes: Collection[str]) -> str | None:
     """The path of the module whose node the layer names; None where it names none."""
-    for name in layer.names:
+    names = (layer.name, *layer.origins)
+    for name in names:
         if name in nodes:
             return _path(name)
-    held = [node for node in nodes if "/" in node and any(node in name for name in layer.names)]
+    held = [node for node in nodes if "/" in node and any(node in name for name in names)]
     return _path(max(held, key=len)) if held else None
 
 

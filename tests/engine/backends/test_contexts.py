@@ -211,7 +211,7 @@ def test_without_details_layers_keep_tensorrts_names(runner: None) -> None:
     engine = Engine(None)
     engine.layers = ["stem/Conv + stem/Relu"]
     (one,) = _contexts.layer_times(loaded("tensorrt", engine), [], [{"x": np.zeros((2, 4), np.float32)}])
-    assert one.type == "layer" and one.names == ("stem/Conv + stem/Relu",)
+    assert one.type == "layer" and (one.name, one.origins) == ("stem/Conv + stem/Relu", ())
 
 
 def test_a_full_gpu_cannot_be_profiled_on(runner: None) -> None:

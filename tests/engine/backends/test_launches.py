@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import onnx
 import pytest
 
 from mlpdeploy.engine.backend import Batch, BuildRequest, backends
-from mlpdeploy.engine.backends.tensorrt._launches import Launches, launches
+from mlpdeploy.engine.backends.tensorrt import TensorRT, _programme
+from mlpdeploy.engine.backends.tensorrt._launches import Launches
+from mlpdeploy.engine.backends.tensorrt._launches import launches as counted
+from mlpdeploy.engine.backends.tensorrt._layer_information import layer_information
 from mlpdeploy.errors import ArtifactError
 from mlpdeploy.evidence.report.words import launches_text
 from tests.engine.small_networks import emitted
@@ -18,6 +22,11 @@ SOURCE = "#undef __HAS_FP8\n" + "// a kernel\n" * 3000
 
 class Silent:
     def step(self, phase: str, done: int, total: int) -> None: ...
+
+
+def launches(engine: bytes) -> Launches | None:
+    programme = _programme.read(engine)
+    return None if programme is None else counted(programme)
 
 
 def programme(*statements: str, fallback: bool = False) -> bytes:
@@ -101,6 +110,49 @@ def test_in_words() -> None:
         "11 for one inference: 3 products, 3 products with what follows them, 2 that only copy, 3 other; "
         "3 of them transpose; 7 MB read and written; 2.3 MB of the engine is source of kernels"
     )
+
+
+def test_an_engine_tells_its_layers_in_trtexecs_form(tmp_path: Path, rtx: TensorRT) -> None:
+    """Every tensor that a layer reads is another's, a constant of its own, or what the engine is given."""
+    facts = rtx.build(emitted("fp16"), BuildRequest("fp16", Batch(1, 2, 4)), tmp_path, Silent()).facts
+    found = json.loads((tmp_path / "layers.json").read_text())
+    layers, bindings = found["Layers"], found["Bindings"]
+    assert bindings == ["image", "logits"] and len(layers) == facts["launches"]["total"]
+    assert len({layer["Name"] for layer in layers}) == len(layers)
+    names = {"Name", "LayerType", "Inputs", "Outputs", "Constants", "TacticName", "StreamId", "Metadata"}
+    assert all(layer.keys() - {"Weights"} == names for layer in layers)
+    written = {one["Name"] for layer in layers for one in layer["Outputs"]} | {"image"}
+    assert {one["Name"] for layer in layers for one in layer["Inputs"]} < written and "logits" in written
+    ends = {one["Name"]: one for layer in layers for one in (*layer["Inputs"], *layer["Outputs"])}
+    assert ends["image"] == {"Name": "image", "Dimensions": [-1, 3, 8, 8], "Format/Datatype": "Float"}
+    assert any(one["Format/Datatype"] == "Half" for one in ends.values())
+    assert any("Weights" in layer and layer["Weights"]["Type"] == "Half" for layer in layers)
+    assert any(layer["Metadata"].startswith("[ONNX Layer: ") for layer in layers)
+
+
+def test_layers_of_a_programme() -> None:
+    """A view is what it is of, a number on the host is no tensor, and a name that comes twice is told apart."""
+    views = tensor("x^deref", '"batch" 2').replace("tensor={ ", 'sub_tensor={ base="x.1" ')
+    constant = tensor("w", "2 3").replace("alignment", "const_payload_size=12 alignment")
+    number = tensor("n", "1", "int64").replace("mem_prop=0", "mem_prop=100")
+    tensors = [tensor("x.1", '"batch" 2'), views, constant, number, tensor("y.1", '"batch" 3', "unheard_of")]
+    statement = kernel("__myl_Fc", 'x^deref" "w" "n" "lost', "y.1").replace('layers=""', 'layers="[ONNX Layer: a/b]"')
+    programme = _programme.read(with_kernels(tensors, [statement, statement]))
+    assert programme is not None
+    x = {"Name": "x", "Dimensions": [-1, 2], "Format/Datatype": "Half"}
+    w = {"Name": "w", "Dimensions": [2, 3], "Format/Datatype": "Half"}
+    layer = {
+        "LayerType": "function",
+        "Inputs": [x],
+        "Outputs": [{"Name": "y", "Dimensions": [-1, 3], "Format/Datatype": "unheard_of"}],
+        "Constants": [w],
+        "TacticName": "__myl_Fc",
+        "StreamId": 0,
+        "Metadata": "[ONNX Layer: a/b]",
+        "Weights": {"Type": "Half", "Count": 6},
+    }
+    named = [{"Name": "__myl_Fc", **layer}, {"Name": "__myl_Fc_2", **layer}]
+    assert layer_information(programme, ["x", "y"]) == {"Layers": named, "Bindings": ["x", "y"]}
 
 
 def kernel(name: str, reads: str = "x", writes: str = "y") -> str:

@@ -21,7 +21,7 @@ from torch import nn
 from mlpdeploy.engine.backend import Batch, BuildRequest, LayerTime, backends
 from mlpdeploy.engine.backends import onnxruntime
 from mlpdeploy.engine.backends import openvino as openvino_backend
-from mlpdeploy.evidence.documents import memory
+from mlpdeploy.evidence.documents import layer_profile, memory
 from mlpdeploy.evidence.documents.bench import read
 from mlpdeploy.evidence.latency import by_module, contenders, machine, roofline
 from mlpdeploy.graph.tracing.trace import TensorSpec
@@ -37,11 +37,11 @@ def test_layers_belong_to_the_module_they_name_or_to_the_one_before() -> None:
     nodes = {"stem/Conv", "blocks.0.fc1/MatMul", "blocks.0.fc1/MatMul_1", "Add"}
     found = by_module.by_module(
         [
-            LayerTime("Reorder", 1e-3, ("input_abcd_stem/Conv",)),
-            LayerTime("Conv", 2e-3, ("stem/Conv",)),
-            LayerTime("Gemm", 3e-3, ("fused", "blocks.0.fc1/MatMul_1")),
-            LayerTime("Gelu", 1e-3, ("BiasGelu_token_0",)),
-            LayerTime("Add", 1e-3, ("Add",)),
+            LayerTime("Reorder", "input_abcd_stem/Conv", (1e-3,)),
+            LayerTime("Conv", "stem/Conv", (2e-3,)),
+            LayerTime("Gemm", "fused", (3e-3,), ("blocks.0.fc1/MatMul_1",)),
+            LayerTime("Gelu", "BiasGelu_token_0", (1e-3,)),
+            LayerTime("Add", "Add", (1e-3,)),
         ],
         nodes,
         4,
@@ -62,7 +62,7 @@ def test_engines_tell_the_time_of_layers_by_our_names(name: str, tmp_path: Path)
     found = backend.profile(built.engine, built.facts, inputs)
     assert not isinstance(found, str) and len(found) > 3 and all(one.seconds >= 0 for one in found)
     names = {node.name for node in emitted.model.graph.node}
-    assert any(node in part for node in names for one in found for part in one.names)
+    assert any(node in part for node in names for one in found for part in (one.name, *one.origins))
 
 
 def test_the_time_of_a_layer_is_the_median_of_its_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,7 +77,7 @@ def test_the_time_of_a_layer_is_the_median_of_its_runs(tmp_path: Path, monkeypat
     engine.write_bytes(b"")
     monkeypatch.setattr(onnxruntime, "open_session", lambda *_, **__: session)
     (layer,) = onnxruntime.BACKEND.profile(engine, {}, [{}, {}])
-    assert layer == LayerTime("Relu", pytest.approx(2.87e-3), ("a",))
+    assert layer == LayerTime("Relu", "a", (4.16e-3, 1.58e-3)) and layer.seconds == pytest.approx(2.87e-3)
 
     executed = openvino.ProfilingInfo.Status.EXECUTED
     times = iter([timedelta(milliseconds=4.16), timedelta(milliseconds=1.58)])
@@ -92,7 +92,19 @@ def test_the_time_of_a_layer_is_the_median_of_its_runs(tmp_path: Path, monkeypat
     )
     monkeypatch.setattr(openvino_backend, "_imported", lambda *_, **__: compiled)
     (layer,) = openvino_backend.BACKEND.profile(engine, {}, [{}, {}])
-    assert layer == LayerTime("Relu", pytest.approx(2.87e-3), ("a",))
+    assert layer == LayerTime("Relu", "a", (4.16e-3, 1.58e-3)) and layer.seconds == pytest.approx(2.87e-3)
+
+
+def test_times_of_layers_in_trtexecs_form() -> None:
+    layers = [LayerTime("Conv", "stem", (1e-3, 2e-3, 6e-3)), LayerTime("Add", "head", (1e-3,))]
+    count, stem, head = json.loads(layer_profile.text(layers))
+    assert count == {"count": 3}
+    assert stem == {
+        "name": "stem", "timeMs": pytest.approx(9), "averageMs": pytest.approx(3), "medianMs": pytest.approx(2),
+        "percentage": pytest.approx(90),
+    }  # fmt: skip
+    assert head["name"] == "head" and head["percentage"] == pytest.approx(10)
+    assert json.loads(layer_profile.text([LayerTime("Add", "x", (0.0, 0.0))]))[1]["percentage"] == 0
 
 
 def test_an_engine_without_a_profiler_says_so(tmp_path: Path) -> None:

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from mlpdeploy import kernels
 from mlpdeploy.engine import nvidia
-from mlpdeploy.engine.backends.tensorrt import _contexts, _polygraphy
+from mlpdeploy.engine.backends.tensorrt import _contexts, _layer_information, _polygraphy, _programme
 from mlpdeploy.engine.backends.tensorrt._follows_plan import DTYPES, check, executed
-from mlpdeploy.engine.backends.tensorrt._launches import launches, layers
+from mlpdeploy.engine.backends.tensorrt._launches import launches
 from mlpdeploy.engine.backends.tensorrt._targets import compute_capabilities, lacking, unserved
 from mlpdeploy.engine.backends.tensorrt.parsed import ParsedNetwork, read
 from mlpdeploy.engine.base import EngineBackend, installed_version, missing
@@ -114,11 +114,13 @@ class TensorRT(EngineBackend):
         make = functools.partial(self._plan, trt, emitted, request, monitor)
         (plan, parsed), plugin = _plugin.build(trt, emitted, request, make)
         engine.write_bytes(plan)
-        launched = launches(plan)
+        programme = _programme.read(plan)
+        ports = [spec.name for spec in (*emitted.typed.inputs, *emitted.typed.outputs)]
+        _layer_information.write(self.name, engine, programme, ports)
         return {
             "executed": executed(parsed, request.precision),
             "parsed": parsed.facts(),
-            "launches": None if launched is None else asdict(launched),
+            "launches": None if programme is None else asdict(launches(programme)),
             "plugin": plugin,
         }
 
@@ -153,9 +155,9 @@ class TensorRT(EngineBackend):
         told = facts.get("launches")
         if told is None:
             return
-        plan = engine.read_bytes()
-        found, of_file = launches(plan), {node.name for node in model.graph.node} & layers(plan)
-        if found is None or not told.items() <= asdict(found).items() or not of_file:
+        programme, ours = _programme.read(engine.read_bytes()), {node.name for node in model.graph.node}
+        named = () if programme is None else (node for one in programme.statements for node in one.nodes)
+        if programme is None or not told.items() <= asdict(launches(programme)).items() or ours.isdisjoint(named):
             raise ArtifactError(f"{engine} is not the engine that was built of model.onnx: build it again with --force")
 
     def profile(self, engine: Path, facts: Mapping[str, Any], inputs: Sequence[Arrays]) -> tuple[LayerTime, ...] | str:

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from mlpdeploy.engine import programs
@@ -176,7 +175,7 @@ def layer_times(loaded: Loaded, outputs: Sequence[Port], inputs: Sequence[Arrays
             self.seconds[layer_name] = self.seconds.get(layer_name, 0.0) + 1e-3 * ms
 
     profiled, profiler = context(loaded), Profiler()
-    known = _inspected(loaded, profiled)
+    known = {one["Name"]: one for one in inspected(loaded, profiled).get("Layers", ()) if isinstance(one, dict)}
     profiled.profiler = profiler
     seconds: dict[str, list[float]] = {}
     with calls(profiled, outputs, loaded.errors) as run:
@@ -185,8 +184,11 @@ def layer_times(loaded: Loaded, outputs: Sequence[Port], inputs: Sequence[Arrays
             run(arrays)
             for name, taken in profiler.seconds.items() if turn else ():  # the first run warms up
                 seconds.setdefault(name, []).append(taken)
-    kinds = ((name, *known.get(name, ("layer", ()))) for name in seconds)
-    return tuple(LayerTime(kind, median(seconds[name]), (*nodes, name)) for name, kind, nodes in kinds)
+    told = ((name, known.get(name, {})) for name in seconds)
+    return tuple(
+        LayerTime(of.get("LayerType", "layer"), name, tuple(seconds[name]), origins(of.get("Metadata")))
+        for name, of in told
+    )
 
 
 def context(loaded: Loaded) -> Any:
@@ -222,10 +224,10 @@ def _uncapturable(of: Any, stream: int) -> str | None:
     return None
 
 
-def _inspected(loaded: Loaded, of: Any) -> dict[str, tuple[str, tuple[str, ...]]]:
-    """Type and ONNX nodes of each layer of the engine, by TensorRT's name; none of an engine without such details."""
+def inspected(loaded: Loaded, of: Any = None) -> dict[str, Any]:
+    """What TensorRT's inspector tells of the layers of an engine, as JSON; of a context where one is given."""
     inspector = loaded.engine.create_engine_inspector()
-    inspector.execution_context = of
-    layers = json.loads(inspector.get_engine_information(loaded.trt.LayerInformationFormat.JSON)).get("Layers", ())
-    detailed = (layer for layer in layers if isinstance(layer, dict))
-    return {one["Name"]: (one.get("LayerType", "layer"), origins(one.get("Metadata"))) for one in detailed}
+    if of is not None:
+        inspector.execution_context = of
+    found: dict[str, Any] = json.loads(inspector.get_engine_information(loaded.trt.LayerInformationFormat.JSON))
+    return found
