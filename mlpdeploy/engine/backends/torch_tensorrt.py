@@ -83,7 +83,6 @@ class TorchTensorRT(EngineBackend):
                 compiled = torch_tensorrt.dynamo.compile(
                     move_to_device_pass(program, programs.GPU),
                     arg_inputs=inputs,
-                    use_explicit_typing=True,
                     disable_tf32=request.precision != "tf32",
                     min_block_size=1,
                     **options,

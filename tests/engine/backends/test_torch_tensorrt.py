@@ -72,7 +72,7 @@ def test_it_compiles_the_rewritten_graph_and_saves_a_program(library: Any, tmp_p
     (asked,) = library
     shapes = {"min_shape": (1, 4, 5, 2), "opt_shape": (2, 4, 5, 2), "max_shape": (4, 4, 5, 2)}
     assert asked["inputs"] == [{**shapes, "dtype": torch.float32, "name": "x"}]
-    assert asked["use_explicit_typing"] and asked["disable_tf32"] and asked["optimization_level"] == 3
+    assert asked["disable_tf32"] and asked["optimization_level"] == 3
     targets = [node.target for node in asked["program"].graph.nodes]
     assert custom_ops.SEGMENT_GROUPED_PROJECTION not in targets and torch.ops.aten.linear.default in targets
     assert built.engine.name == "engine.ep" and built.facts["gpus"] == ["sm90"]
