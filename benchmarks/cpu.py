@@ -18,7 +18,8 @@ import torch
 from torch import nn
 
 from benchmarks import common
-from mlpdeploy.engine.backend import Arrays, Batch, backends
+from mlpdeploy.engine.backend import Arrays, backends
+from mlpdeploy.engine.batch import Batch
 from mlpdeploy.evidence.latency import timing
 from mlpdeploy.graph.tracing.trace import TensorSpec, trace
 

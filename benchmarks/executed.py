@@ -16,7 +16,8 @@ from typing import Any
 import torch
 
 from benchmarks import common
-from mlpdeploy.engine.backend import Batch, backends
+from mlpdeploy.engine.backend import backends
+from mlpdeploy.engine.batch import Batch
 from mlpdeploy.engine.onnx.emit import Emitted
 from mlpdeploy.errors import MlpdeployError
 from mlpdeploy.graph.rewrite import on_by_default

@@ -34,7 +34,8 @@ from benchmarks import common
 from mlpdeploy import pipeline
 from mlpdeploy.commands import gating
 from mlpdeploy.commands.measuring import thread_count
-from mlpdeploy.engine.backend import Batch, BuildRequest, backends
+from mlpdeploy.engine.backend import BuildRequest, backends
+from mlpdeploy.engine.batch import Batch
 from mlpdeploy.evidence.latency import contenders, load_pairs, machine, sequential_test, timing
 from mlpdeploy.graph.tracing.trace import trace
 from mlpdeploy.selection import Selection

@@ -15,7 +15,8 @@ from typing import Any
 from benchmarks import common
 from benchmarks.rules import ALL, CHOSEN, variants
 from mlpdeploy.engine import form
-from mlpdeploy.engine.backend import Batch, BuildRequest, backends
+from mlpdeploy.engine.backend import BuildRequest, backends
+from mlpdeploy.engine.batch import Batch
 from mlpdeploy.engine.onnx.emit import Emitted
 from mlpdeploy.graph.rewrite import all_rules, rewrite
 from mlpdeploy.graph.tracing.trace import trace

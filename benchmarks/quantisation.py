@@ -30,7 +30,8 @@ from benchmarks import common
 from benchmarks.cpu import compiled, torch_runner
 from benchmarks.digits_quantised import accuracies
 from benchmarks.round_trip import round_trip
-from mlpdeploy.engine.backend import Batch, BuildRequest, backends
+from mlpdeploy.engine.backend import BuildRequest, backends
+from mlpdeploy.engine.batch import Batch
 from mlpdeploy.engine.onnx.emit import Emitted, emit
 from mlpdeploy.errors import InputError
 from mlpdeploy.evidence.latency import timing

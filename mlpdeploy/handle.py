@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 from mlpdeploy import pipeline
 from mlpdeploy.artifact import store, trust
 from mlpdeploy.artifact.copying import copy
+from mlpdeploy.engine.batch import Batch
 from mlpdeploy.engine.held import Held
 from mlpdeploy.engine.programs import numpy_dtype
 from mlpdeploy.errors import ArtifactError, InputError
@@ -53,8 +54,8 @@ class Engine:
 
     def __repr__(self) -> str:
         m = self.manifest
-        batch = "{min}:{opt}:{max}".format(**m["batch"])
-        return f"<mlpdeploy.Engine {m['recipe']['name']} {m['precision']} {m['backend']}, batch {batch}>"
+        batch = Batch(**m["batch"])
+        return f"<mlpdeploy.Engine {m['recipe']['name']} {m['precision']} {m['backend']}, batch {batch.text}>"
 
     def __call__(self, *inputs: Any) -> Any:
         """The network's outputs for a batch of inputs: one tensor, a tuple of several, or a dict where it returns one.

@@ -71,7 +71,8 @@ def build(
         positive("--search", search)
     if selection.quantised:
         calibrated_on(selection)
-    backend = pick(selection.backend, selection.precision, selection.gpus, selection.plugin, selection.level)
+    wanted = selection.gpus, selection.plugin, selection.level, selection.profile
+    backend = pick(selection.backend, selection.precision, *wanted)
     selection = selection.with_backend(backend.name)
     folder = folder_of(selection, backend)
     with store.locked(folder, stages.say, optional=True) as refused:
@@ -181,7 +182,7 @@ def verify(
                 model,
                 engine,
                 reason,
-                replace(selection.profile, max=selection.profile.opt) if quick else selection.profile,
+                selection.profile.up_to_opt() if quick else selection.profile,
                 source.recipe.budget(selection.precision, own),
                 None if data is None else data.arrays,
                 selection.seed,

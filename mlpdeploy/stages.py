@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from mlpdeploy.engine.backend import Batch, backends
+from mlpdeploy.engine.backend import backends
+from mlpdeploy.engine.batch import Batch
 from mlpdeploy.errors import NetworkError
 from mlpdeploy.network.source import Source, source_of
 from mlpdeploy.progress import Stages

@@ -200,7 +200,8 @@ def engines(name: str, batch: int, backend_name: str, gpus: tuple[str, ...], sec
     from polygraphy.backend.trt import EngineFromBytes, TrtRunner
 
     from benchmarks import common
-    from mlpdeploy.engine.backend import Batch, BuildRequest
+    from mlpdeploy.engine.backend import BuildRequest
+    from mlpdeploy.engine.batch import Batch
     from mlpdeploy.engine.onnx.emit import emit
 
     backend, source = backends()[backend_name], source_of(NetworkChoice(name))

@@ -52,7 +52,7 @@ def describe(
         "network": cache.fingerprint(compiled.traced) if kind(selection.name) in ("user", "given") else None,
         "weights": _weights(selection, source.network),
         "precision": selection.precision,
-        "batch": asdict(selection.profile),
+        "batch": selection.profile.to_json(),
         "inputs": [_spec(spec) for spec in compiled.typed.inputs],
         "outputs": [_spec(spec) for spec in compiled.typed.outputs],
         "mapping": compiled.traced.mapping,

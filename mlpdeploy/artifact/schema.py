@@ -42,8 +42,11 @@ KEPT = [{"node": str, "module": str, "reason": str}]
 DTYPES = {str: {str: COUNT}}
 LAYERS = {"layers": COUNT, "transposes": COUNT}
 PARSED = {"total": LAYERS, "outside": LAYERS, "bodies": [{"function": str, "counts": LAYERS}], "dtypes": DTYPES}
+OPTIMISATION = [SIZE]
+BATCHES = {"min": SIZE, "opt": SIZE, "max": SIZE, "profiles?": [OPTIMISATION]}
 FACTS = {
     "backend": str, "precision": str, "inputs": [PORT, ...], "outputs": [PORT, ...], "batch": [SIZE],
+    "profiles?": [OPTIMISATION],
     "versions": {str: str}, "engine_sha256": str, "build_seconds": AMOUNT, "threads?": (SIZE, None), "device?": str,
     "cpu?": str, "gpu?": (str, None), "gpus?": [str], "parsed?": PARSED, "executed?": str,
     "launches?": ({
@@ -86,7 +89,7 @@ MANIFEST = {
     "key": (str, None), "created": str, "selection": SELECTION, "network?": (str, None),
     "recipe": {"name": str, "family": str, "source": str, "parameters": COUNT},
     "weights": {"text": str, "random": bool, "sha256?": str},
-    "precision": str, "batch": {"min": SIZE, "opt": SIZE, "max": SIZE}, "inputs": [PORT, ...], "outputs": [PORT, ...],
+    "precision": str, "batch": BATCHES, "inputs": [PORT, ...], "outputs": [PORT, ...],
     "mapping?": bool, "backend": str, "engine": str, "versions": {str: str}, "gpus": [str], "facts": FACTS,
     "rules": [{"name": str, "fired": COUNT, "refused": PLACES, "seconds": AMOUNT}],
     "forms?": [{"name": str, "fired": COUNT, "seconds": AMOUNT}],

@@ -16,7 +16,8 @@ from mlpdeploy.commands import unlike
 from mlpdeploy.commands.baseline import Baseline
 from mlpdeploy.commands.gating_latency import Terms, latency
 from mlpdeploy.commands.measuring import attach_to, built_copy, covering, describe, held_to, thread_count
-from mlpdeploy.engine.backend import Batch, pick
+from mlpdeploy.engine.backend import pick
+from mlpdeploy.engine.batch import Batch
 from mlpdeploy.errors import InputError, MachineLacks
 from mlpdeploy.progress import Listener, Stages
 from mlpdeploy.selection import Selection

@@ -48,7 +48,7 @@ def covering(selection: Selection, sizes: Sequence[int]) -> Selection:
             pass
     for one in profiles:
         if all(one.min <= size <= one.max for size in sizes):
-            return replace(selection, batch=f"{one.min}:{one.opt}:{one.max}")
+            return replace(selection, batch=one.text)
     low, high = min(sizes), max(sizes)
     return replace(selection, batch=f"{low}:{min(max(selection.profile.opt, low), high)}:{high}")
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import onnx
     from torch import Tensor
 
+    from mlpdeploy.engine.batch import Batch
     from mlpdeploy.engine.form import Form, Prepared
     from mlpdeploy.engine.nvidia import Gpu
     from mlpdeploy.engine.onnx.emit import Emitted
@@ -31,19 +32,6 @@ LAYERS = "layers.json"
 
 # What `auto` tries, best first: an engine for this machine's GPU, one that builds without a GPU, then CPU engines.
 AUTO = ("tensorrt", "tensorrt-rtx", "openvino", "onnxruntime", "inductor")
-
-
-@dataclass(frozen=True)
-class Batch:
-    """The batch sizes an engine accepts, and the one that it is tuned for."""
-
-    min: int
-    opt: int
-    max: int
-
-    def sizes(self) -> tuple[int, ...]:
-        """The distinct sizes to check, ascending."""
-        return tuple(sorted({self.min, self.opt, self.max}))
 
 
 @dataclass(frozen=True)
@@ -153,6 +141,8 @@ class Backend(Protocol):
     """Whether its engine is made of the ONNX file; of the graph where not."""
     has_levels: bool
     """Whether its builder has optimisation levels."""
+    has_profiles: bool
+    """Whether its engines can have several optimisation profiles."""
 
     def off_for(self, gpus: Collection[str] = ()) -> tuple[str, ...]:
         """`off`, and what else is off in an engine for these GPUs."""
@@ -227,18 +217,24 @@ def pick(
     gpus: Collection[str] = (),
     plugin: str = "auto",
     level: int | None = None,
+    batch: Batch | None = None,
 ) -> Backend:
     """The backend of that name, or for `auto` the first of `AUTO` that this machine can build `precision` with.
 
     `gpus` are the compute capabilities to build for, such as sm86. Raises InputError where no such backend exists, or
-    it has no such precision or GPU, no plugins where `plugin` is "on", or no levels where one is given, and
-    MachineLacks where this machine cannot build with it.
+    it has no such precision or GPU, no plugins where `plugin` is "on", no levels where one is given, or one
+    optimisation profile where `batch` has several, and MachineLacks where this machine cannot build with it.
     """
     found = _pick(backends(), name, precision, gpus)
     if plugin == "on" and (reason := found.plugins()) is not None:
         raise InputError(reason)
     if level is not None and not found.has_levels:
         raise InputError(f"backend {found.name} has no optimisation levels, which are TensorRT's: drop --level")
+    if batch is not None and batch.profiles and not found.has_profiles:
+        raise InputError(
+            f"backend {found.name} has no optimisation profiles, which are TensorRT's: give one MIN:OPT:MAX, such as "
+            f"--batch {batch.min}:{batch.opt}:{batch.max}"
+        )
     return found
 
 

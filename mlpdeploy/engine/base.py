@@ -43,6 +43,7 @@ class EngineBackend(ABC):
     forms: tuple[Form, ...] = ()
     off: tuple[str, ...] = ()
     reads_file = True
+    has_profiles = False
     has_levels = False
     concurrent = False  # whether several threads may call what `_load` yields; if not, their calls take turns
 

@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from mlpdeploy.engine.backend import Batch, Bind, Launch
+    from mlpdeploy.engine.backend import Bind, Launch
+    from mlpdeploy.engine.batch import Batch
     from mlpdeploy.engine.onnx.emit import Emitted
 
 

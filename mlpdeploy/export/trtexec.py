@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from mlpdeploy._version import __version__
 from mlpdeploy.artifact.store import PROFILE
 from mlpdeploy.engine.backend import LAYERS, Arrays
 from mlpdeploy.engine.programs import numpy_dtype
+from mlpdeploy.engine.signature import Port
 
 if TYPE_CHECKING:
     from mlpdeploy.export import Exported
@@ -63,7 +64,7 @@ def _named(found: Exported) -> Any:
         "network": found.selection.name,
         "part": found.part,
         "precision": found.selection.precision,
-        "batch": "{min}:{opt}:{max}".format(**vars(found.selection.profile)),
+        "batch": found.selection.profile.text,
         "weights": manifest["weights"]["text"],
         "weights_sha256": found.weights_sha256,
         "calibration": calibration.get("data"),
@@ -102,28 +103,47 @@ def _raw(side: str, names: Iterable[str]) -> dict[str, str]:
 def _lines(found: Exported) -> dict[str, str]:
     """What is typed, by what it does."""
     tf32, level, rtx = found.selection.precision == "tf32", found.selection.level, found.selection.backend == RTX
-    profile = vars(found.selection.profile)
-    shapes = {end: {p.name: (profile[end], *p.shape) for p in found.signature.inputs} for end in ("min", "opt", "max")}
+    profiles = [_shapes(one, found.signature.inputs) for one in found.selection.profile.each]
+    usual = found.selection.profile.usual
     data = ["--load-inputs", INPUTS, "--load-outputs", OUTPUTS]
     off = ["--rtol", "0", "--atol", *(f"{name}:{value:.3g}" for name, value in found.tolerances.items())]
-    ranges = [word for end, of in shapes.items() for word in (f"--trt-{end}-shapes", *map(_brackets, of.items()))]
+    ranges = [
+        word for shapes in profiles for end, of in shapes.items()
+        for word in (f"--trt-{end}-shapes", *map(_brackets, of.items()))
+    ]  # fmt: skip
+    several = len(profiles) > 1
     options = [*([] if level is None else ["--builder-optimization-level", str(level)]), *(["--tf32"] if tf32 else [])]
-    by_polygraphy = ["polygraphy", "run", MODEL, "--trt", "--strongly-typed", *ranges, *options]
+    chosen = ["--optimization-profile", str(usual)] if several else []
+    by_polygraphy = ["polygraphy", "run", MODEL, "--trt", "--strongly-typed", *ranges, *chosen, *options]
     tool = "tensorrt_rtx" if rtx else "trtexec"
     by_trtexec = [
         tool, f"--onnx={MODEL}", *([] if rtx else ["--stronglyTyped"]),
-        *(f"--{end}Shapes={','.join(map(_crosses, of.items()))}" for end, of in shapes.items()),
-        f"--shapes={','.join(map(_crosses, shapes['opt'].items()))}",
+        *(
+            word for place, shapes in enumerate(profiles)
+            for word in ([f"--profile={place}"] if several else []) + [_ranges(end, of) for end, of in shapes.items()]
+        ),
+        *([f"--useProfile={usual}"] if several else []),
+        f"--shapes={','.join(map(_crosses, profiles[usual]['opt'].items()))}",
         *([] if level is None else [f"--builderOptimizationLevel={level}"]), "--saveEngine=engine.plan",
     ]  # fmt: skip
     if not rtx:
-        given = ",".join(map(":".join, _raw("input", shapes["opt"]).items()))
+        given = ",".join(map(":".join, _raw("input", profiles[usual]["opt"]).items()))
         by_trtexec += [*([] if tf32 else ["--noTF32"]), f"--loadInputs={given}", "--dumpOutput"]
     return {
         "Check the file itself, on a CPU": shlex.join(["polygraphy", "run", MODEL, "--onnxrt", *data, *off]),
         "Build the engine and check it": (f"{SWITCH} " if rtx else "") + shlex.join([*by_polygraphy, *data, *off]),
         f"Build the engine with {tool}, and time it": shlex.join(by_trtexec),
     }
+
+
+def _shapes(profile: tuple[int, int, int], ports: Iterable[Port]) -> dict[str, dict[str, tuple[int, ...]]]:
+    """Shapes of the inputs at each end of an optimisation profile."""
+    ends = zip(("min", "opt", "max"), profile, strict=True)
+    return {end: {port.name: (size, *port.shape) for port in ports} for end, size in ends}
+
+
+def _ranges(end: str, of: Mapping[str, tuple[int, ...]]) -> str:
+    return f"--{end}Shapes={','.join(map(_crosses, of.items()))}"
 
 
 def _brackets(port: tuple[str, tuple[int, ...]]) -> str:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from mlpdeploy.artifact.decisions import LEFT_OUT, PUT_IN, Ratio, Trial
 from mlpdeploy.calibration import calibrate_network
 from mlpdeploy.engine import form
-from mlpdeploy.engine.backend import Backend, Batch
+from mlpdeploy.engine.backend import Backend
+from mlpdeploy.engine.batch import Batch
 from mlpdeploy.errors import BuildError
 from mlpdeploy.network.source import Source
 from mlpdeploy.progress import Stages

@@ -42,7 +42,7 @@ class Selection(CalibrationChoice, EngineChoice, NetworkChoice):
         """What decides the content of an artifact, as JSON values: all but the folder it lies in."""
         values = asdict(self)
         del values["out"]
-        values["batch"] = "{min}:{opt}:{max}".format(**asdict(self.profile))
+        values["batch"] = self.profile.text
         values["checkpoint"] = None if self.checkpoint is None else str(self.checkpoint)
         return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from mlpdeploy.engine import form
-from mlpdeploy.engine.backend import Batch, BuildRequest, backends
+from mlpdeploy.engine.backend import BuildRequest, backends
+from mlpdeploy.engine.batch import Batch
 from mlpdeploy.errors import InputError
 from mlpdeploy.precisions import PRECISIONS, QUANTISED
 from mlpdeploy.selection.checks import at_least, distinct, known_rule, one_of
@@ -132,7 +133,8 @@ class NetworkChoice:
 class EngineChoice:
     """Which engine: precision, backend, batch sizes, and what of the compiler is on.
 
-    `batch` is MIN:OPT:MAX or one number for all three. `gpus` are compute capabilities such as sm86, or `current` for
+    `batch` is MIN:OPT:MAX or one number for all three, or several with commas, which are optimisation profiles of one
+    TensorRT engine. `gpus` are compute capabilities such as sm86, or `current` for
     this machine's (none: what the backend builds for by itself). `io` is the dtype of inputs and outputs. `level` is
     TensorRT's builder optimisation level, 0 to 5. `plugin` says whether a TensorRT engine carries our plugins; `auto`
     keeps the faster way.
@@ -141,7 +143,9 @@ class EngineChoice:
 
     precision: str = option("fp16", f"{', '.join(PRECISIONS)}.")
     backend: str = option("auto", f"auto, {', '.join(backends())}.")
-    batch: str = option(BATCH, "Batch sizes, or one number.", metavar="MIN:OPT:MAX")
+    batch: str = option(
+        BATCH, "Batch sizes, or one number; several optimisation profiles with commas.", metavar="MIN:OPT:MAX"
+    )
     _: KW_ONLY
     gpus: tuple[str, ...] = option(
         (), "GPUs to build for: sm86,sm89, or current.", metavar="SM,...", flag="--gpu", parse=parse_words

@@ -4,22 +4,39 @@ from __future__ import annotations
 
 import re
 
-from mlpdeploy.engine.backend import Batch
+from mlpdeploy.engine.batch import Batch
 from mlpdeploy.errors import InputError
 from mlpdeploy.zoo.recipe import Input
 
+MOST_PROFILES = 16
+"""Each is compiled as an engine of its own."""
+
 
 def parse_batch(text: str) -> Batch:
-    """MIN:OPT:MAX, or one number for all three; 1 <= MIN <= OPT <= MAX."""
-    parts = text.split(":")
-    if len(parts) not in (1, 3) or not all(re.fullmatch(r"[0-9]{1,6}", part) for part in parts):
+    """MIN:OPT:MAX, or one number for all three, 1 <= MIN <= OPT <= MAX; several with commas leave no size out."""
+    profiles = [_parse_profile(text, one) for one in text.split(",")]
+    if len(set(profiles)) < len(profiles):
+        raise InputError(f"batch {text!r}: give each optimisation profile once")
+    if len(profiles) > MOST_PROFILES:
+        raise InputError(f"batch {text!r}: give {MOST_PROFILES} optimisation profiles at most")
+    reached = None
+    for low, _, high in sorted(profiles):
+        if reached is not None and low > reached + 1:
+            raise InputError(f"batch {text!r}: no profile holds {reached + 1}; together they must leave no size out")
+        reached = max(high, reached or 0)
+    return Batch.of(profiles)
+
+
+def _parse_profile(text: str, part: str) -> tuple[int, int, int]:
+    parts = part.strip().split(":")
+    if len(parts) not in (1, 3) or not all(re.fullmatch(r"[0-9]{1,6}", one) for one in parts):
         raise InputError(f"batch {text!r}: give MIN:OPT:MAX such as 1:8:32, or one number; up to 999999")
-    low, opt, high = (int(part) for part in (parts * 3 if len(parts) == 1 else parts))
+    low, opt, high = (int(one) for one in (parts * 3 if len(parts) == 1 else parts))
     if low < 1:
         raise InputError(f"batch {text!r}: the smallest batch is 1")
     if not low <= opt <= high:
         raise InputError(f"batch {text!r}: it must be MIN <= OPT <= MAX")
-    return Batch(low, opt, high)
+    return low, opt, high
 
 
 def parse_sizes(text: str | None) -> tuple[int, ...]:

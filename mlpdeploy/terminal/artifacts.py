@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from mlpdeploy.engine.batch import Batch
 from mlpdeploy.evidence.report.search_words import HEADER, search_rows, search_text
 from mlpdeploy.evidence.report.words import coded_facts, launches_text, nearest, quantised_facts
 from mlpdeploy.graph.rules import LAYOUT
@@ -218,7 +219,7 @@ def _summary(manifest: Mapping[str, Any]) -> dict[str, str]:
     permuted = [sum(ops[when].get(name, 0) for name in TRANSPOSES) for when in ("before", "after")]
     rows = {
         "weights": manifest["weights"]["text"],
-        "batch": f"{batch['min']} to {batch['max']}, tuned for {batch['opt']}",
+        "batch": Batch(**batch).told,
         "rules": fired or "none fired",
         "operations": f"{before} before the rules, {after} after",
         "transposes": f"{permuted[0]} before the rules, {permuted[1]} after",

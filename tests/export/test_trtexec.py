@@ -7,6 +7,7 @@ import os
 import shlex
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import onnx
 import pytest
 
 from mlpdeploy import pipeline
+from mlpdeploy.engine.backend import backends
 from mlpdeploy.errors import ArtifactError, InputError
 from mlpdeploy.export import export, trtexec
 from mlpdeploy.network.source import source_of
@@ -125,6 +127,30 @@ def test_what_is_known_of_the_layers_leaves_with_it(selection: Selection, tmp_pa
             export(selection, "trtexec", tmp_path / "there")
     finally:
         profile.unlink()
+
+
+@pytest.mark.slow
+def test_an_engine_of_several_optimisation_profiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if (reason := backends()["tensorrt-rtx"].available()) is not None:
+        pytest.skip(reason)
+    several = Selection(
+        "tests.test_api:Net", "fp16", "tensorrt-rtx", "1,1:2:4", input_shape=(3, 16, 16), out=tmp_path / "out"
+    )
+    artifact = pipeline.build(several)
+    assert artifact.manifest["batch"] == {"min": 1, "opt": 2, "max": 4, "profiles": [[1, 1, 1], [1, 2, 4]]}
+    assert pipeline.build(several).cached and not pipeline.build(replace(several, batch="1:2:4")).cached
+    pipeline.build(several)
+    found = pipeline.verify(several)
+    assert found.passed and found.sizes == (1, 2, 4)
+    assert pipeline.verify(several, quick=True).sizes == (1, 2)
+    _, by_polygraphy, by_trtexec = export(several, "trtexec", tmp_path / "folder")["commands"]
+    single, batches = ("input:1x3x16x16",) * 3, ("input:1x3x16x16", "input:2x3x16x16", "input:4x3x16x16")
+    assert [word for word in by_trtexec.split() if "Shapes" in word or "rofile" in word] == [
+        "--profile=0", *(f"--{end}Shapes={shape}" for end, shape in zip(("min", "opt", "max"), single, strict=True)),
+        "--profile=1", *(f"--{end}Shapes={shape}" for end, shape in zip(("min", "opt", "max"), batches, strict=True)),
+        "--useProfile=1",
+    ]  # fmt: skip
+    assert by_polygraphy.count("--trt-min-shapes") == 2 and "--optimization-profile 1" in by_polygraphy
 
 
 def test_each_array_has_a_file_of_its_own() -> None:

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from mlpdeploy import kernels
-from mlpdeploy.engine.backend import Batch, BuildRequest, backends
+from mlpdeploy.engine.backend import BuildRequest, backends
+from mlpdeploy.engine.batch import Batch
 from mlpdeploy.graph import custom_ops
 
 pytest.importorskip("triton", reason="Triton, which the kernel is written in, is not installed")

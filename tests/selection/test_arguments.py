@@ -10,7 +10,8 @@ import pytest
 import typer
 
 from mlpdeploy.commands import baseline
-from mlpdeploy.engine.backend import Batch, BuildRequest
+from mlpdeploy.engine.backend import BuildRequest
+from mlpdeploy.engine.batch import Batch
 from mlpdeploy.errors import InputError
 from mlpdeploy.selection import Selection
 from mlpdeploy.selection.arguments import arguments

@@ -21,6 +21,13 @@ BAD: dict[str, tuple[list[str], str]] = {
     "batch 0": (["build", "vip_s", "--batch", "0"], "smallest batch is 1"),
     "batch of one zero": (["build", "vip_s", "--batch", "0:1:2"], "smallest batch is 1"),
     "MIN > OPT": (["build", "vip_s", "--batch", "4:2:8"], "MIN <= OPT <= MAX"),
+    "profiles with a gap": (["build", "vip_s", "--batch", "1,3:8:9"], "no profile holds 2"),
+    "a profile twice": (["build", "vip_s", "--batch", "1:1:1,1"], "give each optimisation profile once"),
+    "too many profiles": (["build", "vip_s", "--batch", ",".join(map(str, range(1, 18)))], "16 optimisation profiles"),
+    "profiles of a CPU engine": (
+        ["build", "vip_s", "--batch", "1,1:8:64", "--backend", "openvino"],
+        "backend openvino has no optimisation profiles, which are TensorRT's: give one MIN:OPT:MAX",
+    ),
     "OPT > MAX": (["build", "vip_s", "--batch", "1:9:8"], "MIN <= OPT <= MAX"),
     "batch of words": (["build", "vip_s", "--batch", "1:two:3"], "MIN:OPT:MAX"),
     "batch of two": (["build", "vip_s", "--batch", "1:2"], "MIN:OPT:MAX"),

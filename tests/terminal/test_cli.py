@@ -151,7 +151,9 @@ def test_small_files_show_two_digits(size: int, shown: str) -> None:
     assert megabytes(size) == shown
 
 
-@pytest.mark.parametrize(("text", "sizes"), [("8", (8,)), ("1:8:32", (1, 8, 32)), ("2:2:4", (2, 4))])
+@pytest.mark.parametrize(
+    ("text", "sizes"), [("8", (8,)), ("1:8:32", (1, 8, 32)), ("2:2:4", (2, 4)), ("1,1:8:64", (1, 8, 64))]
+)
 def test_batches(text: str, sizes: tuple[int, ...]) -> None:
     assert parse_batch(text).sizes() == sizes
 

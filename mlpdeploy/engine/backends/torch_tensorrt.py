@@ -21,7 +21,8 @@ from mlpdeploy.errors import ArtifactError, BuildError
 if TYPE_CHECKING:
     import numpy as np
 
-    from mlpdeploy.engine.backend import Arrays, Batch, BuildRequest, Progress, Runner
+    from mlpdeploy.engine.backend import Arrays, BuildRequest, Progress, Runner
+    from mlpdeploy.engine.batch import Batch
     from mlpdeploy.engine.onnx.emit import Emitted
 
 FLAVOURS = ("torch-tensorrt", "torch-tensorrt-rtx")

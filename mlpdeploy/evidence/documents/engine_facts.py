@@ -8,7 +8,7 @@ from typing import Any
 
 from mlpdeploy.artifact import store
 from mlpdeploy.artifact.store import Artifact
-from mlpdeploy.engine.backend import Batch
+from mlpdeploy.engine.batch import Batch
 from mlpdeploy.errors import BuildError
 from mlpdeploy.evidence.proof.ladder import FAILED, NOT_EXECUTED
 from mlpdeploy.system import documents

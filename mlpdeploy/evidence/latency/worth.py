@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from mlpdeploy.engine.backend import Backend, Batch, BuildRequest, Progress
+from mlpdeploy.engine.backend import Backend, BuildRequest, Progress
+from mlpdeploy.engine.batch import Batch
 from mlpdeploy.engine.onnx.emit import Emitted
 from mlpdeploy.errors import MlpdeployError
 from mlpdeploy.evidence.latency.clocks import Inputs, timed

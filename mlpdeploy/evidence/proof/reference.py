@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from mlpdeploy.engine.backend import Arrays, Batch
+from mlpdeploy.engine.backend import Arrays
+from mlpdeploy.engine.batch import Batch
 from mlpdeploy.errors import InputError
 from mlpdeploy.evidence.proof.compare import usual
 from mlpdeploy.evidence.proof.edges import Edges

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
-from mlpdeploy.engine.backend import Batch, Progress
+from mlpdeploy.engine.backend import Progress
+from mlpdeploy.engine.batch import Batch
 from mlpdeploy.errors import MlpdeployError
 from mlpdeploy.evidence.proof.compare import agreement, compare, is_logits, require_classes, usual
 from mlpdeploy.evidence.proof.edges import Factor, off_at

@@ -27,7 +27,8 @@ import onnx
 import torch
 from torch import fx, nn
 
-from mlpdeploy.engine.backend import Arrays, Batch, Progress
+from mlpdeploy.engine.backend import Arrays, Progress
+from mlpdeploy.engine.batch import Batch
 from mlpdeploy.evidence.proof.culprit import own_precision
 from mlpdeploy.evidence.proof.edges import Factor
 from mlpdeploy.evidence.proof.first_rungs import FirstRungs

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from mlpdeploy.engine.batch import Batch
 from mlpdeploy.evidence.report.markdown import Markdown, block, code, items, strong, table, text
 from mlpdeploy.evidence.report.search_words import HEADER, search_rows, search_text
 from mlpdeploy.evidence.report.summary_codes import in_8_bits, in_blocks, left_out, where
@@ -61,7 +62,7 @@ def _built(manifest: Mapping[str, Any]) -> str:
         "precision": manifest["precision"],
         "inputs": _ports(manifest["inputs"]),
         "outputs": _ports(manifest["outputs"]),
-        "batch": f"{batch['min']} to {batch['max']}, tuned for {batch['opt']}",
+        "batch": Batch(**batch).told,
         "backend": manifest["backend"],
         "GPUs": ", ".join(manifest["gpus"]),
         "launches": launches_text(launches) if (launches := manifest["facts"].get("launches")) else "",

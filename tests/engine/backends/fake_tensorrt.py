@@ -31,8 +31,13 @@ class Context:
         self.addresses: dict[str, int] = {}
         self.profiler: Any = None
         self.nvtx_verbosity = "DETAILED"
+        self.active_optimization_profile = 0
         if engine.capturable is not None:
             self.is_stream_capturable = lambda stream: stream > 0 and engine.capturable
+
+    def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
+        self.active_optimization_profile = profile_index
+        return profile_index < self.engine.profiles and stream_handle >= 0
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         self.shapes[name] = shape
@@ -68,6 +73,7 @@ class Engine:
     def __init__(self, gpu: Any, capturable: bool | None = None) -> None:
         self.gpu, self.capturable, self.largest, self.broken, self.full = gpu, capturable, 8, False, False
         self.contexts: list[Context] = []
+        self.profiles = 2
         self.layers: list[Any] = LAYERS
 
     def create_runtime_config(self) -> Any:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ import pytest
 
 from mlpdeploy import kernels
 from mlpdeploy.engine import nvidia
-from mlpdeploy.engine.backend import Batch, BuildRequest
+from mlpdeploy.engine.backend import BuildRequest
 from mlpdeploy.engine.backends import tensorrt as backend
 from mlpdeploy.engine.backends.tensorrt import _contexts, _parser, _polygraphy
+from mlpdeploy.engine.batch import Batch
 from mlpdeploy.engine.signature import Port
 from mlpdeploy.errors import BuildError
 from mlpdeploy.evidence.latency import clocks
@@ -99,8 +101,11 @@ def loaded(context: Typed) -> _contexts.Loaded:
 def test_an_engine_is_placed_run_and_profiled() -> None:
     context = of("IExecutionContext")
     engine = loaded(context)
-    with _contexts.calls(_contexts.context(engine), OUTPUTS, engine.errors) as run:
+    with _contexts.calls(engine, OUTPUTS) as run:
         assert run(ROWS)["y"].shape == (1, 8)
+    several = replace(engine, profiles=((1, 1, 1), (1, 4, 8)))
+    with _contexts.calls(several, OUTPUTS) as run:
+        run({"x": np.ones((4, 8), np.float32)})
     call = clocks.DeviceCall(lambda x: _contexts.bind(engine, OUTPUTS, x), clocks.Inputs({"e": [ROWS]}).pinned["e"])
     assert call.uncaptured is None and context.nvtx_verbosity == trt.ProfilingVerbosity.NONE
     assert _contexts.layer_times(engine, OUTPUTS, [ROWS]) == ()

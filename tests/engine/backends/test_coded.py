@@ -11,7 +11,8 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from mlpdeploy.engine.backend import Batch, BuildRequest, backends
+from mlpdeploy.engine.backend import BuildRequest, backends
+from mlpdeploy.engine.batch import Batch
 from mlpdeploy.engine.forms import keep_mean_axes
 from mlpdeploy.engine.onnx.emit import Emitted, emit
 from mlpdeploy.errors import BuildError, InputError

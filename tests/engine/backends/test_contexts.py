@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from mlpdeploy.engine import nvidia
-from mlpdeploy.engine.backend import Batch, BuildRequest, OnDevice, backends
+from mlpdeploy.engine.backend import BuildRequest, OnDevice, backends
 from mlpdeploy.engine.backends.tensorrt import _contexts, _polygraphy
 from mlpdeploy.engine.backends.tensorrt.parsed import origins
+from mlpdeploy.engine.batch import Batch
 from mlpdeploy.engine.signature import Port, Signature
 from mlpdeploy.errors import ArtifactError, MachineLacks
 from mlpdeploy.evidence.latency import by_module, clocks
@@ -70,8 +71,7 @@ def test_an_engine_is_bound_to_buffers_and_captured(gpu: Gpu, flavour: str, capt
 
 @pytest.mark.parametrize("flavour", ["tensorrt", "tensorrt_rtx"])
 def test_an_engine_is_called_through_pytorch_where_that_can_use_the_gpu(gpu: Gpu, flavour: str) -> None:
-    context = _contexts.context(loaded(flavour, Engine(gpu)))
-    with _contexts.calls(context, OUTPUTS, []) as run:
+    with _contexts.calls(loaded(flavour, Engine(gpu)), OUTPUTS) as run:
         found = [run({"x": np.full((rows, 4), float(rows), np.float32)}) for rows in (1, 3, 1)]
     for rows, outputs in zip((1, 3, 1), found, strict=True):
         assert outputs["y"].tolist() == [[2.0 * rows] * 4] * rows and outputs["y"].dtype == np.float32
@@ -79,10 +79,7 @@ def test_an_engine_is_called_through_pytorch_where_that_can_use_the_gpu(gpu: Gpu
 
 
 def test_what_tensorrt_refuses_in_a_call_is_told_in_its_own_words(gpu: Gpu) -> None:
-    engine, errors = Engine(gpu), ["an error of TensorRT"]
-    with _contexts.calls(
-        _contexts.context(_contexts.Loaded(tensorrt("tensorrt"), engine, errors)), OUTPUTS, errors
-    ) as run:
+    with _contexts.calls(loaded("tensorrt", Engine(gpu), "an error of TensorRT"), OUTPUTS) as run:
         with pytest.raises(ArtifactError, match=r"TensorRT cannot take x of shape \[9, 4\]: an error of TensorRT"):
             run({"x": np.zeros((9, 4), np.float32)})
         assert run({"x": np.ones((2, 4), np.float32)})["y"].tolist() == [[2.0] * 4] * 2
@@ -98,8 +95,7 @@ def test_without_pytorchs_cuda_and_cudas_runtime_the_machine_lacks_one(monkeypat
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr("polygraphy.backend.trt.TrtRunner", NoLibrary)
-    context = _contexts.context(loaded("tensorrt", Engine(None)))
-    with pytest.raises(MachineLacks) as raised, _contexts.calls(context, OUTPUTS, []):
+    with pytest.raises(MachineLacks) as raised, _contexts.calls(loaded("tensorrt", Engine(None)), OUTPUTS):
         pass
     assert str(raised.value) == (
         "Polygraphy finds no CUDA runtime library (libcudart.so: cannot open shared object file); install a PyTorch "
@@ -121,6 +117,28 @@ def test_every_size_has_a_context_of_its_own(gpu: Gpu) -> None:
     one.phases(1)
     two.phases(2)
     assert [call._outputs[0].tolist() for call in (one, two)] == [[[2.0] * 4], [[4.0] * 4] * 3]
+
+
+PROFILES = ((1, 1, 1), (1, 4, 8), (4, 8, 8))
+
+
+@pytest.mark.parametrize(("size", "place"), [(1, 0), (2, 1), (4, 1), (6, 1), (7, 2), (8, 2), (9, None)])
+def test_a_batch_takes_the_profile_that_is_tuned_nearest_to_it(size: int, place: int | None) -> None:
+    several = _contexts.Loaded(tensorrt("tensorrt"), None, [], profiles=PROFILES)
+    assert several.profile(size) == place and loaded("tensorrt", Engine(None)).profile(size) is None
+
+
+def test_a_context_changes_its_profile_where_a_batch_needs_another(gpu: Gpu) -> None:
+    engine = Engine(gpu)
+    several = _contexts.Loaded(tensorrt("tensorrt"), engine, ["an error of TensorRT"], profiles=PROFILES)
+    with _contexts.calls(several, OUTPUTS) as run:
+        for rows, place in ((1, 0), (3, 1), (4, 1), (1, 0)):
+            assert run({"x": np.ones((rows, 4), np.float32)})["y"].tolist() == [[2.0] * 4] * rows
+            assert engine.contexts[0].active_optimization_profile == place
+        with pytest.raises(ArtifactError, match="TensorRT cannot use the profile for batch 8: an error of TensorRT"):
+            run({"x": np.ones((8, 4), np.float32)})
+    _contexts.bind(several, OUTPUTS, {"x": torch.ones(3, 4)})
+    assert engine.contexts[1].active_optimization_profile == 1
 
 
 def test_an_engine_that_rtx_cannot_capture_runs_without_a_graph(gpu: Gpu) -> None:

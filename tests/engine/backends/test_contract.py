@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlpdeploy.engine.backend import Backend, Batch, BuildRequest, Built, backends
+from mlpdeploy.engine.backend import Backend, BuildRequest, Built, backends
+from mlpdeploy.engine.batch import Batch
 from mlpdeploy.errors import ArtifactError, InputError, MachineLacks
 from tests.engine.small_networks import SHAPE, TOLERANCE, emitted, images, reference
 

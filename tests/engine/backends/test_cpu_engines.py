@@ -12,7 +12,8 @@ import torch
 from onnx import TensorProto, helper
 
 from mlpdeploy.engine import nvidia, programs
-from mlpdeploy.engine.backend import Backend, Batch, BuildRequest, Built, backends
+from mlpdeploy.engine.backend import Backend, BuildRequest, Built, backends
+from mlpdeploy.engine.batch import Batch
 from mlpdeploy.engine.onnx.emit import Emitted, emit
 from mlpdeploy.errors import ArtifactError, BuildError
 from mlpdeploy.graph.precision.plan import plan

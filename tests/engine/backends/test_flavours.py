@@ -33,7 +33,8 @@ BUILD = """
 import json, pathlib
 from types import SimpleNamespace
 import onnx
-from mlpdeploy.engine.backend import Batch, BuildRequest, pick
+from mlpdeploy.engine.backend import BuildRequest, pick
+from mlpdeploy.engine.batch import Batch
 from mlpdeploy.engine import nvidia
 from mlpdeploy.engine.onnx.emit import Emitted
 from mlpdeploy.errors import MlpdeployError

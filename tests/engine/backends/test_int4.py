@@ -13,7 +13,8 @@ from onnx import TensorProto, numpy_helper
 from torch import nn
 
 from mlpdeploy import pipeline
-from mlpdeploy.engine.backend import Batch, BuildRequest, backends, pick
+from mlpdeploy.engine.backend import BuildRequest, backends, pick
+from mlpdeploy.engine.batch import Batch
 from mlpdeploy.engine.forms import fill_ranks, flatten_rows
 from mlpdeploy.engine.onnx.emit import Emitted, emit
 from mlpdeploy.errors import BuildError, InputError

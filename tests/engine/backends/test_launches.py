@@ -8,11 +8,12 @@ from pathlib import Path
 import onnx
 import pytest
 
-from mlpdeploy.engine.backend import Batch, BuildRequest, backends
+from mlpdeploy.engine.backend import BuildRequest, backends
 from mlpdeploy.engine.backends.tensorrt import TensorRT, _programme
 from mlpdeploy.engine.backends.tensorrt._launches import Launches
 from mlpdeploy.engine.backends.tensorrt._launches import launches as counted
 from mlpdeploy.engine.backends.tensorrt._layer_information import layer_information
+from mlpdeploy.engine.batch import Batch
 from mlpdeploy.errors import ArtifactError
 from mlpdeploy.evidence.report.words import launches_text
 from tests.engine.small_networks import emitted
@@ -25,8 +26,8 @@ class Silent:
 
 
 def launches(engine: bytes) -> Launches | None:
-    programme = _programme.read(engine)
-    return None if programme is None else counted(programme)
+    programmes = _programme.read(engine)
+    return counted(programmes[0]) if programmes else None
 
 
 def programme(*statements: str, fallback: bool = False) -> bytes:
@@ -137,8 +138,7 @@ def test_layers_of_a_programme() -> None:
     number = tensor("n", "1", "int64").replace("mem_prop=0", "mem_prop=100")
     tensors = [tensor("x.1", '"batch" 2'), views, constant, number, tensor("y.1", '"batch" 3', "unheard_of")]
     statement = kernel("__myl_Fc", 'x^deref" "w" "n" "lost', "y.1").replace('layers=""', 'layers="[ONNX Layer: a/b]"')
-    programme = _programme.read(with_kernels(tensors, [statement, statement]))
-    assert programme is not None
+    programmes = _programme.read(with_kernels(tensors, [statement, statement]))
     x = {"Name": "x", "Dimensions": [-1, 2], "Format/Datatype": "Half"}
     w = {"Name": "w", "Dimensions": [2, 3], "Format/Datatype": "Half"}
     layer = {
@@ -152,7 +152,25 @@ def test_layers_of_a_programme() -> None:
         "Weights": {"Type": "Half", "Count": 6},
     }
     named = [{"Name": "__myl_Fc", **layer}, {"Name": "__myl_Fc_2", **layer}]
-    assert layer_information(programme, ["x", "y"]) == {"Layers": named, "Bindings": ["x", "y"]}
+    assert layer_information(programmes, ["x", "y"]) == {"Layers": named, "Bindings": ["x", "y"]}
+
+
+def test_each_optimisation_profile_has_launches_and_layers_of_its_own(tmp_path: Path, rtx: TensorRT) -> None:
+    single = rtx.build(emitted("fp16"), BuildRequest("fp16", Batch(1, 4, 8)), tmp_path, Silent()).facts
+    batch = Batch.of([(1, 1, 1), (1, 4, 8)])
+    facts = rtx.build(emitted("fp16"), BuildRequest("fp16", batch), tmp_path, Silent()).facts
+    assert facts["batch"] == [1, 4, 8] and facts["profiles"] == [[1, 1, 1], [1, 4, 8]]
+    # what an inference at the usual size launches, which the other profile has nothing to do with
+    assert {**facts["launches"], "source_bytes": 0} == {**single["launches"], "source_bytes": 0}
+    found = json.loads((tmp_path / "layers.json").read_text())
+    assert found["Bindings"] == ["image", "logits", "image [profile 1]", "logits [profile 1]"]
+    second = [layer for layer in found["Layers"] if layer["Name"].endswith(" [profile 1]")]
+    assert len(second) == facts["launches"]["total"] < len(found["Layers"])
+    (image,) = (one for layer in second for one in layer["Inputs"] if one["Name"] == "image [profile 1]")
+    assert image["Dimensions"] == [-1, 3, 8, 8]
+    assert "logits [profile 1]" in {one["Name"] for layer in second for one in layer["Outputs"]}
+    (first,) = (one for layer in found["Layers"] for one in layer["Inputs"] if one["Name"] == "image")
+    assert first["Dimensions"] == [1, 3, 8, 8]
 
 
 def kernel(name: str, reads: str = "x", writes: str = "y") -> str:

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from onnx import TensorProto, helper
 
-from mlpdeploy.engine.backend import Batch, BuildRequest
+from mlpdeploy.engine.backend import BuildRequest
 from mlpdeploy.engine.backends.tensorrt import TensorRT, _parser, parse
+from mlpdeploy.engine.batch import Batch
 from mlpdeploy.engine.onnx.emit import Emitted
 from mlpdeploy.errors import BuildError
 from mlpdeploy.progress import Silent

@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from mlpdeploy.engine import nvidia
-from mlpdeploy.engine.backend import Batch, BuildRequest, Launch, backends, pick
+from mlpdeploy.engine.backend import BuildRequest, Launch, backends, pick
 from mlpdeploy.engine.backends.tensorrt import _parser, _plugin, _polygraphy, compute_capabilities
+from mlpdeploy.engine.batch import Batch
 from mlpdeploy.engine.onnx.emit import Emitted
 from mlpdeploy.errors import BuildError, InputError
 from mlpdeploy.graph.precision.typed import Typed

@@ -12,8 +12,9 @@ from onnx import TensorProto, helper
 
 from mlpdeploy.artifact.lookup import folder_of
 from mlpdeploy.engine import nvidia
-from mlpdeploy.engine.backend import Batch, BuildRequest, backends
+from mlpdeploy.engine.backend import BuildRequest, backends
 from mlpdeploy.engine.backends.tensorrt import TensorRT, _polygraphy, parse
+from mlpdeploy.engine.batch import Batch
 from mlpdeploy.engine.onnx.emit import Emitted
 from mlpdeploy.errors import ArtifactError, BuildError, InputError, MachineLacks, TunedElsewhere
 from mlpdeploy.progress import Silent

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 import mlpdeploy
 from mlpdeploy.engine import held, nvidia
-from mlpdeploy.engine.backend import Backend, Batch, BuildRequest, Built, OnDevice, backends
+from mlpdeploy.engine.backend import Backend, BuildRequest, Built, OnDevice, backends
 from mlpdeploy.engine.backends.tensorrt import _contexts, _polygraphy
 from mlpdeploy.engine.base import EngineBackend
+from mlpdeploy.engine.batch import Batch
 from mlpdeploy.engine.onnx.emit import emit
 from mlpdeploy.errors import ArtifactError, MachineLacks
 from mlpdeploy.graph.precision.plan import plan

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from mlpdeploy.engine import nvidia, programs
-from mlpdeploy.engine.backend import Batch, BuildRequest, OnDevice, backends
+from mlpdeploy.engine.backend import BuildRequest, OnDevice, backends
 from mlpdeploy.engine.backends import torch_tensorrt
+from mlpdeploy.engine.batch import Batch
 from mlpdeploy.engine.onnx.emit import Emitted
 from mlpdeploy.errors import ArtifactError, BuildError, InputError
 from mlpdeploy.graph import custom_ops

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mlpdeploy.engine.backend import Batch, BuildRequest, backends
+from mlpdeploy.engine.backend import BuildRequest, backends
+from mlpdeploy.engine.batch import Batch
 from mlpdeploy.engine.forms import fill_ranks, flatten_rows
 from mlpdeploy.engine.onnx.emit import Emitted, emit
 from mlpdeploy.evidence.proof.runs import onnx_run

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from mlpdeploy.commands.rulebook import FILE, rulebook
 from mlpdeploy.engine import form
-from mlpdeploy.engine.backend import Batch, BuildRequest, backends
+from mlpdeploy.engine.backend import BuildRequest, backends
+from mlpdeploy.engine.batch import Batch
 from mlpdeploy.engine.onnx.emit import Emitted, emit
 from mlpdeploy.errors import InputError
 from mlpdeploy.graph.precision.plan import plan

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from mlpdeploy.engine.backend import Batch, BuildRequest, backends
+from mlpdeploy.engine.backend import BuildRequest, backends
+from mlpdeploy.engine.batch import Batch
 from mlpdeploy.engine.forms import spread_norms
 from mlpdeploy.engine.onnx.emit import Emitted, emit
 from mlpdeploy.evidence.proof.runs import onnx_run

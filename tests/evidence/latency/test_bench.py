@@ -18,9 +18,10 @@ from onnx import TensorProto, helper
 from rich.console import Console
 from torch import nn
 
-from mlpdeploy.engine.backend import Batch, BuildRequest, LayerTime, backends
+from mlpdeploy.engine.backend import BuildRequest, LayerTime, backends
 from mlpdeploy.engine.backends import onnxruntime
 from mlpdeploy.engine.backends import openvino as openvino_backend
+from mlpdeploy.engine.batch import Batch
 from mlpdeploy.evidence.documents import layer_profile, memory
 from mlpdeploy.evidence.documents.bench import read
 from mlpdeploy.evidence.latency import by_module, contenders, machine, roofline

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlpdeploy.engine.backend import Batch, BuildRequest, Built
+from mlpdeploy.engine.backend import BuildRequest, Built
+from mlpdeploy.engine.batch import Batch
 from mlpdeploy.engine.form import Prepared
 from mlpdeploy.engine.onnx.emit import Emitted
 from mlpdeploy.evidence.latency import worth as module

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from mlpdeploy.engine.backend import Batch
+from mlpdeploy.engine.batch import Batch
 from mlpdeploy.engine.onnx.emit import Emitted, emit
 from mlpdeploy.evidence.proof.ladder import EMITTED, REWRITTEN, TYPED
 from mlpdeploy.evidence.proof.runs import onnx_run

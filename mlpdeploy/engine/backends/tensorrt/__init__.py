@@ -25,6 +25,7 @@ from mlpdeploy.engine.backends.tensorrt._launches import launches
 from mlpdeploy.engine.backends.tensorrt._targets import compute_capabilities, lacking, unserved
 from mlpdeploy.engine.backends.tensorrt.parsed import ParsedNetwork, read
 from mlpdeploy.engine.base import EngineBackend, installed_version, missing
+from mlpdeploy.engine.batch import Batch
 from mlpdeploy.engine.form import Form, prepare
 from mlpdeploy.engine.nvidia import CURRENT
 from mlpdeploy.engine.signature import Signature
@@ -34,7 +35,7 @@ from mlpdeploy.precisions import QUANTISED
 if TYPE_CHECKING:
     import onnx
 
-    from mlpdeploy.engine.backend import Arrays, Batch, BuildRequest, LayerTime, Progress, Runner
+    from mlpdeploy.engine.backend import Arrays, BuildRequest, LayerTime, Progress, Runner
     from mlpdeploy.engine.onnx.emit import Emitted
 
 OLDEST = {"tensorrt": (10, 13), "tensorrt-rtx": (1, 0)}
@@ -49,7 +50,7 @@ class TensorRT(EngineBackend):
     beside_codes = "fp16"
     multiplied = QUANTISED
     forms = (Form("fill_ranks"), Form("flatten_rows"))
-    has_levels = True
+    has_levels = has_profiles = True
     off = ("split_activation",)  # the products are joined again, and gelu then costs a launch of its own
 
     def __init__(self, flavour: str) -> None:
@@ -114,14 +115,15 @@ class TensorRT(EngineBackend):
         make = functools.partial(self._plan, trt, emitted, request, monitor)
         (plan, parsed), plugin = _plugin.build(trt, emitted, request, make)
         engine.write_bytes(plan)
-        programme = _programme.read(plan)
+        programmes, usual = _programme.read(plan), request.batch.usual
         ports = [spec.name for spec in (*emitted.typed.inputs, *emitted.typed.outputs)]
-        _layer_information.write(self.name, engine, programme, ports)
+        _layer_information.write(self.name, engine, programmes, ports)
         return {
             "executed": executed(parsed, request.precision),
             "parsed": parsed.facts(),
-            "launches": None if programme is None else asdict(launches(programme)),
+            "launches": asdict(launches(programmes[usual])) if usual in programmes else None,
             "plugin": plugin,
+            **request.batch.several(),
         }
 
     def _plan(
@@ -147,7 +149,7 @@ class TensorRT(EngineBackend):
 
         outputs = signature.outputs
         with _contexts.deserialised(self.name, engine, facts) as loaded:
-            with _contexts.calls(_contexts.context(loaded), outputs, loaded.errors) as run:
+            with _contexts.calls(loaded, outputs) as run:
                 yield OnDevice(run, functools.partial(_contexts.bind, loaded, outputs))
 
     def require_of(self, engine: Path, facts: Mapping[str, Any], model: onnx.ModelProto) -> None:
@@ -155,7 +157,8 @@ class TensorRT(EngineBackend):
         told = facts.get("launches")
         if told is None:
             return
-        programme, ours = _programme.read(engine.read_bytes()), {node.name for node in model.graph.node}
+        usual, ours = Batch.from_facts(facts).usual, {node.name for node in model.graph.node}
+        programme = _programme.read(engine.read_bytes()).get(usual)
         named = () if programme is None else (node for one in programme.statements for node in one.nodes)
         if programme is None or not told.items() <= asdict(launches(programme)).items() or ours.isdisjoint(named):
             raise ArtifactError(f"{engine} is not the engine that was built of model.onnx: build it again with --force")
@@ -248,7 +251,7 @@ def _config(
     from polygraphy.backend.trt import CreateConfig, PostprocessConfig
 
     common = {
-        "profiles": [_profile(network, request.batch)],
+        "profiles": [_profile(network, *one) for one in request.batch.each],
         "builder_optimization_level": request.level,
         "progress_monitor": monitor,
         "load_timing_cache": cache if cache and os.path.getsize(cache) else None,
@@ -262,14 +265,14 @@ def _config(
     return made
 
 
-def _profile(network: Any, batch: Batch) -> Any:
+def _profile(network: Any, low: int, opt: int, high: int) -> Any:
     from polygraphy.backend.trt import Profile
 
     profile = Profile()
     for index in range(network.num_inputs):
         tensor = network.get_input(index)
         rest = tuple(tensor.shape)[1:]
-        profile.add(tensor.name, (batch.min, *rest), (batch.opt, *rest), (batch.max, *rest))
+        profile.add(tensor.name, (low, *rest), (opt, *rest), (high, *rest))
     return profile
 
 

@@ -32,12 +32,19 @@ class Loaded:
     """An ICudaEngine, the TensorRT that made it, and the list that TensorRT's errors go to.
 
     `kernels` is an IRuntimeCache with what TensorRT-RTX compiled for the engine before, None with plain TensorRT.
+    `profiles` are its optimisation profiles where it has several.
     """
 
     trt: Any
     engine: Any
     errors: list[str]
     kernels: Any = None
+    profiles: Sequence[Sequence[int]] = ()
+
+    def profile(self, size: int) -> int | None:
+        """The optimisation profile for a batch: the one that is tuned nearest to it; None where there is no choice."""
+        fitting = [place for place, (low, _, high) in enumerate(self.profiles) if low <= size <= high]
+        return min(fitting, key=lambda place: abs(self.profiles[place][1] - size), default=None)
 
 
 @contextmanager
@@ -50,7 +57,7 @@ def deserialised(flavour: str, engine: Path, facts: Mapping[str, Any]) -> Iterat
         with _polygraphy.refusals(ArtifactError, f"TensorRT cannot load {engine}", errors):
             made = engine_from_bytes(engine.read_bytes())
         with _runtime_cache.kernels(trt, made, str(facts.get("engine_sha256"))) as kernels:
-            yield Loaded(trt, made, errors, kernels)
+            yield Loaded(trt, made, errors, kernels, facts.get("profiles", ()))
 
 
 def bind(loaded: Loaded, outputs: Sequence[Port], inputs: Mapping[str, Tensor]) -> Launch:
@@ -65,6 +72,7 @@ def bind(loaded: Loaded, outputs: Sequence[Port], inputs: Mapping[str, Tensor]) 
     placed, errors = context(loaded), loaded.errors
     # Polygraphy builds with detailed names, which cost time at every launch unless the context leaves them out.
     placed.nvtx_verbosity = loaded.trt.ProfilingVerbosity.NONE
+    _choose(loaded, placed, _size(inputs), torch.cuda.current_stream().cuda_stream)
     made = _place(placed, inputs, outputs, errors)
 
     def run() -> Sequence[Tensor]:
@@ -75,15 +83,16 @@ def bind(loaded: Loaded, outputs: Sequence[Port], inputs: Mapping[str, Tensor]) 
 
 
 @contextmanager
-def calls(of: Any, outputs: Sequence[Port], errors: list[str]) -> Iterator[Runner]:
-    """Calls through one context, one at a time, from arrays on the host to arrays on the host.
+def calls(loaded: Loaded, outputs: Sequence[Port], of: Any = None) -> Iterator[Runner]:
+    """Calls through one context (`of`, or a new one), one at a time, from arrays on the host to arrays on the host.
 
     PyTorch holds the memory; where it cannot use the GPU, Polygraphy does, which needs CUDA's runtime library.
     """
     import torch
 
+    of, errors = context(loaded) if of is None else of, loaded.errors
     if not torch.cuda.is_available():
-        with _by_polygraphy(of, outputs, errors) as run:
+        with _by_polygraphy(loaded, of, outputs) as run:
             yield run
         return
     stream = torch.cuda.Stream()
@@ -91,6 +100,7 @@ def calls(of: Any, outputs: Sequence[Port], errors: list[str]) -> Iterator[Runne
     def by_torch(inputs: Arrays) -> dict[str, np.ndarray]:
         with torch.cuda.stream(stream):
             given = {name: _on_gpu(programs.tensor(array)) for name, array in inputs.items()}
+            _choose(loaded, of, _size(inputs), stream.cuda_stream)
             made = _place(of, given, outputs, errors)
             _execute(of, errors)
             stream.synchronize()
@@ -100,8 +110,10 @@ def calls(of: Any, outputs: Sequence[Port], errors: list[str]) -> Iterator[Runne
 
 
 @contextmanager
-def _by_polygraphy(of: Any, outputs: Sequence[Port], errors: list[str]) -> Iterator[Runner]:
+def _by_polygraphy(loaded: Loaded, of: Any, outputs: Sequence[Port]) -> Iterator[Runner]:
     from polygraphy.backend.trt import TrtRunner
+
+    errors = loaded.errors
 
     @contextmanager
     def told() -> Iterator[None]:
@@ -118,10 +130,24 @@ def _by_polygraphy(of: Any, outputs: Sequence[Port], errors: list[str]) -> Itera
 
         def run(inputs: Arrays) -> dict[str, np.ndarray]:
             with told():
+                profile = loaded.profile(_size(inputs))
+                if profile is not None and profile != of.active_optimization_profile:
+                    runner.set_profile(profile)
                 found = runner.infer(dict(inputs), check_inputs=False)
             return {port.name: found[port.name].copy() for port in outputs}  # Polygraphy reuses them
 
         yield run
+
+
+def _size(inputs: Mapping[str, Any]) -> int:
+    return int(next(iter(inputs.values())).shape[0])
+
+
+def _choose(loaded: Loaded, of: Any, size: int, stream: int) -> None:
+    """Let a context use the optimisation profile for a batch."""
+    profile = loaded.profile(size)
+    if profile is not None and profile != of.active_optimization_profile:
+        _told(of.set_optimization_profile_async(profile, stream), f"use the profile for batch {size}", loaded.errors)
 
 
 def _on_gpu(tensor: Tensor) -> Tensor:
@@ -178,7 +204,7 @@ def layer_times(loaded: Loaded, outputs: Sequence[Port], inputs: Sequence[Arrays
     known = {one["Name"]: one for one in inspected(loaded, profiled).get("Layers", ()) if isinstance(one, dict)}
     profiled.profiler = profiler
     seconds: dict[str, list[float]] = {}
-    with calls(profiled, outputs, loaded.errors) as run:
+    with calls(loaded, outputs, profiled) as run:
         for turn, arrays in enumerate((inputs[0], *inputs)):
             profiler.seconds = {}
             run(arrays)

@@ -26,10 +26,10 @@ _SEPARATOR = "\x1e"
 """What the inspector writes between the nodes of one layer."""
 
 
-def write(flavour: str, engine: Path, programme: Programme | None, ports: Sequence[str]) -> None:
+def write(flavour: str, engine: Path, programmes: Mapping[int, Programme], ports: Sequence[str]) -> None:
     """Write the layers of an engine beside it; nothing where it does not tell and cannot be loaded."""
-    if programme is not None:
-        told = layer_information(programme, ports)
+    if programmes:
+        told = layer_information(programmes, ports)
     elif flavour == "tensorrt":
         with _contexts.deserialised(flavour, engine, {}) as loaded:
             told = _contexts.inspected(loaded)
@@ -38,17 +38,30 @@ def write(flavour: str, engine: Path, programme: Programme | None, ports: Sequen
     (engine.parent / LAYERS).write_text(json.dumps(told, indent=1), encoding="utf-8")
 
 
-def layer_information(programme: Programme, ports: Sequence[str]) -> dict[str, Any]:
-    """What the inspector tells of an engine, of its programme; `ports` are the names of its inputs and outputs."""
-    bound = _bound(programme, ports)
+def layer_information(programmes: Mapping[int, Programme], ports: Sequence[str]) -> dict[str, Any]:
+    """What the inspector tells of an engine, of its programmes; `ports` are the names of its inputs and outputs.
+
+    Names of what belongs to a further optimisation profile end with its number.
+    """
+    layers: list[dict[str, Any]] = []
+    bindings: list[str] = []
+    for profile, programme in programmes.items():
+        suffix = f" [profile {profile}]" if profile else ""
+        layers += _layers(programme, ports, suffix)
+        bindings += [port + suffix for port in ports]
+    return {"Layers": layers, "Bindings": bindings}
+
+
+def _layers(programme: Programme, ports: Sequence[str], suffix: str) -> list[dict[str, Any]]:
+    bound = _bound(programme, ports, suffix)
     tensors = {name: _tensor(tensor, programme.tensors, bound) for name, tensor in programme.tensors.items()}
     seen: Counter[str] = Counter()
     layers = []
     for statement in programme.statements:
         seen[statement.name] += 1
         name = statement.name if seen[statement.name] == 1 else f"{statement.name}_{seen[statement.name]}"
-        layers.append({"Name": name, **_layer(statement, programme.tensors, tensors)})
-    return {"Layers": layers, "Bindings": [*ports]}
+        layers.append({"Name": name + suffix, **_layer(statement, programme.tensors, tensors)})
+    return layers
 
 
 def _layer(statement: Statement, known: Mapping[str, Tensor], told: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
@@ -69,8 +82,9 @@ def _layer(statement: Statement, known: Mapping[str, Tensor], told: Mapping[str,
     return layer
 
 
-def _bound(programme: Programme, ports: Sequence[str]) -> dict[str, str]:
+def _bound(programme: Programme, ports: Sequence[str], suffix: str) -> dict[str, str]:
     """The engine's inputs and outputs by what their tensors are called: after them, or an output by its place."""
+    ports = [port + suffix for port in ports]
     found = {name: port for port in ports if (name := f"{port}.1") in programme.tensors}
     left = [name for name in programme.outputs if name not in found]
     unnamed = [port for port in ports if port not in found.values()]

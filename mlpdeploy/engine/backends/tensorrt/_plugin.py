@@ -27,8 +27,9 @@ from mlpdeploy.errors import BuildError, MachineLacks
 from mlpdeploy.graph.custom_ops import DOMAIN
 
 if TYPE_CHECKING:
-    from mlpdeploy.engine.backend import Batch, BuildRequest
+    from mlpdeploy.engine.backend import BuildRequest
     from mlpdeploy.engine.backends.tensorrt.parsed import ParsedNetwork
+    from mlpdeploy.engine.batch import Batch
     from mlpdeploy.engine.onnx.emit import Emitted
     from mlpdeploy.graph.precision.typed import Typed
 
@@ -163,7 +164,10 @@ def milliseconds(trt: Any, plans: Mapping[str, bytes], typed: Typed, batch: Batc
     outputs = [Port(spec.name, spec.shape, str(spec.dtype).removeprefix("torch.")) for spec in typed.outputs]
     taken = {}
     with _polygraphy.collected_errors(trt) as errors:
-        engines = {name: _contexts.Loaded(trt, engine_from_bytes(plan), errors) for name, plan in plans.items()}
+        engines = {
+            name: _contexts.Loaded(trt, engine_from_bytes(plan), errors, profiles=batch.profiles)
+            for name, plan in plans.items()
+        }
         for size in batch.sizes():
             inputs = {spec.name: spec.example(size).cuda() for spec in typed.inputs}
             bound = {name: _contexts.bind(one, outputs, inputs) for name, one in engines.items()}

@@ -8,7 +8,7 @@ told.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 _PROGRAMME = re.compile(rb"header \{\n(.*?)\n\}(.*?)\nmain \{\n(.*?)\n\}", re.DOTALL)
@@ -22,6 +22,8 @@ _NONE = {b"shape_call", b"signal", b"wait"}
 _KERNEL = re.compile(rb"\bname=(?:\"([^\"]*)\"|(\w+))")
 _FULL_NAME = re.compile(rb"\bfqn=(\w+)")
 _READ = re.compile(rb"\b(?:input_args|input)=\{([^}]*)\}")
+_PROFILE = re.compile(rb"^  inputs=\{[^}]* \[profile (\d+)\]", re.MULTILINE)
+"""What the engine's inputs are called in further optimisation profiles; in the first they have their own names."""
 _OUTPUTS = re.compile(rb"^  outputs=\{([^}]*)\}", re.MULTILINE)
 _WRITTEN = re.compile(rb"\b(?:output_args|output)=\{([^}]*)\}")
 _QUOTED = re.compile(rb'"([^"]*)"')
@@ -75,16 +77,25 @@ class Programme:
     source_bytes: int
 
 
-def read(engine: bytes) -> Programme | None:
-    """The programme of an engine; None where it does not tell."""
-    launched = [found for found in _PROGRAMME.findall(engine) if _FUSION not in found[0]]
+def read(engine: bytes) -> dict[int, Programme]:
+    """The programme of each optimisation profile of an engine, by its number; none where it does not tell."""
+    source_bytes = sum(len(text.group()) for text in _SOURCE.finditer(engine))
+    parts: dict[int, list[tuple[bytes, bytes, bytes]]] = {}
+    for part in _PROGRAMME.findall(engine):
+        if _FUSION not in part[0]:
+            profile = _PROFILE.search(part[0])
+            parts.setdefault(0 if profile is None else int(profile[1]), []).append(part)
+    made = {profile: _programme(launched, source_bytes) for profile, launched in sorted(parts.items())}
+    return {profile: one for profile, one in made.items() if one is not None}
+
+
+def _programme(launched: Sequence[tuple[bytes, bytes, bytes]], source_bytes: int) -> Programme | None:
     found = (one for _, _, main in launched for one in _LAUNCH.findall(main) if one[0] not in _NONE)
     statements = tuple(_statement(*one) for one in found)
     if not statements:
         return None
     described = (_tensor(text) for _, texts, _ in launched for text in _TENSOR.findall(texts))
     tensors = {tensor.name: tensor for tensor in described if tensor is not None}
-    source_bytes = sum(len(text.group()) for text in _SOURCE.finditer(engine))
     return Programme(statements, tensors, _quoted(_OUTPUTS, launched[-1][0]), source_bytes)
 
 
