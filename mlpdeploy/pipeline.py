@@ -22,6 +22,7 @@ from mlpdeploy.artifact.lookup import (
     check_traced,
     folder_of,
     key_of,
+    own,
     reopened,
     replaced,
 )
@@ -71,8 +72,7 @@ def build(
         positive("--search", search)
     if selection.quantised:
         calibrated_on(selection)
-    wanted = selection.gpus, selection.plugin, selection.level, selection.profile
-    backend = pick(selection.backend, selection.precision, *wanted)
+    backend = pick(selection.backend, selection.precision, selection.gpus, selection.request())
     selection = selection.with_backend(backend.name)
     folder = folder_of(selection, backend)
     with store.locked(folder, stages.say, optional=True) as refused:
@@ -105,7 +105,8 @@ def build(
             with stages("build"):
                 import onnx
 
-                built = backend.build(emitted, chosen.request(), draft.folder, stages)
+                request = replace(chosen.request(), before=own(folder))
+                built = backend.build(emitted, request, draft.folder, stages)
                 onnx.save(built.prepared.model, draft.folder / store.MODEL)
                 outlines = manifest.outlines(compiled)
                 (draft.folder / store.GRAPH).write_text(json.dumps(outlines), encoding="utf-8")

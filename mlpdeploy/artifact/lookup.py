@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlpdeploy.artifact import cache, decisions, store
+from mlpdeploy.artifact import cache, decisions, store, trust
 from mlpdeploy.artifact.store import Artifact
 from mlpdeploy.engine.backend import Backend, backends
 from mlpdeploy.errors import ArtifactError, InputError, MlpdeployError
@@ -143,6 +143,14 @@ def reopened(selection: Selection, folder: Path, artifact: Artifact | None, sour
     found = open_built(selection, folder)
     check_same(found, selection, source)
     return found
+
+
+def own(folder: Path) -> Path | None:
+    """The folder of an artifact that this user built here; None where there is none, or it is somebody else's."""
+    try:
+        return folder if trust.is_own(store.read_manifest(folder)) else None
+    except ArtifactError:
+        return None
 
 
 def replaced(selection: Selection, folder: Path) -> str | None:

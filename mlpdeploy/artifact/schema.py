@@ -31,7 +31,7 @@ def _field(hint: Any) -> Kind:
 def _selection() -> dict[str, Kind]:
     hints, always = typing.get_type_hints(Selection), ("precision", "backend", "batch")
     given = {one.name for one in fields(Selection) if one.default is MISSING or one.name in always}
-    names = (one.name for one in fields(Selection) if one.name != "out")
+    names = (one.name for one in fields(Selection) if one.name not in ("out", "timing_cache"))
     return {name if name in given else f"{name}?": _field(hints[name]) for name in names}
 
 
@@ -46,7 +46,7 @@ OPTIMISATION = [SIZE]
 BATCHES = {"min": SIZE, "opt": SIZE, "max": SIZE, "profiles?": [OPTIMISATION]}
 FACTS = {
     "backend": str, "precision": str, "inputs": [PORT, ...], "outputs": [PORT, ...], "batch": [SIZE],
-    "profiles?": [OPTIMISATION],
+    "profiles?": [OPTIMISATION], "features?": [str], "structure?": str,
     "versions": {str: str}, "engine_sha256": str, "build_seconds": AMOUNT, "threads?": (SIZE, None), "device?": str,
     "cpu?": str, "gpu?": (str, None), "gpus?": [str], "parsed?": PARSED, "executed?": str,
     "launches?": ({

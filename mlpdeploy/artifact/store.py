@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from mlpdeploy.artifact import schema, trust
+from mlpdeploy.engine.backend import MODEL as MODEL
 from mlpdeploy.errors import ArtifactError, InputError
 from mlpdeploy.system import documents
 from mlpdeploy.system.files import read_text, sha256, sync, write
@@ -33,7 +34,7 @@ from mlpdeploy.system.leftovers import FULL, clear, lies_in_temporary, no_room
 from mlpdeploy.system.swap import previous_of, replace_folder
 
 SCHEMA = 3
-MODEL, GRAPH, MANIFEST = "model.onnx", "graph.json", "manifest.json"
+GRAPH, MANIFEST = "graph.json", "manifest.json"
 VERIFICATION, BENCH, REPORT, PAGE = "verification.json", "bench.json", "report.md", "report.html"
 PROFILE = "profile.json"
 """The time of each layer as `trtexec` exports it, of the last bench."""

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 Arrays = Mapping[str, "np.ndarray"]
 
-LAYERS = "layers.json"
-"""Beside a TensorRT engine: its layers, as its own inspector tells them."""
+MODEL, LAYERS = "model.onnx", "layers.json"
+"""Beside an engine: the file that it was made of, and the layers of one of TensorRT's, as its inspector tells them."""
 
 # What `auto` tries, best first: an engine for this machine's GPU, one that builds without a GPU, then CPU engines.
 AUTO = ("tensorrt", "tensorrt-rtx", "openvino", "onnxruntime", "inductor")
@@ -41,7 +41,9 @@ class BuildRequest:
     `level` is TensorRT's builder optimisation level (0 to 5; None: its default). `threads` is how many threads one
     operation of a CPU engine uses (None: the engine's default). A backend ignores the one that is not its own.
     `plugin` says whether a TensorRT engine carries our plugins: "on", "off", or "auto", which keeps the faster way.
-    `disabled` are forms of the file to leave out, by name.
+    `disabled` are forms of the file to leave out, by name. `features` are what else an engine of TensorRT's shall be,
+    `timing_cache` a file of kernels' times in the place of the user's own. `before` is the artifact of this user that
+    the build replaces: what of it still holds may be kept.
     """
 
     precision: str
@@ -51,6 +53,9 @@ class BuildRequest:
     threads: int | None = None
     plugin: str = "auto"
     disabled: tuple[str, ...] = ()
+    features: tuple[str, ...] = ()
+    timing_cache: Path | None = None
+    before: Path | None = None
 
 
 class Progress(Protocol):
@@ -143,6 +148,8 @@ class Backend(Protocol):
     """Whether its builder has optimisation levels."""
     has_profiles: bool
     """Whether its engines can have several optimisation profiles."""
+    times_kernels: bool
+    """Whether it keeps, from build to build, the times of kernels."""
 
     def off_for(self, gpus: Collection[str] = ()) -> tuple[str, ...]:
         """`off`, and what else is off in an engine for these GPUs."""
@@ -161,6 +168,9 @@ class Backend(Protocol):
 
     def plugins(self) -> str | None:
         """None where its engines can carry TensorRT plugins, else one line: why not."""
+
+    def lacking(self, feature: str, precision: str) -> str | None:
+        """None where its engines can have a feature (see `features`), else one line: why not."""
 
     def versions(self) -> dict[str, str]:
         """The versions that an engine depends on, without importing anything heavy."""
@@ -215,27 +225,37 @@ def pick(
     name: str = "auto",
     precision: str = "fp32",
     gpus: Collection[str] = (),
-    plugin: str = "auto",
-    level: int | None = None,
-    batch: Batch | None = None,
+    request: BuildRequest | None = None,
 ) -> Backend:
     """The backend of that name, or for `auto` the first of `AUTO` that this machine can build `precision` with.
 
     `gpus` are the compute capabilities to build for, such as sm86. Raises InputError where no such backend exists, or
-    it has no such precision or GPU, no plugins where `plugin` is "on", no levels where one is given, or one
-    optimisation profile where `batch` has several, and MachineLacks where this machine cannot build with it.
+    it has no such precision or GPU, or cannot do something else that `request` asks for, and MachineLacks where this
+    machine cannot build with it.
     """
     found = _pick(backends(), name, precision, gpus)
-    if plugin == "on" and (reason := found.plugins()) is not None:
+    reason = None if request is None else _unmet(found, request)
+    if reason is not None:
         raise InputError(reason)
-    if level is not None and not found.has_levels:
-        raise InputError(f"backend {found.name} has no optimisation levels, which are TensorRT's: drop --level")
-    if batch is not None and batch.profiles and not found.has_profiles:
-        raise InputError(
-            f"backend {found.name} has no optimisation profiles, which are TensorRT's: give one MIN:OPT:MAX, such as "
+    return found
+
+
+def _unmet(backend: Backend, request: BuildRequest) -> str | None:
+    """Why a backend cannot do what only some can; None where it can."""
+    batch = request.batch
+    if request.plugin == "on" and (reason := backend.plugins()) is not None:
+        return reason
+    if request.level is not None and not backend.has_levels:
+        return f"backend {backend.name} has no optimisation levels, which are TensorRT's: drop --level"
+    if batch.profiles and not backend.has_profiles:
+        return (
+            f"backend {backend.name} has no optimisation profiles, which are TensorRT's: give one MIN:OPT:MAX, such as "
             f"--batch {batch.min}:{batch.opt}:{batch.max}"
         )
-    return found
+    if request.timing_cache is not None and not backend.times_kernels:
+        return f"backend {backend.name} times no kernels while it builds: drop --timing-cache"
+    lacking = (backend.lacking(feature, request.precision) for feature in request.features)
+    return next((reason for reason in lacking if reason is not None), None)
 
 
 def _pick(table: Mapping[str, Backend], name: str, precision: str, gpus: Collection[str]) -> Backend:

@@ -44,6 +44,7 @@ class EngineBackend(ABC):
     off: tuple[str, ...] = ()
     reads_file = True
     has_profiles = False
+    times_kernels = False
     has_levels = False
     concurrent = False  # whether several threads may call what `_load` yields; if not, their calls take turns
 
@@ -93,6 +94,10 @@ class EngineBackend(ABC):
     def plugins(self) -> str | None:
         """See Backend.plugins."""
         return f"backend {self.name} has no plugins: --plugin on needs --backend tensorrt"
+
+    def lacking(self, feature: str, precision: str) -> str | None:
+        """See Backend.lacking."""
+        return f"backend {self.name} builds no {feature} engine, which are TensorRT's: drop --features"
 
     def versions(self) -> dict[str, str]:
         """The versions of the installed packages that an engine depends on; "none" where one is missing."""
@@ -196,7 +201,7 @@ class EngineBackend(ABC):
         here, gpus, tuned = nvidia.probe(), [str(name) for name in facts.get("gpus", ())], facts.get("gpu")
         if isinstance(here, str) or not gpus:
             return
-        if here.capability not in gpus:
+        if not self._serves(here.capability, gpus, facts):
             elsewhere = self.supports(str(facts.get("precision")), (here.capability,)) is None
             raise ArtifactError(
                 f"{engine} was built for {', '.join(gpus)} and this machine's {here.name} is {here.capability}; "
@@ -206,13 +211,21 @@ class EngineBackend(ABC):
             line = f"{engine} was tuned on {tuned}, and this machine has {here.name}: build it again here to be fast"
             warnings.warn(line, TunedElsewhere, stacklevel=2)
 
+    def _serves(self, capability: str, gpus: Collection[str], facts: Mapping[str, Any]) -> bool:
+        """Whether an engine for these GPUs runs on one of that compute capability."""
+        return capability in gpus
+
+    def _fits(self, package: str, built: str, here: str, facts: Mapping[str, Any]) -> bool:
+        """Whether this version of a package runs an engine of that one."""
+        return built == here
+
     def _check_versions(self, engine: Path, facts: Mapping[str, Any]) -> None:
         built = facts.get("versions")
         built = built if isinstance(built, Mapping) else {}
         for package, here in self.versions().items():
             if here == "none":
                 raise MachineLacks(f"{engine} needs {package} {built.get(package)}, which is not installed here")
-            if built.get(package) != here:
+            if not self._fits(package, str(built.get(package)), here, facts):
                 raise ArtifactError(
                     f"{engine} was built with {package} {built.get(package, 'of no recorded version')} and this "
                     f"machine has {package} {here}; build it again, or install that version"

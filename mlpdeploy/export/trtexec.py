@@ -17,6 +17,7 @@ import numpy as np
 from mlpdeploy._version import __version__
 from mlpdeploy.artifact.store import PROFILE
 from mlpdeploy.engine.backend import LAYERS, Arrays
+from mlpdeploy.engine.features import HARDWARE, STREAMING, VERSION
 from mlpdeploy.engine.programs import numpy_dtype
 from mlpdeploy.engine.signature import Port
 
@@ -29,6 +30,12 @@ _LAYERS = {
     LAYERS: "the layers of the engine, in the form of `trtexec --exportLayerInfo`",
     PROFILE: "the time of each of them, in the form of `trtexec --exportProfile`",
 }
+_FEATURES = {
+    HARDWARE: (["--hardware-compatibility-level", "AMPERE_PLUS"], "--hardwareCompatibilityLevel=ampere+"),
+    VERSION: (["--version-compatible"], "--versionCompatible"),
+    STREAMING: (["--weight-streaming"], "--allowWeightStreaming"),
+}
+"""How Polygraphy and trtexec are asked for what an engine is; of a stripped one they make the whole one."""
 SWITCH = "POLYGRAPHY_USE_TENSORRT_RTX=1"
 """In the environment of Polygraphy: which of the two flavours of TensorRT it takes."""
 
@@ -113,6 +120,8 @@ def _lines(found: Exported) -> dict[str, str]:
     ]  # fmt: skip
     several = len(profiles) > 1
     options = [*([] if level is None else ["--builder-optimization-level", str(level)]), *(["--tf32"] if tf32 else [])]
+    by_tool = [_FEATURES[feature] for feature in found.selection.features if feature in _FEATURES]
+    options += [word for words, _ in by_tool for word in words]
     chosen = ["--optimization-profile", str(usual)] if several else []
     by_polygraphy = ["polygraphy", "run", MODEL, "--trt", "--strongly-typed", *ranges, *chosen, *options]
     tool = "tensorrt_rtx" if rtx else "trtexec"
@@ -124,7 +133,8 @@ def _lines(found: Exported) -> dict[str, str]:
         ),
         *([f"--useProfile={usual}"] if several else []),
         f"--shapes={','.join(map(_crosses, profiles[usual]['opt'].items()))}",
-        *([] if level is None else [f"--builderOptimizationLevel={level}"]), "--saveEngine=engine.plan",
+        *([] if level is None else [f"--builderOptimizationLevel={level}"]), *(word for _, word in by_tool),
+        "--saveEngine=engine.plan",
     ]  # fmt: skip
     if not rtx:
         given = ",".join(map(":".join, _raw("input", profiles[usual]["opt"]).items()))

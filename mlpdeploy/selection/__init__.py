@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from mlpdeploy.errors import InputError
-from mlpdeploy.selection.choice import CalibrationChoice, EngineChoice, NetworkChoice, option
+from mlpdeploy.selection.choice import CalibrationChoice, EngineChoice, NetworkChoice
+from mlpdeploy.selection.option import option
 
 OUT = Path("artifacts")
 
@@ -39,9 +40,9 @@ class Selection(CalibrationChoice, EngineChoice, NetworkChoice):
         return replace(self, backend=backend)
 
     def to_json(self) -> dict[str, Any]:
-        """What decides the content of an artifact, as JSON values: all but the folder it lies in."""
+        """What decides the content of an artifact, as JSON values: all but where it and times of kernels are kept."""
         values = asdict(self)
-        del values["out"]
+        del values["out"], values["timing_cache"]
         values["batch"] = self.profile.text
         values["checkpoint"] = None if self.checkpoint is None else str(self.checkpoint)
         return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}

@@ -1,6 +1,6 @@
 """A selection as the arguments of a command, for another process or for a reader to type.
 
-Each field says how it is asked for (see `choice.Option`), as the command line's own options do.
+Each field says how it is asked for (see `option.Option`), as the command line's own options do.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mlpdeploy.selection import Selection
-from mlpdeploy.selection.choice import Option
+from mlpdeploy.selection.option import Option
 
 ALWAYS = ("precision", "backend", "batch")
 """What is said even where it is usual: what is usual may be something else in another version."""
@@ -19,7 +19,7 @@ FIELDS = tuple(field.name for field in Selection.fields() if field.name != "name
 """All that can be asked for behind a name, in the order in which help shows it."""
 TAKES = {
     "build": FIELDS,
-    "verify": tuple(name for name in FIELDS if name not in CALIBRATION),
+    "verify": tuple(name for name in FIELDS if name not in (*CALIBRATION, "timing_cache")),
     "bench": FIELDS,
     "regress": FIELDS,
 }

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import Any
 
 from mlpdeploy.engine import form
 from mlpdeploy.engine.backend import BuildRequest, backends
 from mlpdeploy.engine.batch import Batch
+from mlpdeploy.engine.features import FEATURES
 from mlpdeploy.errors import InputError
 from mlpdeploy.precisions import PRECISIONS, QUANTISED
 from mlpdeploy.selection.checks import at_least, distinct, known_rule, one_of
+from mlpdeploy.selection.option import option
 from mlpdeploy.selection.parse import parse_batch, parse_input, parse_mean, parse_shape, parse_std, parse_words
 from mlpdeploy.zoo.recipe import canonical, kind
 
@@ -31,22 +31,6 @@ NEEDS_CALIBRATION = "needs --calibration: a folder of images, an .npz file, digi
 CALIBRATORS = ("auto", "max", "percentile", "entropy", "mse")
 LONGEST_NAME = 200
 """Bytes of a name that a folder, and the files beside it that begin with it, can have on every file system."""
-
-
-@dataclass(frozen=True)
-class Option:
-    """How a field is asked for: `flag` where that is not its name, and `parse` where a text stands for its value."""
-
-    help: str
-    metavar: str | None = None
-    flag: str | None = None
-    parse: Callable[[str], Any] | None = None
-    repeated: bool = False
-
-
-def option(default: Any, help: str, **how: Any) -> Any:
-    """A field with a default, and how it is asked for."""
-    return field(default=default, metadata={"option": Option(help, **how)})
 
 
 @dataclass(frozen=True)
@@ -134,10 +118,11 @@ class EngineChoice:
     """Which engine: precision, backend, batch sizes, and what of the compiler is on.
 
     `batch` is MIN:OPT:MAX or one number for all three, or several with commas, which are optimisation profiles of one
-    TensorRT engine. `gpus` are compute capabilities such as sm86, or `current` for
-    this machine's (none: what the backend builds for by itself). `io` is the dtype of inputs and outputs. `level` is
-    TensorRT's builder optimisation level, 0 to 5. `plugin` says whether a TensorRT engine carries our plugins; `auto`
-    keeps the faster way.
+    TensorRT engine. `gpus` are compute capabilities such as sm86, or `current` for this machine's (none: what the
+    backend builds for by itself). `io` is the dtype of inputs and outputs. `level` is TensorRT's builder optimisation
+    level, 0 to 5; `features` are what else its engines are (see `FEATURES`); `timing_cache` is where it keeps times of
+    kernels, which decides no content. `plugin` says whether a TensorRT engine carries our plugins; `auto` keeps the
+    faster way.
     Raises InputError, on creation, where a value cannot be used.
     """
 
@@ -166,14 +151,23 @@ class EngineChoice:
     )
     io: str = option("fp32", "Dtype of inputs and outputs: fp32, fp16 or bf16.")
     level: int | None = option(None, "TensorRT's builder optimisation level.", metavar="0..5")
+    features: tuple[str, ...] = option(
+        (), f"What else a TensorRT engine is: {', '.join(FEATURES)}.", metavar="NAME,...", parse=parse_words
+    )
+    timing_cache: Path | None = option(
+        None, "TensorRT's timing cache; default: one of your own for each GPU.", metavar="FILE"
+    )
     plugin: str = option("auto", "TensorRT plugins: on, off, or auto, which keeps the faster engine.")
 
     def __post_init__(self) -> None:
-        for names in ("disabled_rules", "enabled_rules"):
+        for names in ("disabled_rules", "enabled_rules", "features"):
             object.__setattr__(self, names, tuple(sorted(getattr(self, names))))
         one_of("precision", self.precision, PRECISIONS)
         one_of("io", self.io, IO)
         one_of("plugin", self.plugin, PLUGIN)
+        for feature in self.features:
+            one_of("feature", feature, tuple(FEATURES))
+        distinct("--features", self.features)
         parse_batch(self.batch)
         if self.level is not None and not 0 <= self.level <= 5:
             raise InputError(f"builder level {self.level}: TensorRT's levels are 0 to 5")
@@ -200,7 +194,16 @@ class EngineChoice:
         """What a backend is asked to build: in another precision, or for other batch sizes, where these are given."""
         precision, batch = precision or self.precision, batch or self.profile
         left_out = tuple(name for name in self.disabled_rules if name in form.names())
-        return BuildRequest(precision, batch, self.gpus, self.level, plugin=self.plugin, disabled=left_out)
+        return BuildRequest(
+            precision,
+            batch,
+            self.gpus,
+            self.level,
+            plugin=self.plugin,
+            disabled=left_out,
+            features=self.features,
+            timing_cache=self.timing_cache,
+        )
 
     @property
     def disabled_in_graph(self) -> tuple[str, ...]:

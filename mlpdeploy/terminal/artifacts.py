@@ -237,6 +237,8 @@ def _summary(manifest: Mapping[str, Any]) -> dict[str, str]:
         rows["in TensorRT"] = _parsed(manifest["facts"]["parsed"])
     if manifest["facts"].get("launches"):
         rows["launches"] = launches_text(manifest["facts"]["launches"])
+    if features := manifest["facts"].get("features"):
+        rows["features"] = ", ".join(features)
     if "plugin" in manifest["facts"]:
         rows["plugin"] = _plugin(manifest["facts"]["plugin"])
     return rows

@@ -140,7 +140,7 @@ def regress(
         raise typer.Exit(1)
 
 
-_FIXED = ("backend", "batch", "gpus", "io", "level", "plugin", "max_drop", "min_sqnr")
+_FIXED = ("backend", "batch", "gpus", "io", "level", "features", "timing_cache", "plugin", "max_drop", "min_sqnr")
 """What sensitivity has nothing to do with, or is about."""
 
 

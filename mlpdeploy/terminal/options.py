@@ -21,7 +21,8 @@ from mlpdeploy.artifact.store import Artifact
 from mlpdeploy.errors import InputError
 from mlpdeploy.precisions import PRECISIONS
 from mlpdeploy.selection import Selection
-from mlpdeploy.selection.choice import IMAGES, CalibrationChoice, EngineChoice, NetworkChoice, Option
+from mlpdeploy.selection.choice import IMAGES, CalibrationChoice, EngineChoice, NetworkChoice
+from mlpdeploy.selection.option import Option
 from mlpdeploy.system import results, streams
 from mlpdeploy.terminal.screen import Terminal
 from mlpdeploy.zoo.recipe import kind, recipes

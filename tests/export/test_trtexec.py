@@ -134,8 +134,9 @@ def test_an_engine_of_several_optimisation_profiles(tmp_path: Path, monkeypatch:
     if (reason := backends()["tensorrt-rtx"].available()) is not None:
         pytest.skip(reason)
     several = Selection(
-        "tests.test_api:Net", "fp16", "tensorrt-rtx", "1,1:2:4", input_shape=(3, 16, 16), out=tmp_path / "out"
-    )
+        "tests.test_api:Net", "fp16", "tensorrt-rtx", "1,1:2:4", input_shape=(3, 16, 16), out=tmp_path / "out",
+        features=("weight-streaming",),
+    )  # fmt: skip
     artifact = pipeline.build(several)
     assert artifact.manifest["batch"] == {"min": 1, "opt": 2, "max": 4, "profiles": [[1, 1, 1], [1, 2, 4]]}
     assert pipeline.build(several).cached and not pipeline.build(replace(several, batch="1:2:4")).cached
@@ -150,6 +151,7 @@ def test_an_engine_of_several_optimisation_profiles(tmp_path: Path, monkeypatch:
         "--profile=1", *(f"--{end}Shapes={shape}" for end, shape in zip(("min", "opt", "max"), batches, strict=True)),
         "--useProfile=1",
     ]  # fmt: skip
+    assert "--allowWeightStreaming" in by_trtexec and "--weight-streaming" in by_polygraphy
     assert by_polygraphy.count("--trt-min-shapes") == 2 and "--optimization-profile 1" in by_polygraphy
 
 

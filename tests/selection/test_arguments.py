@@ -27,9 +27,18 @@ OTHERS: dict[str, Any] = {
     "pretrained": True, "io": "bf16", "level": 0, "plugin": "off", "calibration": "a b.npz", "calibrator": "mse",
     "max_drop": 0.0, "min_sqnr": 30.5, "mean": (0.5, 0.25, 0.125), "std": (0.5, 1.0, 2.0), "crop": 0.9, "resize": "box",
     "limit": 64, "inputs": ("x:3,8,8", "ids:5:int64:0..9"), "input_names": ("a", "b"), "output_names": ("c",),
-    "ema": False,
+    "ema": False, "features": ("stripped", "weight-streaming"), "timing_cache": Path("a.cache"),
 }  # fmt: skip
 """For each field a value that is not the usual one."""
+
+
+TENSORRT = ("features", "timing_cache")
+
+
+def places(selection: Selection) -> dict[str, str]:
+    """Where things lie, which no document says."""
+    found = {"out": selection.out, "timing_cache": selection.timing_cache}
+    return {name: str(path) for name, path in found.items() if path is not None}
 
 
 def changed(field: str) -> Selection:
@@ -51,7 +60,7 @@ def read_back(command: str, words: list[str]) -> Selection:
 @pytest.mark.parametrize("field", [field.name for field in fields(Selection)])
 def test_every_field_of_a_selection_survives_the_way_into_a_build(field: str) -> None:
     selection = changed(field)
-    words = arguments("build", selection.to_json() | {"out": str(selection.out)})
+    words = arguments("build", selection.to_json() | places(selection))
     assert read_back("build", words) == selection
     assert getattr(selection, field) != getattr(Selection("mixer_s32"), field)
 
@@ -59,9 +68,9 @@ def test_every_field_of_a_selection_survives_the_way_into_a_build(field: str) ->
 @pytest.mark.parametrize("field", [field.name for field in fields(Selection)])
 def test_a_verification_is_given_what_it_takes_and_nothing_else(field: str) -> None:
     # It finds an INT8 engine's calibration in the artifact.
-    kept = {"calibration": None, "calibrator": "auto", "max_drop": None, "min_sqnr": None}
+    kept = {"calibration": None, "calibrator": "auto", "max_drop": None, "min_sqnr": None, "timing_cache": None}
     selection = changed(field)
-    found = read_back("verify", arguments("verify", selection.to_json() | {"out": str(selection.out)}))
+    found = read_back("verify", arguments("verify", selection.to_json() | places(selection)))
     assert found == replace(selection, **kept)
 
 
@@ -69,8 +78,8 @@ def test_a_verification_is_given_what_it_takes_and_nothing_else(field: str) -> N
 def test_every_field_that_means_something_to_a_command_is_an_option_of_it(command: str) -> None:
     of_int8 = {"calibration", "calibrator", "max_drop", "min_sqnr"}
     without = {
-        "verify": of_int8,
-        "sensitivity": {"backend", "batch", "gpus", "io", "level", "plugin", "max_drop", "min_sqnr"},
+        "verify": of_int8 | {"timing_cache"},
+        "sensitivity": {"backend", "batch", "gpus", "io", "level", "plugin", "max_drop", "min_sqnr", *TENSORRT},
     }.get(command, set())
     parameters = typer.main.get_command(app).commands[command].params  # type: ignore[attr-defined]
     taken = {parameter.name: parameter for parameter in parameters}

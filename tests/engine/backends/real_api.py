@@ -9,6 +9,7 @@ import importlib
 import inspect
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,9 @@ from mlpdeploy import kernels
 from mlpdeploy.engine import nvidia
 from mlpdeploy.engine.backend import BuildRequest
 from mlpdeploy.engine.backends import tensorrt as backend
-from mlpdeploy.engine.backends.tensorrt import _contexts, _parser, _polygraphy
+from mlpdeploy.engine.backends.tensorrt import _configuration, _contexts, _features, _parser, _polygraphy
 from mlpdeploy.engine.batch import Batch
+from mlpdeploy.engine.features import FEATURES
 from mlpdeploy.engine.signature import Port
 from mlpdeploy.errors import BuildError
 from mlpdeploy.evidence.latency import clocks
@@ -78,15 +80,31 @@ def test_an_engine_is_configured_and_serialised(precision: str, tmp_path: Path) 
     builder = of("Builder")
     (tmp_path / "cache").touch()
     parsed = (builder, network(), of("OnnxParser"))
-    config = backend._config(trt, "tensorrt", request, parsed[1], None, monitor, str(tmp_path / "cache"))
+    config = _configuration.config(trt, "tensorrt", request, parsed[1], None, monitor, str(tmp_path / "cache"))
     flags = list[Any]()
     made = config(builder, parsed[1])
     vars(made)["_values"] |= {"set_flag": flags.append, "clear_flag": lambda flag: flags.append(("off", flag))}
-    backend.set_tf32(trt, made, precision == "tf32")
+    _configuration.set_tf32(trt, made, precision == "tf32")
     assert flags == [trt.BuilderFlag.TF32 if precision == "tf32" else ("off", trt.BuilderFlag.TF32)]
     assert made.builder_optimization_level == 2 and made.progress_monitor is monitor
     with _polygraphy.collected_errors(trt) as errors:
-        assert backend._serialised(parsed, config, None, monitor, errors) == b"serialised"
+        assert _configuration.serialised(parsed, config, None, monitor, errors) == b"serialised"
+
+
+def test_every_feature_is_asked_for_and_prepared(tmp_path: Path) -> None:
+    request = BuildRequest("fp16", Batch(1, 2, 4), features=tuple(FEATURES))
+    builder, parsed = of("Builder"), network()
+    flags = list[Any]()
+    made = _configuration.config(trt, "tensorrt", request, parsed, None, None, None)(builder, parsed)
+    vars(made)["_values"] |= {"set_flag": flags.append, "clear_flag": flags.append}
+    engine = of("ICudaEngine", get_weight_streaming_automatic_budget=lambda: 5)
+    with_names = {"Refitter": lambda *_: of("Refitter"), "OnnxParserRefitter": lambda *_: of("OnnxParserRefitter")}
+    for name in with_names:  # both are there, and take an engine or a refitter, and a logger
+        assert hasattr(trt, name)
+    stand_in = SimpleNamespace(**with_names)
+    _features.prepare(stand_in, engine, FEATURES, tmp_path / "model.onnx", [])
+    assert engine.weight_streaming_budget_v2 == 5
+    assert hasattr(trt.Runtime, "engine_host_code_allowed") and trt.HardwareCompatibilityLevel.AMPERE_PLUS is not None
 
 
 def loaded(context: Typed) -> _contexts.Loaded:

@@ -15,7 +15,8 @@ import onnx
 import pytest
 
 from mlpdeploy.engine.backend import backends
-from mlpdeploy.engine.backends.tensorrt import set_tf32, strongly_typed_flag
+from mlpdeploy.engine.backends.tensorrt import strongly_typed_flag
+from mlpdeploy.engine.backends.tensorrt._configuration import set_tf32
 from mlpdeploy.errors import BuildError
 from tests.conftest import REPOSITORY
 from tests.engine.small_networks import emitted

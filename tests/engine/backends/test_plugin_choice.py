@@ -208,8 +208,8 @@ def test_a_backend_takes_plugins_or_says_in_one_line_that_it_has_none(name: str)
 @needs_rtx
 def test_on_is_a_wrong_wish_where_there_are_no_plugins(cli: Any) -> None:
     with pytest.raises(InputError, match="tensorrt-rtx has no plugins"):
-        pick("tensorrt-rtx", "fp16", plugin="on")
-    assert pick("tensorrt-rtx", "fp16", plugin="auto") is pick("tensorrt-rtx", "fp16", plugin="off")
+        pick("tensorrt-rtx", "fp16", request=request("on"))
+    assert pick("tensorrt-rtx", "fp16", request=request("auto")) is pick("tensorrt-rtx", request=request("off"))
     told = cli("build", "vip_s7", "--backend", "tensorrt-rtx", "--plugin", "on", code=2).stderr
     assert told.startswith("error: tensorrt-rtx has no plugins") and told.count("\n") == 1
     told = cli("build", "vip_s7", "--plugin", "perhaps", code=2).stderr

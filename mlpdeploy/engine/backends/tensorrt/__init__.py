@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
-import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -19,13 +17,21 @@ from typing import TYPE_CHECKING, Any
 
 from mlpdeploy import kernels
 from mlpdeploy.engine import nvidia
-from mlpdeploy.engine.backends.tensorrt import _contexts, _layer_information, _polygraphy, _programme
+from mlpdeploy.engine.backends.tensorrt import (
+    _configuration,
+    _contexts,
+    _features,
+    _layer_information,
+    _polygraphy,
+    _programme,
+)
 from mlpdeploy.engine.backends.tensorrt._follows_plan import DTYPES, check, executed
 from mlpdeploy.engine.backends.tensorrt._launches import launches
 from mlpdeploy.engine.backends.tensorrt._targets import compute_capabilities, lacking, unserved
 from mlpdeploy.engine.backends.tensorrt.parsed import ParsedNetwork, read
 from mlpdeploy.engine.base import EngineBackend, installed_version, missing
 from mlpdeploy.engine.batch import Batch
+from mlpdeploy.engine.features import HARDWARE, STRIPPED
 from mlpdeploy.engine.form import Form, prepare
 from mlpdeploy.engine.nvidia import CURRENT
 from mlpdeploy.engine.signature import Signature
@@ -57,6 +63,7 @@ class TensorRT(EngineBackend):
         self.name = flavour
         self.module = flavour.replace("-", "_")
         self.packages = (flavour,)
+        self.times_kernels = flavour == "tensorrt"  # TensorRT-RTX compiles kernels where they run
 
     def versions(self) -> dict[str, str]:
         """The installed version; NVIDIA's wheels are called tensorrt, tensorrt-cu12 or tensorrt-cu13."""
@@ -107,6 +114,17 @@ class TensorRT(EngineBackend):
             return None
         return "tensorrt-rtx has no plugins, its engines use the functions of the ONNX file; leave --plugin on out"
 
+    def lacking(self, feature: str, precision: str) -> str | None:
+        """See Backend.lacking."""
+        return _features.lacking(self.name, feature, precision)
+
+    def _fits(self, package: str, built: str, here: str, facts: Mapping[str, Any]) -> bool:
+        return _features.fits(package, built, here, facts.get("features", ()))
+
+    def _serves(self, capability: str, gpus: Collection[str], facts: Mapping[str, Any]) -> bool:
+        newer = HARDWARE in facts.get("features", ()) and int(capability.removeprefix("sm")) >= _features.OLDEST
+        return newer or super()._serves(capability, gpus, facts)
+
     def _build(self, emitted: Emitted, request: BuildRequest, engine: Path, progress: Progress) -> dict[str, Any]:
         from mlpdeploy.engine.backends.tensorrt import _plugin
 
@@ -117,14 +135,20 @@ class TensorRT(EngineBackend):
         engine.write_bytes(plan)
         programmes, usual = _programme.read(plan), request.batch.usual
         ports = [spec.name for spec in (*emitted.typed.inputs, *emitted.typed.outputs)]
-        _layer_information.write(self.name, engine, programmes, ports)
+        _layer_information.write(self.name, engine, programmes, ports, request.features)
         return {
             "executed": executed(parsed, request.precision),
             "parsed": parsed.facts(),
             "launches": asdict(launches(programmes[usual])) if usual in programmes else None,
             "plugin": plugin,
             **request.batch.several(),
+            **({"features": sorted(request.features)} if request.features else {}),
+            **({"structure": self._structure(emitted.model, request)} if STRIPPED in request.features else {}),
         }
+
+    def _structure(self, model: onnx.ModelProto, request: BuildRequest) -> str:
+        gpu = nvidia.probe()
+        return _features.structure(model, request, self.versions(), gpu if isinstance(gpu, str) else gpu.name)
 
     def _plan(
         self, trt: Any, emitted: Emitted, request: BuildRequest, monitor: Any, model: onnx.ModelProto
@@ -133,14 +157,20 @@ class TensorRT(EngineBackend):
         with _network(trt, model) as (network, errors):
             parsed = _read_back(network[1], model)
             check(parsed, request.precision, emitted.fp32_nodes, emitted.quantised_nodes)
-            with self._timing_cache() as cache:
+            if STRIPPED in request.features:
+                before = _features.kept(request.before, self.engine_file, self._structure(model, request))
+                if before is not None:
+                    return before, parsed
+            with self._timing_cache(request.timing_cache) as cache:
                 gpus = compute_capabilities(self.name, request.gpus, request.precision)
-                config = _config(trt, self.name, request, network[1], gpus, monitor, cache)
-                return _serialised(network, config, cache, monitor, errors), parsed
+                config = _configuration.config(trt, self.name, request, network[1], gpus, monitor, cache)
+                return _configuration.serialised(network, config, cache, monitor, errors), parsed
 
-    def _timing_cache(self) -> contextlib.AbstractContextManager[str | None]:
-        if self.name == "tensorrt-rtx":  # which times no kernels while it builds: it compiles them where it runs
+    def _timing_cache(self, named: Path | None) -> contextlib.AbstractContextManager[str | None]:
+        if not self.times_kernels:
             return contextlib.nullcontext()
+        if named is not None:
+            return _polygraphy.named_cache(named)
         return _polygraphy.timing_cache(f"{self.name}-{self.versions()[self.module]}-kernel-{kernels.version()}")
 
     @contextmanager
@@ -202,16 +232,6 @@ def strongly_typed_flag(trt: Any) -> bool:
     return False
 
 
-def set_tf32(trt: Any, config: Any, wanted: bool) -> None:
-    """TF32 is on by default: leave it on only where it was asked for. Raises BuildError where it cannot be had."""
-    flag = getattr(trt.BuilderFlag, "TF32", None)
-    if flag is None:
-        if wanted:
-            raise BuildError(f"TensorRT {trt.__version__} has no TF32 builder flag; ask for fp32, fp16 or bf16")
-        return
-    (config.set_flag if wanted else config.clear_flag)(flag)
-
-
 def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".") if part.isdigit())
 
@@ -236,59 +256,3 @@ def _network(trt: Any, model: onnx.ModelProto) -> Iterator[tuple[tuple[Any, Any,
     typed, ahead = strongly_typed_flag(trt), _plugin.is_called(model)
     with _polygraphy.collected_errors(trt) as errors:
         yield _parser.network(trt, model.SerializeToString(), errors, typed=typed, ahead=ahead), errors
-
-
-def _config(
-    trt: Any,
-    flavour: str,
-    request: BuildRequest,
-    network: Any,
-    gpus: list[tuple[int, int]] | None,
-    monitor: Any,
-    cache: str | None,
-) -> Callable[..., Any]:
-    from polygraphy.backend.tensorrt_rtx import CreateConfigRTX
-    from polygraphy.backend.trt import CreateConfig, PostprocessConfig
-
-    common = {
-        "profiles": [_profile(network, *one) for one in request.batch.each],
-        "builder_optimization_level": request.level,
-        "progress_monitor": monitor,
-        "load_timing_cache": cache if cache and os.path.getsize(cache) else None,
-    }
-    if flavour == "tensorrt-rtx":
-        config = CreateConfigRTX(use_gpu=CURRENT in request.gpus, compute_capabilities=gpus, **common)
-    else:
-        config = CreateConfig(**common)
-    wanted = request.precision == "tf32"
-    made: Callable[..., Any] = PostprocessConfig(config, lambda builder, network, made: set_tf32(trt, made, wanted))
-    return made
-
-
-def _profile(network: Any, low: int, opt: int, high: int) -> Any:
-    from polygraphy.backend.trt import Profile
-
-    profile = Profile()
-    for index in range(network.num_inputs):
-        tensor = network.get_input(index)
-        rest = tuple(tensor.shape)[1:]
-        profile.add(tensor.name, (low, *rest), (opt, *rest), (high, *rest))
-    return profile
-
-
-def _serialised(network: Any, config: Any, cache: str | None, monitor: Any, errors: list[str]) -> bytes:
-    from polygraphy.backend.trt import engine_bytes_from_network
-    from polygraphy.exception import PolygraphyException
-
-    try:
-        with warnings.catch_warnings():
-            # Polygraphy gives every configuration a timing cache, which TensorRT-RTX deprecates and ignores.
-            warnings.filterwarnings("ignore", ".*Timing cache operations are no-ops", DeprecationWarning)
-            plan = bytes(engine_bytes_from_network(network, config=config, save_timing_cache=cache))
-    except PolygraphyException as error:
-        if monitor.raised is not None:
-            raise monitor.raised from None
-        raise BuildError(_polygraphy.message("TensorRT cannot build the network", errors, error)) from error
-    if monitor.raised is not None:
-        raise monitor.raised
-    return plan

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlpdeploy.engine import programs
-from mlpdeploy.engine.backends.tensorrt import _polygraphy, _runtime_cache
+from mlpdeploy.engine.backend import MODEL
+from mlpdeploy.engine.backends.tensorrt import _features, _polygraphy, _runtime_cache
 from mlpdeploy.engine.backends.tensorrt.parsed import origins
 from mlpdeploy.engine.base import one_line
 from mlpdeploy.errors import ArtifactError, MachineLacks
@@ -53,9 +54,11 @@ def deserialised(flavour: str, engine: Path, facts: Mapping[str, Any]) -> Iterat
     trt = _polygraphy.bind(flavour)
     from polygraphy.backend.trt import engine_from_bytes
 
+    features = facts.get("features", ())
     with _polygraphy.collected_errors(trt) as errors:
         with _polygraphy.refusals(ArtifactError, f"TensorRT cannot load {engine}", errors):
-            made = engine_from_bytes(engine.read_bytes())
+            made = engine_from_bytes(engine.read_bytes(), runtime=_features.runtime(trt, features))
+        _features.prepare(trt, made, features, engine.parent / MODEL, errors)
         with _runtime_cache.kernels(trt, made, str(facts.get("engine_sha256"))) as kernels:
             yield Loaded(trt, made, errors, kernels, facts.get("profiles", ()))
 

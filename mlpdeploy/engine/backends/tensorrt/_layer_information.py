@@ -16,6 +16,7 @@ from typing import Any
 from mlpdeploy.engine.backend import LAYERS
 from mlpdeploy.engine.backends.tensorrt import _contexts
 from mlpdeploy.engine.backends.tensorrt._programme import Programme, Statement, Tensor
+from mlpdeploy.engine.features import STRIPPED
 
 _FORMATS = {
     "float": "Float", "half": "Half", "bf16": "BFloat16", "fp8_e4m3": "FP8", "int8": "Int8", "int4": "Int4",
@@ -26,12 +27,16 @@ _SEPARATOR = "\x1e"
 """What the inspector writes between the nodes of one layer."""
 
 
-def write(flavour: str, engine: Path, programmes: Mapping[int, Programme], ports: Sequence[str]) -> None:
+def write(
+    flavour: str, engine: Path, programmes: Mapping[int, Programme], ports: Sequence[str], features: Sequence[str]
+) -> None:
     """Write the layers of an engine beside it; nothing where it does not tell and cannot be loaded."""
     if programmes:
         told = layer_information(programmes, ports)
     elif flavour == "tensorrt":
-        with _contexts.deserialised(flavour, engine, {}) as loaded:
+        with _contexts.deserialised(
+            flavour, engine, {"features": [one for one in features if one != STRIPPED]}
+        ) as loaded:
             told = _contexts.inspected(loaded)
     else:
         return

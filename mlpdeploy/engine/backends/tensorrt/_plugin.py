@@ -21,6 +21,7 @@ from mlpdeploy import kernels
 from mlpdeploy.engine import cuda_graphs, nvidia
 from mlpdeploy.engine.backends.tensorrt import _contexts, _polygraphy
 from mlpdeploy.engine.base import one_line
+from mlpdeploy.engine.features import STRIPPED
 from mlpdeploy.engine.onnx.functions import BODIES, SEGMENTS
 from mlpdeploy.engine.signature import Port
 from mlpdeploy.errors import BuildError, MachineLacks
@@ -49,6 +50,8 @@ def build(
     """
     ways: dict[str, Made] = {}
     reason = "--plugin off" if request.plugin == "off" else refusal(trt, emitted.model)
+    if STRIPPED in request.features:
+        reason = reason or "a stripped engine takes its weights from the file, which calls no plugin"
     if reason is None:
         try:
             _registered()

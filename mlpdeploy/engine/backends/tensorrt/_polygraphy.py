@@ -138,6 +138,22 @@ def timing_cache(engine: str) -> Iterator[str | None]:
         os.replace(private, shared)
 
 
+@contextmanager
+def named_cache(path: Path) -> Iterator[str]:
+    """A timing cache that the user named, for one who shares it with others: Polygraphy adds to it under a lock.
+
+    Raises InputError where it cannot be read or written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab"):
+            pass
+        path.read_bytes()
+    except OSError as error:
+        raise InputError(f"--timing-cache {path}: cannot be used ({error.strerror or error})") from error
+    yield str(path)
+
+
 def cache_folder() -> Path:
     """The user's own, for what is only kept to save time."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlpdeploy"
