@@ -39,7 +39,7 @@ class TorchTensorRT(EngineBackend):
     packages = ("torch-tensorrt", "torch")
     reads_file = False
     has_levels = True
-    off = ("split_activation",)  # the products are joined again, and gelu then costs a launch of its own
+    off = ("split_activation", "convolve_shifts")  # as in TensorRT, of which its engines are made
 
     def versions(self) -> dict[str, str]:
         """PyTorch's, and that of the flavour that is installed, under its own name."""

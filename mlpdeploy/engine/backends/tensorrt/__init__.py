@@ -57,7 +57,9 @@ class TensorRT(EngineBackend):
     multiplied = QUANTISED
     forms = (Form("fill_ranks"), Form("flatten_rows"))
     has_levels = has_profiles = True
-    off = ("split_activation",)  # the products are joined again, and gelu then costs a launch of its own
+    # Of a split activation the products are joined again, and gelu then costs a launch of its own; shifts as convolutions
+    # launch more than the slices that they save (benchmarks/results/launches.json).
+    off = ("split_activation", "convolve_shifts")
 
     def __init__(self, flavour: str) -> None:
         self.name = flavour
