@@ -30,6 +30,9 @@ Arrays = Mapping[str, "np.ndarray"]
 MODEL, LAYERS = "model.onnx", "layers.json"
 """Beside an engine: the file that it was made of, and the layers of one of TensorRT's, as its inspector tells them."""
 
+ITSELF = "(the network itself)"
+"""What stands for the path of a network's own operations, which are in no module of it."""
+
 # What `auto` tries, best first: an engine for this machine's GPU, one that builds without a GPU, then CPU engines.
 AUTO = ("tensorrt", "tensorrt-rtx", "openvino", "onnxruntime", "inductor")
 

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from mlpdeploy.engine.batch import Batch
 from mlpdeploy.evidence.report.search_words import HEADER, search_rows, search_text
-from mlpdeploy.evidence.report.words import coded_facts, launches_text, nearest, quantised_facts
+from mlpdeploy.evidence.report.words import coded_facts, launches_text, moving_facts, nearest, quantised_facts
 from mlpdeploy.graph.rules import LAYOUT
 from mlpdeploy.system.text import megabytes
 from mlpdeploy.terminal.screen import escape
@@ -237,6 +237,7 @@ def _summary(manifest: Mapping[str, Any]) -> dict[str, str]:
         rows["in TensorRT"] = _parsed(manifest["facts"]["parsed"])
     if manifest["facts"].get("launches"):
         rows["launches"] = launches_text(manifest["facts"]["launches"])
+        rows |= moving_facts(manifest["facts"]["launches"])
     if features := manifest["facts"].get("features"):
         rows["features"] = ", ".join(features)
     if "plugin" in manifest["facts"]:

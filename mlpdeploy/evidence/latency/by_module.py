@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from mlpdeploy.engine.backend import LayerTime
+from mlpdeploy.engine.backend import ITSELF, LayerTime
 from mlpdeploy.evidence.documents.bench import Module, Profile
-
-ITSELF = "(the network itself)"
-"""What stands for the path of the network's own operations."""
 
 
 def by_module(layers: Sequence[LayerTime], nodes: Collection[str], batch: int, profiler: str) -> Profile:

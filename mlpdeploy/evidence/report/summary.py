@@ -18,6 +18,7 @@ from mlpdeploy.evidence.report.words import (
     extreme_rows,
     extreme_text,
     launches_text,
+    moving_facts,
     nearest,
 )
 from mlpdeploy.system.text import megabytes
@@ -66,6 +67,7 @@ def _built(manifest: Mapping[str, Any]) -> str:
         "backend": manifest["backend"],
         "GPUs": ", ".join(manifest["gpus"]),
         "launches": launches_text(launches) if (launches := manifest["facts"].get("launches")) else "",
+        **moving_facts(launches or {}),
         "versions": ", ".join(f"{name} {version}" for name, version in manifest["versions"].items()),
         "built": manifest["created"],
         "notes": "; ".join(manifest.get("notes") or ()),

@@ -105,6 +105,16 @@ def launches_text(launches: Mapping[str, Any]) -> str:
     return f"{text}{copied}{other} other{transposes}{moved}{source}"
 
 
+def moving_facts(launches: Mapping[str, Any]) -> dict[str, str]:
+    """Rows that say in which modules an engine's launches only copy, and in which they transpose."""
+    names = {"copies": "that only copy", "transposes": "that transpose"}
+    return {
+        names[what]: ", ".join(f"{module} {count}" for module, count in by_module.items())
+        for what, by_module in (launches.get("where") or {}).items()
+        if by_module
+    }
+
+
 def coded_facts(coded: Mapping[str, Any]) -> dict[str, str]:
     """The manifest's `coded_weights` in words."""
     codes, refused = coded["precision"].upper(), coded["refused"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import onnx
@@ -15,7 +16,7 @@ from mlpdeploy.engine.backends.tensorrt._launches import launches as counted
 from mlpdeploy.engine.backends.tensorrt._layer_information import layer_information
 from mlpdeploy.engine.batch import Batch
 from mlpdeploy.errors import ArtifactError
-from mlpdeploy.evidence.report.words import launches_text
+from mlpdeploy.evidence.report.words import launches_text, moving_facts
 from tests.engine.small_networks import emitted
 
 SOURCE = "#undef __HAS_FP8\n" + "// a kernel\n" * 3000
@@ -190,6 +191,28 @@ def test_kernels_that_only_move_data_are_copies_and_some_transpose() -> None:
     names = ["Resh", "MoveReshTran", "CastReplConc", "AddReshTranMul", "AddMul", "SubSlic"]
     found = launches(with_kernels([], [*(kernel(f"__myl_{name}") for name in names), kernel("_gemm_mha_v2")]))
     assert found is not None and (found.total, found.copies, found.transposes) == (7, 3, 2)
+
+
+def test_copies_and_transposes_are_told_by_module() -> None:
+    nodes = {
+        "Resh": "blocks.0.fc1/MatMul/rows0", "ReshTran": "blocks.11.fc1/MatMul_2",
+        "TranAdd": "n1 | blocks.3.tokens/Call (segments)", "Slic": "Cast", "Add": "blocks.0/Add",
+    }  # fmt: skip
+    kernels = [
+        kernel(f"__myl_{name}").replace('layers=""', f'layers="[ONNX Layer: {node}][ONNX Layer: head/Gemm]"')
+        for name, node in nodes.items()
+    ]
+    found = launches(with_kernels([], kernels))
+    assert found is not None and found.where == {
+        "copies": {"blocks.*.fc1": 2, "head": 1},
+        "transposes": {"blocks.*.fc1": 1, "blocks.*.tokens": 1},
+    }
+    alone = launches(with_kernels([], [kernel("__myl_Resh")]))
+    assert alone is not None and alone.where == {"copies": {"(the network itself)": 1}}
+    assert moving_facts(asdict(found)) == {
+        "that only copy": "blocks.*.fc1 2, head 1", "that transpose": "blocks.*.fc1 1, blocks.*.tokens 1",
+    }  # fmt: skip
+    assert moving_facts({"total": 3}) == {}
 
 
 def test_bytes_are_those_of_what_each_launch_reads_and_writes() -> None:

@@ -57,8 +57,8 @@ class TensorRT(EngineBackend):
     multiplied = QUANTISED
     forms = (Form("fill_ranks"), Form("flatten_rows"))
     has_levels = has_profiles = True
-    # Of a split activation the products are joined again, and gelu then costs a launch of its own; shifts as convolutions
-    # launch more than the slices that they save (benchmarks/results/launches.json).
+    # Of a split activation the products are joined again, and gelu then costs a launch of its own; convolutions of
+    # shifts are more launches than the slices in their place (benchmarks/results/launches.json).
     off = ("split_activation", "convolve_shifts")
 
     def __init__(self, flavour: str) -> None:

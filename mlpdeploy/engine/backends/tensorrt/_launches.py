@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from mlpdeploy.engine.backend import ITSELF
 from mlpdeploy.engine.backends.tensorrt._programme import Programme, Statement, Tensor
+from mlpdeploy.engine.backends.tensorrt.parsed import origins
 
 _MADE = re.compile(r"__myl_(\w+)")
 """The name of a kernel says its operations one after the other, in four letters each."""
 _OPERATION = re.compile(r"[A-Z][a-z0-9]*")
 _MOVES = {"Cast", "Conc", "Gath", "Move", "Repl", "Resh", "Slic", "Tran"}
 """Operations that compute nothing: what consists of them is a copy."""
+_NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
 _BYTES = {"float": 4, "half": 2, "bf16": 2, "int8": 1, "fp8_e4m3": 1, "bool": 1, "int32": 4, "int64": 8}
 
 
@@ -24,7 +28,8 @@ class Launches:
     `fully_connected` and `corrltn` are products and convolutions, `runtime_fusion` a product with what follows it,
     `function` a kernel compiled for this network: pointwise operations, reductions, what moves data. Of these `copies`
     compute nothing, and `transposes` (some of which compute as well) change the order of axes. `bytes_moved` is what
-    all launches read and write, where the engine is for one batch size; None where it is for several.
+    all launches read and write, where the engine is for one batch size; None where it is for several. `where` counts
+    copies and transposes by the module of the first node that a launch computes, with `*` for numbers in its path.
     """
 
     total: int
@@ -33,26 +38,37 @@ class Launches:
     copies: int = 0
     transposes: int = 0
     bytes_moved: int | None = None
+    where: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
 def launches(programme: Programme) -> Launches:
     """What one inference launches."""
     statements = programme.statements
     kinds = [one.kind for one in statements]
-    kernels = [_operations(one) for one in statements if one.kind == "function"]
+    moving = {
+        "copies": [one for one in statements if (done := _operations(one)) and set(done) <= _MOVES],
+        "transposes": [one for one in statements if "Tran" in _operations(one)],
+    }
     return Launches(
         total=len(statements),
         by_kind={kind: kinds.count(kind) for kind in sorted(set(kinds))},
         source_bytes=programme.source_bytes,
-        copies=sum(bool(kernel) and set(kernel) <= _MOVES for kernel in kernels),
-        transposes=sum("Tran" in kernel for kernel in kernels),
+        copies=len(moving["copies"]),
+        transposes=len(moving["transposes"]),
         bytes_moved=_bytes_moved(programme),
+        where={what: dict(Counter(map(_module, some)).most_common()) for what, some in moving.items() if some},
     )
+
+
+def _module(statement: Statement) -> str:
+    """The path of the module that a launch begins in, the same for all blocks of a kind."""
+    names = [name for node in statement.nodes for name in origins(f"[ONNX Layer: {node}]") if "/" in name]
+    return _NUMBER.sub("*", names[0].partition("/")[0]) if names else ITSELF
 
 
 def _operations(statement: Statement) -> list[str]:
     """What a kernel does, from its name; nothing of one that was not made for this network."""
-    found = _MADE.match(statement.name)
+    found = _MADE.match(statement.name) if statement.kind == "function" else None
     return [] if found is None else _OPERATION.findall(found[1])
 
 

@@ -25,6 +25,7 @@ from mlpdeploy.evidence.report.words import (
     device_rows,
     extreme_rows,
     launches_text,
+    moving_facts,
     quantised_facts,
 )
 from mlpdeploy.system.documents import Document
@@ -58,7 +59,7 @@ def page(
         lstrip_blocks=True,
     )
     environment.filters |= {"error": _error, "ms": _ms, "count": _count, "when": _when, "breakable": _breakable}
-    environment.filters |= {"launches": launches_text, "megabytes": megabytes}
+    environment.filters |= {"launches": launches_text, "moving": moving_facts, "megabytes": megabytes}
     seen = block(outlines) if outlines else None
     undrawn = None if seen is None else lacking()
     values: dict[str, Any] = dict(
