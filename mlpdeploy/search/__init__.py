@@ -12,12 +12,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 from mlpdeploy.artifact import decisions
 from mlpdeploy.artifact.decisions import BY_STRUCTURE, BY_TIME, KEPT, NO_BETTER, REFUSED, UNTRIED, Case, Decision, Trial
 from mlpdeploy.engine.backend import Backend
 from mlpdeploy.engine.base import one_line
+from mlpdeploy.errors import MlpdeployError
 from mlpdeploy.network.source import Source
 from mlpdeploy.progress import Stages
 from mlpdeploy.search.judging import Judge, by_structure, by_time
@@ -98,6 +100,9 @@ def _rank(backend: Backend) -> Callable[[Change], tuple[float, int]]:
     return lambda change: (known.get((change.name, change.change), 1.0), -change.fired)
 
 
+Found = TypeVar("Found")
+
+
 class _Search:
     """One run: the best so far, and what has been tried."""
 
@@ -127,12 +132,17 @@ class _Search:
             if isinstance(candidate, Trial):
                 tried[change] = candidate
                 continue
-            seen[change] = self.judge.glance(self.incumbent, candidate)
-            if seen[change] < 0:
+            looked = self._judged(change, partial(self.judge.glance, self.incumbent, candidate))
+            if isinstance(looked, Trial):
+                tried[change] = looked
+                self.shop.remove(candidate)
+                continue
+            seen[change] = looked
+            if looked < 0:
                 self.promising[change] = candidate
             else:
                 self.shop.remove(candidate)
-            if seen[change] < STRIKING:
+            if looked < STRIKING:
                 tried[change] = self._tried(change, done, len(changes))
         waiting = sorted((one for one in changes if one not in tried), key=lambda one: seen.get(one, 0.0))
         tried |= {change: self._tried(change, place, len(waiting)) for place, change in enumerate(waiting)}
@@ -146,7 +156,11 @@ class _Search:
         if isinstance(candidate, Trial):
             return candidate
         now = self.clock()
-        found = self.judge.decide(self.incumbent, candidate, now + SHARE * (self.end - now), self.clock)
+        until = now + SHARE * (self.end - now)
+        found = self._judged(change, partial(self.judge.decide, self.incumbent, candidate, until, self.clock))
+        if isinstance(found, Trial):
+            self.shop.remove(candidate)
+            return found
         trial = change.trial(found.verdict, found.ratio, found.pairs, found.why)
         if trial.verdict == KEPT:
             self.incumbent = candidate
@@ -154,6 +168,14 @@ class _Search:
         else:
             self.shop.remove(candidate)
         return trial
+
+    def _judged(self, change: Change, judging: Callable[[], Found]) -> Found | Trial:
+        """What the judge finds; or why not, where an engine that was built cannot be loaded or run."""
+        try:
+            return judging()
+        except MlpdeployError as error:
+            self.judge.glance(self.incumbent, self.incumbent)  # raises where the fault is not the candidate's
+            return change.trial(REFUSED, why=one_line(error))
 
     def _made(self, change: Change) -> Variant | Trial:
         """The best so far with one change more; or why there is no such engine."""

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from mlpdeploy.artifact.decisions import KEPT, LEFT_OUT, NO_BETTER, PUT_IN, REFUSED, UNDECIDED, UNTRIED
-from mlpdeploy.errors import BuildError, MachineLacks
+from mlpdeploy.errors import ArtifactError, BuildError, MachineLacks
 from mlpdeploy.evidence.latency import load_pairs
 from mlpdeploy.progress import Stages
 from mlpdeploy.search import _Search
@@ -119,6 +119,37 @@ def test_what_cannot_be_built_or_changes_nothing_is_said_and_stops_nothing() -> 
     assert (trials["fold_affine"].verdict, trials["fold_affine"].why) == (REFUSED, "the engine refuses")
     assert (trials["gather_shifts"].verdict, trials["gather_shifts"].why) == (NO_BETTER, "it makes no other file")
     assert trials["pick_parts"].verdict == KEPT
+
+
+@pytest.mark.parametrize("at", ["glance", "decide"])
+def test_an_engine_that_cannot_be_loaded_is_refused_and_stops_nothing(at: str) -> None:
+    class Failing(Scales):
+        def glance(self, incumbent: Variant, candidate: Variant) -> float:
+            return self.unless_broken("glance", candidate) or super().glance(incumbent, candidate)
+
+        def decide(self, *judged: Any) -> Judgement:
+            return self.unless_broken("decide", judged[1]) or super().decide(*judged)
+
+        def unless_broken(self, now: str, candidate: Variant) -> None:
+            if now == at and "remove_identities" in candidate.selection.disabled_rules:
+                raise ArtifactError("the engine is refused\nmuch more")
+
+    shop, scales = Shop(), Failing()
+    run = _Search(shop, scales, shop.make(DEFAULT), 100, lambda: scales.now, Stages())  # type: ignore[arg-type]
+    trials = {trial.name: trial for trial in run.through(ALL, 100)}
+    broken = trials["remove_identities"]
+    assert (broken.verdict, broken.why) == (REFUSED, "the engine is refused")
+    assert trials["pick_parts"].verdict == KEPT and len(trials) == len(ALL)
+    assert all("remove_identities" not in one.disabled_rules for one in shop.there)
+
+
+def test_a_default_that_cannot_be_loaded_ends_the_search() -> None:
+    class Failing(Scales):
+        def glance(self, incumbent: Variant, candidate: Variant) -> float:
+            raise MachineLacks("no room on the GPU")
+
+    with pytest.raises(MachineLacks, match="no room"):
+        searched(Shop(), Failing(), ALL)
 
 
 @pytest.mark.parametrize(("seconds", "untried"), [(0.5, 4), (5.0, 2), (100.0, 0)])
