@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mlpdeploy.artifact import cache
 from mlpdeploy.engine.backend import Backend, Built
 from mlpdeploy.selection import Selection
-from mlpdeploy.zoo.recipe import kind
+from mlpdeploy.zoo.recipe import Recipe, kind
 
 if TYPE_CHECKING:
     from torch import fx
@@ -47,6 +47,7 @@ def describe(
             "family": source.recipe.family,
             "source": source.recipe.source,
             "parameters": sum(parameter.numel() for parameter in source.network.parameters()),
+            "images": _images(source.recipe),
         },
         "selection": selection.to_json(),
         "network": cache.fingerprint(compiled.traced) if kind(selection.name) in ("user", "given") else None,
@@ -96,6 +97,15 @@ def verified(manifest: Mapping[str, Any], verification: Verification) -> dict[st
         "versions": cache.versions(),
         **verification.to_json(),
     }
+
+
+def _images(recipe: Recipe) -> dict[str, Any] | None:
+    """How images become inputs; None where that is not known, or where what it takes are no images."""
+    shapes = [one.shape for one in recipe.inputs] or [recipe.input_shape]
+    if not recipe.prepared or len(shapes) != 1 or len(shapes[0]) != 3 or shapes[0][0] != len(recipe.mean):
+        return None
+    mean, std = list(recipe.mean), list(recipe.std)
+    return {"crop": recipe.crop, "interpolation": recipe.interpolation, "mean": mean, "std": std}
 
 
 def _weights(selection: Selection, network: Any) -> dict[str, Any]:

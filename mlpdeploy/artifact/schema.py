@@ -85,9 +85,10 @@ DECISION = {
 DECISIONS = {"schema": COUNT, "decisions": [{"case": CASE, "decision": DECISION}]}
 """What searches decided, for later builds."""
 
+IMAGES = {"crop": POSITIVE, "interpolation": str, "mean": [ANY, ...], "std": [ANY, ...]}
 MANIFEST = {
     "key": (str, None), "created": str, "selection": SELECTION, "network?": (str, None),
-    "recipe": {"name": str, "family": str, "source": str, "parameters": COUNT},
+    "recipe": {"name": str, "family": str, "source": str, "parameters": COUNT, "images?": (IMAGES, None)},
     "weights": {"text": str, "random": bool, "sha256?": str},
     "precision": str, "batch": BATCHES, "inputs": [PORT, ...], "outputs": [PORT, ...],
     "mapping?": bool, "backend": str, "engine": str, "versions": {str: str}, "gpus": [str], "facts": FACTS,

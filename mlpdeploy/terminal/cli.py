@@ -37,6 +37,7 @@ from mlpdeploy.terminal.artifacts import print_artifact, print_build, print_doct
 from mlpdeploy.terminal.catalogue import print_catalogue, print_rulebook
 from mlpdeploy.terminal.cli_export import export, print_reduced, reduced
 from mlpdeploy.terminal.cli_measure import bench, history, regress, sensitivity
+from mlpdeploy.terminal.cli_predict import predict
 from mlpdeploy.terminal.live import Live
 from mlpdeploy.terminal.options import Data, Json, Out, Trust, choosing, opening, print_json, printing, require_room
 from mlpdeploy.terminal.screen import Terminal
@@ -171,7 +172,7 @@ def verify(
         raise typer.Exit(1)
 
 
-for command in (bench, regress, history, sensitivity, export):
+for command in (bench, regress, history, sensitivity, export, predict):
     app.command()(command)
 
 

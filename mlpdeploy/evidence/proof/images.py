@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -115,7 +116,7 @@ def load_folder(
     image can be read.
     """
     require_images(folder)
-    found = sorted(_image_files(folder))
+    found = sorted(image_files(folder))
     classes, total = _classes(found, folder, num_classes), len(found)
     unlabelled = classes if isinstance(classes, str) else ""
     if limit is not None and limit < len(found):
@@ -140,7 +141,7 @@ def require_images(folder: Path) -> None:
     """Raise InputError where there is no folder, or no image file in it at any depth."""
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder of images")
-    if next(_image_files(folder), None) is None:
+    if next(image_files(folder), None) is None:
         raise InputError(f"no image below {folder}: give a folder of images ({', '.join(sorted(SUFFIXES))})")
 
 
@@ -155,6 +156,7 @@ def read_image(file: Path, preprocess: Preprocess) -> np.ndarray:
     # Pillow's decoders report damage as any of these.
     except (OSError, SyntaxError, ValueError, EOFError, MemoryError, Image.DecompressionBombError) as error:
         text = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
+        text = re.sub(r" <_io\.\w+ name=\S+>", "", text)  # what Pillow was given, which is the file
         raise InputError(f"{file} is not a readable image: {' '.join(text.split()) or type(error).__name__}") from error
 
 
@@ -189,7 +191,7 @@ def _resize(image: Image.Image, preprocess: Preprocess) -> Image.Image:
     return image.resize(size, INTERPOLATION[preprocess.interpolation])
 
 
-def _image_files(folder: Path) -> Iterator[Path]:
+def image_files(folder: Path) -> Iterator[Path]:
     """Image files at any depth, through links to folders but never round a loop; hidden ones left out."""
     seen: set[str] = set()
     for root, folders, names in os.walk(folder, followlinks=True):
