@@ -131,6 +131,18 @@ def test_other_dtypes_at_the_ends(io: str) -> None:
     assert str(engine(images(2).bfloat16().float().numpy()).dtype) == str(expected).removeprefix("torch.")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("backend", "io", "allowed"), [("openvino", "fp16", 6e-3), ("onnxruntime", "bf16", 6e-2)])
+def test_ends_of_less_precision_than_the_engine_are_held_to_their_own_budget(
+    backend: str, io: str, allowed: float
+) -> None:
+    engine = mlpdeploy.compile(Net(), images(1), precision="fp32", backend=backend, batch="1:2:2", io=io)
+    found = engine.verify()
+    assert found.passed and {stage.budget.max_relative_error for stage in found.stages if stage.name == "engine"} == {
+        allowed
+    }
+
+
 def test_no_file_takes_the_place_of_a_function_once_it_is_imported() -> None:
     files = {module.name for module in pkgutil.iter_modules(mlpdeploy.__path__)}
     assert files & set(mlpdeploy.__all__) == {"errors"}

@@ -98,9 +98,11 @@ class Recipe:
         """The name and the aliases."""
         return (self.name, *self.aliases)
 
-    def budget(self, precision: str, own: str | None = None) -> Budget:
-        """That of a precision; of a network that computes in its `own` lower one by itself, that of the coarser."""
-        asked = [self.budgets[name] for name in (precision, own) if name is not None]
+    def budget(self, precision: str, *others: str | None) -> Budget:
+        """That of a precision, or of the coarsest of `others` where one is coarser: of what a network computes in by
+        itself, and of what carries its inputs and outputs.
+        """
+        asked = [self.budgets[name] for name in (precision, *others) if name is not None]
         return max(asked, key=lambda budget: budget.max_relative_error)
 
 

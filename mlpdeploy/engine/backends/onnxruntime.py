@@ -49,6 +49,7 @@ class OnnxRuntime(EngineBackend):
         Form("project_columns"),
         Form("multiply_means", ("fp32", *QUANTISED)),
         Form(ROUNDED, LOW, needed=True),
+        Form("widen_ports", needed=True),
     )
     concurrent = True
 
