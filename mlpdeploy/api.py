@@ -73,6 +73,8 @@ def compile(
     resize: str | None = None,
     limit: int | None = None,
     plugin: str = "auto",
+    features: Sequence[str] = (),
+    timing_cache: str | Path | None = None,
     search: float | None = None,
     out: str | Path | None = None,
     progress: Listener | None = None,
@@ -107,6 +109,7 @@ def compile(
             disabled_rules=tuple(sorted(disabled_rules)), enabled_rules=tuple(sorted(enabled_rules)), plugin=plugin,
             calibration=_calibration(calibration, labels, source, folder), calibrator=calibrator,
             max_drop=max_drop, min_sqnr=min_sqnr, mean=floats(mean), std=floats(std), crop=crop, resize=resize,
+            features=tuple(features), timing_cache=None if timing_cache is None else Path(timing_cache),
             limit=limit, input_names=tuple(input_names), output_names=tuple(output_names),
         )  # fmt: skip
         engine = Engine(pipeline.build(selection, source=source, search=search, progress=progress), source)

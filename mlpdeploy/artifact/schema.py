@@ -51,7 +51,7 @@ FACTS = {
     "cpu?": str, "gpu?": (str, None), "gpus?": [str], "parsed?": PARSED, "executed?": str,
     "launches?": ({
         "total": COUNT, "by_kind": {str: COUNT}, "source_bytes": COUNT, "copies?": COUNT, "transposes?": COUNT,
-        "bytes_moved?": (COUNT, None), "where?": {str: {str: COUNT}},
+        "bytes_moved?": (COUNT, None), "where?": {str: {str: COUNT}}, "by_profile?": {str: COUNT},
     }, None),
     "plugin?": {"used": bool, "reason": (str, None), "milliseconds": {str: AMOUNT}},
 }  # fmt: skip

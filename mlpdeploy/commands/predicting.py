@@ -27,6 +27,8 @@ from mlpdeploy.system.turns import in_turn
 from mlpdeploy.zoo.recipe import kind
 
 TOP = 5
+ROUNDING = 1e-2
+"""How far a row of probabilities may be from a sum of 1: a thousand of them may be rounded to BF16."""
 
 
 @dataclass(frozen=True)
@@ -137,10 +139,11 @@ def _preparation(artifact: Artifact, asked: Selection) -> Preprocess:
 def _classes(artifact: Artifact) -> int:
     """How many classes the network tells apart."""
     shapes = [port["shape"] for port in artifact.manifest["outputs"]]
-    if len(shapes) != 1 or len(shapes[0]) != 2:
+    whole = any("int" in port["dtype"] or port["dtype"] == "bool" for port in artifact.manifest["outputs"])
+    if len(shapes) != 1 or len(shapes[0]) != 2 or shapes[0][1] < 2 or whole:
         raise InputError(
-            f"{artifact.manifest['recipe']['name']} gives no single row of numbers for an image: predict is for "
-            "networks that classify images"
+            f"{artifact.manifest['recipe']['name']} gives no single row of scores for an image, one for each class: "
+            "predict is for networks that classify images"
         )
     return int(shapes[0][1])
 
@@ -182,11 +185,13 @@ def _run(engine: Runner, artifact: Artifact, images: np.ndarray) -> np.ndarray:
 
 
 def _probabilities(rows: np.ndarray, files: Sequence[Path]) -> np.ndarray:
-    """Softmax of each row, in float64."""
+    """Softmax of each row, in float64; rows that are probabilities already stay."""
     wide = rows.astype(np.float64)
     for file, row in zip(files, wide, strict=True):
         if not np.isfinite(row).all():
             raise MlpdeployError(f"the engine's outputs for {file} are not all finite: run verify")
+    if (wide >= 0).all() and (np.abs(wide.sum(axis=1) - 1) <= ROUNDING).all():
+        return wide
     raised = np.exp(wide - wide.max(axis=1, keepdims=True))
     return np.asarray(raised / raised.sum(axis=1, keepdims=True))
 

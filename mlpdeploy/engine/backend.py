@@ -173,7 +173,10 @@ class Backend(Protocol):
         """None where its engines can carry TensorRT plugins, else one line: why not."""
 
     def lacking(self, feature: str, precision: str) -> str | None:
-        """None where its engines can have a feature (see `features`), else one line: why not."""
+        """None where its engines can have a feature (see `features`), else one line: why not.
+
+        Raises MachineLacks where they can, and this machine cannot build them.
+        """
 
     def versions(self) -> dict[str, str]:
         """The versions that an engine depends on, without importing anything heavy."""

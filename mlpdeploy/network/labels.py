@@ -51,4 +51,7 @@ def _of_json(value: Any) -> list[str]:
         value = [value[str(index)] for index in range(len(value))]
     if not isinstance(value, list):
         raise ValueError("it is neither a list nor an object")
-    return [str(one[-1] if isinstance(one, list) and one else one) for one in value]
+    found = [one[-1] if isinstance(one, list) and one else one for one in value]
+    if unlike := [one for one in found if not isinstance(one, str)]:
+        raise ValueError(f"{str(unlike[0])[:32]} is no text")
+    return found

@@ -36,6 +36,23 @@ class Infinite(torch.nn.Linear):
     def forward(self, x):
         return super().forward(x.mean((1, 2))) / (x.amax((1, 2, 3)) > -0.9)[:, None]
 
+class Soft(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.network = Digits()
+    def forward(self, x):
+        return self.network(x).softmax(1)
+
+class Best(Soft):
+    def forward(self, x):
+        return super().forward(x).argmax(1, keepdim=True)
+
+class One(torch.nn.Linear):
+    def __init__(self):
+        super().__init__(8, 1)
+    def forward(self, x):
+        return super().forward(x.mean((1, 2)))
+
 class Map(torch.nn.Conv2d):
     def __init__(self):
         super().__init__(1, 2, 1)
@@ -136,7 +153,9 @@ def test_what_cannot_be_predicted_is_one_line(home: Path, tmp_path: Path) -> Non
 def test_networks_that_classify_no_images(home: Path) -> None:
     unprepared = {name: None for name in ("mean", "std", "crop", "resize")}
     for name, changes, line in (
-        ("Map", {}, "predict_nets:Map gives no single row of numbers"),
+        ("Map", {}, "predict_nets:Map gives no single row of scores"),
+        ("Best", {}, "predict_nets:Best gives no single row of scores"),
+        ("One", {}, "predict_nets:One gives no single row of scores"),
         ("Digits", unprepared, "how the images of predict_nets:Digits are prepared is not known: give --mean"),
         ("Digits", {"mean": (0.5,) * 3, "std": (0.5,) * 3}, "takes 1 channels, there are 3 means"),
     ):
@@ -146,6 +165,14 @@ def test_networks_that_classify_no_images(home: Path) -> None:
             predict(asked, [home / "images"])
     with pytest.raises(InputError, match="give --mean"):
         predict(selection(home, out=home / "none", **unprepared), [home / "images"])
+
+
+def test_rows_that_are_probabilities_stay(home: Path) -> None:
+    asked = selection(home, "Soft")
+    pipeline.build(asked)
+    (found,) = predict(asked, [home / "images" / "00.png"], top=2).images
+    probabilities = expected(home / "images" / "00.png")
+    assert found.guesses[0].probability == pytest.approx(probabilities.max(), abs=1e-4)
 
 
 def test_outputs_that_are_not_finite_are_no_probabilities(home: Path, tmp_path: Path) -> None:
@@ -178,6 +205,7 @@ def test_labels(tmp_path: Path, name: str, text: str, labels: tuple[str, ...]) -
         ("a.json", b'{"1": "dog"}'),
         ("a.txt", b"\xff\xfe\xfa"),
         ("missing.txt", None),
+        ("a.json", b"[null, 1]"),
     ],
 )
 def test_labels_that_cannot_be_read(tmp_path: Path, name: str, content: bytes | None) -> None:

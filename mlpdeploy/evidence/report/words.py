@@ -98,7 +98,10 @@ def launches_text(launches: Mapping[str, Any]) -> str:
     products, fused = sum(kinds.get(kind, 0) for kind in PRODUCTS), kinds.get("runtime_fusion", 0)
     other = launches["total"] - products - fused - copies
     copied = f"{copies} that only copy, " if copies else ""
-    text = f"{launches['total']} for one inference: {products} products, {fused} products with what follows them, "
+    known = launches.get("by_profile") or {}
+    profiles = f" ({', '.join(f'{count} at {batch}' for batch, count in known.items())})" if known else ""
+    counted = f"{products} product{'' if products == 1 else 's'}, {fused} product{'' if fused == 1 else 's'}"
+    text = f"{launches['total']} for one inference{profiles}: {counted} with what follows them, "
     transposes = f"; {count} of them transpose" if (count := launches.get("transposes")) else ""
     moved = f"; {size / 1e6:.0f} MB read and written" if (size := launches.get("bytes_moved")) else ""
     source = f"; {launches['source_bytes'] / 1e6:.1f} MB of the engine is source of kernels"

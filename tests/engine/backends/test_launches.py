@@ -162,11 +162,19 @@ def test_each_optimisation_profile_has_launches_and_layers_of_its_own(tmp_path: 
     facts = rtx.build(emitted("fp16"), BuildRequest("fp16", batch), tmp_path, Silent()).facts
     assert facts["batch"] == [1, 4, 8] and facts["profiles"] == [[1, 1, 1], [1, 4, 8]]
     # what an inference at the usual size launches, which the other profile has nothing to do with
+    by_profile = facts["launches"].pop("by_profile")
     assert {**facts["launches"], "source_bytes": 0} == {**single["launches"], "source_bytes": 0}
     found = json.loads((tmp_path / "layers.json").read_text())
     assert found["Bindings"] == ["image", "logits", "image [profile 1]", "logits [profile 1]"]
     second = [layer for layer in found["Layers"] if layer["Name"].endswith(" [profile 1]")]
     assert len(second) == facts["launches"]["total"] < len(found["Layers"])
+    assert by_profile == {"1:1:1": len(found["Layers"]) - len(second), "1:4:8": len(second)}
+    text = launches_text({**facts["launches"], "by_profile": by_profile})
+    assert f"for one inference ({by_profile['1:1:1']} at 1:1:1, {len(second)} at 1:4:8): " in text
+    assert not any(layer["Name"].count("[profile 1]") > 1 for layer in second)
+    writes = [one["Name"] for layer in found["Layers"] for one in layer["Outputs"]]
+    reads = {one["Name"] for layer in found["Layers"] for one in layer["Inputs"]}
+    assert len(writes) == len(set(writes)) and reads <= {*writes, "image", "image [profile 1]"}
     (image,) = (one for layer in second for one in layer["Inputs"] if one["Name"] == "image [profile 1]")
     assert image["Dimensions"] == [-1, 3, 8, 8]
     assert "logits [profile 1]" in {one["Name"] for layer in second for one in layer["Outputs"]}

@@ -135,18 +135,27 @@ class TensorRT(EngineBackend):
         make = functools.partial(self._plan, trt, emitted, request, monitor)
         (plan, parsed), plugin = _plugin.build(trt, emitted, request, make)
         engine.write_bytes(plan)
-        programmes, usual = _programme.read(plan), request.batch.usual
+        programmes = _programme.read(plan)
         ports = [spec.name for spec in (*emitted.typed.inputs, *emitted.typed.outputs)]
         _layer_information.write(self.name, engine, programmes, ports, request.features)
         return {
             "executed": executed(parsed, request.precision),
             "parsed": parsed.facts(),
-            "launches": asdict(launches(programmes[usual])) if usual in programmes else None,
+            "launches": self._launched(programmes, request.batch),
             "plugin": plugin,
             **request.batch.several(),
             **({"features": sorted(request.features)} if request.features else {}),
             **({"structure": self._structure(emitted.model, request)} if STRIPPED in request.features else {}),
         }
+
+    def _launched(self, programmes: Mapping[int, _programme.Programme], batch: Batch) -> dict[str, Any] | None:
+        """What an inference launches at the usual size, and how much by profile where there are several."""
+        if batch.usual not in programmes:
+            return None
+        found = asdict(launches(programmes[batch.usual]))
+        each = [(Batch(*one).text, programmes.get(place)) for place, one in enumerate(batch.profiles)]
+        by_profile = {text: len(programme.statements) for text, programme in each if programme is not None}
+        return {**found, "by_profile": by_profile} if by_profile else found
 
     def _structure(self, model: onnx.ModelProto, request: BuildRequest) -> str:
         gpu = nvidia.probe()
@@ -192,6 +201,7 @@ class TensorRT(EngineBackend):
         usual, ours = Batch.from_facts(facts).usual, {node.name for node in model.graph.node}
         programme = _programme.read(engine.read_bytes()).get(usual)
         named = () if programme is None else (node for one in programme.statements for node in one.nodes)
+        told = {name: value for name, value in told.items() if name != "by_profile"}
         if programme is None or not told.items() <= asdict(launches(programme)).items() or ours.isdisjoint(named):
             raise ArtifactError(f"{engine} is not the engine that was built of model.onnx: build it again with --force")
 

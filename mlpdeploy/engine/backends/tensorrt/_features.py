@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from mlpdeploy.engine import nvidia
 from mlpdeploy.engine.backends.tensorrt import _polygraphy
 from mlpdeploy.engine.features import HARDWARE, STREAMING, STRIPPED, VERSION
-from mlpdeploy.errors import ArtifactError
+from mlpdeploy.errors import ArtifactError, MachineLacks
 from mlpdeploy.precisions import CODED
 from mlpdeploy.system.files import sha256
 
@@ -29,7 +29,10 @@ OLDEST = 80
 
 
 def lacking(flavour: str, feature: str, precision: str) -> str | None:
-    """None where engines of a flavour can have a feature, else one line: why not."""
+    """None where engines of a flavour can have a feature, else one line: why not.
+
+    Raises MachineLacks where they can, and this machine cannot build them.
+    """
     if feature == STRIPPED and precision in CODED:
         return f"a stripped engine takes its weights from the file, and in {precision.upper()} these are codes: drop it"
     if flavour == "tensorrt":
@@ -40,7 +43,7 @@ def lacking(flavour: str, feature: str, precision: str) -> str | None:
     }
     gpu = nvidia.probe()
     if feature == STRIPPED and isinstance(gpu, str):
-        reasons[STRIPPED] = f"it compiles for weights to come on a GPU alone ({gpu})"
+        raise MachineLacks(f"{flavour} compiles an engine for weights to come on a GPU alone, and here is none: {gpu}")
     return f"{flavour} builds no {feature} engine: {reasons[feature]}" if feature in reasons else None
 
 

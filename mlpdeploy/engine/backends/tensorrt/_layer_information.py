@@ -53,19 +53,19 @@ def layer_information(programmes: Mapping[int, Programme], ports: Sequence[str])
     for profile, programme in programmes.items():
         suffix = f" [profile {profile}]" if profile else ""
         layers += _layers(programme, ports, suffix)
-        bindings += [port + suffix for port in ports]
+        bindings += [_named(port, suffix) for port in ports]
     return {"Layers": layers, "Bindings": bindings}
 
 
 def _layers(programme: Programme, ports: Sequence[str], suffix: str) -> list[dict[str, Any]]:
     bound = _bound(programme, ports, suffix)
-    tensors = {name: _tensor(tensor, programme.tensors, bound) for name, tensor in programme.tensors.items()}
+    tensors = {name: _tensor(tensor, programme.tensors, bound, suffix) for name, tensor in programme.tensors.items()}
     seen: Counter[str] = Counter()
     layers = []
     for statement in programme.statements:
         seen[statement.name] += 1
         name = statement.name if seen[statement.name] == 1 else f"{statement.name}_{seen[statement.name]}"
-        layers.append({"Name": name + suffix, **_layer(statement, programme.tensors, tensors)})
+        layers.append({"Name": _named(name, suffix), **_layer(statement, programme.tensors, tensors)})
     return layers
 
 
@@ -87,9 +87,14 @@ def _layer(statement: Statement, known: Mapping[str, Tensor], told: Mapping[str,
     return layer
 
 
+def _named(name: str, suffix: str) -> str:
+    """A name as that of a profile: the engine marks some by itself, and uses others in several profiles."""
+    return name if suffix in name else name + suffix
+
+
 def _bound(programme: Programme, ports: Sequence[str], suffix: str) -> dict[str, str]:
     """The engine's inputs and outputs by what their tensors are called: after them, or an output by its place."""
-    ports = [port + suffix for port in ports]
+    ports = [_named(port, suffix) for port in ports]
     found = {name: port for port in ports if (name := f"{port}.1") in programme.tensors}
     left = [name for name in programme.outputs if name not in found]
     unnamed = [port for port in ports if port not in found.values()]
@@ -104,9 +109,13 @@ def _root(tensors: Mapping[str, Tensor], name: str) -> str:
     return name
 
 
-def _tensor(tensor: Tensor, known: Mapping[str, Tensor], bound: Mapping[str, str]) -> dict[str, Any]:
+def _tensor(tensor: Tensor, known: Mapping[str, Tensor], bound: Mapping[str, str], suffix: str) -> dict[str, Any]:
     root = _root(known, tensor.name)
-    return {"Name": bound.get(root, root), "Dimensions": list(tensor.dimensions), "Format/Datatype": _format(tensor)}
+    return {
+        "Name": _named(bound.get(root, root), suffix),
+        "Dimensions": list(tensor.dimensions),
+        "Format/Datatype": _format(tensor),
+    }
 
 
 def _format(tensor: Tensor) -> str:
