@@ -184,14 +184,16 @@ def verify(
                 engine,
                 reason,
                 selection.profile.up_to_opt() if quick else selection.profile,
-                source.recipe.budget(selection.precision, own, selection.io),
+                source.recipe.budget(selection.precision, own, selection.low_io),
                 None if data is None else data.arrays,
                 selection.seed,
                 stages,
                 labels=None if data is None else data.labels,
                 # No CPU has TF32: there its graph is computed in FP32.
                 beside=_beside(selection, backend, source, own),
-                cpu_budget=source.recipe.budget("fp32", own, selection.io) if selection.precision == "tf32" else None,
+                cpu_budget=source.recipe.budget("fp32", own, selection.low_io)
+                if selection.precision == "tf32"
+                else None,
                 quantisation=None if calibration is None else calibration.quantisation,
                 rows=None if calibration is None else calibration.rows,
                 traced=compiled.traced,
@@ -212,4 +214,6 @@ def verify(
 def _beside(selection: Selection, backend: Backend, source: Source, own: str | None) -> tuple[str, Budget] | None:
     """The precision of activations where only weights are codes, and its budget."""
     beside = backend.beside(selection.precision)
-    return None if selection.quantised or beside is None else (beside, source.recipe.budget(beside, own, selection.io))
+    return (
+        None if selection.quantised or beside is None else (beside, source.recipe.budget(beside, own, selection.low_io))
+    )

@@ -136,7 +136,9 @@ def _gathered(selection: Selection, artifact: Artifact | None, stages: Stages) -
         real = None if calibration is None else calibration.rows
         rows = distinct_rows(traced.inputs, real, selection.profile.opt, selection.seed)
         outputs = in_batches(module_run(source.network, traced.inputs, names, torch.float32), rows, SINGLE)
-    budget = source.recipe.budget(selection.precision, own_precision(traced.module), selection.io).max_relative_error
+    budget = source.recipe.budget(
+        selection.precision, own_precision(traced.module), selection.low_io
+    ).max_relative_error
     weights, allowed = cache.weights_sha256(source.network), tolerances(outputs, budget)
     layers = {name: text for name in (LAYERS, store.PROFILE) if (text := store.beside(artifact, name)) is not None}
     return Exported(artifact.manifest, selection, opened.model, signature, rows, outputs, allowed, weights, layers)

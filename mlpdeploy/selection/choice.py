@@ -186,6 +186,11 @@ class EngineChoice:
         return self.precision in QUANTISED
 
     @property
+    def low_io(self) -> str | None:
+        """What carries inputs and outputs, where that is less than FP32."""
+        return None if self.io == "fp32" else self.io
+
+    @property
     def profile(self) -> Batch:
         """The batch sizes as numbers."""
         return parse_batch(self.batch)
