@@ -120,5 +120,9 @@ def _is_open(number: int) -> bool:
 def end() -> None:
     """After the last result: what is printed now, by what the user's code left for the end of the process, is none."""
     with contextlib.suppress(OSError, ValueError):
-        sys.stdout.flush()
-        os.dup2(STDERR, STDOUT)
+        try:
+            sys.stdout.flush()
+        except OSError:  # it was said; Python would try once more, and tell by an exit code of its own
+            unheard(sys.stdout)
+        else:
+            os.dup2(STDERR, STDOUT)

@@ -122,12 +122,14 @@ def test_a_link_is_written_through(tmp_path: Path) -> None:
 
 
 @needs_full
+@pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("arguments", [["list"], ["list", "--json"], ["list", "vip_s7", "--json"]])
-def test_a_full_disk_behind_stdout_is_one_line(arguments: list[str]) -> None:
+def test_a_full_disk_behind_stdout_is_one_line(arguments: list[str], unbuffered: str) -> None:
     with FULL.open("w") as stdout:
         found = subprocess.run(
             [sys.executable, "-m", "mlpdeploy", *arguments],
             cwd=REPOSITORY,
+            env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
             stdout=stdout,
             stderr=subprocess.PIPE,
             text=True,
