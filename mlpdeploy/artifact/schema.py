@@ -11,7 +11,7 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
-from mlpdeploy.selection import Selection
+from mlpdeploy.selection import LOCATIONS, Selection
 from mlpdeploy.system.documents import Kind, Number
 
 COUNT, SIZE, WHOLE = Number(whole=True, least=0), Number(whole=True, least=1), Number(whole=True)
@@ -31,7 +31,7 @@ def _field(hint: Any) -> Kind:
 def _selection() -> dict[str, Kind]:
     hints, always = typing.get_type_hints(Selection), ("precision", "backend", "batch")
     given = {one.name for one in fields(Selection) if one.default is MISSING or one.name in always}
-    names = (one.name for one in fields(Selection) if one.name not in ("out", "timing_cache"))
+    names = (one.name for one in fields(Selection) if one.name not in LOCATIONS)
     return {name if name in given else f"{name}?": _field(hints[name]) for name in names}
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ import numpy as np
 from mlpdeploy.artifact import store, trust
 from mlpdeploy.artifact.lookup import built_folder, reopened
 from mlpdeploy.artifact.store import Artifact
-from mlpdeploy.engine.backend import Backend, Runner, pick
+from mlpdeploy.engine.backend import Runner, pick
 from mlpdeploy.engine.batch import Batch
 from mlpdeploy.engine.programs import numpy_dtype
 from mlpdeploy.errors import InputError, MlpdeployError
-from mlpdeploy.evidence.proof.images import Preprocess, Skipped, image_files, read_image
+from mlpdeploy.evidence.proof.images import Preprocess, Skipped, image_files, read_image, readable
+from mlpdeploy.evidence.proof.runs import in_batches
 from mlpdeploy.network.labels import IMAGENET, imagenet, read_labels
 from mlpdeploy.progress import Listener, Stages
 from mlpdeploy.selection import Selection
@@ -98,8 +100,9 @@ def predict(
             named = _labels(artifact, classes, labels)
         read, skipped = list[Prediction](), list[Skipped]()
         with stages("predict"), backend.load(artifact.engine, artifact.manifest["facts"]) as engine:
-            for files, images in _batches(paths, prepared, Batch(**artifact.manifest["batch"]).opt, skipped):
-                probable = _probabilities(_run(engine, artifact, images), files)
+            batch = Batch(**artifact.manifest["batch"])
+            for files, images in _batches(paths, prepared, batch.opt, skipped):
+                probable = _probabilities(_run(engine, artifact, batch, images), files)
                 read += map(lambda file, row: _prediction(file, row, named, top), files, probable)
                 stages.step("images", len(read), len(read))
     if not read and not skipped:
@@ -107,13 +110,8 @@ def predict(
     if not read:
         raise InputError(f"none of the {len(skipped)} images can be read; the first: {skipped[0].file} "
                          f"{skipped[0].reason}")  # fmt: skip
-    return Predictions(
-        selection.name, artifact.manifest["weights"]["text"], _engine(selection, backend), tuple(read), tuple(skipped)
-    )
-
-
-def _engine(selection: Selection, backend: Backend) -> str:
-    return f"{selection.precision} with {backend.name}"
+    weights, made = artifact.manifest["weights"]["text"], f"{selection.precision} with {backend.name}"
+    return Predictions(selection.name, weights, made, tuple(read), tuple(skipped))
 
 
 def _preparation(artifact: Artifact, asked: Selection) -> Preprocess:
@@ -159,29 +157,24 @@ def _batches(
     paths: Sequence[Path], prepared: Preprocess, size: int, skipped: list[Skipped]
 ) -> Iterator[tuple[list[Path], np.ndarray]]:
     """Files that could be read with their images, so many at once; `skipped` takes those of folders that could not."""
-    files, images = list[Path](), list[np.ndarray]()
-    for path in paths:
-        for file in sorted(image_files(path)) if path.is_dir() else (path,):
-            try:
-                images.append(read_image(file, prepared))
-                files.append(file)
-            except InputError as error:
-                if not path.is_dir():
-                    raise
-                skipped.append(Skipped(file, str(error).removeprefix(f"{file} ")))
-            if len(files) == size:
-                yield files, np.stack(images)
-                files, images = [], []
-    if files:
-        yield files, np.stack(images)
+
+    def each() -> Iterator[tuple[Path, np.ndarray]]:
+        for path in paths:
+            if path.is_dir():
+                yield from readable(sorted(image_files(path)), prepared, skipped)
+            else:
+                yield path, read_image(path, prepared)
+
+    read = each()
+    while some := [*islice(read, size)]:
+        files, images = zip(*some, strict=True)
+        yield [*files], np.stack(images)
 
 
-def _run(engine: Runner, artifact: Artifact, images: np.ndarray) -> np.ndarray:
-    """The engine's row for each image; what its smallest batch lacks is filled up with the last one again."""
+def _run(engine: Runner, artifact: Artifact, batch: Batch, images: np.ndarray) -> np.ndarray:
+    """The engine's row for each image."""
     (port,), (output,) = artifact.manifest["inputs"], artifact.manifest["outputs"]
-    lacking = max(0, artifact.manifest["batch"]["min"] - len(images))
-    rows = np.concatenate([images, *[images[-1:]] * lacking]).astype(numpy_dtype(port["dtype"]))
-    return engine({port["name"]: rows})[output["name"]][: len(images)]
+    return in_batches(engine, {port["name"]: images.astype(numpy_dtype(port["dtype"]))}, batch)[output["name"]]
 
 
 def _probabilities(rows: np.ndarray, files: Sequence[Path]) -> np.ndarray:

@@ -12,6 +12,8 @@ from mlpdeploy.selection.choice import CalibrationChoice, EngineChoice, NetworkC
 from mlpdeploy.selection.option import option
 
 OUT = Path("artifacts")
+LOCATIONS = ("out", "timing_cache")
+"""Fields that say where something lies, which decides no content."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,7 @@ class Selection(CalibrationChoice, EngineChoice, NetworkChoice):
 
     def to_json(self) -> dict[str, Any]:
         """What decides the content of an artifact, as JSON values: all but where it and times of kernels are kept."""
-        values = asdict(self)
-        del values["out"], values["timing_cache"]
+        values = {name: value for name, value in asdict(self).items() if name not in LOCATIONS}
         values["batch"] = self.profile.text
         values["checkpoint"] = None if self.checkpoint is None else str(self.checkpoint)
         return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}

@@ -22,17 +22,17 @@ def rewrite(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
     result.CopyFrom(model)
     graph = result.graph
     taken = {name for node in graph.node for name in (*node.input, *node.output)}
-    first, last = list[onnx.NodeProto](), list[onnx.NodeProto]()
-    renamed: dict[str, str] = {}
-    for port in graph.input:
-        if port.type.tensor_type.elem_type == _LOW:
-            renamed[port.name] = _free(f"{port.name}/bf16", taken)
-            first.append(helper.make_node("Cast", [port.name], [renamed[port.name]], f"{port.name}/Narrow", to=_LOW))
-            port.type.tensor_type.elem_type = _WIDE
-    for port in graph.output:
-        if port.type.tensor_type.elem_type == _LOW:
-            renamed[port.name] = _free(f"{port.name}/bf16", taken)
-            last.append(helper.make_node("Cast", [renamed[port.name]], [port.name], f"{port.name}/Widen", to=_WIDE))
+    renamed = {port.name: _free(f"{port.name}/bf16", taken) for port in ports}
+    first = [
+        helper.make_node("Cast", [one.name], [renamed[one.name]], f"{one.name}/Narrow", to=_LOW)
+        for one in graph.input if one.name in renamed
+    ]  # fmt: skip
+    last = [
+        helper.make_node("Cast", [renamed[one.name]], [one.name], f"{one.name}/Widen", to=_WIDE)
+        for one in graph.output if one.name in renamed
+    ]  # fmt: skip
+    for port in (*graph.input, *graph.output):
+        if port.name in renamed:
             port.type.tensor_type.elem_type = _WIDE
     for node in graph.node:
         for names in (node.input, node.output):

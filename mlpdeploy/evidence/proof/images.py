@@ -6,7 +6,7 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -121,20 +121,27 @@ def load_folder(
     unlabelled = classes if isinstance(classes, str) else ""
     if limit is not None and limit < len(found):
         found = [found[i * len(found) // limit] for i in range(limit)]
-    arrays, files, skipped = [], [], []
-    for file in found:
-        try:
-            arrays.append(read_image(file, preprocess))
-            files.append(file)
-        except InputError as error:
-            skipped.append(Skipped(file, str(error).removeprefix(f"{file} ")))
-    if not arrays:
+    skipped: list[Skipped] = []
+    read = [*readable(found, preprocess, skipped)]
+    if not read:
         first = f"{skipped[0].file} {skipped[0].reason}"
         raise InputError(f"none of the {len(found)} images below {folder} can be read; the first: {first}")
+    files, arrays = zip(*read, strict=True)
     labels = None
     if not isinstance(classes, str):
         labels = np.array([classes[file.relative_to(folder).parts[0]] for file in files], dtype=np.int64)
-    return Images(np.stack(arrays), tuple(files), labels, tuple(skipped), total, unlabelled)
+    return Images(np.stack(arrays), files, labels, tuple(skipped), total, unlabelled)
+
+
+def readable(
+    files: Iterable[Path], preprocess: Preprocess, skipped: list[Skipped]
+) -> Iterator[tuple[Path, np.ndarray]]:
+    """Each file with its image, see `read_image`; `skipped` takes those that are none."""
+    for file in files:
+        try:
+            yield file, read_image(file, preprocess)
+        except InputError as error:
+            skipped.append(Skipped(file, str(error).removeprefix(f"{file} ")))
 
 
 def require_images(folder: Path) -> None:

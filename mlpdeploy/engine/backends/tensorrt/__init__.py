@@ -27,7 +27,7 @@ from mlpdeploy.engine.backends.tensorrt import (
 )
 from mlpdeploy.engine.backends.tensorrt._follows_plan import DTYPES, check, executed
 from mlpdeploy.engine.backends.tensorrt._launches import launches
-from mlpdeploy.engine.backends.tensorrt._targets import compute_capabilities, lacking, unserved
+from mlpdeploy.engine.backends.tensorrt._targets import compute_capabilities, lacking, unserved, version_numbers
 from mlpdeploy.engine.backends.tensorrt.parsed import ParsedNetwork, read
 from mlpdeploy.engine.base import EngineBackend, installed_version, missing
 from mlpdeploy.engine.batch import Batch
@@ -78,7 +78,7 @@ class TensorRT(EngineBackend):
         if absent is not None:
             return absent
         version = self.versions()[self.module]
-        if version != "none" and _numbers(version)[:2] < OLDEST[self.name]:
+        if version != "none" and version_numbers(version)[:2] < OLDEST[self.name]:
             oldest = ".".join(map(str, OLDEST[self.name]))
             return f"{self.module} {version} is too old; install {oldest} or later: pip install -U {self.name}"
         return self.executable() if self.name == "tensorrt" else None
@@ -132,7 +132,8 @@ class TensorRT(EngineBackend):
 
         trt = _polygraphy.bind(self.name)
         monitor = _polygraphy.monitor(trt, progress.step)
-        make = functools.partial(self._plan, trt, emitted, request, monitor)
+        structure = self._structure(emitted.model, request) if STRIPPED in request.features else None
+        make = functools.partial(self._plan, trt, emitted, request, monitor, structure)
         (plan, parsed), plugin = _plugin.build(trt, emitted, request, make)
         engine.write_bytes(plan)
         programmes = _programme.read(plan)
@@ -145,7 +146,7 @@ class TensorRT(EngineBackend):
             "plugin": plugin,
             **request.batch.several(),
             **({"features": sorted(request.features)} if request.features else {}),
-            **({"structure": self._structure(emitted.model, request)} if STRIPPED in request.features else {}),
+            **({} if structure is None else {"structure": structure}),
         }
 
     def _launched(self, programmes: Mapping[int, _programme.Programme], batch: Batch) -> dict[str, Any] | None:
@@ -162,14 +163,23 @@ class TensorRT(EngineBackend):
         return _features.structure(model, request, self.versions(), gpu if isinstance(gpu, str) else gpu.name)
 
     def _plan(
-        self, trt: Any, emitted: Emitted, request: BuildRequest, monitor: Any, model: onnx.ModelProto
+        self,
+        trt: Any,
+        emitted: Emitted,
+        request: BuildRequest,
+        monitor: Any,
+        structure: str | None,
+        model: onnx.ModelProto,
     ) -> tuple[bytes, ParsedNetwork]:
-        """The engine of `model`, whose dtypes have been read back, and what was parsed."""
+        """The engine of `model`, whose dtypes have been read back, and what was parsed.
+
+        A stripped engine, which is that of a `structure`, is taken from the artifact before where that has it.
+        """
         with _network(trt, model) as (network, errors):
             parsed = _read_back(network[1], model)
             check(parsed, request.precision, emitted.fp32_nodes, emitted.quantised_nodes)
-            if STRIPPED in request.features:
-                before = _features.kept(request.before, self.engine_file, self._structure(model, request))
+            if structure is not None:
+                before = _features.kept(request.before, self.engine_file, structure)
                 if before is not None:
                     return before, parsed
             with self._timing_cache(request.timing_cache) as cache:
@@ -239,13 +249,9 @@ def strongly_typed_flag(trt: Any) -> bool:
     """Whether a network must be asked to be strongly typed; where the flag is gone (TensorRT 11), it always is."""
     if hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED"):
         return True
-    if trt.__name__ == "tensorrt" and _numbers(trt.__version__)[0] < 11:
+    if trt.__name__ == "tensorrt" and version_numbers(trt.__version__)[0] < 11:
         raise BuildError(f"TensorRT {trt.__version__} has no strongly typed networks; install 10.13 or later")
     return False
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split(".") if part.isdigit())
 
 
 def _read_back(network: Any, model: onnx.ModelProto) -> ParsedNetwork:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlpdeploy.engine import nvidia
 from mlpdeploy.engine.backends.tensorrt import _polygraphy
+from mlpdeploy.engine.backends.tensorrt._targets import version_numbers
 from mlpdeploy.engine.features import HARDWARE, STREAMING, STRIPPED, VERSION
 from mlpdeploy.errors import ArtifactError, MachineLacks
 from mlpdeploy.precisions import CODED
@@ -94,12 +95,8 @@ def fits(package: str, built: str, here: str, features: Collection[str]) -> bool
     """Whether this version runs an engine of that one."""
     if VERSION not in features or not package.startswith("tensorrt"):
         return built == here
-    then, now = (_numbers(version) for version in (built, here))
+    then, now = (version_numbers(version) for version in (built, here))
     return then[:1] == now[:1] and then <= now
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split(".") if part.isdigit())
 
 
 def structure(model: onnx.ModelProto, request: BuildRequest, versions: Mapping[str, str], gpu: str) -> str:

@@ -76,6 +76,11 @@ def compute_capabilities(flavour: str, gpus: Collection[str], precision: str) ->
     return [divmod(_number(name), 10) for name in dict.fromkeys(gpus)]
 
 
+def version_numbers(version: str) -> tuple[int, ...]:
+    """The numbers of a version, most significant first."""
+    return tuple(int(part) for part in version.split(".") if part.isdigit())
+
+
 def _number(name: str) -> int:
     """sm86 as 86; 0 for what is no such name."""
     return int(name[2:]) if name.startswith("sm") and name[2:].isdecimal() else 0
