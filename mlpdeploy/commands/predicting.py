@@ -16,12 +16,10 @@ import numpy as np
 from mlpdeploy.artifact import store, trust
 from mlpdeploy.artifact.lookup import built_folder, reopened
 from mlpdeploy.artifact.store import Artifact
-from mlpdeploy.engine.backend import Runner, pick
-from mlpdeploy.engine.batch import Batch
-from mlpdeploy.engine.programs import numpy_dtype
+from mlpdeploy.commands.classifying import classes, preparation, scores
+from mlpdeploy.engine.backend import pick
 from mlpdeploy.errors import InputError, MlpdeployError
-from mlpdeploy.evidence.proof.images import Preprocess, Skipped, image_files, read_image, readable
-from mlpdeploy.evidence.proof.runs import in_batches
+from mlpdeploy.evidence.proof.images import Preprocess, Skipped, image_files, read_image, readable, unreadable
 from mlpdeploy.network.labels import IMAGENET, imagenet, read_labels
 from mlpdeploy.progress import Listener, Stages
 from mlpdeploy.selection import Selection
@@ -96,54 +94,22 @@ def predict(
         with stages("open"):
             artifact = reopened(selection, place, artifact)
             trust.require(artifact, backend, trusted)
-            prepared, classes = _preparation(artifact, selection), _classes(artifact)
-            named = _labels(artifact, classes, labels)
+            prepared, count = preparation(artifact, selection), classes(artifact)
+            named = _labels(artifact, count, labels)
         read, skipped = list[Prediction](), list[Skipped]()
         with stages("predict"), backend.load(artifact.engine, artifact.manifest["facts"]) as engine:
-            batch = Batch(**artifact.manifest["batch"])
-            for files, images in _batches(paths, prepared, batch.opt, skipped):
-                probable = _probabilities(_run(engine, artifact, batch, images), files)
+            images = _readable(paths, prepared, skipped)
+            while some := [*islice(images, artifact.manifest["batch"]["opt"])]:
+                files, rows = zip(*some, strict=True)
+                probable = _probabilities(scores(engine, artifact, np.stack(rows)), files)
                 read += map(lambda file, row: _prediction(file, row, named, top), files, probable)
                 stages.step("images", len(read), len(read))
     if not read and not skipped:
         raise InputError(f"no image below {', '.join(map(str, paths))}")
     if not read:
-        raise InputError(f"none of the {len(skipped)} images can be read; the first: {skipped[0].file} "
-                         f"{skipped[0].reason}")  # fmt: skip
+        raise unreadable(skipped)
     weights, made = artifact.manifest["weights"]["text"], f"{selection.precision} with {backend.name}"
     return Predictions(selection.name, weights, made, tuple(read), tuple(skipped))
-
-
-def _preparation(artifact: Artifact, asked: Selection) -> Preprocess:
-    """How images become what the engine takes: as asked, else as the artifact says."""
-    (port, *others), known = artifact.manifest["inputs"], artifact.manifest["recipe"].get("images")
-    _, *shape = port["shape"]
-    if others or len(shape) != 3:
-        raise InputError(f"{asked.name} takes no single image: predict is for networks that classify images")
-    given = {"crop": asked.crop, "interpolation": asked.resize, "mean": asked.mean, "std": asked.std}
-    if "images" not in artifact.manifest["recipe"]:
-        raise InputError(f"{artifact.folder} is of a version that did not say how images are prepared: build it again")
-    facts = {**(known or {}), **{name: value for name, value in given.items() if value is not None}}
-    if "mean" not in facts:
-        raise InputError(
-            f"how the images of {asked.name} are prepared is not known: give --mean and --std, one number a channel"
-        )
-    if shape[0] != len(facts["mean"]):
-        raise InputError(f"{asked.name} takes {shape[0]} channels, there are {len(facts['mean'])} means")
-    facts |= {name: tuple(facts[name]) for name in ("mean", "std")}
-    return Preprocess((shape[1], shape[2]), **facts)
-
-
-def _classes(artifact: Artifact) -> int:
-    """How many classes the network tells apart."""
-    shapes = [port["shape"] for port in artifact.manifest["outputs"]]
-    whole = any("int" in port["dtype"] or port["dtype"] == "bool" for port in artifact.manifest["outputs"])
-    if len(shapes) != 1 or len(shapes[0]) != 2 or shapes[0][1] < 2 or whole:
-        raise InputError(
-            f"{artifact.manifest['recipe']['name']} gives no single row of scores for an image, one for each class: "
-            "predict is for networks that classify images"
-        )
-    return int(shapes[0][1])
 
 
 def _labels(artifact: Artifact, classes: int, given: Path | None) -> Sequence[str] | None:
@@ -153,28 +119,13 @@ def _labels(artifact: Artifact, classes: int, given: Path | None) -> Sequence[st
     return imagenet() if known and classes == IMAGENET else None
 
 
-def _batches(
-    paths: Sequence[Path], prepared: Preprocess, size: int, skipped: list[Skipped]
-) -> Iterator[tuple[list[Path], np.ndarray]]:
-    """Files that could be read with their images, so many at once; `skipped` takes those of folders that could not."""
-
-    def each() -> Iterator[tuple[Path, np.ndarray]]:
-        for path in paths:
-            if path.is_dir():
-                yield from readable(sorted(image_files(path)), prepared, skipped)
-            else:
-                yield path, read_image(path, prepared)
-
-    read = each()
-    while some := [*islice(read, size)]:
-        files, images = zip(*some, strict=True)
-        yield [*files], np.stack(images)
-
-
-def _run(engine: Runner, artifact: Artifact, batch: Batch, images: np.ndarray) -> np.ndarray:
-    """The engine's row for each image."""
-    (port,), (output,) = artifact.manifest["inputs"], artifact.manifest["outputs"]
-    return in_batches(engine, {port["name"]: images.astype(numpy_dtype(port["dtype"]))}, batch)[output["name"]]
+def _readable(paths: Sequence[Path], prepared: Preprocess, skipped: list[Skipped]) -> Iterator[tuple[Path, np.ndarray]]:
+    """Files that could be read with their images; `skipped` takes those of folders that could not."""
+    for path in paths:
+        if path.is_dir():
+            yield from readable(sorted(image_files(path)), prepared, skipped)
+        else:
+            yield path, read_image(path, prepared)
 
 
 def _probabilities(rows: np.ndarray, files: Sequence[Path]) -> np.ndarray:

@@ -1,19 +1,24 @@
-"""A folder of images becomes the arrays that a network expects, exactly as in its published evaluation."""
+"""A folder of images becomes the arrays that a network expects, exactly as in its published evaluation.
+
+Files are read by PyTorch's DataLoader, in this process or by workers, and prepared by timm's own transforms.
+"""
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from mlpdeploy.errors import InputError
+from mlpdeploy.errors import InputError, MlpdeployError
 from mlpdeploy.selection.choice import RESIZES
 from mlpdeploy.system.files import opened
 from mlpdeploy.zoo.recipe import Recipe
@@ -23,8 +28,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 LIMIT = 256
 """Images that a check reads unless it is told otherwise: enough to see top-1 change by half a per cent."""
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-
-INTERPOLATION = {name: Image.Resampling[name.upper()] for name in RESIZES}
+AT_ONCE = 16
+"""Images that a worker reads before it hands them over: few, since two such lots of each worker wait in memory."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +47,8 @@ class Preprocess:
     std: tuple[float, ...] = IMAGENET_STD
 
     def __post_init__(self) -> None:
-        if self.interpolation not in INTERPOLATION:
-            known = ", ".join(sorted(INTERPOLATION))
+        if self.interpolation not in RESIZES:
+            known = ", ".join(sorted(RESIZES))
             raise InputError(f"no interpolation is called {self.interpolation!r}; there are {known}")
         if len(self.mean) != len(self.std) or len(self.mean) not in (1, 3):
             raise InputError(
@@ -111,37 +116,76 @@ def load_folder(
     """Read the images below `folder`, in any layout of sub-folders, in the order of their paths.
 
     `limit` takes so many, spread evenly over the whole folder; None takes all, at 0.6 MB each in 224x224. Labels are
-    known where every image is in a sub-folder named by its class: by the class's number, or by any name where there
-    are `num_classes` such sub-folders, which then count in alphabetical order. Raises InputError, one line, where no
-    image can be read.
+    known where `classes_of` finds them. Raises InputError, one line, where no image can be read.
     """
     require_images(folder)
     found = sorted(image_files(folder))
-    classes, total = _classes(found, folder, num_classes), len(found)
+    classes, taken = classes_of(found, folder, num_classes), spread(found, limit)
     unlabelled = classes if isinstance(classes, str) else ""
-    if limit is not None and limit < len(found):
-        found = [found[i * len(found) // limit] for i in range(limit)]
     skipped: list[Skipped] = []
-    read = [*readable(found, preprocess, skipped)]
+    read = [*readable(taken, preprocess, skipped)]
     if not read:
-        first = f"{skipped[0].file} {skipped[0].reason}"
-        raise InputError(f"none of the {len(found)} images below {folder} can be read; the first: {first}")
+        raise unreadable(skipped)
     files, arrays = zip(*read, strict=True)
     labels = None
     if not isinstance(classes, str):
         labels = np.array([classes[file.relative_to(folder).parts[0]] for file in files], dtype=np.int64)
-    return Images(np.stack(arrays), files, labels, tuple(skipped), total, unlabelled)
+    return Images(np.stack(arrays), files, labels, tuple(skipped), len(found), unlabelled)
+
+
+def spread(files: Sequence[Path], limit: int | None) -> Sequence[Path]:
+    """So many files, spread evenly over all of them; all where `limit` is None."""
+    return files if limit is None or limit >= len(files) else [files[i * len(files) // limit] for i in range(limit)]
+
+
+def unreadable(skipped: Sequence[Skipped]) -> InputError:
+    """What to say where no image can be read."""
+    first = f"{skipped[0].file} {skipped[0].reason}"
+    return InputError(f"none of the {len(skipped)} images can be read; the first: {first}")
 
 
 def readable(
-    files: Iterable[Path], preprocess: Preprocess, skipped: list[Skipped]
+    files: Sequence[Path], preprocess: Preprocess, skipped: list[Skipped], workers: int = 0
 ) -> Iterator[tuple[Path, np.ndarray]]:
-    """Each file with its image, see `read_image`; `skipped` takes those that are none."""
-    for file in files:
+    """Each file with its image, see `read_image`, in order; `skipped` takes those that are none.
+
+    With `workers` so many processes read ahead; they end with the iterator, so close it. Raises MlpdeployError where
+    one of them is killed.
+    """
+    from torch import Generator
+    from torch.utils.data import DataLoader
+
+    _transform(preprocess)  # here, and processes that are forked need not import what it needs
+    loader: Any = DataLoader(
+        _Files(files, preprocess), AT_ONCE, num_workers=workers, collate_fn=list, generator=Generator()
+    )  # fmt: skip
+    try:
+        for file, found in zip(files, chain.from_iterable(loader), strict=True):
+            if isinstance(found, str):
+                skipped.append(Skipped(file, found))
+            else:
+                yield file, found
+    except RuntimeError as error:  # what PyTorch raises where a worker is gone
+        if "worker" not in str(error):
+            raise
+        raise MlpdeployError(f"a process that reads images has ended: {error}; give fewer --workers") from error
+
+
+class _Files:
+    """What PyTorch's loader reads: by the place of a file its image, or why there is none."""
+
+    def __init__(self, files: Sequence[Path], preprocess: Preprocess) -> None:
+        self.files, self.preprocess = files, preprocess
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, place: int) -> np.ndarray | str:
+        file = self.files[place]
         try:
-            yield file, read_image(file, preprocess)
+            return read_image(file, self.preprocess)
         except InputError as error:
-            skipped.append(Skipped(file, str(error).removeprefix(f"{file} ")))
+            return str(error).removeprefix(f"{file} ")
 
 
 def require_images(folder: Path) -> None:
@@ -168,34 +212,26 @@ def read_image(file: Path, preprocess: Preprocess) -> np.ndarray:
 
 
 def transform(image: Image.Image, preprocess: Preprocess) -> np.ndarray:
-    """Resize, crop and normalise one RGB or grey image to (channels, height, width) float32."""
-    height, width = preprocess.size
-    image = _resize(image, preprocess)
-    left, top = round((image.width - width) / 2), round((image.height - height) / 2)
-    # Outside of the image, where it is smaller than the crop, Pillow fills with black.
-    image = image.crop((left, top, left + width, top + height))
-    values = np.asarray(image, dtype=np.float32).reshape(height, width, -1) / np.float32(255)
-    mean, std = np.array(preprocess.mean, np.float32), np.array(preprocess.std, np.float32)
-    return np.ascontiguousarray(((values - mean) / std).transpose(2, 0, 1))
+    """One RGB or grey image as timm's evaluation prepares it: (channels, height, width) float32.
+
+    Raises ValueError where a thin image would become one that is larger than Pillow opens.
+    """
+    short, long = sorted(image.size)
+    edge = max(preprocess.size) / preprocess.crop
+    if Image.MAX_IMAGE_PIXELS and edge**2 * long / short > 2 * Image.MAX_IMAGE_PIXELS:
+        raise ValueError(f"of {image.width}x{image.height} pixels, it is too long to be resized to {edge:.0f} across")
+    return np.asarray(_transform(preprocess)(image).numpy())
 
 
-def _resize(image: Image.Image, preprocess: Preprocess) -> Image.Image:
-    height, width = (math.floor(edge / preprocess.crop) for edge in preprocess.size)
-    if height == width:
-        short, long = sorted(image.size)
-        scaled = int(height * long / short)
-        size = (height, scaled) if image.width <= image.height else (scaled, height)
-    else:
-        ratio = min(image.height / height, image.width / width)
-        size = (round(image.width / ratio), round(image.height / ratio))
-    if size == image.size:
-        return image
-    most = 2 * (Image.MAX_IMAGE_PIXELS or math.inf)  # those that Pillow opens
-    if size[0] * size[1] > most:
-        raise ValueError(
-            f"of {image.width}x{image.height} pixels it becomes {size[0]}x{size[1]}, which no memory holds"
-        )
-    return image.resize(size, INTERPOLATION[preprocess.interpolation])
+@cache
+def _transform(preprocess: Preprocess) -> Callable[[Image.Image], Any]:
+    from timm.data import create_transform
+
+    made: Callable[[Image.Image], Any] = create_transform(
+        (len(preprocess.mean), *preprocess.size), crop_pct=preprocess.crop, interpolation=preprocess.interpolation,
+        mean=preprocess.mean, std=preprocess.std,
+    )  # fmt: skip
+    return made
 
 
 def image_files(folder: Path) -> Iterator[Path]:
@@ -211,12 +247,23 @@ def image_files(folder: Path) -> Iterator[Path]:
         yield from (Path(root, n) for n in names if Path(n).suffix.lower() in SUFFIXES and not n.startswith("."))
 
 
-def _classes(files: Sequence[Path], folder: Path, num_classes: int | None) -> dict[str, int] | str:
-    """The class index of each first-level sub-folder, or why the layout does not say."""
-    inside = {file: file.relative_to(folder).parts for file in files}
-    if stray := next((file for file, parts in inside.items() if len(parts) < 2), None):
-        return f"{stray.name} lies in no sub-folder named by its class"
-    names = sorted({parts[0] for parts in inside.values()})
+def classes_of(
+    files: Sequence[Path], folder: Path, num_classes: int | None, named: Mapping[str, int] | None = None
+) -> Mapping[str, int] | str:
+    """The class index of each first-level sub-folder of a folder with these files, or why the layout does not say.
+
+    `named` has the class of each name, where that is known. Else names are the classes' numbers, or there are
+    `num_classes` such sub-folders, which then count in alphabetical order.
+    """
+    names = set[str]()
+    for file in files:
+        first, *rest = file.relative_to(folder).parts
+        if not rest:
+            return f"{first} lies in no sub-folder named by its class"
+        names.add(first)
+    if named is not None:
+        other = min(names - named.keys(), default=None)
+        return named if other is None else f"sub-folder {other} is none of the classes that are named"
     if all(name.isascii() and name.isdigit() for name in names):
         numbers = {name: int(name) for name in names}
         if num_classes is None or max(numbers.values()) < num_classes:
@@ -226,4 +273,4 @@ def _classes(files: Sequence[Path], folder: Path, num_classes: int | None) -> di
         return "the network does not tell how many classes it has"
     if len(names) != num_classes:
         return f"{len(names)} sub-folders are not the {num_classes} classes of the network"
-    return {name: index for index, name in enumerate(names)}
+    return {name: index for index, name in enumerate(sorted(names))}

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import multiprocessing
 import os
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +10,17 @@ import pytest
 import timm.data
 from PIL import Image
 
-from mlpdeploy.errors import InputError
-from mlpdeploy.evidence.proof.images import Preprocess, load_folder, read_image, transform
+from mlpdeploy.errors import InputError, MlpdeployError
+from mlpdeploy.evidence.proof import images
+from mlpdeploy.evidence.proof.images import (
+    Preprocess,
+    Skipped,
+    image_files,
+    load_folder,
+    read_image,
+    readable,
+    transform,
+)
 
 SMALL = Preprocess((8, 8), crop=1.0)
 
@@ -66,6 +77,67 @@ def test_every_mode_becomes_three_channels_or_one(tmp_path: Path, mode: str) -> 
     assert load_folder(tmp_path, grey).arrays.shape == (1, 1, 8, 8)
 
 
+def odd(folder: Path) -> Path:
+    """A folder of one class with an image of every kind that decoders or viewers treat in a way of their own."""
+    where = folder / "odd" / "0"
+    where.mkdir(parents=True)
+    wide = picture(90, 60, seed=3)
+    wide.convert("CMYK").save(where / "cmyk.jpg")
+    levels = np.linspace(0, 65535, 90 * 60).reshape(60, 90).astype(np.uint16)
+    Image.fromarray(levels).save(where / "16bit.png")
+    Image.fromarray(levels.astype(np.int32) // 2).save(where / "32bit.tif")
+    frames = [picture(90, 60, seed=seed) for seed in (4, 5, 6)]
+    frames[0].save(where / "animated.gif", save_all=True, append_images=frames[1:])
+    frames[0].save(where / "animated.webp", save_all=True, append_images=frames[1:], lossless=True)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by 90 degrees, says the camera
+    wide.save(where / "rotated.jpg", exif=exif)
+    alpha = wide.convert("RGBA")
+    alpha.putalpha(picture(90, 60, "L", 7))
+    alpha.save(where / "alpha.png")
+    wide.convert("P", palette=Image.Palette.ADAPTIVE).save(where / "palette.png", transparency=0)
+    picture(90, 60, "1").save(where / "bilevel.png")
+    return folder / "odd"
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # timm closes no file
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("channels", [3, 1])
+def test_what_a_folder_holds_is_what_timms_own_evaluation_sees(tmp_path: Path, channels: int, workers: int) -> None:
+    folder = odd(tmp_path)
+    mean, std = (0.4, 0.5, 0.6)[:channels], (0.2, 0.3, 0.25)[:channels]
+    how = timm.data.create_transform((channels, 48, 48), crop_pct=0.9, interpolation="bicubic", mean=mean, std=std)
+    theirs = timm.data.ImageDataset(str(folder), input_img_mode="RGB" if channels == 3 else "L", transform=how)
+    skipped: list[Skipped] = []
+    files = [Path(theirs.filename(place, absolute=True)) for place in range(len(theirs))]
+    files += sorted({*image_files(folder)} - {*files})  # timm takes no .gif and .webp, and opens them as Pillow does
+    ours = [*readable(files, Preprocess((48, 48), 0.9, "bicubic", mean, std), skipped, workers)]
+    assert [file for file, _ in ours] == files and len(files) == 9 and skipped == []
+    for place, (file, array) in enumerate(ours):
+        expected = theirs[place][0] if place < len(theirs) else how(Image.open(file).convert(theirs.input_img_mode))
+        np.testing.assert_array_equal(array, expected.numpy(), err_msg=file.name)
+
+
+@pytest.mark.parametrize("killed", [True, False])
+def test_workers_end_with_who_reads_and_one_that_is_killed_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed: bool
+) -> None:
+    for place in range(40):
+        picture(20, 20).save(tmp_path / f"{place:02}.png")
+    monkeypatch.setattr(images, "AT_ONCE", 1)
+    with closing(readable(sorted(image_files(tmp_path)), SMALL, [], workers=2)) as read:
+        next(read)
+        workers = multiprocessing.active_children()
+        assert len(workers) == 2
+        if killed:
+            workers[0].kill()
+            with pytest.raises(MlpdeployError, match=r"a process that reads images has ended: .* give fewer --workers"):
+                list(read)
+    for worker in workers:
+        worker.join(20)
+        assert not worker.is_alive()
+
+
 def broken(folder: Path) -> dict[str, bytes]:
     whole = folder / "whole.png"
     picture(64, 64).save(whole)
@@ -118,7 +190,7 @@ def test_an_image_that_becomes_larger_than_memory_is_skipped(tmp_path: Path) -> 
     found = load_folder(tmp_path, SMALL)
     assert [file.name for file in found.files] == ["good.png"]
     (skipped,) = found.skipped
-    assert skipped.file.name == "line.png" and "of 1x60000000 pixels it becomes" in skipped.reason
+    assert skipped.file.name == "line.png" and "of 1x60000000 pixels, it is too long" in skipped.reason
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes in files")

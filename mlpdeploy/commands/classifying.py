@@ -1,0 +1,54 @@
+"""What `predict` and `evaluate` share: how an artifact's images are prepared, its classes, and its scores of images."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mlpdeploy.artifact.store import Artifact
+from mlpdeploy.engine.batch import Batch
+from mlpdeploy.engine.programs import numpy_dtype
+from mlpdeploy.errors import InputError
+from mlpdeploy.evidence.proof.images import Preprocess
+from mlpdeploy.evidence.proof.runs import Run, in_batches
+from mlpdeploy.selection import Selection
+
+ONLY = "this is for networks that classify images"
+
+
+def preparation(artifact: Artifact, asked: Selection) -> Preprocess:
+    """How images become what the engine takes: as asked, else as the artifact says."""
+    (port, *others), known = artifact.manifest["inputs"], artifact.manifest["recipe"].get("images")
+    _, *shape = port["shape"]
+    if others or len(shape) != 3:
+        raise InputError(f"{asked.name} takes no single image: {ONLY}")
+    given = {"crop": asked.crop, "interpolation": asked.resize, "mean": asked.mean, "std": asked.std}
+    if "images" not in artifact.manifest["recipe"]:
+        raise InputError(f"{artifact.folder} is of a version that did not say how images are prepared: build it again")
+    facts = {**(known or {}), **{name: value for name, value in given.items() if value is not None}}
+    if "mean" not in facts:
+        raise InputError(
+            f"how the images of {asked.name} are prepared is not known: give --mean and --std, one number a channel"
+        )
+    if shape[0] != len(facts["mean"]):
+        raise InputError(f"{asked.name} takes {shape[0]} channels, there are {len(facts['mean'])} means")
+    facts |= {name: tuple(facts[name]) for name in ("mean", "std")}
+    return Preprocess((shape[1], shape[2]), **facts)
+
+
+def classes(artifact: Artifact) -> int:
+    """How many classes the network tells apart."""
+    shapes = [port["shape"] for port in artifact.manifest["outputs"]]
+    whole = any("int" in port["dtype"] or port["dtype"] == "bool" for port in artifact.manifest["outputs"])
+    if len(shapes) != 1 or len(shapes[0]) != 2 or shapes[0][1] < 2 or whole:
+        raise InputError(
+            f"{artifact.manifest['recipe']['name']} gives no single row of scores for an image, one for each class: "
+            f"{ONLY}"
+        )
+    return int(shapes[0][1])
+
+
+def scores(run: Run, artifact: Artifact, images: np.ndarray) -> np.ndarray:
+    """The row of scores (n, classes) for each image (n, channels, height, width), by the engine or a form of it."""
+    (port,), (output,) = artifact.manifest["inputs"], artifact.manifest["outputs"]
+    batch = Batch(**artifact.manifest["batch"])
+    return in_batches(run, {port["name"]: images.astype(numpy_dtype(port["dtype"]))}, batch)[output["name"]]
