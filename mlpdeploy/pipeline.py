@@ -35,7 +35,7 @@ from mlpdeploy.progress import Listener, Stages
 from mlpdeploy.search import decide
 from mlpdeploy.selection import Selection
 from mlpdeploy.selection.checks import positive
-from mlpdeploy.stages import check, load, plan_network, rewrite_network, trace_network
+from mlpdeploy.stages import check, compiled_again, load, plan_network, rewrite_network, trace_network
 from mlpdeploy.system import documents
 from mlpdeploy.system.turns import in_turn
 
@@ -159,9 +159,7 @@ def verify(
             shown = source.with_images(selection).with_outputs(traced.outputs)
             data = read_samples(data, "--data", shown, selection.seed, selection.limit, stages)
         calibration = Calibration.load(artifact.folder) if selection.quantised else None
-        chosen = decisions.applied(selection, decisions.of_manifest(artifact.manifest))
-        rewritten = rewrite_network(traced, chosen, stages)
-        compiled = plan_network(traced, rewritten, chosen, stages, calibration, backend.beside(selection.precision))
+        compiled = compiled_again(artifact, traced, selection, backend, calibration, stages)
         with stages("verify"):
             from mlpdeploy.artifact import manifest
             from mlpdeploy.evidence.proof.culprit import own_precision
@@ -202,7 +200,7 @@ def verify(
             if (largest := selection.profile.max) not in verification.sizes:
                 untried = f"batch {largest} was not tried: without --quick it is"
                 verification = replace(verification, notes=(*verification.notes, untried))
-        document = manifest.verified(artifact.manifest, verification)
+        document = manifest.evidence(artifact.manifest, verification)
         try:
             store.attach(artifact, store.VERIFICATION, json.dumps(document, indent=2, allow_nan=False) + "\n")
             store.attach(artifact, store.REPORT, reporting.in_markdown(artifact))

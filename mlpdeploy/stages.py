@@ -8,7 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from mlpdeploy.engine.backend import backends
+from mlpdeploy.artifact import decisions
+from mlpdeploy.artifact.store import Artifact
+from mlpdeploy.engine.backend import Backend, backends
 from mlpdeploy.engine.batch import Batch
 from mlpdeploy.errors import NetworkError
 from mlpdeploy.network.source import Source, source_of
@@ -124,3 +126,17 @@ def plan_network(
         require_codes(balanced, planned)
         typed = apply(balanced, planned)
     return Compiled(traced, rewritten, balanced, planned, typed, calibration)
+
+
+def compiled_again(
+    artifact: Artifact,
+    traced: Traced,
+    selection: Selection,
+    backend: Backend,
+    calibration: Calibration | None,
+    stages: Stages,
+) -> Compiled:
+    """The graph that an artifact's engine was built from, made anew of what was decided and calibrated then."""
+    chosen = decisions.applied(selection, decisions.of_manifest(artifact.manifest))
+    rewritten = rewrite_network(traced, chosen, stages)
+    return plan_network(traced, rewritten, chosen, stages, calibration, backend.beside(selection.precision))

@@ -17,6 +17,7 @@ from mlpdeploy.zoo.recipe import Recipe, kind
 if TYPE_CHECKING:
     from torch import fx
 
+    from mlpdeploy.evidence.documents.evaluation import Evaluation
     from mlpdeploy.evidence.proof.ladder import Verification
     from mlpdeploy.graph.rule import RuleReport
     from mlpdeploy.graph.tracing.trace import TensorSpec
@@ -85,8 +86,8 @@ def outlines(compiled: Compiled) -> dict[str, list[dict[str, Any]]]:
     return {when: [asdict(operation) for operation in outline(module)] for when, module in graphs.items()}
 
 
-def verified(manifest: Mapping[str, Any], verification: Verification) -> dict[str, Any]:
-    """The document of verification.json: the findings, and which files they are about."""
+def evidence(manifest: Mapping[str, Any], found: Verification | Evaluation) -> dict[str, Any]:
+    """The document of verification.json or evaluation.json: the findings, and which files they are about."""
     files = {name: facts["sha256"] for name, facts in manifest["files"].items()}
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -95,7 +96,7 @@ def verified(manifest: Mapping[str, Any], verification: Verification) -> dict[st
         "weights": manifest["weights"]["text"],
         "files": files,
         "versions": cache.versions(),
-        **verification.to_json(),
+        **found.to_json(),
     }
 
 

@@ -120,6 +120,16 @@ VERIFICATION = {
     "seed": WHOLE, "data?": [str], "notes": [str], "stages": [STAGE, ...],
 }  # fmt: skip
 
+SHARE = {"right": COUNT, "share": AMOUNT, "interval": [AMOUNT, ...]}
+EVALUATION = {
+    "created": str, "files": {str: str}, "passed": bool, "verdict": str, "images": SIZE, "data": [str],
+    "contenders": [{"name": str, "top1": SHARE, "top5": SHARE, "not_finite": COUNT}, ...],
+    "agreement": (AMOUNT, None), "unread": COUNT, "skipped": [{"file": str, "reason": str}],
+    "paired": ({"engine_only": COUNT, "pytorch_only": COUNT, "p_value": AMOUNT}, None),
+}  # fmt: skip
+TALLY = {"about": {str: object}, "done": COUNT, "skipped": {str: str}, "marks": str}
+"""What an evaluation that is under way has counted."""
+
 RATIO = {"value": POSITIVE, "low": POSITIVE, "high": POSITIVE, "verdict": str}
 PHASES = {name: AMOUNT for name in ("host_to_device_ms", "compute_ms", "device_to_host_ms", "end_to_end_ms")}
 CONTENDER = {

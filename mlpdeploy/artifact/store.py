@@ -3,13 +3,13 @@
     model.onnx  the engine  graph.json  manifest.json  report.md        written together, by `draft`
     quantisation.json  rows.npz                                         of an INT8 or FP8 engine
     layers.json                                                         of a TensorRT engine
-    verification.json  bench.json  profile.json  report.html            added later, by `attach`
+    verification.json  evaluation.json  bench.json  profile.json  report.html    added later, by `attach`
 
-A draft is a hidden folder beside the artifact. When everything in it is on the disk, it is exchanged with the
-artifact in one step (renameat2 with RENAME_EXCHANGE). Where a system has no such step, the artifact is first set
-aside as `.<backend>.previous`; a writer killed in between leaves that, and the next one to open the artifact puts it
-back. One lock an artifact makes writers wait for each other, so a draft that the holder of the lock finds is a dead
-writer's and is removed. The manifest has size and SHA-256 of each file, and opening an artifact checks them.
+A draft is a hidden folder beside the artifact. When everything in it is on the disk, it is exchanged with the artifact
+in one step (renameat2 with RENAME_EXCHANGE). Where a system has no such step, the artifact is first set aside as
+`.<backend>.previous`; the next one to open the artifact puts back what a writer leaves that is killed in between. One
+lock an artifact makes writers wait for each other, so a draft that its holder finds is a dead writer's and is removed.
+The manifest has size and SHA-256 of each file, and opening an artifact checks them.
 """
 
 from __future__ import annotations
@@ -36,19 +36,20 @@ from mlpdeploy.system.swap import previous_of, replace_folder
 SCHEMA = 3
 GRAPH, MANIFEST = "graph.json", "manifest.json"
 VERIFICATION, BENCH, REPORT, PAGE = "verification.json", "bench.json", "report.md", "report.html"
-PROFILE = "profile.json"
-"""The time of each layer as `trtexec` exports it, of the last bench."""
+EVALUATION, PROFILE = "evaluation.json", "profile.json"
+"""What `evaluate` found; and the time of each layer as `trtexec` exports it, of the last bench."""
 QUANTISATION, ROWS, CURVE = "quantisation.json", "rows.npz", "curve.svg"
 """Ranges of an INT8 or FP8 engine: with them `verify` makes the same graph again without the calibration's data."""
 
 DOCUMENTS: dict[str, Any] = {
     GRAPH: schema.GRAPH,
     VERIFICATION: schema.VERIFICATION,
+    EVALUATION: schema.EVALUATION,
     BENCH: {"kind": object, "schema": object},
 }
 """The documents beside a manifest, and of which kind each is; what is in bench.json its version says."""
 
-ATTACHED = (VERIFICATION, BENCH, PROFILE, REPORT, PAGE)
+ATTACHED = (VERIFICATION, EVALUATION, BENCH, PROFILE, REPORT, PAGE)
 """What is added to an artifact after it was built."""
 
 
@@ -94,9 +95,8 @@ class Draft:
         texts = {MANIFEST: dump(manifest), REPORT: report(manifest)}
         for name, text in texts.items():
             (self.folder / name).write_text(text, encoding="utf-8")
-        for path in (*files.values(), *(self.folder / name for name in texts)):
-            sync(path)
-        for path in (*(p for p in self.folder.rglob("*") if p.is_dir()), self.folder):
+        folders = (path for path in self.folder.rglob("*") if path.is_dir())
+        for path in (*files.values(), *(self.folder / name for name in texts), *folders, self.folder):
             sync(path)
         replace_folder(self.folder, self.target)
         return Artifact(self.target, manifest)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from mlpdeploy.artifact.store import Artifact
+from mlpdeploy.engine.backend import Runner
 from mlpdeploy.engine.batch import Batch
 from mlpdeploy.engine.programs import numpy_dtype
 from mlpdeploy.errors import InputError
@@ -47,8 +48,14 @@ def classes(artifact: Artifact) -> int:
     return int(shapes[0][1])
 
 
+def taking(engine: Runner, artifact: Artifact) -> Run:
+    """An engine that takes images in float32, whatever its input's own dtype is."""
+    (port,) = artifact.manifest["inputs"]
+    dtype = numpy_dtype(port["dtype"])
+    return lambda arrays: engine({name: values.astype(dtype) for name, values in arrays.items()})
+
+
 def scores(run: Run, artifact: Artifact, images: np.ndarray) -> np.ndarray:
     """The row of scores (n, classes) for each image (n, channels, height, width), by the engine or a form of it."""
     (port,), (output,) = artifact.manifest["inputs"], artifact.manifest["outputs"]
-    batch = Batch(**artifact.manifest["batch"])
-    return in_batches(run, {port["name"]: images.astype(numpy_dtype(port["dtype"]))}, batch)[output["name"]]
+    return in_batches(run, {port["name"]: images}, Batch(**artifact.manifest["batch"]))[output["name"]]

@@ -16,7 +16,7 @@ import numpy as np
 from mlpdeploy.artifact import store, trust
 from mlpdeploy.artifact.lookup import built_folder, reopened
 from mlpdeploy.artifact.store import Artifact
-from mlpdeploy.commands.classifying import classes, preparation, scores
+from mlpdeploy.commands.classifying import classes, preparation, scores, taking
 from mlpdeploy.engine.backend import pick
 from mlpdeploy.errors import InputError, MlpdeployError
 from mlpdeploy.evidence.proof.images import Preprocess, Skipped, image_files, read_image, readable, unreadable
@@ -98,10 +98,11 @@ def predict(
             named = _labels(artifact, count, labels)
         read, skipped = list[Prediction](), list[Skipped]()
         with stages("predict"), backend.load(artifact.engine, artifact.manifest["facts"]) as engine:
+            run = taking(engine, artifact)
             images = _readable(paths, prepared, skipped)
             while some := [*islice(images, artifact.manifest["batch"]["opt"])]:
                 files, rows = zip(*some, strict=True)
-                probable = _probabilities(scores(engine, artifact, np.stack(rows)), files)
+                probable = _probabilities(scores(run, artifact, np.stack(rows)), files)
                 read += map(lambda file, row: _prediction(file, row, named, top), files, probable)
                 stages.step("images", len(read), len(read))
     if not read and not skipped:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlpdeploy.artifact import cache, decisions
+from mlpdeploy.artifact import cache
 from mlpdeploy.artifact.store import Artifact
 from mlpdeploy.engine.backend import Arrays
 from mlpdeploy.engine.signature import Port, Signature
@@ -21,7 +21,7 @@ from mlpdeploy.errors import InputError
 from mlpdeploy.export import Exported, in_one_step, open_built, require_new, tolerances, trtexec
 from mlpdeploy.progress import Listener, Stages
 from mlpdeploy.selection import Selection
-from mlpdeploy.stages import Compiled, plan_network, rewrite_network
+from mlpdeploy.stages import Compiled, compiled_again
 from mlpdeploy.system.leftovers import temporary_folder
 from mlpdeploy.system.turns import in_turn
 
@@ -55,11 +55,7 @@ def reduce(
     require_new(folder)
     built = open_built(selection, artifact, stages)
     selection, backend, artifact, source = built.selection, built.backend, built.artifact, built.source
-    chosen = decisions.applied(selection, decisions.of_manifest(artifact.manifest))
-    rewritten = rewrite_network(built.traced, chosen, stages)
-    compiled = plan_network(
-        built.traced, rewritten, chosen, stages, built.calibration, backend.beside(chosen.precision)
-    )
+    compiled = compiled_again(artifact, built.traced, selection, backend, built.calibration, stages)
     with stages("reduce"), ExitStack() as stack:
         opened = _opened(stage, selection, backend, compiled, stages, stack)
         parts = (

@@ -35,6 +35,7 @@ from mlpdeploy.system.text import formatted
 from mlpdeploy.terminal.argv import device_first, require_words, with_seconds
 from mlpdeploy.terminal.artifacts import print_artifact, print_build, print_doctor, print_verification
 from mlpdeploy.terminal.catalogue import print_catalogue, print_rulebook
+from mlpdeploy.terminal.cli_evaluate import evaluate
 from mlpdeploy.terminal.cli_export import export, print_reduced, reduced
 from mlpdeploy.terminal.cli_measure import bench, history, regress, sensitivity
 from mlpdeploy.terminal.cli_predict import predict
@@ -172,7 +173,7 @@ def verify(
         raise typer.Exit(1)
 
 
-for command in (bench, regress, history, sensitivity, export, predict):
+for command in (bench, regress, history, sensitivity, export, predict, evaluate):
     app.command()(command)
 
 

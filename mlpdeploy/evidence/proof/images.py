@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import chain
@@ -138,29 +138,31 @@ def spread(files: Sequence[Path], limit: int | None) -> Sequence[Path]:
     return files if limit is None or limit >= len(files) else [files[i * len(files) // limit] for i in range(limit)]
 
 
-def unreadable(skipped: Sequence[Skipped]) -> InputError:
-    """What to say where no image can be read."""
+def unreadable(skipped: Sequence[Skipped], count: int | None = None) -> InputError:
+    """What to say where no image can be read: those that were skipped, or so many, of which these are the first."""
     first = f"{skipped[0].file} {skipped[0].reason}"
-    return InputError(f"none of the {len(skipped)} images can be read; the first: {first}")
+    return InputError(f"none of the {count or len(skipped)} images can be read; the first: {first}")
 
 
 def readable(
     files: Sequence[Path], preprocess: Preprocess, skipped: list[Skipped], workers: int = 0
-) -> Iterator[tuple[Path, np.ndarray]]:
+) -> Generator[tuple[Path, np.ndarray], None, None]:
     """Each file with its image, see `read_image`, in order; `skipped` takes those that are none.
 
     With `workers` so many processes read ahead; they end with the iterator, so close it. Raises MlpdeployError where
     one of them is killed.
     """
-    from torch import Generator
+    import torch
     from torch.utils.data import DataLoader
 
     _transform(preprocess)  # here, and processes that are forked need not import what it needs
-    loader: Any = DataLoader(
-        _Files(files, preprocess), AT_ONCE, num_workers=workers, collate_fn=list, generator=Generator()
-    )  # fmt: skip
+    data: Any = _Files(files, preprocess)
+    with warnings.catch_warnings():
+        # More workers than cores are as asked; and of the threads at a fork, those that read need none.
+        warnings.simplefilter("ignore")
+        read = iter(DataLoader(data, AT_ONCE, num_workers=workers, collate_fn=list, generator=torch.Generator()))
     try:
-        for file, found in zip(files, chain.from_iterable(loader), strict=True):
+        for file, found in zip(files, chain.from_iterable(read), strict=True):
             if isinstance(found, str):
                 skipped.append(Skipped(file, found))
             else:
@@ -225,7 +227,7 @@ def transform(image: Image.Image, preprocess: Preprocess) -> np.ndarray:
 
 @cache
 def _transform(preprocess: Preprocess) -> Callable[[Image.Image], Any]:
-    from timm.data import create_transform
+    from timm.data.transforms_factory import create_transform
 
     made: Callable[[Image.Image], Any] = create_transform(
         (len(preprocess.mean), *preprocess.size), crop_pct=preprocess.crop, interpolation=preprocess.interpolation,
