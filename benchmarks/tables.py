@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmarks.network_tables import engines, executed, families, graph, launches, remaining, weights, zoo
 from benchmarks.recorded import recorded
-from benchmarks.time_tables import build, coverage, cpu, gate, install, quantisation, rules, searched, summary
+from benchmarks.time_tables import build, coverage, cpu, evaluate, gate, install, quantisation, rules, searched, summary
 from mlpdeploy.zoo.recipe import folder
 
 ROOT = Path(__file__).parent.parent
@@ -30,6 +30,7 @@ TABLES: dict[str, tuple[Callable[..., list[str]], tuple[str, ...]]] = {
     "summary": (summary, ("graph", "cpu")),
     "build": (build, ("build",)),
     "install": (install, ("install",)),
+    "evaluate": (evaluate, ("evaluate",)),
     "coverage": (coverage, ("coverage",)),
     "zoo": (zoo, ("zoo",)),
     "executed": (executed, ("executed",)),

@@ -12,7 +12,7 @@ Importing this package imports neither torch nor any inference engine; the funct
 from mlpdeploy import errors
 from mlpdeploy._version import __version__ as __version__
 from mlpdeploy.api import compile, load
-from mlpdeploy.commands import bench, doctor, history, inspect, regress
+from mlpdeploy.commands import bench, doctor, evaluate, history, inspect, regress
 from mlpdeploy.handle import Engine
 from mlpdeploy.network.finding import find
 from mlpdeploy.network.source import reference
@@ -29,6 +29,7 @@ __all__ = [
     "compile",
     "doctor",
     "errors",
+    "evaluate",
     "find",
     "history",
     "inspect",

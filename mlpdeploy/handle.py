@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from mlpdeploy.artifact.store import Artifact
+    from mlpdeploy.evidence.documents.evaluation import Evaluation
     from mlpdeploy.evidence.proof.ladder import Verification
     from mlpdeploy.network.source import Source
     from mlpdeploy.progress import Listener
@@ -132,6 +133,34 @@ class Engine:
             progress=progress,
         )  # fmt: skip
 
+    def evaluate(
+        self,
+        data: str | Path,
+        network: nn.Module | None = None,
+        *,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        crop: float | None = None,
+        resize: str | None = None,
+        **options: Any,
+    ) -> Evaluation:
+        """How often it is right on a folder of classes, beside PyTorch, as `mlpdeploy evaluate` counts it.
+
+        `network` is needed where `verify` needs it, and images are prepared as there. The options are those of
+        `mlpdeploy.commands.evaluating.evaluate`: `only`, `class_map`, `limit`, `workers`, `restart`. Raises
+        MachineLacks where this machine cannot run the engine, and what `verify` raises.
+        """
+        from mlpdeploy.commands.evaluating import evaluate
+
+        selection = replace(
+            Selection.from_json(self.manifest["selection"]), mean=floats(mean), std=floats(std), crop=crop,
+            resize=resize,
+        )  # fmt: skip
+        source = self._network(network, "evaluate(folder, network)")
+        return evaluate(
+            selection, Path(data), source=source, artifact=self._artifact, trusted=self._trusted, **options
+        )  # fmt: skip
+
     def bench(self, network: nn.Module | None = None, **options: Any) -> Any:
         """Time it beside its baselines, as `mlpdeploy bench` does; the result is kept beside the engine too.
 
@@ -178,11 +207,14 @@ class Engine:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _network(self, network: nn.Module | None) -> Source | None:
-        """The network to verify against; None where the selection's name finds it, and may be used to find it."""
+    def _network(self, network: nn.Module | None, needs: str = "verify(network)") -> Source | None:
+        """The network to verify against; None where the selection's name finds it, and may be used to find it.
+
+        `needs` is the call to make where neither does.
+        """
         name = self.manifest["selection"]["name"]
         if network is None and kind(name) == "given" and self._source is None:
-            raise InputError("the artifact does not hold the network it was compiled from: engine.verify(network)")
+            raise InputError(f"the artifact does not hold the network it was compiled from: engine.{needs}")
         if network is None and kind(name) == "user" and self._source is None:
             trust.require_named(self._artifact, name, self._trusted)
         if network is None:

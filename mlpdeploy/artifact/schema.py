@@ -120,7 +120,7 @@ VERIFICATION = {
     "seed": WHOLE, "data?": [str], "notes": [str], "stages": [STAGE, ...],
 }  # fmt: skip
 
-SHARE = {"right": COUNT, "share": AMOUNT, "interval": [AMOUNT, ...]}
+SHARE = {"right": COUNT, "share": AMOUNT, "low": AMOUNT, "high": AMOUNT}
 EVALUATION = {
     "created": str, "files": {str: str}, "passed": bool, "verdict": str, "images": SIZE, "data": [str],
     "contenders": [{"name": str, "top1": SHARE, "top5": SHARE, "not_finite": COUNT}, ...],

@@ -3,6 +3,7 @@
 recipe -> trace -> check -> rewrite -> calibrate -> one site at a time    `sensitivity`: what 8 bits cost
 build -> rivals -> time in sittings -> roofline, layers                   `bench`, in benching.py
 baseline -> build -> verify -> time in pairs -> judge the gates           `regress`, in gating.py
+engine, typed graph, PyTorch -> images in batches -> test                 `evaluate`, in evaluating.py
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from mlpdeploy.zoo.recipe import recipes
 
 if TYPE_CHECKING:
     from mlpdeploy.evidence.documents.bench import Bench
+    from mlpdeploy.evidence.documents.evaluation import Evaluation
     from mlpdeploy.evidence.documents.history import History
     from mlpdeploy.evidence.documents.regress import Regress
 
@@ -85,6 +87,13 @@ def regress(selection: Selection, reference: str, **options: Any) -> Regress:
     return found
 
 
+def evaluate(selection: Selection, data: str | Path, **options: Any) -> Evaluation:
+    """How often the engine of a selection is right on a folder of classes (see `evaluating.evaluate`)."""
+    from mlpdeploy.commands import evaluating
+
+    return evaluating.evaluate(selection, Path(data), **options)
+
+
 def history(selection: Selection) -> History:
     """The runs of `bench` and `regress` of a network so far. Raises InputError where there are none."""
     from mlpdeploy.evidence.documents.history import read
@@ -95,13 +104,13 @@ def history(selection: Selection) -> History:
 def inspect(
     target: str, *, precision: str | None = None, backend: str | None = None, out: Path = OUT
 ) -> dict[str, Any]:
-    """What is in an artifact: its manifest, where it lies, and its verification where there is one.
+    """What is in an artifact: its manifest, where it lies, and its verification and evaluation where there are some.
 
     `target` is a path or the name of a network; where several of its artifacts fit, InputError lists them.
     """
     artifact = find_artifact(target, precision=precision, backend=backend, out=out)
-    verification = store.attached(artifact, store.VERIFICATION)
-    return {"folder": str(artifact.folder), "manifest": artifact.manifest, "verification": verification}
+    found = {name: store.attached(artifact, f"{name}.json") for name in ("verification", "evaluation")}
+    return {"folder": str(artifact.folder), "manifest": artifact.manifest, **found}
 
 
 def catalogue(pattern: str | None = None) -> list[dict[str, Any]]:

@@ -93,7 +93,7 @@ class Kept:
                 return empty
             marks = np.frombuffer(zlib.decompress(base64.b64decode(found["marks"])), np.uint8)
             tally = Tally(empty.names, marks.reshape(empty.marks.shape).copy(), found["done"], found["skipped"])
-            if tally.done > marks.size:
+            if tally.done > len(tally.marks[0]):
                 raise ValueError("more is finished than there is")
         except (ArtifactError, ValueError, zlib.error) as error:
             self.stages.say(f"the evaluation that was begun is not gone on with: {error}")

@@ -112,7 +112,11 @@ def print_artifact(console: Console, found: Mapping[str, Any]) -> None:
     verdict = "not verified yet" if verification is None else f"{verification['created']}: {verification['verdict']}"
     versions = ", ".join(f"{name} {version}" for name, version in manifest["versions"].items())
     ports = {side: _ports(manifest[side]) for side in ("inputs", "outputs")}
-    console.print(_facts(ports | _summary(manifest) | {"versions": versions, "verified": verdict}))
+    evidence = {"verified": verdict}
+    if (evaluation := found["evaluation"]) is not None:
+        top1 = ", ".join(f"{one['name']} {one['top1']['share']:.2%}" for one in evaluation["contenders"])
+        evidence["evaluated"] = f"top-1 of {evaluation['images']} images: {top1}; {evaluation['verdict']}"
+    console.print(_facts(ports | _summary(manifest) | {"versions": versions} | evidence))
 
     console.print("\n[bold]Rules[/]")
     rules = [(rule["name"], rule["fired"], len(rule["refused"])) for rule in manifest["rules"]]

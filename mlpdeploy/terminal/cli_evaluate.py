@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mlpdeploy.artifact.store import Artifact
+from mlpdeploy.evidence.report.words import EVALUATED, evaluated_lines, evaluated_rows
 from mlpdeploy.selection import Selection
 from mlpdeploy.selection.arguments import TAKES
 from mlpdeploy.selection.parse import parse_words
@@ -76,32 +77,12 @@ def print_evaluation(console: Console, name: str, document: Mapping[str, Any]) -
     title = f"[bold]{escape(name)}[/] on {document['images']} images, {escape(document['weights'])}"
     console.print(title, highlight=False, soft_wrap=True)
     table = Table(**SIMPLE)
-    for column in ("  contender", ">top-1", "95 % interval", ">top-5", "95 % interval"):
-        table.add_column(column.removeprefix(">"), justify="right" if column.startswith(">") else "left")
-    for one in document["contenders"]:
-        table.add_row(f"  {one['name']}", *(cell for key in ("top1", "top5") for cell in _share(one[key])))
+    for place, column in enumerate(EVALUATED):
+        table.add_column(column if place else f"  {column}", justify="right" if place else "left")
+    for first, *cells in evaluated_rows(document):
+        table.add_row(f"  {first}", *cells)
     console.print(table)
-    for line in (*document["data"], *_found(document)):
+    for line in evaluated_lines(document):
         console.print(f"  {escape(line)}", highlight=False, soft_wrap=True)
     colour = "green" if document["passed"] else "red"
     console.print(f"[bold {colour}]{escape(document['verdict'])}[/]", highlight=False)
-
-
-def _share(share: Mapping[str, Any]) -> tuple[str, str]:
-    low, high = share["interval"]
-    return f"{share['share']:.2%}", f"{low:.2%} to {high:.2%}"
-
-
-def _found(document: Mapping[str, Any]) -> Iterator[str]:
-    """What else an evaluation found, line by line."""
-    if (paired := document["paired"]) is not None:
-        yield f"engine and PyTorch agree on the first class of {document['agreement']:.2%}"
-        only = f"only the engine right: {paired['engine_only']}, only PyTorch: {paired['pytorch_only']}"
-        yield f"{only}; McNemar's exact test: p = {paired['p_value']:.2g}"
-    for one in document["contenders"]:
-        if one["not_finite"]:
-            yield f"{one['name']}: scores of {one['not_finite']} images are not all finite: run verify"
-    for skipped in document["skipped"]:
-        yield f"skipped {skipped['file']}: {skipped['reason']}"
-    if (more := document["unread"] - len(document["skipped"])) > 0:
-        yield f"skipped {more} more that cannot be read"

@@ -25,6 +25,7 @@ from mlpdeploy.system import files
 from mlpdeploy.system.documents import Number, wrong
 from tests.conftest import REPOSITORY
 from tests.evidence.examples import bench as measured
+from tests.evidence.examples import evaluation
 from tests.terminal.test_cli import in_process
 from tests.test_api import Net, images
 
@@ -44,6 +45,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     engine.save(folder)
     manifest = json.loads((folder / store.MANIFEST).read_text())
     (folder / store.BENCH).write_text(json.dumps(measured(manifest)))
+    (folder / store.EVALUATION).write_text(json.dumps(evaluation(manifest)))
     mlpdeploy.load(folder).report()
     return folder
 
@@ -102,6 +104,7 @@ def use(folder: Path) -> None:
 READ: dict[str, Callable[[Path], Any]] = {
     store.MANIFEST: store.read_manifest,
     store.VERIFICATION: lambda folder: store.attached(_unchecked(folder), store.VERIFICATION),
+    store.EVALUATION: lambda folder: store.attached(_unchecked(folder), store.EVALUATION),
     store.BENCH: lambda folder: reporting._evidence(_unchecked(folder)),
 }
 

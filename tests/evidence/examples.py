@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from mlpdeploy.artifact.manifest import evidence
+from mlpdeploy.evidence.documents.evaluation import Contender, Evaluation
+from mlpdeploy.evidence.proof.accuracy import Paired, Share
+
 PORT: dict[str, Any] = {"name": "input", "shape": [8], "dtype": "float32"}
 FACTS: dict[str, Any] = {
     "backend": "onnxruntime", "precision": "fp32", "inputs": [PORT], "outputs": [PORT], "batch": [1, 2, 4],
@@ -67,6 +71,16 @@ def bench(manifest: Mapping[str, Any]) -> dict[str, Any]:
         "credit": [{"rule": "project_tokens", "fired": 2, "batch": 1, **ratio(1.125), "verdict": "pays"}],
         "left_out": {"tensorrt": "no NVIDIA GPU"},
     }  # fmt: skip
+
+
+def evaluation(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What `mlpdeploy evaluate` would have found about the artifact of that manifest: an engine that is worse."""
+    right = {"engine": (70, 90), "typed graph": (80, 95), "PyTorch": (81, 95)}
+    contenders = tuple(Contender(name, Share(one, 100), Share(five, 100), 0) for name, (one, five) in right.items())
+    skipped = {"val/3/<b>.png": "is not a readable image: <cut>"}
+    data = ("101 images of 10 classes below val", "images resized bilinear")
+    found = Evaluation(contenders, 100, 1, skipped, data, Paired(2, 13), Share(83, 100))
+    return evidence({"backend": "any", "files": {}, "weights": {"text": ""}, **manifest}, found)
 
 
 def on_gpu(document: dict[str, Any]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ class Contender:
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
         shares = {
-            name: {"right": share.right, "share": share.value, "interval": list(share.interval)}
+            name: {"right": share.right, "share": share.value, "low": share.interval[0], "high": share.interval[1]}
             for name, share in (("top1", self.top1), ("top5", self.top5))
         }
         return {"name": self.name, **shares, "not_finite": self.not_finite}

@@ -53,12 +53,14 @@ def in_markdown(artifact: Artifact) -> str:
         return markdown(artifact.manifest, *_evidence(artifact))
 
 
-def _evidence(artifact: Artifact) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
-    """verification.json and bench.json, where they are there and about these very files."""
+def _evidence(artifact: Artifact) -> tuple[dict[str, Any] | None, dict[str, Any] | None, dict[str, Any] | None]:
+    """verification.json, bench.json and evaluation.json, where they are there and about these very files."""
     hashes = {name: facts["sha256"] for name, facts in artifact.manifest["files"].items()}
-    verification, bench = (store.attached(artifact, name) for name in (store.VERIFICATION, store.BENCH))
-    if verification is not None and verification["files"] != hashes:
-        verification = None
+    verification, evaluation = (
+        found if found is not None and found["files"] == hashes else None
+        for found in (store.attached(artifact, name) for name in (store.VERIFICATION, store.EVALUATION))
+    )  # fmt: skip
+    bench = store.attached(artifact, store.BENCH)
     if bench is not None and (bench.get("kind"), bench.get("schema")) != ("bench", 1):
         raise ArtifactError(f"{artifact.folder / store.BENCH} is no result of this mlpdeploy's bench: measure it again")
     if bench is not None and (problem := documents.wrong(bench, schema.BENCH)) is not None:
@@ -66,7 +68,7 @@ def _evidence(artifact: Artifact) -> tuple[dict[str, Any] | None, dict[str, Any]
         raise ArtifactError(f"{path} is damaged or of another version ({problem}): measure it again")
     if bench is not None and bench["network"].get("model_sha256") != hashes[store.MODEL]:
         bench = None
-    return verification, bench
+    return verification, bench, evaluation
 
 
 @contextmanager

@@ -11,10 +11,13 @@ from mlpdeploy.evidence.report.search_words import HEADER, search_rows, search_t
 from mlpdeploy.evidence.report.summary_codes import in_8_bits, in_blocks, left_out, where
 from mlpdeploy.evidence.report.verdicts import Verdict, command, engine_of, speedup, verdicts
 from mlpdeploy.evidence.report.words import (
+    EVALUATED,
     EXTREME,
     PHASES,
     clock_notes,
     device_rows,
+    evaluated_lines,
+    evaluated_rows,
     extreme_rows,
     extreme_text,
     launches_text,
@@ -32,11 +35,12 @@ def report(
     manifest: Mapping[str, Any],
     verification: Mapping[str, Any] | None = None,
     bench: Mapping[str, Any] | None = None,
+    evaluation: Mapping[str, Any] | None = None,
 ) -> str:
-    """Markdown about an artifact, from its manifest and, where they are there, its verification.json and bench.json."""
+    """Markdown about an artifact, from its manifest and, where they are there, its other documents."""
     parts = [
         _built(manifest),
-        _verdicts(verdicts(manifest, verification, bench)),
+        _verdicts(verdicts(manifest, verification, bench, evaluation)),
         _stages(manifest["seconds"]),
         _operations(manifest["ops"]["before"], manifest["ops"]["after"]),
         _rules(manifest["rules"], manifest.get("forms", ())),
@@ -46,6 +50,7 @@ def report(
         in_8_bits(manifest.get("quantised")),
         in_blocks(manifest.get("coded_weights")),
         _verified(manifest, verification),
+        _evaluated(evaluation),
         _measured(manifest, bench),
         _files(manifest.get("files", {})),
         _reproduce(manifest),
@@ -171,6 +176,14 @@ def _verified(manifest: Mapping[str, Any], verification: Mapping[str, Any] | Non
     header, extremes = extreme_rows(stages)
     parts += [EXTREME, table(header, extremes)] if extremes else []
     return "\n\n".join([*parts, *([items(told)] if told else [])])
+
+
+def _evaluated(evaluation: Mapping[str, Any] | None) -> str:
+    if evaluation is None:
+        return ""
+    header = [name if not place else f"{name}:" for place, name in enumerate(EVALUATED)]
+    counts = table(header, evaluated_rows(evaluation))
+    return "\n\n".join(["## Evaluation", strong(evaluation["verdict"]), counts, items(evaluated_lines(evaluation))])
 
 
 def _verdicts(found: Iterable[Verdict]) -> str:

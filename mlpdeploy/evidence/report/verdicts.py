@@ -31,10 +31,13 @@ class Verdict:
     because: str
 
 
-def verdicts(manifest: Document, verification: Document | None, bench: Document | None) -> tuple[Verdict, ...]:
+def verdicts(
+    manifest: Document, verification: Document | None, bench: Document | None, evaluation: Document | None = None
+) -> tuple[Verdict, ...]:
     """The verdicts on an artifact, the most important one first."""
     found = [
         _correctness(manifest, verification),
+        *_evaluated(evaluation),
         _speed(manifest, bench),
         _rules(manifest),
         _quantised(manifest["quantised"]) if manifest.get("quantised") else _precision(manifest),
@@ -106,6 +109,14 @@ def _top1(stage: Document) -> str:
     if images is None or images["agreement"] is None:
         return ""
     return f"; {images['agreement']['top1']:.2%} of {images['agreement']['images']} images keep their class"
+
+
+def _evaluated(evaluation: Document | None) -> Iterator[Verdict]:
+    if evaluation is not None:
+        top1 = ", ".join(f"{one['name']} {one['top1']['share']:.2%}" for one in evaluation["contenders"])
+        because = f"Top-1 of {evaluation['images']} images: {top1}"
+        status = UNKNOWN if evaluation["paired"] is None else GOOD if evaluation["passed"] else BAD
+        yield Verdict("Accuracy", status, _sentence(evaluation["verdict"].removeprefix("passed: ")), because)
 
 
 def _speed(manifest: Document, bench: Document | None) -> Verdict:

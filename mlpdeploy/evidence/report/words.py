@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,6 +86,36 @@ def extreme_rows(stages: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[l
 def _extreme(stage: Mapping[str, Any], name: str) -> str:
     found = nearest(one for one in stage["extremes"] if one["row"] == name)
     return extreme_text(found, stage["budget"]["max_relative_error"]) or "not compared"
+
+
+EVALUATED = ("contender", "top-1", "95 % interval", "top-5", "95 % interval")
+"""The header of `evaluated_rows`."""
+
+
+def evaluated_rows(evaluation: Mapping[str, Any]) -> list[list[str]]:
+    """For each contender of evaluation.json its name, and how often it is right, with what that is sure to."""
+    return [[one["name"], *_share(one["top1"]), *_share(one["top5"])] for one in evaluation["contenders"]]
+
+
+def _share(share: Mapping[str, float]) -> tuple[str, str]:
+    return f"{share['share']:.2%}", f"{share['low']:.2%} to {share['high']:.2%}"
+
+
+def evaluated_lines(evaluation: Mapping[str, Any]) -> Iterator[str]:
+    """What else an evaluation says, line by line."""
+    yield from evaluation["data"]
+    if (paired := evaluation["paired"]) is not None:
+        if evaluation["agreement"] is not None:
+            yield f"engine and PyTorch see the same class first in {evaluation['agreement']:.2%}"
+        only = f"only the engine is right in {paired['engine_only']}, only PyTorch in {paired['pytorch_only']}"
+        yield f"{only}; McNemar's exact test: p = {paired['p_value']:.2g}"
+    for one in evaluation["contenders"]:
+        if one["not_finite"]:
+            yield f"{one['name']}: scores of {one['not_finite']} images are not all finite: run verify"
+    for skipped in evaluation["skipped"]:
+        yield f"skipped {skipped['file']}: {skipped['reason']}"
+    if (more := evaluation["unread"] - len(evaluation["skipped"])) > 0:
+        yield f"skipped {more} more that cannot be read"
 
 
 PRODUCTS = ("fully_connected", "corrltn", "deconvolution")

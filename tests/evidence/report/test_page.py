@@ -19,15 +19,15 @@ from mlpdeploy.evidence.report.page import page
 from mlpdeploy.evidence.report.page.page import _count, _error, _ms, precisions
 from mlpdeploy.evidence.report.time_by_module import times
 from mlpdeploy.evidence.report.verdicts import speedup
-from mlpdeploy.evidence.report.words import extreme_text
+from mlpdeploy.evidence.report.words import evaluated_rows, extreme_text
 from tests.browser import browser, chromium
-from tests.evidence.examples import MILLISECONDS, bench, on_gpu
+from tests.evidence.examples import MILLISECONDS, bench, evaluation, on_gpu
 from tests.evidence.report.read_page import SMALLEST, Page, contrast, visible
 from tests.test_api import Net, images
 
 SECTIONS = (
-    "built", "accuracy", "latency", "roofline", "operations", "block", "rules", "time", "precision", "environment",
-    "reproduce",
+    "built", "accuracy", "evaluation", "latency", "roofline", "operations", "block", "rules", "time", "precision",
+    "environment", "reproduce",
 )  # fmt: skip
 HOSTILE = """<script>alert(1)</script>"'><img src=x onerror=alert(2)> {{ 7 * 7 }} $\\frac{1}$ &amp; | `x` 模型 🎉"""
 
@@ -44,6 +44,7 @@ def documents() -> dict[str, Any]:
         "manifest": manifest,
         "verification": read[store.VERIFICATION],
         "bench": bench(manifest),
+        "evaluation": evaluation(manifest),
         "outlines": read[store.GRAPH],
     }
 
@@ -96,6 +97,7 @@ def allowed(documents: dict[str, Any]) -> Iterator[str]:
             ranked = check["agreement"]
             yield from (str(check["batch"]), "" if ranked is None else f"{100 * ranked['top1']:.0f}%")
             yield from (_error(one["max_relative"]) for one in (check["reference"], check["permuted"]) if one)
+    yield from (cell for row in evaluated_rows(documents["evaluation"]) for cell in row[1:])
     for measurement in measured["measurements"]:
         for one in measurement["contenders"]:
             yield from (_ms(one[key]) for key in ("median_ms", "p90_ms", "p99_ms", "images_per_second"))

@@ -101,6 +101,16 @@ def test_real_images_give_agreement_and_accuracy() -> None:
     assert "99.50% of 200 images, 80.00% right" in text and "real images" in text
 
 
+def test_an_evaluation_is_told_with_its_intervals_and_its_test() -> None:
+    text = report(MANIFEST, VERIFICATION, None, examples.evaluation(MANIFEST))
+    assert "**the engine is right less often than PyTorch (p = 0.0074)**" in text
+    assert "| PyTorch | 81.00% | 72.22% to 87.49% | 95.00% | 88.82% to 97.85% |" in text
+    assert "- only the engine is right in 2, only PyTorch in 13; McNemar's exact test: p = 0.0074" in text
+    assert "&lt;b>.png: is not a readable image" in text
+    assert "**Accuracy: The engine is right less often than PyTorch (p = 0.0074).**" in text
+    assert "Evaluation" not in report(MANIFEST, VERIFICATION)
+
+
 def test_every_table_is_well_formed_whatever_the_reasons_hold() -> None:
     text = report(MANIFEST, VERIFICATION)
     assert "- `fold_affine` refused at `head`: a \\| b c" in text

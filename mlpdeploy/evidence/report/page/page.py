@@ -18,11 +18,14 @@ from mlpdeploy.evidence.report.summary import REFUSALS, reproduction
 from mlpdeploy.evidence.report.time_by_module import Times, kind_of, times
 from mlpdeploy.evidence.report.verdicts import command, speedup, title, verdicts
 from mlpdeploy.evidence.report.words import (
+    EVALUATED,
     EXTREME,
     PHASES,
     clock_notes,
     coded_facts,
     device_rows,
+    evaluated_lines,
+    evaluated_rows,
     extreme_rows,
     launches_text,
     moving_facts,
@@ -38,6 +41,7 @@ def page(
     manifest: Document,
     verification: Document | None = None,
     bench: Document | None = None,
+    evaluation: Document | None = None,
     outlines: Mapping[str, Sequence[Document]] | None = None,
 ) -> str:
     """HTML about an artifact, from its manifest and, where they are there, its other documents.
@@ -66,8 +70,10 @@ def page(
         m=manifest,
         v=verification,
         bench=bench,
+        evaluation=evaluation,
+        evaluated=(EVALUATED, evaluated_rows(evaluation), evaluated_lines(evaluation)) if evaluation else None,
         title=title(manifest),
-        verdicts=verdicts(manifest, verification, bench),
+        verdicts=verdicts(manifest, verification, bench, evaluation),
         style=_markup((FOLDER / "style.css").read_text(encoding="utf-8")),
         pictures=_pictures(manifest, verification, bench, seen if undrawn is None else None),
         block=seen,
