@@ -120,6 +120,21 @@ def coverage(document: Document) -> list[str]:
     ]
 
 
+def evaluate(document: Document) -> list[str]:
+    """How much memory an evaluation holds at most, in its first half and in its second."""
+    settings, found = document["settings"], document["results"]
+    head = ["network", "images", "contenders", "first half, MiB at most", "second half", "seconds"]
+    rows = [
+        [
+            f"`{name}` at {settings['image_size']} pixels", f"{row['images']:,}", ", ".join(row["contenders"]),
+            *map(str, row["peak_of_each_half_mib"]), f"{row['seconds']:.0f}",
+        ]
+        for name, row in found.items()
+    ]  # fmt: skip
+    workers = f"{settings['workers']} workers; the memory is theirs and the command's."
+    return [*table(head, rows), "", f"{workers} {_one_line(document, ['torch', settings['backend']])}."]
+
+
 def build(document: Document) -> list[str]:
     """Seconds and memory of the commands, and the seconds of the rules by size of the network."""
     results = document["results"]

@@ -173,3 +173,11 @@ def test_launches_name_the_rules_that_change_their_number() -> None:
     lines = tables.launches(document(results, threads=1))
     assert "| `net` | 9 | 7 | not measured | not measured | `fold_affine` 8 |" in lines
     assert "| `other` | 4 | 5 | 3 → 0 | 1 → 2 | not measured |" in lines
+
+
+def test_the_memory_of_an_evaluation_is_that_of_each_half() -> None:
+    row = {"images": 20_000, "contenders": ["engine", "PyTorch"], "peak_of_each_half_mib": [981, 984], "seconds": 401.6}
+    settings = {"image_size": 96, "workers": 2, "backend": "openvino"}
+    lines = tables.evaluate(document({"net": row}, **settings))
+    assert lines[2] == "| `net` at 96 pixels | 20,000 | engine, PyTorch | 981 | 984 | 402 |"
+    assert lines[-1].startswith("2 workers; the memory is theirs and the command's. A CPU, 2 cores, Python 3.11.1, ")

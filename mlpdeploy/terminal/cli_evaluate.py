@@ -80,7 +80,7 @@ def print_evaluation(console: Console, name: str, document: Mapping[str, Any]) -
     for place, column in enumerate(EVALUATED):
         table.add_column(column if place else f"  {column}", justify="right" if place else "left")
     for first, *cells in evaluated_rows(document):
-        table.add_row(f"  {first}", *cells)
+        table.add_row(f"  {escape(first)}", *cells)
     console.print(table)
     for line in evaluated_lines(document):
         console.print(f"  {escape(line)}", highlight=False, soft_wrap=True)

@@ -17,8 +17,10 @@ from mlpdeploy.evidence.documents import history, outcome
 from mlpdeploy.evidence.report.markdown import code
 from mlpdeploy.evidence.report.summary import report
 from mlpdeploy.terminal import artifacts, catalogue, live, measurements, sensitivity
+from mlpdeploy.terminal.cli_evaluate import print_evaluation
 from mlpdeploy.terminal.screen import Terminal
 from tests.conftest import REPOSITORY
+from tests.evidence.examples import evaluation
 from tests.evidence.report.test_summary import MANIFEST, VERIFICATION
 from tests.terminal.test_cli import in_process
 
@@ -63,6 +65,7 @@ REGRESS = BENCH | {
     "baseline": {"reference": "git:main", "commit": None, "created": "now", "differs": ["the precision"]},
     "settings": BENCH["settings"] | {"undecided": "fail"},
 }  # fmt: skip
+EVALUATION = evaluation(MANIFEST)
 VERIFIED = VERIFICATION | {"stages": [stage | {"checks": []} for stage in VERIFICATION["stages"]]}
 SITE = {"module": "blocks.0", "node": "linear", "sqnr_db": 20.0, "top1": None, "macs": 1}
 ENTRY = {
@@ -89,8 +92,13 @@ PRINTERS: dict[str, Callable[[Console, str], None]] = {
     "build": lambda to, evil: artifacts.print_build(to, f"out{evil}", poisoned(BUILT, evil), False),
     "verify": lambda to, evil: artifacts.print_verification(to, f"net{evil}", evil, poisoned(VERIFIED, evil)),
     "inspect": lambda to, evil: artifacts.print_artifact(
-        to, {"folder": evil, "manifest": poisoned(BUILT, evil), "verification": {"created": evil, "verdict": evil}}
+        to,
+        {
+            "folder": evil, "manifest": poisoned(BUILT, evil), "verification": {"created": evil, "verdict": evil},
+            "evaluation": poisoned(EVALUATION, evil),
+        },
     ),
+    "evaluate": lambda to, evil: print_evaluation(to, evil, poisoned(EVALUATION | {"weights": "random"}, evil)),
     "report": lambda to, evil: artifacts.print_report(to, poisoned(REPORT, evil)),
     "bench": lambda to, evil: measurements.print_bench(to, poisoned(BENCH, evil)),
     "regress": lambda to, evil: measurements.print_regress(to, poisoned(REGRESS, evil)),
@@ -159,7 +167,8 @@ def parts(text: str) -> list[str]:
 
 @pytest.mark.parametrize("poison", MARKDOWN)
 def test_markdown_shows_names_and_takes_no_markup_from_them(poison: str) -> None:
-    spoiled = [poisoned(document, poison) for document in (MANIFEST, VERIFICATION)]
+    spoiled = [poisoned(document, poison) for document in (MANIFEST, VERIFICATION, EVALUATION)]
+    spoiled.insert(2, None)
     spoiled[0]["weights"]["random"], spoiled[0]["selection"]["name"] = True, MANIFEST["selection"]["name"]
     assert parts(report(*spoiled)) == parts(report(*poisoned_with_a_word()))
     found = outcome.markdown(poisoned(REGRESS, poison))
@@ -169,7 +178,8 @@ def test_markdown_shows_names_and_takes_no_markup_from_them(poison: str) -> None
 
 def poisoned_with_a_word() -> list[Any]:
     """The documents as they are, but that no name is empty."""
-    spoiled = [poisoned(document, "x") for document in (MANIFEST, VERIFICATION)]
+    spoiled = [poisoned(document, "x") for document in (MANIFEST, VERIFICATION, EVALUATION)]
+    spoiled.insert(2, None)
     spoiled[0]["selection"]["name"] = MANIFEST["selection"]["name"]
     return spoiled
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mlpdeploy.evidence.proof.accuracy import SIGNIFICANCE, TOP, Paired, Share
+from mlpdeploy.evidence.proof.accuracy import SIGNIFICANCE, Paired, Share
 
 ENGINE, TYPED, PYTORCH = "engine", "typed graph", "PyTorch"
 SHOWN = 20
@@ -15,7 +15,7 @@ SHOWN = 20
 
 @dataclass(frozen=True)
 class Contender:
-    """A form of the network: how often the right class is its first and among its first TOP, on how many images its
+    """A form of the network: how often the right class is its first and among its first five, on how many images its
     scores were not all finite, which are wrong."""
 
     name: str
@@ -79,7 +79,6 @@ class Evaluation:
             "passed": self.passed,
             "verdict": self.verdict(),
             "images": self.images,
-            "top": TOP,
             "data": list(self.data),
             "contenders": [one.to_json() for one in self.contenders],
             "agreement": None if self.agreement is None else self.agreement.value,
