@@ -106,7 +106,8 @@ def _images(recipe: Recipe) -> dict[str, Any] | None:
     if not recipe.prepared or len(shapes) != 1 or len(shapes[0]) != 3 or shapes[0][0] != len(recipe.mean):
         return None
     mean, std = list(recipe.mean), list(recipe.std)
-    return {"crop": recipe.crop, "interpolation": recipe.interpolation, "mean": mean, "std": std}
+    how = {"crop": recipe.crop, "crop_mode": recipe.crop_mode, "interpolation": recipe.interpolation}
+    return how | {"mean": mean, "std": std}
 
 
 def _weights(selection: Selection, network: Any) -> dict[str, Any]:

@@ -85,7 +85,7 @@ DECISION = {
 DECISIONS = {"schema": COUNT, "decisions": [{"case": CASE, "decision": DECISION}]}
 """What searches decided, for later builds."""
 
-IMAGES = {"crop": POSITIVE, "interpolation": str, "mean": [ANY, ...], "std": [ANY, ...]}
+IMAGES = {"crop": POSITIVE, "crop_mode?": str, "interpolation": str, "mean": [ANY, ...], "std": [ANY, ...]}
 MANIFEST = {
     "key": (str, None), "created": str, "selection": SELECTION, "network?": (str, None),
     "recipe": {"name": str, "family": str, "source": str, "parameters": COUNT, "images?": (IMAGES, None)},

@@ -28,6 +28,7 @@ _TIMM = {
     "mean": "mean",
     "std": "std",
     "crop": "crop_pct",
+    "crop_mode": "crop_mode",
     "interpolation": "interpolation",
     "num_classes": "num_classes",
 }

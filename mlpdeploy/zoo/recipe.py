@@ -66,7 +66,7 @@ class Recipe:
     matrix products and convolutions at batch 1, in 1e9 multiply-accumulates. `rules` gives for each rewrite rule how
     often it fires. A network that does not classify has `num_classes` None (0 in the file). Facts that nobody published
     or counted are None. Of a network of one's own nobody knows how its images are `prepared`, unless it says so: mean,
-    std, crop and interpolation then mean nothing.
+    std, crop and interpolation then mean nothing. `crop_mode` is timm's: center, squash or border.
     """
 
     name: str
@@ -92,6 +92,7 @@ class Recipe:
     inputs: tuple[Input, ...] = ()
     rules: Mapping[str, int] = field(default_factory=dict)
     prepared: bool = True
+    crop_mode: str = "center"
 
     @property
     def names(self) -> tuple[str, ...]:

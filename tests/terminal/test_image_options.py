@@ -35,7 +35,10 @@ def grey(): return Net(1)
 def twenty(): return Net(3, 20)
 def known():
     net = Net()
-    net.pretrained_cfg = {"input_size": (3, 8, 8), "mean": (0.1, 0.2, 0.3), "std": (0.5, 0.5, 0.5), "crop_pct": 1.0}
+    net.pretrained_cfg = {
+        "input_size": (3, 8, 8), "mean": (0.1, 0.2, 0.3), "std": (0.5, 0.5, 0.5), "crop_pct": 1.0,
+        "crop_mode": "squash",
+    }
     return net
 def silent():
     net = Net()
@@ -126,7 +129,8 @@ def test_a_network_that_brings_timms_facts_needs_no_options(run: Run, tmp_path: 
     folder = photos(tmp_path / "photos", ("a",))
     run("build", *own)
     document, _ = run("verify", *own, "--data", folder)
-    assert document["data"][1] == "images resized bicubic, centre crop 1, mean 0.1, 0.2, 0.3, std 0.5, 0.5, 0.5"
+    shown = "images resized bicubic, squashed, centre crop 1, mean 0.1, 0.2, 0.3, std 0.5, 0.5, 0.5"
+    assert document["data"][1] == shown
     document, _ = run("verify", *own, "--data", folder, "--crop", "0.5")
     assert "centre crop 0.5, mean 0.1" in document["data"][1]
 

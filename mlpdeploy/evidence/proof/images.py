@@ -28,6 +28,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 LIMIT = 256
 """Images that a check reads unless it is told otherwise: enough to see top-1 change by half a per cent."""
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+CROPS = {"center": "centre crop", "squash": "squashed, centre crop", "border": "with a border, centre crop"}
+"""timm's crop modes, and what they are called."""
 AT_ONCE = 16
 """Images that a worker reads before it hands them over: few, since two such lots of each worker wait in memory."""
 
@@ -37,7 +39,8 @@ class Preprocess:
     """What evaluation does to an image: resize, centre crop, scale to [0, 1], subtract `mean`, divide by `std`.
 
     The shorter edge is resized to floor(size / crop), its aspect kept, and the centre of (height, width) `size` is
-    cut out. One mean and one std a channel: three channels are RGB, one is grey.
+    cut out; other modes of timm's are `squash`, which keeps no aspect, and `border`, which cuts nothing off. One mean
+    and one std a channel: three channels are RGB, one is grey.
     """
 
     size: tuple[int, int]
@@ -45,11 +48,14 @@ class Preprocess:
     interpolation: str = "bicubic"
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
+    crop_mode: str = "center"
 
     def __post_init__(self) -> None:
         if self.interpolation not in RESIZES:
             known = ", ".join(sorted(RESIZES))
             raise InputError(f"no interpolation is called {self.interpolation!r}; there are {known}")
+        if self.crop_mode not in CROPS:
+            raise InputError(f"no crop is called {self.crop_mode!r}; there are {', '.join(CROPS)}")
         if len(self.mean) != len(self.std) or len(self.mean) not in (1, 3):
             raise InputError(
                 f"{len(self.mean)} means and {len(self.std)} stds: images have 1 or 3 channels, one of each"
@@ -59,7 +65,7 @@ class Preprocess:
 
     def __str__(self) -> str:
         mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (self.mean, self.std))
-        return f"resized {self.interpolation}, centre crop {self.crop:.4g}, mean {mean}, std {std}"
+        return f"resized {self.interpolation}, {CROPS[self.crop_mode]} {self.crop:.4g}, mean {mean}, std {std}"
 
     @classmethod
     def of(cls, recipe: Recipe) -> Preprocess:
@@ -83,7 +89,8 @@ class Preprocess:
                 f"{recipe.name} takes inputs of shape {shapes[0]}, there are {len(recipe.mean)} means: give mean and "
                 "std, one number a channel (1 or 3), or an .npz file of prepared rows"
             )
-        return cls((height, width), recipe.crop, recipe.interpolation, tuple(recipe.mean), tuple(recipe.std))
+        mean, std = tuple(recipe.mean), tuple(recipe.std)
+        return cls((height, width), recipe.crop, recipe.interpolation, mean, std, recipe.crop_mode)
 
 
 @dataclass(frozen=True)
@@ -231,7 +238,7 @@ def _transform(preprocess: Preprocess) -> Callable[[Image.Image], Any]:
 
     made: Callable[[Image.Image], Any] = create_transform(
         (len(preprocess.mean), *preprocess.size), crop_pct=preprocess.crop, interpolation=preprocess.interpolation,
-        mean=preprocess.mean, std=preprocess.std,
+        mean=preprocess.mean, std=preprocess.std, crop_mode=preprocess.crop_mode,
     )  # fmt: skip
     return made
 

@@ -46,6 +46,15 @@ def test_the_arrays_are_those_of_timms_evaluation(size: tuple[int, int], crop: f
     np.testing.assert_allclose(ours, theirs.numpy(), rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("mode", ["squash", "border"])
+def test_timms_other_crops_are_its_own(mode: str) -> None:
+    image, how = picture(300, 100), {"crop_pct": 0.9, "interpolation": "bicubic", "crop_mode": mode}
+    theirs = timm.data.create_transform((3, 64, 64), **how)(image).numpy()
+    ours = transform(image, Preprocess((64, 64), 0.9, crop_mode=mode))
+    np.testing.assert_array_equal(ours, theirs)
+    assert (ours != transform(image, Preprocess((64, 64), 0.9))).any()
+
+
 @pytest.mark.parametrize("size", [(300, 200), (120, 400)])
 def test_a_target_that_is_not_square_keeps_the_aspect_as_timm_does(size: tuple[int, int]) -> None:
     image = picture(*size)
@@ -275,6 +284,7 @@ def test_a_loop_of_links_ends_and_linked_folders_are_read(tmp_path: Path) -> Non
     "wrong",
     [
         {"interpolation": "cubist"}, {"mean": (0.5, 0.5)}, {"std": (1.0, 0.0, 1.0)}, {"crop": 0.0}, {"size": (0, 8)},
+        {"crop_mode": "oval"},
     ],
 )  # fmt: skip
 def test_a_preprocessing_that_cannot_be_is_refused(wrong: dict) -> None:
