@@ -2,9 +2,10 @@
 
     python -m benchmarks.evaluate [RECIPE ...] [--images 20000] [--limit-mib 1536]
 
-The images are JPEGs of changing sizes, the weights are random: accuracies mean nothing here. Memory is that of the
-command and of the processes that read images together, a page that several of them share counted once (PSS), once a
-second. Exits 1 where it is above the limit.
+The images are JPEGs of changing sizes, the weights are random: accuracies mean nothing here. Memory is looked at once a
+second: that of the command and of the processes that read images, a page that several of them share counted once (PSS).
+Of pages of libraries that other programs use at that time, too, each has its part, so it moves by some tens of MiB with
+what else runs. Exits 1 where it is above the limit.
 """
 
 from __future__ import annotations

@@ -131,7 +131,9 @@ def evaluate(document: Document) -> list[str]:
         ]
         for name, row in found.items()
     ]  # fmt: skip
-    workers = f"{settings['workers']} workers; the memory is theirs and the command's."
+    workers = (
+        f"{settings['workers']} workers; memory is theirs and the command's (PSS, which moves with what else runs)."
+    )
     return [*table(head, rows), "", f"{workers} {_one_line(document, ['torch', settings['backend']])}."]
 
 

@@ -25,6 +25,7 @@ from tests.terminal.conftest import said
 __all__ = ["home", "said"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("batch", "workers"), [("1", 0), ("2:4:8", 2), ("3:64:64", 1)])
 def test_every_contender_is_right_where_pytorch_is(home: Path, batch: str, workers: int) -> None:
     asked = selection(home, batch=batch, out=home / f"batch-{batch.replace(':', '-')}")
@@ -47,6 +48,7 @@ def test_half_precision_ends_round_the_engines_images_only(home: Path) -> None:
     assert abs(found["engine"].top1.right - found["PyTorch"].top1.right) <= 1
 
 
+@pytest.mark.slow
 def test_on_the_command_line(home: Path, said: Any) -> None:
     pipeline.build(selection(home))
     folder = home / "out" / "evaluate_nets-Digits" / "fp32" / "onnxruntime"
@@ -103,6 +105,7 @@ def test_left_out_contenders_need_no_network(home: Path, monkeypatch: pytest.Mon
         assert evaluate(asked, home / "val", only=("typed",), workers=0)["typed graph"].top1.count == COUNT
 
 
+@pytest.mark.slow
 def test_broken_images_are_left_out_and_counted(home: Path, tmp_path: Path, said: Any) -> None:
     asked = selection(home)
     artifact = pipeline.build(asked)
@@ -198,6 +201,7 @@ def test_a_sample_is_spread_evenly(home: Path) -> None:
     assert any(line.endswith("spread evenly over 101") and "20 images of 10 classes" in line for line in heard.lines)
 
 
+@pytest.mark.slow
 def test_an_engine_in_python(home: Path, tmp_path: Path) -> None:
     from tests import digits
 
