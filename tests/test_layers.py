@@ -25,6 +25,7 @@ LAYERS = (
     ("selection",),
     ("network",),
     ("artifact",),
+    ("runtime",),
     ("evidence",),
     ("calibration", "stages"),
     ("search",),

@@ -198,8 +198,8 @@ class EngineBackend(ABC):
 
     def _check_gpu(self, engine: Path, facts: Mapping[str, Any]) -> None:
         """Raise ArtifactError where an engine is for other GPUs than this machine's; warn where it is for a sister."""
-        here, gpus, tuned = nvidia.probe(), [str(name) for name in facts.get("gpus", ())], facts.get("gpu")
-        if isinstance(here, str) or not gpus:
+        gpus, tuned = [str(name) for name in facts.get("gpus", ())], facts.get("gpu")
+        if not gpus or isinstance(here := nvidia.probe(), str):
             return
         if not self._serves(here.capability, gpus, facts):
             elsewhere = self.supports(str(facts.get("precision")), (here.capability,)) is None
