@@ -69,20 +69,25 @@ def _copy_files(artifact: Artifact, folder: Path) -> None:
         with suppress(InputError):  # who may not write there may read
             if os.path.lexists(lock_of(artifact.folder)) and (lock := acquired(artifact.folder, None)) is not None:
                 stack.callback(lock.release)
-        for name, facts in artifact.manifest["files"].items():
-            if _copied(artifact, name, folder) != facts["sha256"]:
-                require_same(artifact)
-                raise ArtifactError(f"{artifact.folder / name} was altered after it was built: build it again")
+        for name in artifact.manifest["files"]:
+            copy_file(artifact, name, folder / name)
         for name in ATTACHED:
             if os.path.lexists(artifact.folder / name):
-                _copied(artifact, name, folder)
+                _copied(artifact, name, folder / name)
         require_same(artifact)
     (folder / MANIFEST).write_text(dump(artifact.manifest), encoding="utf-8")
 
 
-def _copied(artifact: Artifact, name: str, folder: Path) -> str:
+def copy_file(artifact: Artifact, name: str, target: Path) -> None:
+    """One of the files that the manifest names, held against it, to a path. Raises ArtifactError as `copy` does."""
+    if _copied(artifact, name, target) != artifact.manifest["files"][name]["sha256"]:
+        require_same(artifact)
+        raise ArtifactError(f"{artifact.folder / name} was altered after it was built: build it again")
+
+
+def _copied(artifact: Artifact, name: str, target: Path) -> str:
     """Copy one file; its hash. Raises ArtifactError where it is none, or not there any more."""
-    source, target = artifact.folder / name, folder / name
+    source = artifact.folder / name
     require_inside(source, artifact.folder)
     try:
         with opened(source) as file:

@@ -11,6 +11,7 @@ from mlpdeploy.engine.programs import numpy_dtype
 from mlpdeploy.errors import InputError
 from mlpdeploy.evidence.proof.images import Preprocess
 from mlpdeploy.evidence.proof.runs import Run, in_batches
+from mlpdeploy.network.labels import classes_of
 from mlpdeploy.selection import Selection
 
 ONLY = "this is for networks that classify images"
@@ -38,14 +39,12 @@ def preparation(artifact: Artifact, asked: Selection) -> Preprocess:
 
 def classes(artifact: Artifact) -> int:
     """How many classes the network tells apart."""
-    shapes = [port["shape"] for port in artifact.manifest["outputs"]]
-    whole = any("int" in port["dtype"] or port["dtype"] == "bool" for port in artifact.manifest["outputs"])
-    if len(shapes) != 1 or len(shapes[0]) != 2 or shapes[0][1] < 2 or whole:
+    if (found := classes_of(artifact.manifest["outputs"])) is None:
         raise InputError(
             f"{artifact.manifest['recipe']['name']} gives no single row of scores for an image, one for each class: "
             f"{ONLY}"
         )
-    return int(shapes[0][1])
+    return found
 
 
 def taking(engine: Runner, artifact: Artifact) -> Run:

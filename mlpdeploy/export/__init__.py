@@ -1,28 +1,25 @@
-"""Engines for other tools: what an artifact was built from, in a folder that they read, without mlpdeploy.
+"""Engines for other tools: an artifact, or what it was built from, in a folder that they read.
 
-recipe -> trace -> rows of input, and what the network makes of them -> a folder in one format
+recipe -> trace -> rows of input, and what the network makes of them -> a folder for NVIDIA's tools
+artifact -> a version of a model in a repository of Triton's
 
-A format is a file of this folder.
+A format is a file or a folder of this folder.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlpdeploy.artifact import cache, store
-from mlpdeploy.artifact.lookup import built_folder, check_traced, reopened
+from mlpdeploy.artifact.lookup import built_folder, check_same, check_traced, find_artifact, reopened
 from mlpdeploy.artifact.store import Artifact
 from mlpdeploy.calibration import Calibration
 from mlpdeploy.engine.backend import LAYERS, Arrays, pick
 from mlpdeploy.engine.signature import Signature
 from mlpdeploy.errors import InputError
+from mlpdeploy.export.folders import in_one_step, require_new
 from mlpdeploy.progress import Listener, Stages
 from mlpdeploy.selection import Selection
 from mlpdeploy.stages import load, trace_network
@@ -32,10 +29,11 @@ if TYPE_CHECKING:
     import onnx
 
     from mlpdeploy.engine.backend import Backend
+    from mlpdeploy.export.triton import Wanted
     from mlpdeploy.graph.tracing.trace import Traced
     from mlpdeploy.network.source import Source
 
-FORMATS = ("trtexec",)
+FORMATS = ("trtexec", "triton")
 
 
 @dataclass(frozen=True)
@@ -70,24 +68,41 @@ def export(
     folder: Path,
     *,
     artifact: Artifact | None = None,
+    wanted: Wanted | None = None,
+    trusted: bool = False,
     progress: Listener | None = None,
 ) -> dict[str, Any]:
-    """Write the artifact of a selection to a new folder, in the format `to`: its files and the lines to type, as JSON.
+    """Write the artifact of a selection in the format `to`: its files and the lines to type, as JSON values.
 
-    `artifact` is the one that is meant where it was opened before. Raises InputError where there is no such format,
-    where `folder` holds something or cannot be written, and ArtifactError where nothing of that selection is built.
+    `trtexec` writes a new folder, `triton` a version of a model into a repository, which it makes where there is none
+    (`wanted` says how it is to be served, `trusted` that code of somebody else's may run there). `artifact` is the one
+    that is meant where it was opened before. Raises InputError where there is no such format, or where `folder` holds
+    something else or cannot be written, and ArtifactError where nothing of that selection is built.
     """
     if to not in FORMATS:
         raise InputError(f"--to {to}: no such format; choose one of: {', '.join(FORMATS)}")
+    stages = Stages(progress)
+    if to == "triton":
+        from mlpdeploy.export import triton
+
+        with stages("write"):
+            return triton.add(artifact or _only(selection), folder, wanted, trusted=trusted)
     from mlpdeploy.export import trtexec
 
-    stages = Stages(progress)
     require_new(folder)
     found = _gathered(selection, artifact, stages)
     with stages("write"), in_one_step(folder) as draft:
         lines = trtexec.write(found, draft)
         files = sorted(path.relative_to(draft).as_posix() for path in draft.rglob("*") if path.is_file())
     return {"folder": str(folder), "format": to, "files": files, "commands": lines}
+
+
+def _only(selection: Selection) -> Artifact:
+    """The one artifact of a selection: neither its network nor what builds such engines is needed to copy it."""
+    backend = None if selection.backend == "auto" else selection.backend
+    found = find_artifact(selection.name, precision=selection.precision, backend=backend, out=selection.out)
+    check_same(found, selection.with_backend(found.manifest["backend"]), None)
+    return found
 
 
 @dataclass(frozen=True)
@@ -151,36 +166,3 @@ def tolerances(outputs: dict[str, Any], budget: float) -> dict[str, float]:
 
     require_finite(outputs)
     return {name: budget * usual(outputs, name) for name in outputs}
-
-
-def require_new(folder: Path) -> None:
-    """Raises InputError where there is something already, where nobody can tell, or where no folder can be made."""
-    above = next((one for one in folder.absolute().parents if os.path.lexists(one)), Path("/"))
-    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-        raise InputError(f"{folder}: cannot be written (no folder can be made in {above})")
-    try:
-        taken = folder.is_symlink() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir())))
-    except OSError as error:
-        raise _unwritable(folder, error) from error
-    if taken:
-        raise InputError(f"{folder} is there already: give a folder that is new or empty")
-
-
-@contextmanager
-def in_one_step(folder: Path) -> Iterator[Path]:
-    """A folder that takes the place of `folder` when the body ends well. Raises InputError where that cannot be."""
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        draft = folder.with_name(f".{folder.name}-{uuid.uuid4().hex}")
-        draft.mkdir()
-        try:
-            yield draft
-            os.replace(draft, folder)  # which refuses where something lies there by now
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
-    except OSError as error:
-        raise _unwritable(folder, error) from error
-
-
-def _unwritable(folder: Path, error: OSError) -> InputError:
-    return InputError(f"{folder}: cannot be written ({error.strerror or error})")

@@ -18,7 +18,8 @@ from mlpdeploy.artifact.store import Artifact
 from mlpdeploy.engine.backend import Arrays
 from mlpdeploy.engine.signature import Port, Signature
 from mlpdeploy.errors import InputError
-from mlpdeploy.export import Exported, in_one_step, open_built, require_new, tolerances, trtexec
+from mlpdeploy.export import Exported, open_built, tolerances, trtexec
+from mlpdeploy.export.folders import in_one_step, require_new
 from mlpdeploy.progress import Listener, Stages
 from mlpdeploy.selection import Selection
 from mlpdeploy.stages import Compiled, compiled_again

@@ -24,7 +24,7 @@ from mlpdeploy.artifact.store import Artifact
 from mlpdeploy.commands.rulebook import rulebook
 from mlpdeploy.engine import nvidia
 from mlpdeploy.errors import InputError, MlpdeployError
-from mlpdeploy.export import require_new
+from mlpdeploy.export.folders import require_new
 from mlpdeploy.search import SECONDS
 from mlpdeploy.selection import OUT, Selection
 from mlpdeploy.selection.arguments import TAKES

@@ -23,10 +23,40 @@ if TYPE_CHECKING:
     from mlpdeploy.evidence.proof.ladder import Verification
     from mlpdeploy.progress import Listener
 
+_PANEL = "Triton"
+
 To = Annotated[str, typer.Option("--to", metavar="FORMAT", help=f"For which tools: {', '.join(FORMATS)}.")]
 Folder = Annotated[
     Path | None,
     typer.Option("--folder", metavar="DIR", help="A new folder; default: named after network, precision and format."),
+]
+Repository = Annotated[
+    Path | None,
+    typer.Option("--repository", metavar="DIR", help="The model repository to add to.", rich_help_panel=_PANEL),
+]
+ModelName = Annotated[
+    str | None,
+    typer.Option("--model-name", metavar="NAME", help="Default: the network's name.", rich_help_panel=_PANEL),
+]
+Labels = Annotated[
+    Path | None,
+    typer.Option("--labels", metavar="FILE", help="A label for each class, as in predict.", rich_help_panel=_PANEL),
+]
+Kind = Annotated[
+    str | None,
+    typer.Option("--kind", metavar="KIND", help="auto, plan, onnx or python (the engine).", rich_help_panel=_PANEL),
+]
+Instances = Annotated[
+    int | None,
+    typer.Option("--instances", metavar="N", help="How many the server runs; on each GPU.", rich_help_panel=_PANEL),
+]
+Container = Annotated[
+    str | None,
+    typer.Option("--container", metavar="YY.MM", help="The server's container, for plans.", rich_help_panel=_PANEL),
+]
+TensorRT = Annotated[
+    str | None,
+    typer.Option("--tensorrt", metavar="VERSION", help="Or the server's TensorRT, for plans.", rich_help_panel=_PANEL),
 ]
 
 
@@ -37,15 +67,32 @@ def export(
     *,
     to: To = FORMATS[0],
     folder: Folder = None,
+    repository: Repository = None,
+    model_name: ModelName = None,
+    labels: Labels = None,
+    kind: Kind = None,
+    instances: Instances = None,
+    container: Container = None,
+    tensorrt: TensorRT = None,
     trust: Trust = False,
     as_json: Json = False,
 ) -> None:
-    """Write a built engine's ONNX file with inputs, outputs and the lines to type, for NVIDIA's own tools."""
+    """Write a built engine for NVIDIA's own tools (its ONNX file, inputs, lines to type), or for a Triton server."""
     from mlpdeploy.export import export as exported
+    from mlpdeploy.export.triton import Wanted
 
-    place = folder or Path(f"{selection.folder_name}-{selection.precision}-{to}")
+    options: dict[str, Any] = {
+        "name": model_name, "labels": labels, "kind": kind, "instances": instances, "container": container,
+        "tensorrt": tensorrt,
+    }  # fmt: skip
+    wanted = Wanted(**{name: value for name, value in options.items() if value is not None})
+    if to == "triton" and (repository is None or folder is not None):
+        raise InputError("--to triton adds to a model repository: give --repository DIR, and no --folder")
+    if to != "triton" and (repository is not None or wanted != Wanted()):
+        raise InputError(f"--to {to} has none of Triton's options: give --to triton, or leave them out")
+    place = repository or folder or Path(f"{selection.folder_name}-{selection.precision}-{to}")
     with Live(Terminal(stderr=True)).shown() as live:
-        found = exported(selection, to, place, artifact=artifact, progress=live)
+        found = exported(selection, to, place, artifact=artifact, wanted=wanted, trusted=trust, progress=live)
     if as_json:
         print_json(found)
     else:
@@ -80,6 +127,8 @@ def print_export(console: Console, found: Mapping[str, Any]) -> None:
     console.print(f"  {escape(found['folder'])}", highlight=False, soft_wrap=True)
     for name in found["files"]:
         console.print(f"    {escape(name)}", highlight=False, soft_wrap=True)
+    for line in found.get("notes", ()):
+        console.print(f"  {escape(line)}", highlight=False, soft_wrap=True)
     console.print("  type there:")
     for line in found["commands"]:
         console.print(f"    {escape(line)}", highlight=False, soft_wrap=True)

@@ -99,11 +99,11 @@ def choosing(*names: str, **usual: str) -> Callable[[Command], Command]:
 def opening(*names: str) -> Callable[[Command], Command]:
     """As `choosing`, of a command that takes a Selection and an Artifact, None where no artifact's folder was named.
 
-    The command takes `trust` too.
+    The command takes `trust` too. One that exports to Triton needs no network.
     """
 
     def made(words: dict[str, Any], own: Mapping[str, Any]) -> tuple[Selection, Artifact | None]:
-        return opened(words, own["trust"])
+        return opened(words, own["trust"], network=own.get("to") != "triton")
 
     return lambda command: _asked_for(command, names, NameOrPath, made, {}, given=2)
 
@@ -168,19 +168,19 @@ def selected(words: Mapping[str, Any]) -> Selection:
     return Selection(**values)
 
 
-def opened(words: Mapping[str, Any], trusted: bool) -> tuple[Selection, Artifact | None]:
+def opened(words: Mapping[str, Any], trusted: bool, *, network: bool = True) -> tuple[Selection, Artifact | None]:
     """The selection from a command's own arguments; of an artifact's folder, the one it was built from, and itself.
 
-    Raises InputError where an option says something else than the artifact does, or where the artifact does not hold
-    its network, and ArtifactError where the network's name is somebody else's.
+    Raises InputError where an option says something else than the artifact does, and where the `network` is needed:
+    InputError where the artifact does not hold it, ArtifactError where its name is somebody else's.
     """
     if not is_path(words["name"]):
         return selected(words), None
     artifact = at_path(Path(words["name"]))
     built = Selection.from_json(artifact.manifest["selection"])
-    if kind(built.name) == "given":
+    if network and kind(built.name) == "given":
         raise InputError(f"{artifact.folder} does not hold the network that it was compiled from: use mlpdeploy.load")
-    if kind(built.name) == "user":
+    if network and kind(built.name) == "user":
         trust.require_named(artifact, built.name, trusted)
     asked, usual = selected({**words, "name": built.name}), Selection(built.name)
     free = {"out", *DATA}

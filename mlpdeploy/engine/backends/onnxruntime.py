@@ -147,6 +147,15 @@ def open_session(model: bytes, threads: int | None, profile: str | None = None, 
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
+def refusal(model: Path) -> str | None:
+    """None where ONNX Runtime takes a file, else one line: why not."""
+    try:
+        open_session(model.read_bytes(), None)
+    except _refusals() as error:
+        return one_line(error)
+    return None
+
+
 def _refusals() -> tuple[type[Exception], ...]:
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
