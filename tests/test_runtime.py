@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -88,3 +90,13 @@ def test_what_was_altered_or_is_somebody_elses_is_refused(saved: Path, tmp_path:
     (folder / "engine.blob").write_bytes(b"other")
     with pytest.raises(ArtifactError, match="was altered after it was built"):
         runtime.open(folder)
+
+
+def test_what_the_documentation_shows_runs(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mlpdeploy.load(saved / "engine").save(tmp_path / "engines" / "mine")
+    monkeypatch.chdir(tmp_path)
+    page = (REPOSITORY / "docs" / "serving.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(block, names)
+    assert [len(array) for array in names["outputs"].values()] == [3, 3]

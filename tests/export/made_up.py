@@ -20,7 +20,13 @@ PORTS = {
 
 
 def made_up(
-    artifact: Artifact, folder: Path, backend: str = "tensorrt", own: bool = True, model: bytes = b"", **facts: Any
+    artifact: Artifact,
+    folder: Path,
+    backend: str = "tensorrt",
+    own: bool = True,
+    model: bytes = b"",
+    precision: str = "fp32",
+    **facts: Any,
 ) -> Artifact:
     """A sealed artifact at a folder, like another one but for its backend and some facts of its build."""
     folder.mkdir(parents=True)
@@ -32,7 +38,7 @@ def made_up(
         name: {"bytes": (folder / name).stat().st_size, "sha256": sha256(folder / name)}
         for name in (engine, store.MODEL)
     }
-    manifest |= {"backend": backend, "engine": engine, "files": described}
+    manifest |= {"precision": precision, "backend": backend, "engine": engine, "files": described}
     manifest["facts"] |= {
         "backend": backend,
         "versions": {backend.replace("-", "_"): "10.13.3.9"},

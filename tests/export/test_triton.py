@@ -59,7 +59,7 @@ def test_versions_are_added_and_what_somebody_changed_stays(artifact: Artifact, 
     (tmp_path / "net" / "notes").mkdir()
     before = tree(tmp_path)
     found = triton.add(artifact, tmp_path, Wanted("net", instances=3))
-    assert found["version"] == 8 and found["files"] == ["8/model.onnx"]
+    assert found["version"] == 8 and found["files"] == ["8/model.onnx"] and "stays as it was" in found["notes"][0]
     assert tree(tmp_path) == before | {"net/8/model.onnx": artifact.model.read_bytes()}
 
 
@@ -232,7 +232,8 @@ def test_a_writer_that_is_killed_leaves_no_model_and_no_version(artifact: Artifa
         words = [sys.executable, "-c", KILLED, str(artifact.folder), name]
         done = subprocess.run(words, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(REPOSITORY)})
         assert done.returncode == -signal.SIGKILL
-    assert [path.name for path in (tmp_path / "models").iterdir()] == ["net"]
+    assert [path.name for path in (tmp_path / "models").iterdir()] == ["net"] and len([*tmp_path.rglob(".*")]) == 2
     assert [path.name for path in (tmp_path / "models" / "net").iterdir() if path.name.isdecimal()] == ["1"]
     assert triton.add(artifact, tmp_path / "models", Wanted("net"))["version"] == 2
     assert triton.add(artifact, tmp_path / "models", Wanted("new"))["version"] == 1
+    assert not [*tmp_path.rglob(".*")]

@@ -17,7 +17,8 @@ import torch
 import mlpdeploy
 from mlpdeploy.artifact import store
 from mlpdeploy.artifact.store import Artifact
-from mlpdeploy.errors import MachineLacks
+from mlpdeploy.engine import nvidia
+from mlpdeploy.errors import ArtifactError, MachineLacks
 from mlpdeploy.export import triton
 from mlpdeploy.export.triton import Wanted
 
@@ -67,7 +68,8 @@ def model(artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     spec.loader.exec_module(module)
     one = module.TritonPythonModel()
     one.initialize({
-        "model_repository": str(folder), "model_version": "1", "model_config": json.dumps({"max_batch_size": 8}),
+        "model_repository": str(folder), "model_version": "1", "model_instance_kind": "CPU",
+        "model_config": json.dumps({"max_batch_size": 8}),
     })  # fmt: skip
     yield one
     one.finalize()
@@ -109,3 +111,12 @@ def test_a_machine_that_cannot_run_the_engine_says_so(model: Any, monkeypatch: p
     monkeypatch.setattr(model, "engine", Fake(model.engine, lacking))
     (answer,) = model.execute([{"input": np.zeros((1, 3, 16, 16), np.float32)}])
     assert answer.error == "no such library"
+
+
+def test_an_instance_sees_its_own_gpu_alone(model: Any, artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    monkeypatch.setattr(nvidia, "see", seen.append)
+    args = {"model_instance_kind": "GPU", "model_instance_device_id": "3", "model_config": '{"max_batch_size": 8}'}
+    with pytest.raises(ArtifactError, match="there is no artifact"):
+        model.initialize({**args, "model_repository": str(artifact.folder), "model_version": "1"})
+    assert seen == ["3"]

@@ -21,8 +21,10 @@ from tests.export.made_up import PORTS, made_up
 def test_what_triton_cannot_serve_is_one_line(artifact: Artifact, tmp_path: Path) -> None:
     own = onnx.load(artifact.model)
     own.graph.node[0].domain = own.opset_import.add(domain="ours", version=1).domain
+    int4 = made_up(artifact, tmp_path / "int4", "openvino", precision="int4")
     half = [PORTS["outputs"][0] | {"dtype": "bfloat16"}]
     stripped, plugin = {"features": ["stripped"]}, {"plugin": {"used": True, "reason": None, "milliseconds": {}}}
+    numbers = [PORTS["outputs"][0] | {"dtype": "complex64"}]
     cases: list[tuple[Artifact, Wanted, str]] = [
         (artifact, Wanted(kind="plan"), "is an engine of onnxruntime, and Triton loads TensorRT's alone"),
         (artifact, Wanted(kind="tflite"), "--kind tflite: choose one of: auto, plan, onnx, python"),
@@ -30,6 +32,8 @@ def test_what_triton_cannot_serve_is_one_line(artifact: Artifact, tmp_path: Path
         (made_up(artifact, tmp_path / "half", "openvino", outputs=half), Wanted(), "build with --io fp32"),
         (made_up(artifact, tmp_path / "rtx", "tensorrt-rtx"), Wanted(kind="plan"), "an engine of tensorrt-rtx"),
         (made_up(artifact, tmp_path / "bare", **stripped), Wanted(), "Triton gives an engine no weights"),
+        (int4, Wanted(), "beside INT4 weights .* --kind python"),
+        (made_up(artifact, tmp_path / "complex", "openvino", outputs=numbers), Wanted(), "output is complex64, and"),
         (made_up(artifact, tmp_path / "plugin", **plugin), Wanted(), "build with --plugin off"),
         (
             made_up(artifact, tmp_path / "own", "tensorrt-rtx", model=own.SerializeToString()), Wanted(),
@@ -39,11 +43,18 @@ def test_what_triton_cannot_serve_is_one_line(artifact: Artifact, tmp_path: Path
     for one, wanted, line in cases:
         with pytest.raises(InputError, match=line):
             triton.add(one, tmp_path / "models", wanted)
+    for number, facts in enumerate(({"gpus": []}, {"gpus": ["sm89", "sm90"]}, {"versions": {}})):
+        with pytest.raises(ArtifactError, match="does not say for which GPU it was built, and by which TensorRT"):
+            triton.add(made_up(artifact, tmp_path / f"untold-{number}", **facts), tmp_path / "models")
     foreign = made_up(artifact, tmp_path / "foreign", own=False)
     with pytest.raises(ArtifactError, match="was not built here by you"):
         triton.add(foreign, tmp_path / "models")
     assert not (tmp_path / "models").exists()
-    assert triton.add(foreign, tmp_path / "models", trusted=True)["kind"] == "plan"
+    assert triton.add(foreign, tmp_path / "models", Wanted("a"), trusted=True)["kind"] == "plan"
+    file = triton.add(
+        made_up(artifact, tmp_path / "theirs", "tensorrt-rtx", own=False), tmp_path / "models", Wanted("b")
+    )
+    assert file["kind"] == "onnx"  # which is data
 
 
 @pytest.mark.slow

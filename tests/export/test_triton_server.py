@@ -27,13 +27,17 @@ import pytest
 import torch
 
 import mlpdeploy
+from mlpdeploy.artifact.store import Artifact
 from mlpdeploy.export import triton
 from tests.conftest import REPOSITORY
+from tests.export.made_up import made_up
 from tests.test_api import Net, Two
 
 pytestmark = [pytest.mark.slow, pytest.mark.online]
 
-PACKAGES = ("nvidia-pytriton==0.7.0", "tritonclient[all]", "numpy<2", "ml_dtypes")
+PACKAGES = ("nvidia-pytriton==0.7.0", "tritonclient[all]", "numpy<2", "ml_dtypes", "polygraphy")
+ENGINES = ("openvino", "onnxruntime")
+"""Needed in the version that is installed here."""
 CLIENTS, SIZES = 4, (1, 3, 8)
 ROWS = CLIENTS + max(SIZES)
 
@@ -45,10 +49,10 @@ class Numbers(torch.nn.Module):
         return image.mean((1, 2)) * scale
 
 
-EXAMPLES: dict[str, tuple[type[torch.nn.Module], Any]] = {
-    "net": (Net, {"image": torch.randn(ROWS, 3, 16, 16)}),
-    "two": (Two, {"scale": torch.randn(ROWS, 4), "ids": torch.randint(0, 7, (ROWS, 5))}),
-    "numbers": (Numbers, {"image": torch.randn(ROWS, 4, 4), "scale": torch.randn(ROWS)}),
+EXAMPLES: dict[str, tuple[type[torch.nn.Module], str, Any]] = {
+    "net": (Net, "openvino", {"image": torch.randn(ROWS, 3, 16, 16)}),
+    "two": (Two, "onnxruntime", {"scale": torch.randn(ROWS, 4), "ids": torch.randint(0, 7, (ROWS, 5))}),
+    "numbers": (Numbers, "openvino", {"image": torch.randn(ROWS, 4, 4), "scale": torch.randn(ROWS)}),
 }
 
 
@@ -116,9 +120,9 @@ def until_ready(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Server:
     folder = tmp_path_factory.mktemp("triton")
     python = folder / "environment" / "bin" / "python"
-    openvino = f"openvino=={importlib.metadata.version('openvino')}"
+    engines = [f"{package}=={importlib.metadata.version(package)}" for package in ENGINES]
     subprocess.run([sys.executable, "-m", "venv", folder / "environment"], check=True)
-    subprocess.run([python, "-m", "pip", "install", "--quiet", *PACKAGES, openvino], check=True)
+    subprocess.run([python, "-m", "pip", "install", "--quiet", *PACKAGES, *engines], check=True)
     (packages,) = (folder / "environment" / "lib").glob("python*/site-packages")
     shipped, backends = packages / "pytriton" / "tritonserver", folder / "backends"
     shutil.copytree(shipped / "backends", backends)
@@ -131,8 +135,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Server:
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Models, the first in two versions, beside their rows; and in a repository that nobody serves, in ONNX."""
     folder = tmp_path_factory.mktemp("repository")
-    for name, (network, example) in EXAMPLES.items():
-        with mlpdeploy.compile(network(), example, precision="fp32", backend="openvino", batch="1:4:8") as engine:
+    for name, (network, backend, example) in EXAMPLES.items():
+        with mlpdeploy.compile(network(), example, precision="fp32", backend=backend, batch="1:4:8") as engine:
             for _ in range(2 if name == "net" else 1):
                 triton.add(engine._artifact, folder / "served", triton.Wanted(name, kind="python"))
             triton.add(engine._artifact, folder / "parsed", triton.Wanted(name))
@@ -159,6 +163,15 @@ def test_the_real_server_gives_what_the_engine_gives(server: Server, repository:
         server.run("many", "net", *ports, repository / "net")
 
 
-def test_nvidias_own_reader_takes_the_configurations(server: Server, repository: Path) -> None:
-    assert len([*repository.rglob("config.pbtxt")]) == 2 * len(EXAMPLES)
+def test_nvidias_own_reader_takes_the_configurations(
+    server: Server, repository: Path, artifact: Artifact, tmp_path: Path
+) -> None:
+    several = {"batch": [1, 4, 8], "profiles": [[1, 1, 1], [1, 4, 8]]}
+    made_up(artifact, tmp_path / "tensorrt@nvidia-h100", gpus=["sm90"], **several)
+    plan = made_up(artifact, tmp_path / "tensorrt@nvidia-l4", **several)
+    (tmp_path / "labels").write_text("a\nb\nc\nd\ne\n")
+    triton.add(plan, repository / "parsed", triton.Wanted("plan", tmp_path / "labels"))
+    fixed = made_up(artifact, tmp_path / "fixed", "onnxruntime", batch=[4, 4, 4])
+    triton.add(fixed, repository / "parsed", triton.Wanted("fixed"))
+    assert len([*repository.rglob("config.pbtxt")]) == 2 * len(EXAMPLES) + 2
     server.run("parse", repository)

@@ -33,6 +33,8 @@ from mlpdeploy.selection import Selection
 
 KINDS = {"tensorrt": "plan", "tensorrt-rtx": "onnx", "openvino": "onnx", "onnxruntime": "onnx"}
 """What `auto` is, by backend; of others `python`."""
+POLYGRAPHY = ("tensorrt", "tensorrt-rtx", "onnxruntime")
+"""Backends whose engines Polygraphy runs."""
 TEMPLATE = Path(__file__).parent / "template" / "model.py"
 """In a folder that is no package: it imports what only the server has."""
 
@@ -59,7 +61,8 @@ def add(artifact: Artifact, repository: Path, wanted: Wanted | None = None, *, t
     kind, notes = _kind(artifact, wanted.kind), list[str]()
     if wanted.instances < 1:
         raise InputError(f"--instances {wanted.instances}: give 1 or more")
-    trust.require(artifact, backend_of(artifact), trusted)
+    if kind != "onnx":
+        trust.require(artifact, backend_of(artifact), trusted)
     plans = _plans(artifact, wanted, trusted, notes) if kind == "plan" else {}
     served = _served(artifact, kind, wanted, plans, notes)
     words = _labels(artifact, wanted.labels)
@@ -75,10 +78,12 @@ def add(artifact: Artifact, repository: Path, wanted: Wanted | None = None, *, t
             store.lock_of(copy(artifact, version / "artifact").folder).unlink(missing_ok=True)
 
     version = _repository.added(repository, served, words, write)
-    if kind == "python":
+    if version > 1:
         notes.append(
-            f"the server's Python needs mlpdeploy {__version__} (without its dependencies), {_needed(artifact)}"
+            "the model's configuration stays as it was; Triton serves the newest version, unless that says more"
         )
+    if kind == "python":
+        notes.append(f"the server's Python needs mlpdeploy {__version__} by itself, {_needed(artifact)}")
     folder = repository / served.name
     new = [folder / _config.CONFIG, *([folder / _config.LABELS] if words else [])] if version == 1 else []
     files = [*new, *sorted(path for path in (folder / str(version)).rglob("*") if path.is_file())]
@@ -121,9 +126,7 @@ def _not_onnx(artifact: Artifact) -> str | None:
 
     precision = artifact.manifest["precision"]
     if precision in WEIGHT_ONLY:
-        return (
-            f"of {precision.upper()} weights Triton's ONNX Runtime makes products of codes, which the engine does not"
-        )
+        return f"beside {precision.upper()} weights Triton's ONNX Runtime would make codes of activations, too"
     refused = refusal(artifact.model)
     return None if refused is None else f"ONNX Runtime refuses {artifact.model} ({refused})"
 
@@ -132,7 +135,7 @@ def _served(
     artifact: Artifact, kind: str, wanted: Wanted, plans: dict[str, tuple[Artifact, str]], notes: list[str]
 ) -> _config.Served:
     facts = artifact.manifest["facts"]
-    batch = Batch.from_facts(facts)
+    signature, batch = Signature.from_facts(facts), Batch.from_facts(facts)
     asked = wanted.name or Selection.from_json(artifact.manifest["selection"]).folder_name
     name = re.sub(r"^[^A-Za-z0-9_]+|[^A-Za-z0-9_.-]", "_", asked)
     if name != asked:
@@ -143,8 +146,8 @@ def _served(
     labelled = None if wanted.labels is None else artifact.manifest["outputs"][0]["name"]
     several = {key: file for key, (_, file) in plans.items()} if len(plans) > 1 else None
     return _config.Served(
-        name, kind, Signature.from_facts(facts), batch, backend_of(artifact).device(facts) == "cuda", wanted.instances,
-        labelled, facts["versions"]["tensorrt"] if kind == "plan" else None, several,
+        name, kind, signature, batch, backend_of(artifact).device(facts) == "cuda", wanted.instances, labelled,
+        facts["versions"]["tensorrt"] if kind == "plan" else None, several,
     )  # fmt: skip
 
 
@@ -154,8 +157,8 @@ def _plans(artifact: Artifact, wanted: Wanted, trusted: bool, notes: list[str]) 
     TensorRT builds for one GPU, and artifacts for several lie beside each other.
     """
     facts = artifact.manifest["facts"]
-    _containers.require(facts["versions"]["tensorrt"], facts.get("features", []), wanted.container, wanted.tensorrt)
     found = {_capability(artifact): (artifact, _config.FILES["plan"])}
+    _containers.require(facts["versions"]["tensorrt"], facts.get("features", []), wanted.container, wanted.tensorrt)
     if HARDWARE in facts.get("features", ()):
         return found
     for folder in sorted(artifact.folder.parent.glob("tensorrt@*")):
@@ -176,27 +179,28 @@ def _plans(artifact: Artifact, wanted: Wanted, trusted: bool, notes: list[str]) 
 
 
 def _capability(artifact: Artifact) -> str:
-    """sm86 as Triton says it: 8.6."""
-    major, minor = divmod(int(artifact.manifest["facts"]["gpus"][0].removeprefix("sm")), 10)
-    return f"{major}.{minor}"
+    """sm86 as Triton says it: 8.6. Raises ArtifactError where a manifest does not say it, or by what it was built."""
+    facts = artifact.manifest["facts"]
+    told = re.fullmatch(r"sm(\d+)(\d)", " ".join(facts.get("gpus", ())))
+    if told is None or "tensorrt" not in facts["versions"]:
+        raise ArtifactError(f"{artifact.folder} does not say for which GPU it was built, and by which TensorRT")
+    return ".".join(told.groups())
 
 
 def _engine(artifact: Artifact) -> Any:
     """What engines for several GPUs have in common."""
-    manifest = artifact.manifest
+    manifest, facts = artifact.manifest, artifact.manifest["facts"]
     selection = {name: value for name, value in manifest["selection"].items() if name not in ("gpus", "level")}
-    return (
-        selection,
-        manifest["weights"],
-        manifest["facts"]["versions"],
-        manifest["facts"].get("plugin", {}).get("used"),
-    )
+    return selection, manifest["weights"], facts["versions"], facts.get("plugin", {}).get("used")
 
 
 def _needed(artifact: Artifact) -> str:
     """What the server's Python needs beside mlpdeploy."""
     versions = artifact.manifest["facts"]["versions"]
-    return ", ".join(["numpy", "ml_dtypes", *(f"{package} {version}" for package, version in versions.items())])
+    driven = ["polygraphy"] if artifact.manifest["backend"] in POLYGRAPHY else []
+    return ", ".join(
+        ["numpy", "ml_dtypes", *driven, *(f"{package} {version}" for package, version in versions.items())]
+    )
 
 
 def _labels(artifact: Artifact, path: Path | None) -> str | None:
@@ -214,7 +218,7 @@ def _command(artifact: Artifact, repository: Path, served: _config.Served, conta
     features = artifact.manifest["facts"].get("features", [])
     image = _containers.image(served.tensorrt, features, container)
     compatible = (
-        ["--backend-config=tensorrt,version-compatible=true"] if served.tensorrt and VERSION in features else []
+        ["--backend-config=tensorrt,version-compatible=true"] if served.kind == "plan" and VERSION in features else []
     )
     return shlex.join([
         "docker", "run", "--rm", *(["--gpus", "all"] if served.on_gpu else []), "-p", "8000:8000", "-p", "8001:8001",

@@ -170,7 +170,10 @@ def _leading(size: int | None, batch: Batch) -> Sequence[int]:
 
 
 def _type(port: Port) -> int:
-    return _TYPES.index(_DTYPES.get(port.dtype, port.dtype.upper()))
+    name = _DTYPES.get(port.dtype, port.dtype.upper())
+    if name not in _TYPES:
+        raise InputError(f"{port.name} is {port.dtype}, and Triton has no such tensors")
+    return _TYPES.index(name)
 
 
 def _instances(served: Served) -> dict[str, Any]:

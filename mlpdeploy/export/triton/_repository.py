@@ -29,10 +29,11 @@ def added(repository: Path, served: Served, labels: str | None, write: Callable[
 
 
 def _first(repository: Path, served: Served, labels: str | None, write: Callable[[Path], None]) -> int:
+    configuration = text(served)
     with in_one_step(repository / served.name, _drafts) as draft:
         (draft / "1").mkdir()
         write(draft / "1")
-        (draft / CONFIG).write_text(text(served), encoding="utf-8")
+        (draft / CONFIG).write_text(configuration, encoding="utf-8")
         if labels is not None:
             (draft / LABELS).write_text(labels, encoding="utf-8")
     return 1

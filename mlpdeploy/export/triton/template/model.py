@@ -14,6 +14,7 @@ import numpy as np
 import triton_python_backend_utils as triton
 
 from mlpdeploy import runtime
+from mlpdeploy.engine import nvidia
 from mlpdeploy.errors import MlpdeployError
 
 
@@ -21,7 +22,12 @@ class TritonPythonModel:
     """What the backend makes of each instance, and calls."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Open the artifact of this version; who runs this file trusts the engine that was written with it."""
+        """Open the artifact of this version, on this instance's GPU where it has one.
+
+        Who runs this file trusts the engine that was written with it.
+        """
+        if args["model_instance_kind"] == "GPU":
+            nvidia.see(args["model_instance_device_id"])
         folder = Path(args["model_repository"]) / args["model_version"]
         self.engine = runtime.open(folder / "artifact", trusted=True)
         self.batched = json.loads(args["model_config"])["max_batch_size"] > 0
