@@ -4,20 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
-import re
-import shutil
-import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from mlpdeploy.errors import InputError
 from mlpdeploy.system.files import sync
-
-try:
-    import fcntl
-except ImportError:  # Windows, where nothing that is open can be removed
-    fcntl = None  # type: ignore[assignment]
+from mlpdeploy.system.leftovers import temporary
 
 
 def require_new(folder: Path) -> None:
@@ -46,7 +39,7 @@ def in_one_step(folder: Path, drafts: Callable[[Path], Path] = lambda above: abo
     """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with _draft(drafts(folder.parent), folder.name) as draft:
+        with temporary(drafts(folder.parent) / folder.name, folder=True) as draft:
             yield draft
             for path in (*draft.rglob("*"), draft):
                 sync(path)
@@ -54,37 +47,6 @@ def in_one_step(folder: Path, drafts: Callable[[Path], Path] = lambda above: abo
             sync(folder.parent)
     except OSError as error:
         raise _unwritable(folder, error) from error
-
-
-@contextmanager
-def _draft(place: Path, name: str) -> Iterator[Path]:
-    """A new folder that goes away behind the body; first those go that writers of that name left which were killed.
-
-    Each is locked while its writer lives.
-    """
-    if fcntl is not None:
-        for left in place.glob(".*"):
-            if re.fullmatch(rf"\.{re.escape(name)}-[0-9a-f]{{32}}", left.name):
-                with suppress(OSError), _locked(left):
-                    shutil.rmtree(left)
-    draft = place / f".{name}-{uuid.uuid4().hex}"
-    draft.mkdir()
-    try:
-        with nullcontext() if fcntl is None else _locked(draft):
-            yield draft
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold a folder. Raises OSError where somebody else does, or it is none."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _rename(draft: Path, folder: Path) -> None:

@@ -106,22 +106,26 @@ def is_dead(folder: Path) -> bool:
 
 
 @contextmanager
-def temporary(path: Path) -> Iterator[Path]:
-    """A file beside `path` that is to take its place; where it does not, it goes away behind the body.
+def temporary(path: Path, *, folder: bool = False) -> Iterator[Path]:
+    """A file, or a folder, beside `path` that is to take its place; where it does not, it goes away behind the body.
 
     First those go that writers of `path` left which were killed. Raises OSError.
     """
     clear(path.parent, path.name)
-    descriptor, made = _held(path)
+    descriptor, made = _held(path, folder)
     try:
         yield made
     finally:
-        os.close(descriptor)
-        made.unlink(missing_ok=True)
+        if descriptor is not None:
+            os.close(descriptor)
+        if folder:
+            shutil.rmtree(made, ignore_errors=True)
+        else:
+            made.unlink(missing_ok=True)
 
 
 def clear(folder: Path, name: str | None = None) -> None:
-    """Remove what killed writers of a file left in a folder; of any file where none is named."""
+    """Remove what killed writers of a file or folder left beside it; of any where none is named."""
     pattern = re.compile(rf"\.{'.+' if name is None else re.escape(name)}\.[0-9a-f]{{32}}")
     for left in folder.glob(".*"):
         if pattern.fullmatch(left.name):
@@ -129,11 +133,23 @@ def clear(folder: Path, name: str | None = None) -> None:
                 _remove_dead(left)
 
 
-def _held(path: Path) -> tuple[int, Path]:
-    """A new file beside `path`, open and locked; another one where it was taken for a dead writer's before that."""
+def _held(path: Path, folder: bool) -> tuple[int | None, Path]:
+    """A new file or folder beside `path`, open and locked; another one where it was taken for a dead writer's before.
+
+    Where a system has no such locks, a folder is not open.
+    """
     while True:
         made = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-        descriptor = os.open(made, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        if folder:
+            made.mkdir()
+            if fcntl is None:
+                return None, made
+        try:
+            descriptor = os.open(made, os.O_RDONLY if folder else os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        except FileNotFoundError:
+            if folder:
+                continue
+            raise
         if fcntl is not None:
             with suppress(OSError):  # a file system without locks
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -143,12 +159,16 @@ def _held(path: Path) -> tuple[int, Path]:
 
 
 def _remove_dead(left: Path) -> None:
-    """Remove a file that no writer holds. Raises OSError where one does."""
-    if fcntl is None or not stat.S_ISREG(left.lstat().st_mode):
+    """Remove a file or folder that no writer holds. Raises OSError where one does."""
+    kind = left.lstat().st_mode
+    if fcntl is None or not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
         return
     descriptor = os.open(left, os.O_RDONLY | os.O_NOFOLLOW)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        left.unlink()
+        if stat.S_ISDIR(kind):
+            shutil.rmtree(left)
+        else:
+            left.unlink()
     finally:
         os.close(descriptor)

@@ -13,6 +13,7 @@ from rich.markup import escape
 from mlpdeploy.artifact.store import Artifact
 from mlpdeploy.errors import InputError
 from mlpdeploy.export import FORMATS
+from mlpdeploy.export.triton import Wanted
 from mlpdeploy.selection import Selection
 from mlpdeploy.selection.arguments import TAKES
 from mlpdeploy.terminal.live import Live
@@ -43,11 +44,11 @@ Labels = Annotated[
     typer.Option("--labels", metavar="FILE", help="A label for each class, as in predict.", rich_help_panel=_PANEL),
 ]
 Kind = Annotated[
-    str | None,
+    str,
     typer.Option("--kind", metavar="KIND", help="auto, plan, onnx or python (the engine).", rich_help_panel=_PANEL),
 ]
 Instances = Annotated[
-    int | None,
+    int,
     typer.Option("--instances", metavar="N", help="How many the server runs; on each GPU.", rich_help_panel=_PANEL),
 ]
 Container = Annotated[
@@ -70,8 +71,8 @@ def export(
     repository: Repository = None,
     model_name: ModelName = None,
     labels: Labels = None,
-    kind: Kind = None,
-    instances: Instances = None,
+    kind: Kind = Wanted.kind,
+    instances: Instances = Wanted.instances,
     container: Container = None,
     tensorrt: TensorRT = None,
     trust: Trust = False,
@@ -79,13 +80,8 @@ def export(
 ) -> None:
     """Write a built engine for NVIDIA's own tools (its ONNX file, inputs, lines to type), or for a Triton server."""
     from mlpdeploy.export import export as exported
-    from mlpdeploy.export.triton import Wanted
 
-    options: dict[str, Any] = {
-        "name": model_name, "labels": labels, "kind": kind, "instances": instances, "container": container,
-        "tensorrt": tensorrt,
-    }  # fmt: skip
-    wanted = Wanted(**{name: value for name, value in options.items() if value is not None})
+    wanted = Wanted(model_name, labels, kind, instances, container, tensorrt)
     if to == "triton" and (repository is None or folder is not None):
         raise InputError("--to triton adds to a model repository: give --repository DIR, and no --folder")
     if to != "triton" and (repository is not None or wanted != Wanted()):

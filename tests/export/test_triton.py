@@ -215,6 +215,17 @@ def test_what_is_interrupted_leaves_nothing(
     assert tree(tmp_path) == before and len([*tmp_path.rglob("*")]) == 5
 
 
+def test_where_nothing_can_be_written_beside_it_drafts_lie_in_the_repository(
+    artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Path] = []
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
+    monkeypatch.setattr(triton, "copy_file", lambda one, name, target: seen.append(target))
+    triton.add(artifact, tmp_path / "models", Wanted("net"))
+    assert seen[0].parent.parent.parent == tmp_path / "models" and seen[0].parent.parent.name.startswith(".net.")
+    assert {*tree(tmp_path)} == {"models/net/config.pbtxt"}
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path

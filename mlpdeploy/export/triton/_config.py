@@ -11,8 +11,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
-
 from mlpdeploy.engine.batch import Batch
 from mlpdeploy.engine.signature import Port, Signature
 from mlpdeploy.errors import InputError
@@ -81,11 +79,15 @@ class Served:
 
 def text(served: Served) -> str:
     """The configuration of a model, as the text of its config.pbtxt."""
+    from google.protobuf import text_format
+
     return str(text_format.MessageToString(_message("ModelConfig")(**_fields(served))))
 
 
 def require_same(path: Path, served: Served) -> None:
     """Raises InputError where a model's configuration is not one that another version of `served` fits."""
+    from google.protobuf import text_format
+
     try:
         found = text_format.Parse(read_text(path), _message("ModelConfig")(), allow_unknown_field=True)
     except (OSError, ValueError, text_format.ParseError) as error:
@@ -202,6 +204,8 @@ def _graph(size: int, served: Served) -> dict[str, Any]:
 @cache
 def _pool() -> Any:
     """The messages of `_MESSAGES`. Text has no field numbers, so these are as they come."""
+    from google.protobuf import descriptor_pb2, descriptor_pool
+
     file = descriptor_pb2.FileDescriptorProto(name="model_config", package="triton", syntax="proto3")
     for name, values in _ENUMS.items():
         enum = file.enum_type.add(name=name)
@@ -226,4 +230,6 @@ def _add(field: Any, kind: str | list[str]) -> None:
 
 
 def _message(name: str) -> Any:
+    from google.protobuf import message_factory
+
     return message_factory.GetMessageClass(_pool().FindMessageTypeByName(f"triton.{name}"))
