@@ -118,6 +118,17 @@ def garbage(asked: Asked) -> None:
             asked.check(client.infer(asked.model, good), 0, 1)
 
 
+def label(asked: Asked) -> None:
+    """The most probable class comes with its label, `label N` of class N."""
+    ((name, rows),) = asked.expected[0, 3].items()
+    for module in (tritonclient.http, tritonclient.grpc):
+        with asked.client(module) as client:
+            output = module.InferRequestedOutput(name, class_count=1)
+            found = client.infer(asked.model, asked.inputs(module, 0, 3), outputs=[output]).as_numpy(name)
+            told = [text.decode().split(":")[1:] for text in found.ravel()]
+            assert told == [[str(best), f"label {best}"] for best in rows.argmax(axis=1)], told
+
+
 def many(asked: Asked) -> None:
     """Ten thousand requests in flight at once."""
     with asked.client(tritonclient.grpc) as client:
@@ -144,4 +155,6 @@ if __name__ == "__main__":
         parse(Path(words[0]))
     else:
         model, http, grpc, folder = words
-        {"ask": ask, "garbage": garbage, "many": many}[what](Asked(model, int(http), int(grpc), Path(folder)))
+        {"ask": ask, "garbage": garbage, "label": label, "many": many}[what](
+            Asked(model, int(http), int(grpc), Path(folder))
+        )

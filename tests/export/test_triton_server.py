@@ -135,10 +135,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Server:
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Models, the first in two versions, beside their rows; and in a repository that nobody serves, in ONNX."""
     folder = tmp_path_factory.mktemp("repository")
+    labels = folder / "labels"
+    labels.write_text("".join(f"label {number}\n" for number in range(5)))
     for name, (network, backend, example) in EXAMPLES.items():
         with mlpdeploy.compile(network(), example, precision="fp32", backend=backend, batch="1:4:8") as engine:
             for _ in range(2 if name == "net" else 1):
-                triton.add(engine._artifact, folder / "served", triton.Wanted(name, kind="python"))
+                wanted = triton.Wanted(name, labels if name == "net" else None, kind="python")
+                triton.add(engine._artifact, folder / "served", wanted)
             triton.add(engine._artifact, folder / "parsed", triton.Wanted(name))
             rows = {key: value.numpy() for key, value in example.items()}
             rows = dict(zip([port["name"] for port in engine.inputs], rows.values(), strict=True))
@@ -160,6 +163,7 @@ def test_the_real_server_gives_what_the_engine_gives(server: Server, repository:
         for name in EXAMPLES:
             server.run("ask", name, *ports, repository / name)
             server.run("garbage", name, *ports, repository / name)
+        server.run("label", "net", *ports, repository / "net")
         server.run("many", "net", *ports, repository / "net")
 
 
