@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,8 +23,12 @@ Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # The key that artifacts are sealed with belongs to these tests alone.
-    os.environ.setdefault("XDG_STATE_HOME", tempfile.mkdtemp(prefix="mlpdeploy-tests-"))
+    # The key that artifacts are sealed with, and what inductor compiles, belong to this run alone. Workers inherit them.
+    if not hasattr(config, "workerinput"):
+        kept = tempfile.mkdtemp(prefix="mlpdeploy-tests-")
+        config.add_cleanup(partial(shutil.rmtree, kept, ignore_errors=True))
+        os.environ["XDG_STATE_HOME"] = f"{kept}/state"
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = f"{kept}/inductor"
     # Of an inductor package, most of the time goes into what calls its kernels: it need not be fast here.
     os.environ.setdefault("AOT_INDUCTOR_COMPILE_WRAPPER_OPT_LEVEL", "O0")
     # A run that was started in the background ignores Ctrl-C and hang-ups, and so would the processes that tests end.

@@ -117,7 +117,7 @@ class _Propagation:
         order, axes = value.view.order, value.view.seen[dim]
         start = order.index(axes[0])
         others = (*value.view.seen[:dim], *value.view.seen[dim + 1 :])
-        index = boundary(others, start)
+        index = dim if len(flat(others[:dim])) == start else boundary(others, start)
         if index is not None and flat(others) == (*order[:start], *order[start + len(axes) :]):
             groups: tuple[Group, ...] = (*others[:index], axes, *others[index:])
         else:
