@@ -20,6 +20,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
@@ -33,6 +34,7 @@ from mlpdeploy.artifact import store
 from mlpdeploy.handle import Engine, floats, rows_of
 from mlpdeploy.selection import Selection
 from mlpdeploy.selection.choice import BATCH
+from mlpdeploy.system.files import write
 from mlpdeploy.system.leftovers import for_a_while
 from mlpdeploy.system.turns import in_turn
 from mlpdeploy.zoo.recipe import GIVEN
@@ -73,6 +75,11 @@ def compile(
     resize: str | None = None,
     limit: int | None = None,
     plugin: str = "auto",
+    pixels: str | None = None,
+    normalize: bool = False,
+    softmax: bool = False,
+    topk: int | None = None,
+    class_labels: str | Path | Sequence[str] | None = None,
     features: Sequence[str] = (),
     timing_cache: str | Path | None = None,
     search: float | None = None,
@@ -89,10 +96,12 @@ def compile(
     The engine lies in a temporary folder that goes with the Engine object, unless `out` names a folder: there it stays,
     as `mlpdeploy build` leaves it, and the same build again is found. `name` (default: the class's) is what reports
     call the network; `input_names` and `output_names` are what the engine calls what it takes and gives, in their order
-    (default: the names that the network gives them). Images of a folder need `mean` and `std`. `search` are seconds in
-    which is found by measurement which rules and forms pay; what is found is kept in `out`. The other options are
-    those of `mlpdeploy build`. Threads take turns here; a network that another thread calls meanwhile can be torn by
-    torch.export, which changes how modules are called in the whole process.
+    (default: the names that the network gives them). Images of a folder need `mean` and `std`, and so do `pixels` and
+    `normalize`, with which the engine prepares images itself: the example is still what the network takes, and what
+    comes from data is what the engine takes. `class_labels` are the classes' names, or a file of them. `search` are
+    seconds in which is found by measurement which rules and forms pay; what is found is kept in `out`. The other
+    options are those of `mlpdeploy build`. Threads take turns here; a network that another thread calls meanwhile can
+    be torn by torch.export, which changes how modules are called in the whole process.
 
     Raises InputError or NetworkError where the network, the example or an option cannot be used, BuildError where the
     backend refuses the network, MachineLacks where this machine cannot build with it.
@@ -109,6 +118,7 @@ def compile(
             disabled_rules=tuple(sorted(disabled_rules)), enabled_rules=tuple(sorted(enabled_rules)), plugin=plugin,
             calibration=_calibration(calibration, labels, source, folder), calibrator=calibrator,
             max_drop=max_drop, min_sqnr=min_sqnr, mean=floats(mean), std=floats(std), crop=crop, resize=resize,
+            pixels=pixels, normalize=normalize, softmax=softmax, topk=topk, labels=_label_file(class_labels, folder),
             features=tuple(features), timing_cache=None if timing_cache is None else Path(timing_cache),
             limit=limit, input_names=tuple(input_names), output_names=tuple(output_names),
         )  # fmt: skip
@@ -140,6 +150,15 @@ def load(path: str | Path, *, trusted: bool = False) -> Engine:
     Raises ArtifactError where there is none, where a file is missing or altered, or where another version wrote it.
     """
     return Engine(store.open_artifact(Path(path)), trusted=trusted)
+
+
+def _label_file(labels: str | Path | Sequence[str] | None, folder: Path) -> Path | None:
+    """What `--labels` would be; a sequence is written into the folder of the engine."""
+    if labels is None or isinstance(labels, str | Path):
+        return None if labels is None else Path(labels)
+    folder.mkdir(parents=True, exist_ok=True)
+    write(folder / "labels.json", json.dumps(list(labels)))
+    return folder / "labels.json"
 
 
 def _calibration(data: Any, labels: Any, source: Source, folder: Path) -> str | None:

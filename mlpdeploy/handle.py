@@ -224,7 +224,8 @@ class Engine:
         if kind(name) not in ("given", "user"):
             raise InputError(f"this engine was built from {name}, which is found by its name: leave the network out")
         built = Selection.from_json(self.manifest["selection"])
-        return source_like(network, self.inputs, name).called((), built.output_names)
+        ports = self.manifest["recipe"].get("inputs", self.inputs)
+        return source_like(network, ports, name).called((), built.output_names)
 
     def _samples(self, data: Any, labels: Any) -> Any:
         if data is None or isinstance(data, str | Path):
@@ -268,4 +269,6 @@ def _cast(array: Any, port: dict[str, Any]) -> Any:
     wanted = numpy_dtype(port["dtype"])
     if array.dtype != wanted and np.issubdtype(wanted, np.integer) and not np.issubdtype(array.dtype, np.integer):
         raise InputError(f"input {port['name']!r} takes {port['dtype']}, it was given {array.dtype}")
+    if array.dtype != wanted and wanted == np.uint8 and array.size and not 0 <= array.min() <= array.max() <= 255:
+        raise InputError(f"input {port['name']!r} takes bytes, it was given {array.min()} to {array.max()}")
     return np.require(array, wanted, ("C", "W"))  # a library may refuse numbers that it could not overwrite

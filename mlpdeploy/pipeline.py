@@ -35,7 +35,15 @@ from mlpdeploy.progress import Listener, Stages
 from mlpdeploy.search import decide
 from mlpdeploy.selection import Selection
 from mlpdeploy.selection.checks import positive
-from mlpdeploy.stages import check, compiled_again, load, plan_network, rewrite_network, trace_network
+from mlpdeploy.stages import (
+    check,
+    compiled_again,
+    load,
+    named_classes,
+    plan_network,
+    rewrite_network,
+    trace_network,
+)
 from mlpdeploy.system import documents
 from mlpdeploy.system.turns import in_turn
 
@@ -91,6 +99,7 @@ def build(
             raise refused
         if (line := replaced(selection, folder)) is not None:
             stages.say(line)
+        labels = named_classes(traced, selection)
         notes = check(source, traced, selection, stages)
         case, decided = decide(traced, source, selection, backend, search, force, stages)
         chosen = decisions.applied(selection, decided)
@@ -100,7 +109,7 @@ def build(
         with stages("emit"):
             from mlpdeploy.engine.onnx.emit import emit
 
-            emitted = emit(compiled.typed)
+            emitted = emit(compiled.served)
         with store.draft(folder) as draft:
             with stages("build"):
                 import onnx
@@ -113,7 +122,9 @@ def build(
                 if compiled.calibration is not None:
                     compiled.calibration.save(draft.folder, selection.name)
             paid = None if compiled.calibration is None or not worth else paid_off(compiled, chosen, stages)
-            facts = manifest.describe(selection, backend, source, compiled, built, key, stages.seconds, notes, paid)
+            facts = manifest.describe(
+                selection, backend, source, compiled, built, key, stages.seconds, notes, paid, labels
+            )
             return draft.commit(facts | {"decided": decisions.described(case, decided)}, report)
 
 
@@ -195,6 +206,7 @@ def verify(
                 quantisation=None if calibration is None else calibration.quantisation,
                 rows=None if calibration is None else calibration.rows,
                 traced=compiled.traced,
+                service=selection,
             )
             verification = replace(verification, data=() if data is None else tuple(data.used()))
             if (largest := selection.profile.max) not in verification.sizes:

@@ -35,7 +35,8 @@ class Compiled:
     """What the graph compiler made of a network, each stage's result.
 
     `balanced` is the rewritten graph after ranges moved from activations to weights, for 8-bit codes; without these it
-    is `rewritten` itself.
+    is `rewritten` itself. `served` is the typed graph that gives the answers that were asked for; without any it is
+    `typed` itself.
     """
 
     traced: Traced
@@ -43,6 +44,7 @@ class Compiled:
     balanced: Rewritten
     plan: Plan
     typed: Typed
+    served: Typed
     calibration: Calibration | None = None
 
 
@@ -95,6 +97,20 @@ def trace_network(source: Source, stages: Stages, batch: Batch | None = None) ->
     return traced
 
 
+def named_classes(traced: Traced, selection: Selection) -> tuple[str, ...] | None:
+    """What the classes are called, where that was asked for.
+
+    Raises InputError where the network cannot give the answers that were asked for, or the labels cannot be used.
+    """
+    if not selection.answers and selection.labels is None:
+        return None
+    from mlpdeploy.graph.precision.answers import require_scores
+    from mlpdeploy.network.labels import read_labels
+
+    (scores,) = require_scores(traced.outputs, selection.topk)
+    return None if selection.labels is None else read_labels(selection.labels, scores.shape[0])
+
+
 def rewrite_network(traced: Traced, selection: Selection, stages: Stages) -> Rewritten:
     """The same function as an engine likes it."""
     with stages("rewrite"):
@@ -115,6 +131,7 @@ def plan_network(
 ) -> Compiled:
     """The graph whose every dtype is decided: codes of 8 bits by their ranges, what lies `beside` them in that one."""
     with stages("plan precision"):
+        from mlpdeploy.graph.precision.answers import answering
         from mlpdeploy.graph.precision.plan import plan, require_codes
         from mlpdeploy.graph.precision.typed import apply
         from mlpdeploy.graph.quantisation.equalise import equalise
@@ -125,7 +142,8 @@ def plan_network(
         planned = plan(balanced, selection.precision, selection.io, samples, quantisation, around)
         require_codes(balanced, planned)
         typed = apply(balanced, planned)
-    return Compiled(traced, rewritten, balanced, planned, typed, calibration)
+        served = answering(typed, selection.softmax, selection.topk)
+    return Compiled(traced, rewritten, balanced, planned, typed, served, calibration)
 
 
 def compiled_again(

@@ -23,7 +23,7 @@ Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # The key that artifacts are sealed with, and what inductor compiles, belong to this run alone. Workers inherit them.
+    # The key that artifacts are sealed with, and what inductor compiles, belong to this run alone, workers included.
     if not hasattr(config, "workerinput"):
         kept = tempfile.mkdtemp(prefix="mlpdeploy-tests-")
         config.add_cleanup(partial(shutil.rmtree, kept, ignore_errors=True))

@@ -2,8 +2,9 @@
 
     entry         what of it decides an engine
     schema        the form of manifests
-    selection     all that was asked for, but the folders that a checkpoint and the artifact lie in
+    selection     all that was asked for, but the folders that files and the artifact lie in
     checkpoint    the content of the file
+    labels        the content of the file
     calibration   the content of what it names, and the libraries that read it
     recipe        of a user's network: what it takes, in which ranges, and how its images are prepared
     network       of a user's network: every operation of the traced graph, and every number that it reads, wherever the
@@ -42,7 +43,7 @@ from mlpdeploy.artifact import store
 from mlpdeploy.engine.base import installed_version
 from mlpdeploy.errors import CheckpointError, InputError
 from mlpdeploy.network.weight_files import files_of
-from mlpdeploy.selection import Selection
+from mlpdeploy.selection import FILES, Selection
 from mlpdeploy.system.files import sha256
 from mlpdeploy.zoo import recipe
 from mlpdeploy.zoo.recipe import Recipe
@@ -74,8 +75,9 @@ def key(
     """
     content: dict[str, Any] = {
         "schema": store.SCHEMA,
-        "selection": selection.to_json() | {"checkpoint": None},
+        "selection": selection.to_json() | dict.fromkeys(FILES),
         "checkpoint": None if selection.checkpoint is None else checkpoint_sha256(selection.checkpoint),
+        "labels": None if selection.labels is None else labels_sha256(selection.labels),
         "calibration": None if selection.calibration is None else calibration_sha256(selection.calibration),
         "recipe": None if known is None else asdict(known),
         "network": fingerprint,
@@ -136,6 +138,14 @@ def checkpoint_sha256(path: Path) -> str:
     if len(hashes) == 1:
         return next(iter(hashes.values()))
     return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
+
+
+def labels_sha256(path: Path) -> str:
+    """The hash of a file of labels. Raises InputError where it cannot be read."""
+    try:
+        return sha256(path)
+    except OSError as error:
+        raise InputError(f"--labels {path}: cannot be read ({error.strerror or error})") from error
 
 
 def calibration_sha256(given: str) -> str:

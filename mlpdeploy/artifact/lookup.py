@@ -12,7 +12,7 @@ from mlpdeploy.artifact.store import Artifact
 from mlpdeploy.engine.backend import Backend, backends
 from mlpdeploy.errors import ArtifactError, InputError, MlpdeployError
 from mlpdeploy.progress import Stages
-from mlpdeploy.selection import OUT, Selection
+from mlpdeploy.selection import FILES, OUT, Selection
 from mlpdeploy.selection.choice import IMAGES, NEEDS_CALIBRATION
 from mlpdeploy.zoo.recipe import canonical, kind
 
@@ -84,7 +84,7 @@ def check_same(artifact: Artifact, selection: Selection, source: Source | None) 
     # The same weights may lie elsewhere now; GPUs, builder level and plugins do not change what is computed.
     # What an engine of 8 bits was calibrated on is in the artifact.
     calibrated = {"calibration", "calibrator", "max_drop", "min_sqnr", "limit"}
-    names = asked.keys() - {"checkpoint", "gpus", "level", "plugin"} - calibrated
+    names = asked.keys() - {*FILES, "gpus", "level", "plugin"} - calibrated
     # How images are prepared may be left out, or said only when there are some.
     free = {name for name in IMAGES if None in (asked[name], built.get(name))}
     differ = sorted(name for name in names - free if asked[name] != built.get(name))
@@ -93,7 +93,7 @@ def check_same(artifact: Artifact, selection: Selection, source: Source | None) 
     known = artifact.manifest["weights"].get("sha256")
     # Of a network that a name finds, `check_traced` compares all numbers.
     given = artifact.manifest["weights"].get("kind") == "given"
-    if source is not None and given and cache.weights_sha256(source.network) != known:
+    if source is not None and given and cache.weights_sha256(source.bare.network) != known:
         raise ArtifactError(f"{artifact.folder} was built from a network with other weights than the one given here")
     if source is None and weights != known:
         different.append(f"{selection.weights()} (built with {artifact.manifest['weights']['text']})")

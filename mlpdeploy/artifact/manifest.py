@@ -35,11 +35,12 @@ def describe(
     seconds: Mapping[str, float],
     notes: Sequence[str] = (),
     paid_off: Mapping[str, Any] | None = None,
+    labels: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """The manifest of a build, as JSON values; the store adds schema and files."""
     from mlpdeploy.graph.layout.remaining import transposes
 
-    before, after = compiled.traced.module, compiled.typed.module
+    before, after = compiled.traced.module, compiled.served.module
     return {
         "key": key,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -49,14 +50,16 @@ def describe(
             "source": source.recipe.source,
             "parameters": sum(parameter.numel() for parameter in source.network.parameters()),
             "images": _images(source.recipe),
+            "inputs": [{**asdict(one), "shape": ["batch", *one.shape]} for one in source.bare.recipe.inputs],
+            "labels": None if labels is None else list(labels),
         },
         "selection": selection.to_json(),
         "network": cache.fingerprint(compiled.traced) if kind(selection.name) in ("user", "given") else None,
-        "weights": _weights(selection, source.network),
+        "weights": _weights(selection, source.bare.network),
         "precision": selection.precision,
         "batch": selection.profile.to_json(),
-        "inputs": [_spec(spec) for spec in compiled.typed.inputs],
-        "outputs": [_spec(spec) for spec in compiled.typed.outputs],
+        "inputs": [_spec(spec) for spec in compiled.served.inputs],
+        "outputs": [_spec(spec) for spec in compiled.served.outputs],
         "mapping": compiled.traced.mapping,
         "backend": backend.name,
         "engine": built.engine.name,
@@ -82,7 +85,7 @@ def outlines(compiled: Compiled) -> dict[str, list[dict[str, Any]]]:
     """The document of graph.json: every operation of the traced graph, and of the one that was emitted."""
     from mlpdeploy.graph.outline import outline
 
-    graphs = {"before": compiled.traced.module, "after": compiled.typed.module}
+    graphs = {"before": compiled.traced.module, "after": compiled.served.module}
     return {when: [asdict(operation) for operation in outline(module)] for when, module in graphs.items()}
 
 
@@ -103,11 +106,12 @@ def evidence(manifest: Mapping[str, Any], found: Verification | Evaluation) -> d
 def _images(recipe: Recipe) -> dict[str, Any] | None:
     """How images become inputs; None where that is not known, or where what it takes are no images."""
     shapes = [one.shape for one in recipe.inputs] or [recipe.input_shape]
-    if not recipe.prepared or len(shapes) != 1 or len(shapes[0]) != 3 or shapes[0][0] != len(recipe.mean):
+    channels = -1 if recipe.pixels == "hwc" else 0
+    if not recipe.prepared or len(shapes) != 1 or len(shapes[0]) != 3 or shapes[0][channels] != len(recipe.mean):
         return None
     mean, std = list(recipe.mean), list(recipe.std)
     how = {"crop": recipe.crop, "crop_mode": recipe.crop_mode, "interpolation": recipe.interpolation}
-    return how | {"mean": mean, "std": std}
+    return how | {"mean": mean, "std": std, "pixels": recipe.pixels}
 
 
 def _weights(selection: Selection, network: Any) -> dict[str, Any]:

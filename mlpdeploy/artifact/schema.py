@@ -85,10 +85,13 @@ DECISION = {
 DECISIONS = {"schema": COUNT, "decisions": [{"case": CASE, "decision": DECISION}]}
 """What searches decided, for later builds."""
 
-IMAGES = {"crop": POSITIVE, "crop_mode?": str, "interpolation": str, "mean": [ANY, ...], "std": [ANY, ...]}
+IMAGES = {
+    "crop": POSITIVE, "crop_mode?": str, "interpolation": str, "mean": [ANY, ...], "std": [ANY, ...], "pixels?": str,
+}  # fmt: skip
 MANIFEST = {
     "key": (str, None), "created": str, "selection": SELECTION, "network?": (str, None),
-    "recipe": {"name": str, "family": str, "source": str, "parameters": COUNT, "images?": (IMAGES, None)},
+    "recipe": {"name": str, "family": str, "source": str, "parameters": COUNT, "images?": (IMAGES, None),
+               "inputs?": [PORT, ...], "labels?": ([str], None)},
     "weights": {"text": str, "random": bool, "sha256?": str},
     "precision": str, "batch": BATCHES, "inputs": [PORT, ...], "outputs": [PORT, ...],
     "mapping?": bool, "backend": str, "engine": str, "versions": {str: str}, "gpus": [str], "facts": FACTS,

@@ -145,7 +145,7 @@ class Session:
         for rule in self._fired():
             without = replace(self.selection, disabled_rules=(*self.selection.disabled_rules, rule))
             rewritten = rewrite_network(self.traced, without, self.stages)
-            emitted = emit(plan_network(self.traced, rewritten, without, self.stages).typed)
+            emitted = emit(plan_network(self.traced, rewritten, without, self.stages).served)
             built = self._built(f"without-{rule}", emitted, without.request(self.precision))
             found[rule] = contenders.engine(rule, "rule", f"without {rule}", built, self.specs)
         return found
@@ -207,7 +207,7 @@ class Session:
 
         original, artifact = built_copy(other, self.folder / other.folder_name, self.stages.listener)
         trust.require(original, self.backend, self.trusted)
-        specs = load(other, self.stages).specs()
+        specs = load(other, self.stages).with_images(other).specs()
         loadable = contenders.Loadable(self.backend, artifact.engine, artifact.manifest["facts"]).on(self.threads)
         what = f"{other.name} {other.precision} with {self.backend.name}"
         return contenders.engine(other.name, "recipe", what, loadable, specs)

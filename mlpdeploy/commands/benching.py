@@ -95,7 +95,7 @@ def bench(
             )
         sizes = list(dict.fromkeys(sizes)) or sorted({selection.profile.min, selection.profile.opt})
         stack.enter_context(held_to(threads))
-        source = source or load(selection, stages)
+        source = (source or load(selection, stages)).with_images(selection)
         session = Session(artifact, selection, backend, source, threads, folder, stages, trusted)
         # All that needs room on a disk comes before anything is measured, so that no measurement is lost to it.
         rivals, left_out = session.rivals(against, others, sizes[0])

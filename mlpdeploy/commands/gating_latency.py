@@ -48,7 +48,7 @@ def latency(other: Baseline, artifact: Artifact, selection: Selection, terms: Te
     if reason is not None:
         gates = (regress.not_measured(regress.LATENCY, "ms", terms.limit, reason, size) for size in terms.sizes)
         return tuple(gates), ()
-    specs = load(selection, stages).specs()
+    specs = load(selection, stages).with_images(selection).specs()
     candidate = _contender("candidate", artifact, backend, specs, terms.threads)
     if other.artifact is None:
         return against_saved(other, candidate, terms, stages)

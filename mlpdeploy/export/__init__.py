@@ -136,6 +136,7 @@ def open_built(selection: Selection, artifact: Artifact | None, stages: Stages) 
 
 
 def _gathered(selection: Selection, artifact: Artifact | None, stages: Stages) -> Exported:
+    from mlpdeploy.evidence.proof.answers import of_scores
     from mlpdeploy.evidence.proof.culprit import own_precision
     from mlpdeploy.evidence.proof.reference import distinct_rows
     from mlpdeploy.evidence.proof.runs import SINGLE, in_batches, module_run
@@ -147,14 +148,15 @@ def _gathered(selection: Selection, artifact: Artifact | None, stages: Stages) -
         import torch
 
         signature = Signature.from_facts(artifact.manifest["facts"])
-        names = [port.name for port in signature.outputs]
+        names = [spec.name for spec in traced.outputs]
         real = None if calibration is None else calibration.rows
         rows = distinct_rows(traced.inputs, real, selection.profile.opt, selection.seed)
         outputs = in_batches(module_run(source.network, traced.inputs, names, torch.float32), rows, SINGLE)
     budget = source.recipe.budget(
         selection.precision, own_precision(traced.module), selection.low_io
     ).max_relative_error
-    weights, allowed = cache.weights_sha256(source.network), tolerances(outputs, budget)
+    weights = cache.weights_sha256(source.bare.network)
+    outputs, allowed = of_scores(outputs, tolerances(outputs, budget), selection)
     layers = {name: text for name in (LAYERS, store.PROFILE) if (text := store.beside(artifact, name)) is not None}
     return Exported(artifact.manifest, selection, opened.model, signature, rows, outputs, allowed, weights, layers)
 

@@ -66,7 +66,7 @@ def reduce(
         part = next((one for one in parts if one is not None), None)
     if part is None:
         raise InputError(f"{stage.name} fails, but no part of the file does on ordinary and extreme rows")
-    found = _exported(part, stage, artifact, selection, cache.weights_sha256(source.network))
+    found = _exported(part, stage, artifact, selection, cache.weights_sha256(source.bare.network))
     with stages("write"), in_one_step(folder) as draft:
         lines = trtexec.write(found, draft)
         files = sorted(os.listdir(draft))

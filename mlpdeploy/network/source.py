@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from mlpdeploy.errors import InputError
 from mlpdeploy.network.chosen import Needed, from_checkpoint, needed_of
 from mlpdeploy.network.finding import find
+from mlpdeploy.selection import Selection
 from mlpdeploy.selection.choice import NetworkChoice
 from mlpdeploy.selection.parse import parse_input
 from mlpdeploy.zoo.recipe import IMAGE, Input, Recipe, kind
@@ -43,6 +44,8 @@ class Source:
     notes: tuple[str, ...] = ()
     output_names: tuple[str, ...] = ()
     """What the outputs are called, where that was asked for."""
+    within: Source | None = None
+    """The network without the preparation of images that stands in front of it here."""
 
     def specs(self) -> list[TensorSpec]:
         """What the network takes."""
@@ -50,17 +53,33 @@ class Source:
 
         from mlpdeploy.graph.tracing.trace import TensorSpec
 
-        dtypes = {"float32": torch.float32, "int64": torch.int64}
         return [
-            TensorSpec(i.name, i.shape, dtypes[i.dtype], i.low, i.high, *self._pixels(i)) for i in self.recipe.inputs
+            TensorSpec(i.name, i.shape, getattr(torch, i.dtype), i.low, i.high, *self._pixels(i))
+            for i in self.recipe.inputs
         ]
 
-    def with_images(self, asked: NetworkChoice) -> Source:
-        """The same with its images prepared as asked; what is None is as the recipe says."""
-        options = {"mean": asked.mean, "std": asked.std, "crop": asked.crop, "interpolation": asked.resize}
-        given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    def with_images(self, asked: Selection) -> Source:
+        """The same with its images prepared as asked, by the network itself where that was asked for.
+
+        What is None is as the recipe says. Raises InputError where what was asked for cannot be.
+        """
+        options: dict[str, Any] = {"crop": asked.crop, "interpolation": asked.resize}
+        if not self.recipe.pixels:
+            options |= {"mean": asked.mean, "std": asked.std}
+        given = {name: value for name, value in options.items() if value is not None}
         prepared = self.recipe.prepared or asked.mean is not None
-        return replace(self, recipe=replace(self.recipe, **given, prepared=prepared))
+        found = replace(self, recipe=replace(self.recipe, **given, prepared=prepared))
+        if not asked.prepares or found.recipe.pixels:
+            return found
+        from mlpdeploy.network.preparing import preparing
+
+        network, recipe = preparing(found.network, found.recipe, asked)
+        return replace(found, network=network, recipe=recipe, within=found)
+
+    @property
+    def bare(self) -> Source:
+        """The network without a preparation of images in front of it."""
+        return self.within or self
 
     def called(self, names: Sequence[str], outputs: Sequence[str]) -> Source:
         """The same with its inputs called by these names (none: as they are), and outputs to be called by those.

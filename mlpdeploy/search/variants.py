@@ -87,7 +87,7 @@ class Workshop:
         compiled = plan_network(
             self.traced, rewritten, selection, self.stages, calibration, self.backend.beside(selection.precision)
         )
-        emitted, request = emit(compiled.typed), selection.request(batch=self._batch)
+        emitted, request = emit(compiled.served), selection.request(batch=self._batch)
         digest = hashlib.sha256(f"{request.disabled}\0".encode() + emitted.model.SerializeToString()).hexdigest()
         if unlike is not None and digest == unlike.digest:
             raise Unchanged("it makes no other file")

@@ -10,15 +10,18 @@ from typing import Any
 from mlpdeploy.errors import InputError
 from mlpdeploy.selection.choice import CalibrationChoice, EngineChoice, NetworkChoice
 from mlpdeploy.selection.option import option
+from mlpdeploy.selection.service import ServiceChoice
 
 OUT = Path("artifacts")
 LOCATIONS = ("out", "timing_cache")
 """Fields that say where something lies, which decides no content."""
+FILES = ("checkpoint", "labels")
+"""Fields that name a file, whose content counts and not its place."""
 
 
 @dataclass(frozen=True)
-class Selection(CalibrationChoice, EngineChoice, NetworkChoice):
-    """A network, its weights, and the engine to build from it: all three choices, and the folder of artifacts (`out`).
+class Selection(CalibrationChoice, ServiceChoice, EngineChoice, NetworkChoice):
+    """A network, its weights, and the engine to build from it: all four choices, and the folder of artifacts (`out`).
 
     Raises InputError, on creation, where a value cannot be used, or where two exclude each other.
     """
@@ -32,7 +35,7 @@ class Selection(CalibrationChoice, EngineChoice, NetworkChoice):
         return sorted(fields(cls), key=lambda field: bool(field.kw_only))
 
     def __post_init__(self) -> None:
-        for part in (NetworkChoice, EngineChoice, CalibrationChoice):
+        for part in (NetworkChoice, EngineChoice, ServiceChoice, CalibrationChoice):
             part.__post_init__(self)
         if (said := self.said()) and not self.quantised:
             raise InputError(f"--{said[0]} is for --precision int8 and fp8, not for {self.precision}")
@@ -45,7 +48,7 @@ class Selection(CalibrationChoice, EngineChoice, NetworkChoice):
         """What decides the content of an artifact, as JSON values: all but where it and times of kernels are kept."""
         values = {name: value for name, value in asdict(self).items() if name not in LOCATIONS}
         values["batch"] = self.profile.text
-        values["checkpoint"] = None if self.checkpoint is None else str(self.checkpoint)
+        values |= {name: str(values[name]) for name in FILES if values[name] is not None}
         return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
     @classmethod
@@ -53,7 +56,7 @@ class Selection(CalibrationChoice, EngineChoice, NetworkChoice):
         """What `to_json` wrote. Raises InputError where another version wrote it."""
         try:
             given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-            given["checkpoint"] = None if given["checkpoint"] is None else Path(given["checkpoint"])
+            given |= {name: Path(given[name]) for name in FILES if given.get(name) is not None}
             return cls(**given)
         except (KeyError, TypeError) as error:
             raise InputError(

@@ -1,4 +1,6 @@
-"""What can be chosen, in three parts that check themselves: the network, the engine, and how 8 bits are calibrated.
+"""What can be chosen, in parts that check themselves: the network, the engine, and how 8 bits are calibrated.
+
+What surrounds the network in its engine is in `service`.
 
 Every field says how it is asked for on the command line, whose options are made from it (see `options`).
 """

@@ -75,6 +75,15 @@ def parse_input(text: str) -> Input:
     return Input(name, parse_shape(shape) if shape else (), "int64" if dtype == "int64" else "float32", *bounds)
 
 
+def parse_pixels(text: str) -> tuple[str, tuple[int, int] | None]:
+    """hwc or chw, and the height and width behind it where there is one: hwc:480x640."""
+    found = re.fullmatch(r"(hwc|chw)(?::([1-9][0-9]{0,4})x([1-9][0-9]{0,4}))?", text.strip())
+    if found is None:
+        raise InputError(f"pixels {text!r}: give hwc or chw, perhaps with the size of all images, such as hwc:480x640")
+    layout, height, width = found.groups()
+    return layout, None if height is None else (int(height), int(width))
+
+
 def parse_mean(text: str) -> tuple[float, ...]:
     """0.485,0.456,0.406 as numbers, one a channel."""
     return _channels("--mean", text)

@@ -23,6 +23,7 @@ from mlpdeploy.precisions import PRECISIONS
 from mlpdeploy.selection import Selection
 from mlpdeploy.selection.choice import IMAGES, CalibrationChoice, EngineChoice, NetworkChoice
 from mlpdeploy.selection.option import Option
+from mlpdeploy.selection.service import ServiceChoice
 from mlpdeploy.system import results, streams
 from mlpdeploy.terminal.screen import Terminal
 from mlpdeploy.zoo.recipe import kind, recipes
@@ -66,7 +67,12 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document to s
 
 DATA = (*IMAGES, "limit")
 """Fields about rows of data, which may be others than those at the build."""
-PANELS: dict[type[Any], str] = {NetworkChoice: "Network", EngineChoice: "Engine", CalibrationChoice: "INT8 and FP8"}
+PANELS: dict[type[Any], str] = {
+    NetworkChoice: "Network",
+    EngineChoice: "Engine",
+    ServiceChoice: "Images in, answers out",
+    CalibrationChoice: "INT8 and FP8",
+}
 """Under which title `--help` has the fields of each choice."""
 _FIELDS = {field.name: field for field in Selection.fields()}
 

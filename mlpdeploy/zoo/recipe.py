@@ -50,7 +50,7 @@ class Input:
 
     name: str
     shape: tuple[int, ...]
-    dtype: Literal["float32", "int64"] = "float32"
+    dtype: Literal["float32", "int64", "uint8"] = "float32"
     low: float | None = None
     high: float | None = None
 
@@ -66,7 +66,9 @@ class Recipe:
     matrix products and convolutions at batch 1, in 1e9 multiply-accumulates. `rules` gives for each rewrite rule how
     often it fires. A network that does not classify has `num_classes` None (0 in the file). Facts that nobody published
     or counted are None. Of a network of one's own nobody knows how its images are `prepared`, unless it says so: mean,
-    std, crop and interpolation then mean nothing. `crop_mode` is timm's: center, squash or border.
+    std, crop and interpolation then mean nothing. `crop_mode` is timm's: center, squash or border. Where the network
+    normalises by itself (see `network.preparing`), `pixels` says that it takes numbers in [0, 1] ("unit"), or bytes of
+    this layout.
     """
 
     name: str
@@ -93,6 +95,7 @@ class Recipe:
     rules: Mapping[str, int] = field(default_factory=dict)
     prepared: bool = True
     crop_mode: str = "center"
+    pixels: str = ""
 
     @property
     def names(self) -> tuple[str, ...]:

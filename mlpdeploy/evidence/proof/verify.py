@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -29,6 +30,7 @@ from torch import fx, nn
 
 from mlpdeploy.engine.backend import Arrays, Progress
 from mlpdeploy.engine.batch import Batch
+from mlpdeploy.evidence.proof.answers import as_scores
 from mlpdeploy.evidence.proof.culprit import own_precision
 from mlpdeploy.evidence.proof.edges import Factor
 from mlpdeploy.evidence.proof.first_rungs import FirstRungs
@@ -46,7 +48,7 @@ from mlpdeploy.evidence.proof.ladder import (
 )
 from mlpdeploy.evidence.proof.reference import Reference, as_made_by, in_float32
 from mlpdeploy.evidence.proof.rung import Finding, accuracy, climb, held_against
-from mlpdeploy.evidence.proof.runs import CONVERSIONS, Run, float64_run, onnx_run, specified_run, typed_run
+from mlpdeploy.evidence.proof.runs import CONVERSIONS, Run, float64_run, module_run, onnx_run, specified_run, typed_run
 from mlpdeploy.evidence.proof.wide import widened
 from mlpdeploy.graph.precision.typed import Typed
 from mlpdeploy.graph.quantisation.equalise import equalise
@@ -55,9 +57,12 @@ from mlpdeploy.graph.rewrite import Rewritten, rewrite_as
 from mlpdeploy.graph.tracing.rows import alike
 from mlpdeploy.graph.tracing.trace import TensorSpec, Traced, trace
 from mlpdeploy.precisions import CODED
+from mlpdeploy.selection.service import ServiceChoice
 from mlpdeploy.system.guest import copied
 from mlpdeploy.zoo.recipe import Budget
 
+SCORES = ServiceChoice()
+"""An engine that gives what its network gives."""
 UNCLIMBED = (
     "the rest of the ladder was not climbed: no engine of a network that is not one function of each row is right"
 )
@@ -93,6 +98,7 @@ def verify(
     quantisation: Quantisation | None = None,
     rows: Arrays | None = None,
     traced: Traced | None = None,
+    service: ServiceChoice = SCORES,
 ) -> Verification:
     """Climb the ladder.
 
@@ -106,7 +112,8 @@ def verify(
     compared with the network, and what comes after it with the typed one: so the rung that fails lost the accuracy.
 
     `rows` are inputs to compare on where there are no samples, instead of random ones: ranges hold for what they were
-    calibrated on. `traced` is what was rewritten; without it, the network is traced again.
+    calibrated on. `traced` is what was rewritten; without it, the network is traced again. `service` says what the
+    model and the engine give in place of the scores that `typed` does.
 
     Raises InputError where the samples do not fit the network, or its own output is not finite.
     """
@@ -118,6 +125,8 @@ def verify(
     traced = traced or trace(network, rewritten.inputs)
     low = own_precision(traced.module) is not None
     first = FirstRungs(network, wide, rewritten.inputs, names, real, seed, progress, low=low)
+    scored = partial(as_scores, network=module_run(network, typed.inputs, names, torch.float32), name=names[0],
+                     service=service)  # fmt: skip
     stages = [first.twice(), first.row_by_row()]
     reference = None
     if not _failed(stages):
@@ -147,7 +156,7 @@ def verify(
         _Rung(TYPED, lambda: by_pytorch, reference, sizes, on_cpu, None if coded else on_cpu_rounded),
         _Rung(
             EMITTED,
-            lambda: onnx_run(model, torch.get_num_threads()),
+            lambda: scored(onnx_run(model, torch.get_num_threads())),
             after,
             sizes,
             cpu_budget or allowed,
@@ -155,7 +164,7 @@ def verify(
         ),
     ]
     if engine is not None:
-        engine_run = specified_run(engine, typed.inputs)
+        engine_run = scored(specified_run(engine, typed.inputs))
         rungs.append(_Rung(ENGINE, lambda: engine_run, after, sizes, allowed, rounded))
     stages += [_climb(rung, batch, seed, progress) for rung in rungs]
     if engine is None:
