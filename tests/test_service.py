@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 import mlpdeploy
+from mlpdeploy.commands.predicting import predict
 from mlpdeploy.errors import InputError
 from tests.conftest import Cli
 
@@ -116,6 +118,37 @@ def test_what_cannot_be_served(options: dict[str, object], told: str, tmp_path: 
     with pytest.raises(InputError, match=told):
         compiled(net(), out=tmp_path / "out", **options)
     assert not list((tmp_path / "out").rglob("manifest.json"))
+
+
+def test_images_are_prepared_as_the_engine_takes_them(tmp_path: Path) -> None:
+    folder, rng = tmp_path / "images", np.random.default_rng(0)
+    for place in range(20):
+        (folder / str(place % 10)).mkdir(parents=True, exist_ok=True)
+        image = Image.fromarray(rng.integers(0, 256, (5 + place % 3, 6, 3)).astype(np.uint8)).resize((40, 30 + place))
+        image.save(folder / str(place % 10) / f"{place}.png")
+    network, found = net(), list[tuple[list[list[int]], object]]()
+    for options in ({}, {"pixels": "hwc"}, {"pixels": "chw", "topk": 5, "softmax": True}, {"normalize": True}):
+        with compiled(network, out=tmp_path / f"out{len(found)}", **options) as engine:
+            assert engine.verify(data=folder).verdict() == "passed"
+            evaluation = engine.evaluate(folder, workers=0)
+            artifact = mlpdeploy.load(engine.folder)._artifact
+            selection = mlpdeploy.Selection.from_json(engine.manifest["selection"])
+            images = predict(selection, [folder], artifact=artifact, top=3).images
+        classes = [[guess.index for guess in one.guesses] for one in images]
+        found.append((classes, {one.name: one.top1.right for one in evaluation.contenders}))
+        assert evaluation.agreement is not None and evaluation.agreement.value == 1
+    assert [one == found[0] for one in found] == [True] * 4
+
+
+def test_what_too_few_classes_are_named_for(tmp_path: Path) -> None:
+    Image.new("RGB", (16, 16)).save(tmp_path / "black.png")
+    with compiled(net(), topk=2) as engine:
+        selection = mlpdeploy.Selection.from_json(engine.manifest["selection"])
+        artifact = mlpdeploy.load(engine.folder)._artifact
+        with pytest.raises(InputError, match="gives the 2 largest scores and no probabilities"):
+            predict(selection, [tmp_path], artifact=artifact)
+        with pytest.raises(InputError, match="names 2 classes, and top-5 takes 5"):
+            engine.evaluate(tmp_path)
 
 
 @pytest.mark.slow

@@ -51,6 +51,7 @@ def describe(
             "parameters": sum(parameter.numel() for parameter in source.network.parameters()),
             "images": _images(source.recipe),
             "inputs": [{**asdict(one), "shape": ["batch", *one.shape]} for one in source.bare.recipe.inputs],
+            "classes": _classes(compiled.typed.outputs),
             "labels": None if labels is None else list(labels),
         },
         "selection": selection.to_json(),
@@ -103,10 +104,16 @@ def evidence(manifest: Mapping[str, Any], found: Verification | Evaluation) -> d
     }
 
 
+def _classes(outputs: Sequence[TensorSpec]) -> int | None:
+    """How many classes a network tells apart whose one output is a row of scores; None where it has no such output."""
+    rows = [spec.shape[0] for spec in outputs if len(spec.shape) == 1 and spec.dtype.is_floating_point]
+    return rows[0] if len(outputs) == 1 and rows and rows[0] > 1 else None
+
+
 def _images(recipe: Recipe) -> dict[str, Any] | None:
     """How images become inputs; None where that is not known, or where what it takes are no images."""
     shapes = [one.shape for one in recipe.inputs] or [recipe.input_shape]
-    channels = -1 if recipe.pixels == "hwc" else 0
+    channels = -1 if recipe.pixels.startswith("hwc") else 0
     if not recipe.prepared or len(shapes) != 1 or len(shapes[0]) != 3 or shapes[0][channels] != len(recipe.mean):
         return None
     mean, std = list(recipe.mean), list(recipe.std)

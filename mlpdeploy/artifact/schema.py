@@ -91,7 +91,7 @@ IMAGES = {
 MANIFEST = {
     "key": (str, None), "created": str, "selection": SELECTION, "network?": (str, None),
     "recipe": {"name": str, "family": str, "source": str, "parameters": COUNT, "images?": (IMAGES, None),
-               "inputs?": [PORT, ...], "labels?": ([str], None)},
+               "inputs?": [PORT, ...], "classes?": (COUNT, None), "labels?": ([str], None)},
     "weights": {"text": str, "random": bool, "sha256?": str},
     "precision": str, "batch": BATCHES, "inputs": [PORT, ...], "outputs": [PORT, ...],
     "mapping?": bool, "backend": str, "engine": str, "versions": {str: str}, "gpus": [str], "facts": FACTS,

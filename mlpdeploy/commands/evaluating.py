@@ -26,7 +26,7 @@ from mlpdeploy.engine import host
 from mlpdeploy.engine.backend import Backend, pick
 from mlpdeploy.errors import InputError, MachineLacks
 from mlpdeploy.evidence.documents.evaluation import ENGINE, PYTORCH, TYPED, Evaluation
-from mlpdeploy.evidence.proof.accuracy import places
+from mlpdeploy.evidence.proof.accuracy import TOP, places
 from mlpdeploy.evidence.proof.class_folder import ClassFolder, class_folder
 from mlpdeploy.evidence.proof.images import Preprocess, Skipped, readable, require_images, unreadable
 from mlpdeploy.evidence.proof.runs import Run, module_run, typed_run
@@ -91,6 +91,7 @@ def evaluate(
             artifact = reopened(selection, folder, artifact, source)
             if ENGINE in names:
                 _require_runs(artifact, backend, trusted)
+                _require_top(artifact)
             prepared, count = preparation(artifact, selection), classes(artifact)
         with stages("list images"):
             named = None if class_map is None else read_class_map(class_map, count)
@@ -122,6 +123,13 @@ def _require_runs(artifact: Artifact, backend: Backend, trusted: bool) -> None:
     if (reason := backend.executable()) is not None:
         raise MachineLacks(f"{reason}; --only typed,pytorch evaluates without the engine")
     trust.require(artifact, backend, trusted)
+
+
+def _require_top(artifact: Artifact) -> None:
+    """Raise InputError where an engine names fewer classes than are looked at."""
+    count, topk = min(TOP, classes(artifact)), Selection.from_json(artifact.manifest["selection"]).topk
+    if topk is not None and topk < count:
+        raise InputError(f"{artifact.folder} names {topk} classes, and top-{TOP} takes {count}: build it with more")
 
 
 def _told(images: ClassFolder) -> Iterator[str]:

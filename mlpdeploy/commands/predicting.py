@@ -96,13 +96,18 @@ def predict(
             trust.require(artifact, backend, trusted)
             prepared, count = preparation(artifact, selection), classes(artifact)
             named = _labels(artifact, count, labels)
+            served = Selection.from_json(artifact.manifest["selection"])
+            if served.topk is not None and not served.softmax:
+                raise InputError(f"{artifact.folder} gives the {served.topk} largest scores and no probabilities: "
+                                 "build it with --softmax")  # fmt: skip
+            top = min(top, served.topk or top)
         read, skipped = list[Prediction](), list[Skipped]()
         with stages("predict"), backend.load(artifact.engine, artifact.manifest["facts"]) as engine:
             run = taking(engine, artifact)
             images = _readable(paths, prepared, skipped)
             while some := [*islice(images, artifact.manifest["batch"]["opt"])]:
                 files, rows = zip(*some, strict=True)
-                probable = _probabilities(scores(run, artifact, np.stack(rows)), files)
+                probable = _probabilities(scores(run, artifact, np.stack(rows)), files, given=served.softmax)
                 read += map(lambda file, row: _prediction(file, row, named, top), files, probable)
                 stages.step("images", len(read), len(read))
     if not read and not skipped:
@@ -116,6 +121,8 @@ def predict(
 def _labels(artifact: Artifact, classes: int, given: Path | None) -> Sequence[str] | None:
     if given is not None:
         return read_labels(given, classes)
+    if (own := artifact.manifest["recipe"].get("labels")) is not None:
+        return list(own)
     known = kind(artifact.manifest["selection"]["name"]) in ("recipe", "timm")
     return imagenet() if known and classes == IMAGENET else None
 
@@ -129,13 +136,13 @@ def _readable(paths: Sequence[Path], prepared: Preprocess, skipped: list[Skipped
             yield path, read_image(path, prepared)
 
 
-def _probabilities(rows: np.ndarray, files: Sequence[Path]) -> np.ndarray:
-    """Softmax of each row, in float64; rows that are probabilities already stay."""
+def _probabilities(rows: np.ndarray, files: Sequence[Path], *, given: bool = False) -> np.ndarray:
+    """Softmax of each row, in float64; rows that are probabilities already, or known to be `given` as such, stay."""
     wide = rows.astype(np.float64)
     for file, row in zip(files, wide, strict=True):
         if not np.isfinite(row).all():
             raise MlpdeployError(f"the engine's outputs for {file} are not all finite: run verify")
-    if (wide >= 0).all() and (np.abs(wide.sum(axis=1) - 1) <= ROUNDING).all():
+    if given or ((wide >= 0).all() and (np.abs(wide.sum(axis=1) - 1) <= ROUNDING).all()):
         return wide
     raised = np.exp(wide - wide.max(axis=1, keepdims=True))
     return np.asarray(raised / raised.sum(axis=1, keepdims=True))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +11,6 @@ from mlpdeploy.system.files import parsed, read_text
 
 IMAGENET = 1000
 """Classes of a network that is taken for one of ImageNet-1k's."""
-
-
-def classes_of(outputs: Sequence[Mapping[str, Any]]) -> int | None:
-    """How many classes a network with these outputs of a manifest tells apart; None where it gives no row of scores."""
-    shapes = [port["shape"] for port in outputs]
-    whole = any("int" in port["dtype"] or port["dtype"] == "bool" for port in outputs)
-    if len(shapes) != 1 or len(shapes[0]) != 2 or shapes[0][1] < 2 or whole:
-        return None
-    return int(shapes[0][1])
 
 
 def read_labels(path: Path, classes: int) -> tuple[str, ...]:

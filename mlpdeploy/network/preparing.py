@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mlpdeploy.errors import InputError
 from mlpdeploy.selection.parse import parse_pixels
 from mlpdeploy.selection.service import ServiceChoice
-from mlpdeploy.zoo.recipe import Input, Recipe
+from mlpdeploy.zoo.recipe import UNIT, Input, Recipe
 
 LEVELS = 256
 """Values of a byte."""
@@ -85,7 +85,8 @@ def preparing(network: nn.Module, recipe: Recipe, choice: ServiceChoice) -> tupl
         mean=(0.0,) * channels,
         std=(1.0,) * channels,
         crop=recipe.crop if resize is None else 1.0,
-        pixels=layout or "unit",
+        crop_mode=recipe.crop_mode if resize is None else "center",
+        pixels=choice.pixels or UNIT,
     )
     return Preparing(network, recipe, layout, resize).eval(), known
 
@@ -95,8 +96,12 @@ def _resize(recipe: Recipe, size: tuple[int, int], centre: tuple[int, int]) -> R
     if recipe.interpolation not in RESIZES:
         raise InputError(f"images of {recipe.name} are resized {recipe.interpolation}, which no engine does: "
                          f"give --resize {' or '.join(RESIZES)}")  # fmt: skip
+    if recipe.crop_mode == "border":
+        raise InputError(f"images of {recipe.name} get a border, which no engine gives: leave the size out")
     height, width = (math.floor(edge / recipe.crop) for edge in centre)
-    if height == width:
+    if recipe.crop_mode == "squash":
+        resized = (height, width)
+    elif height == width:
         resized = (size[0] * height // min(size), size[1] * height // min(size))
     else:
         ratio = min(size[0] / height, size[1] / width)

@@ -16,7 +16,7 @@ from mlpdeploy.network.finding import find
 from mlpdeploy.selection import Selection
 from mlpdeploy.selection.choice import NetworkChoice
 from mlpdeploy.selection.parse import parse_input
-from mlpdeploy.zoo.recipe import IMAGE, Input, Recipe, kind
+from mlpdeploy.zoo.recipe import IMAGE, Input, Recipe, done_within, kind
 
 if TYPE_CHECKING:
     from torch import nn
@@ -63,10 +63,9 @@ class Source:
 
         What is None is as the recipe says. Raises InputError where what was asked for cannot be.
         """
-        options: dict[str, Any] = {"crop": asked.crop, "interpolation": asked.resize}
-        if not self.recipe.pixels:
-            options |= {"mean": asked.mean, "std": asked.std}
-        given = {name: value for name, value in options.items() if value is not None}
+        options = {"mean": asked.mean, "std": asked.std, "crop": asked.crop, "interpolation": asked.resize}
+        within = done_within(self.recipe.pixels)
+        given: dict[str, Any] = {n: value for n, value in options.items() if value is not None and n not in within}
         prepared = self.recipe.prepared or asked.mean is not None
         found = replace(self, recipe=replace(self.recipe, **given, prepared=prepared))
         if not asked.prepares or found.recipe.pixels:

@@ -29,6 +29,9 @@ Kind = Literal["recipe", "timm", "user", "given"]
 GIVEN = "python:"
 """What the names of networks that were in hand begin with."""
 
+UNIT = "unit"
+"""What stands for the layout of pixels that are numbers in [0, 1]."""
+
 IMAGE = "input"
 """Name of the one input of a network that takes images."""
 
@@ -67,8 +70,8 @@ class Recipe:
     often it fires. A network that does not classify has `num_classes` None (0 in the file). Facts that nobody published
     or counted are None. Of a network of one's own nobody knows how its images are `prepared`, unless it says so: mean,
     std, crop and interpolation then mean nothing. `crop_mode` is timm's: center, squash or border. Where the network
-    normalises by itself (see `network.preparing`), `pixels` says that it takes numbers in [0, 1] ("unit"), or bytes of
-    this layout.
+    normalises by itself (see `network.preparing`), `pixels` says that it takes numbers in [0, 1] (UNIT), or bytes:
+    their layout, and their size where it resizes them.
     """
 
     name: str
@@ -108,6 +111,11 @@ class Recipe:
         """
         asked = [self.budgets[name] for name in (precision, *others) if name is not None]
         return max(asked, key=lambda budget: budget.max_relative_error)
+
+
+def done_within(pixels: str) -> set[str]:
+    """What of the preparation of images a network that takes such `pixels` does by itself, as recipes call it."""
+    return ({"mean", "std"} if pixels else set()) | ({"crop", "crop_mode"} if ":" in pixels else set())
 
 
 def folder() -> Path:

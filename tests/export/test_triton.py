@@ -29,7 +29,7 @@ def test_an_onnx_model_is_batched_and_warmed_up_as_the_engine_is_tuned(artifact:
         "model": "net", "version": 1, "kind": "onnx", "files": ["config.pbtxt", "1/model.onnx"], "notes": [],
     }  # fmt: skip
     (line,) = found["commands"]
-    assert line.startswith("docker run --rm -p 8000:8000") and f"-v {tmp_path}/models:/models nvcr.io/nvidia/" in line
+    assert line.startswith("docker run --rm -p 8000:8000") and f"-v {tmp_path}/models:/models nvidia/" in line
     assert (tmp_path / "models" / "net" / "1" / "model.onnx").read_bytes() == artifact.model.read_bytes()
     assert [*tmp_path.iterdir()] == [tmp_path / "models"] and [*(tmp_path / "models").iterdir()] == [
         tmp_path / "models" / "net"
@@ -126,9 +126,10 @@ def test_labels_lie_beside_the_configuration(artifact: Artifact, tmp_path: Path)
     labels.write_text('["a"]')
     with pytest.raises(InputError, match="has 1 labels, and the network 5 classes"):
         triton.add(artifact, tmp_path / "others", wanted)
-    map_ = [PORTS["outputs"][0] | {"shape": [5, 2]}]
+    other = made_up(artifact, tmp_path / "map", "onnxruntime")
+    other.manifest["recipe"]["classes"] = None
     with pytest.raises(InputError, match="gives no single row of scores"):
-        triton.add(made_up(artifact, tmp_path / "map", "onnxruntime", outputs=map_), tmp_path / "others", wanted)
+        triton.add(other, tmp_path / "others", wanted)
     assert not (tmp_path / "others").exists()
 
 

@@ -19,7 +19,7 @@ def test_a_plan_has_graphs_for_the_sizes_that_it_is_tuned_for(artifact: Artifact
     one = made_up(artifact, tmp_path / "tensorrt@nvidia-l4", **several)
     found = triton.add(one, tmp_path / "models", Wanted("net", instances=2))
     assert found["kind"] == "plan" and found["files"] == ["config.pbtxt", "1/model.plan"] and not found["notes"]
-    assert "--gpus all" in found["commands"][0] and "tritonserver:25.10-py3" in found["commands"][0]
+    assert "--gpus all" in found["commands"][0] and "tritonserver:25.09-py3" in found["commands"][0]
     assert (tmp_path / "models" / "net" / "1" / "model.plan").read_bytes() == one.engine.read_bytes()
     config = read(tmp_path / "models" / "net" / "config.pbtxt")
     assert config.platform == "tensorrt_plan" and not config.cc_model_filenames
@@ -67,7 +67,7 @@ def test_plans_for_several_gpus_are_one_version(artifact: Artifact, tmp_path: Pa
 def test_an_engine_for_every_gpu_needs_no_other(artifact: Artifact, tmp_path: Path) -> None:
     made_up(artifact, tmp_path / "tensorrt@nvidia-h100", gpus=["sm90"])
     one = made_up(artifact, tmp_path / "tensorrt@nvidia-l4", features=["hardware-compatible", "version-compatible"])
-    found = triton.add(one, tmp_path / "models", Wanted("net", container="25.10"))
+    found = triton.add(one, tmp_path / "models", Wanted("net", container="25.09"))
     assert found["files"] == ["config.pbtxt", "1/model.plan"]
     assert "--backend-config=tensorrt,version-compatible=true" in found["commands"][0]
 
@@ -76,14 +76,14 @@ def test_an_engine_for_every_gpu_needs_no_other(artifact: Artifact, tmp_path: Pa
     ("built", "features", "asked", "line"),
     [
         ("10.13.3.9", [], {"container": "25.09"}, None),
-        ("10.13.3.9.post1", [], {"container": "25.10"}, None),
+        ("10.13.3.9.post1", [], {"container": "25.09"}, None),
         ("10.13.3.9", [], {"tensorrt": "10.13"}, None),
         ("10.13.3.9", [], {"container": "26.01", "tensorrt": "10.13.3.9"}, None),
-        ("10.13.2.6", ["version-compatible"], {"container": "25.10"}, None),
+        ("10.13.2.6", ["version-compatible"], {"container": "25.09"}, None),
         ("10.13.3.9", [], {"container": "25.08"}, "--container 25.08: it has TensorRT 10.13.2.6, and the plan"),
-        ("10.13.3.9", [], {"container": "25.08"}, "by 10.13.3.9; --container 25.09 or 25.10 fits, or build it again"),
+        ("10.13.3.9", [], {"container": "25.08"}, "by 10.13.3.9; --container 25.09 fits, or build it again"),
         ("10.13.2.6", [], {"tensorrt": "10.14"}, "--tensorrt 10.14, and the plan .*; --container 25.08 fits"),
-        ("10.16.0.1", [], {"container": "25.10"}, "a server with TensorRT 10.16.0.1 fits, or build it again"),
+        ("10.16.0.1", [], {"container": "25.09"}, "a server with TensorRT 10.16.0.1 fits, or build it again"),
         ("10.13.3.9", ["version-compatible"], {"container": "25.08"}, "it has TensorRT 10.13.2.6"),
         ("11.0.0.1", ["version-compatible"], {"tensorrt": "10.14"}, "--tensorrt 10.14, and"),
         ("10.13.3.9", [], {"container": "20.01"}, "its TensorRT is not known here .*; say it by --tensorrt"),
@@ -96,7 +96,7 @@ def test_the_servers_tensorrt_must_load_the_plan(
     one = made_up(artifact, tmp_path / "tensorrt@nvidia-l4", versions={"tensorrt": built}, features=features)
     if line is None:
         found = triton.add(one, tmp_path / "models", Wanted("net", **asked))
-        assert f"tritonserver:{asked.get('container', '25.10')}-py3" in found["commands"][0]
+        assert f"tritonserver:{asked.get('container', '25.09')}-py3" in found["commands"][0]
         return
     with pytest.raises(InputError, match=line):
         triton.add(one, tmp_path / "models", Wanted("net", **asked))

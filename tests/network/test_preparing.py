@@ -97,7 +97,7 @@ def test_images_of_one_size_are_resized_as_evaluation_does(
 
 def test_what_evaluation_resizes_is_known_to_be_whole_then() -> None:
     found = source(Itself()).with_images(asked(pixels="chw:48x48", resize="bilinear", crop=0.5)).recipe
-    assert (found.crop, found.mean, found.std, found.pixels) == (1.0, (0.0,) * 3, (1.0,) * 3, "chw")
+    assert (found.crop, found.mean, found.std, found.pixels) == (1.0, (0.0,) * 3, (1.0,) * 3, "chw:48x48")
     assert source(Itself()).with_images(asked(pixels="hwc", crop=0.5)).recipe.crop == 0.5
 
 

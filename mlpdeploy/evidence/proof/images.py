@@ -21,7 +21,7 @@ from PIL import Image
 from mlpdeploy.errors import InputError, MlpdeployError
 from mlpdeploy.selection.choice import RESIZES
 from mlpdeploy.system.files import opened
-from mlpdeploy.zoo.recipe import Recipe
+from mlpdeploy.zoo.recipe import UNIT, Recipe
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -40,7 +40,8 @@ class Preprocess:
 
     The shorter edge is resized to floor(size / crop), its aspect kept, and the centre of (height, width) `size` is
     cut out; other modes of timm's are `squash`, which keeps no aspect, and `border`, which cuts nothing off. One mean
-    and one std a channel: three channels are RGB, one is grey.
+    and one std a channel: three channels are RGB, one is grey. `pixels` says what a network that normalises by itself
+    takes (see `Recipe`).
     """
 
     size: tuple[int, int]
@@ -49,6 +50,7 @@ class Preprocess:
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     crop_mode: str = "center"
+    pixels: str = ""
 
     def __post_init__(self) -> None:
         if self.interpolation not in RESIZES:
@@ -64,8 +66,11 @@ class Preprocess:
             raise InputError(f"size {self.size}, crop {self.crop} and std {self.std} do not describe a preprocessing")
 
     def __str__(self) -> str:
+        cut = f"resized {self.interpolation}, {CROPS[self.crop_mode]} {self.crop:.4g}"
+        if self.pixels:
+            return f"{cut}, normalised in the engine"
         mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (self.mean, self.std))
-        return f"resized {self.interpolation}, {CROPS[self.crop_mode]} {self.crop:.4g}, mean {mean}, std {std}"
+        return f"{cut}, mean {mean}, std {std}"
 
     @classmethod
     def of(cls, recipe: Recipe) -> Preprocess:
@@ -90,7 +95,7 @@ class Preprocess:
                 "std, one number a channel (1 or 3), or an .npz file of prepared rows"
             )
         mean, std = tuple(recipe.mean), tuple(recipe.std)
-        return cls((height, width), recipe.crop, recipe.interpolation, mean, std, recipe.crop_mode)
+        return cls((height, width), recipe.crop, recipe.interpolation, mean, std, recipe.crop_mode, recipe.pixels)
 
 
 @dataclass(frozen=True)
@@ -221,7 +226,7 @@ def read_image(file: Path, preprocess: Preprocess) -> np.ndarray:
 
 
 def transform(image: Image.Image, preprocess: Preprocess) -> np.ndarray:
-    """One RGB or grey image as timm's evaluation prepares it: (channels, height, width) float32.
+    """One RGB or grey image as timm's evaluation prepares it: (channels, height, width) float32, or bytes.
 
     Raises ValueError where a thin image would become one that is larger than Pillow opens.
     """
@@ -229,7 +234,15 @@ def transform(image: Image.Image, preprocess: Preprocess) -> np.ndarray:
     edge = max(preprocess.size) / preprocess.crop
     if Image.MAX_IMAGE_PIXELS and edge**2 * long / short > 2 * Image.MAX_IMAGE_PIXELS:
         raise ValueError(f"of {image.width}x{image.height} pixels, it is too long to be resized to {edge:.0f} across")
-    return np.asarray(_transform(preprocess)(image).numpy())
+    return laid_out(np.asarray(_transform(preprocess)(image).numpy()), preprocess.pixels)
+
+
+def laid_out(image: np.ndarray, pixels: str) -> np.ndarray:
+    """An image (..., channels, height, width) as a network takes it (see `Recipe.pixels`): bytes in their layout."""
+    if pixels in ("", UNIT):
+        return image
+    rounded = np.rint(image * 255).astype(np.uint8)
+    return np.ascontiguousarray(np.moveaxis(rounded, -3, -1)) if pixels.startswith("hwc") else rounded
 
 
 @cache

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from mlpdeploy.errors import InputError, MachineLacks
-from mlpdeploy.evidence.proof.images import LIMIT, Preprocess, Skipped, load_folder, require_images
+from mlpdeploy.evidence.proof.images import LIMIT, Preprocess, Skipped, laid_out, load_folder, require_images
 from mlpdeploy.graph.tracing.rows import alike
 from mlpdeploy.progress import Stages
 from mlpdeploy.system.files import opened
@@ -35,6 +35,8 @@ LABELS = "labels"
 UNREADABLE = (OSError, ValueError, KeyError, EOFError, MemoryError, NotImplementedError, RuntimeError,
               zipfile.BadZipFile, zlib.error, struct.error)  # fmt: skip
 """What reading an .npz file raises that is damaged, encrypted, or promises more than there is memory."""
+LEVELS = 256
+"""Values of a byte."""
 SKIPPED = 5
 """Unreadable images that are named one by one."""
 
@@ -151,24 +153,25 @@ def load_samples(
 def _digits(recipe: Recipe, specs: Sequence[TensorSpec], limit: int) -> Samples:
     from sklearn.datasets import load_digits
 
-    if len(specs) != 1 or len(specs[0].shape) != 3 or specs[0].shape[0] not in (1, 3):
+    shape = recipe.input_shape or (specs[0].shape if len(specs) == 1 else ())
+    if len(specs) != 1 or len(shape) != 3 or shape[0] not in (1, 3):
         raise InputError(f"{recipe.name} takes no grey or RGB images, so no digits: give an .npz file")
     data = load_digits()
     count = min(limit, len(data.images))
     index = np.arange(count) * len(data.images) // count
-    channels, height, width = specs[0].shape
+    channels, height, width = shape
     grey = np.stack([_resized(image, (width, height)) for image in data.images[index] / 16])[:, None]
     known = recipe.prepared and len(recipe.mean) == channels
     mean, std = (recipe.mean, recipe.std) if known else ((0.5,) * channels, (0.5,) * channels)
-    shape = (1, channels, 1, 1)
-    images = (grey - np.reshape(mean, shape)) / np.reshape(std, shape)
+    images = (grey - np.reshape(mean, (channels, 1, 1))) / np.reshape(std, (channels, 1, 1))
     classes, labels, why = len(data.target_names), None, ""
     if recipe.num_classes == classes:
         labels = data.target[index].astype(np.int64)
     else:
         why = f"the network has {recipe.num_classes or 'no'} classes, there are {classes} digits"
     return Samples(
-        {specs[0].name: images.astype(np.float32)}, labels, f"{count} of scikit-learn's digits", unlabelled=why,
+        {specs[0].name: laid_out(images.astype(np.float32), recipe.pixels)}, labels,
+        f"{count} of scikit-learn's digits", unlabelled=why,
         prepared=str(Preprocess((height, width), 1.0, "bilinear", tuple(mean), tuple(std))), found=len(data.images),
     )  # fmt: skip
 
@@ -229,6 +232,8 @@ def _npz(path: Path, specs: Sequence[TensorSpec], limit: int) -> Samples:
             raise InputError(f"{path}: {spec.name} holds {values.dtype} values, not real numbers")
         if not np.isfinite(values).all():
             raise InputError(f"{path}: {spec.name} holds {values.dtype} values that are not all finite numbers")
+        if spec.dtype.itemsize == 1 and not 0 <= values.min() <= values.max() < LEVELS:
+            raise InputError(f"{path}: {spec.name} holds {values.min()} to {values.max()}, and takes bytes")
         arrays[spec.name] = values.astype(np.float32) if spec.dtype.is_floating_point else values.astype(np.int64)
     known = None if labels is None else labels[index].astype(np.int64)
     why = "" if labels is not None else f"there is no array {LABELS!r} in it"

@@ -27,7 +27,7 @@ from mlpdeploy.engine.features import HARDWARE, STRIPPED, VERSION
 from mlpdeploy.engine.signature import Signature
 from mlpdeploy.errors import ArtifactError, InputError
 from mlpdeploy.export.triton import _config, _containers, _repository
-from mlpdeploy.network.labels import classes_of, read_labels
+from mlpdeploy.network.labels import read_labels
 from mlpdeploy.precisions import WEIGHT_ONLY
 from mlpdeploy.selection import Selection
 
@@ -64,8 +64,8 @@ def add(artifact: Artifact, repository: Path, wanted: Wanted | None = None, *, t
     if kind != "onnx":
         trust.require(artifact, backend_of(artifact), trusted)
     plans = _plans(artifact, wanted, trusted, notes) if kind == "plan" else {}
-    served = _served(artifact, kind, wanted, plans, notes)
-    words = _labels(artifact, wanted.labels)
+    words = _labels(artifact, wanted.labels, notes)
+    served = _served(artifact, kind, wanted, plans, words, notes)
 
     def write(version: Path) -> None:
         if kind == "plan":
@@ -132,7 +132,12 @@ def _not_onnx(artifact: Artifact) -> str | None:
 
 
 def _served(
-    artifact: Artifact, kind: str, wanted: Wanted, plans: dict[str, tuple[Artifact, str]], notes: list[str]
+    artifact: Artifact,
+    kind: str,
+    wanted: Wanted,
+    plans: dict[str, tuple[Artifact, str]],
+    words: str | None,
+    notes: list[str],
 ) -> _config.Served:
     facts = artifact.manifest["facts"]
     signature, batch = Signature.from_facts(facts), Batch.from_facts(facts)
@@ -143,7 +148,7 @@ def _served(
     if batch.min > 1:
         taken = batch.min if batch.min == batch.max else f"{batch.min} to {batch.max}"
         notes.append(f"the engine takes {taken} rows: Triton batches no requests for it, and each must have so many")
-    labelled = None if wanted.labels is None else artifact.manifest["outputs"][0]["name"]
+    labelled = None if words is None else artifact.manifest["outputs"][0]["name"]
     several = {key: file for key, (_, file) in plans.items()} if len(plans) > 1 else None
     return _config.Served(
         name, kind, signature, batch, backend_of(artifact).device(facts) == "cuda", wanted.instances, labelled,
@@ -203,14 +208,17 @@ def _needed(artifact: Artifact) -> str:
     )
 
 
-def _labels(artifact: Artifact, path: Path | None) -> str | None:
-    """The text of the labels' file: a line for each class."""
-    if path is None:
+def _labels(artifact: Artifact, path: Path | None, notes: list[str]) -> str | None:
+    """The text of the labels' file, a line for each class: those of a file, or those that the artifact has."""
+    recipe, labels = artifact.manifest["recipe"], artifact.manifest["recipe"].get("labels")
+    if path is not None:
+        if recipe.get("classes") is None:
+            raise InputError(f"--labels {path}: the network gives no single row of scores, one for each class")
+        labels = read_labels(path, recipe["classes"])
+    if labels is not None and len(artifact.manifest["outputs"]) > 1:
+        notes.append("Triton labels the places of an output, not the classes that it names: the labels are left out")
         return None
-    count = classes_of(artifact.manifest["outputs"])
-    if count is None:
-        raise InputError(f"--labels {path}: the network gives no single row of scores, one for each class")
-    return "".join(f"{' '.join(label.split())}\n" for label in read_labels(path, count))
+    return None if labels is None else "".join(f"{' '.join(label.split())}\n" for label in labels)
 
 
 def _command(artifact: Artifact, repository: Path, served: _config.Served, container: str | None) -> str:

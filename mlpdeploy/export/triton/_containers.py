@@ -5,8 +5,8 @@ from __future__ import annotations
 from mlpdeploy.engine.features import VERSION
 from mlpdeploy.errors import InputError
 
-IMAGE = "nvcr.io/nvidia/tritonserver"
-HOLDS = {"25.08": "10.13.2.6", "25.09": "10.13.3.9", "25.10": "10.13.3.9"}
+IMAGE = "nvidia/tritonserver"
+HOLDS = {"25.08": "10.13.2.6", "25.09": "10.13.3.9"}
 """TensorRT's version by release of the `-py3` containers (NVIDIA's Frameworks Support Matrix), oldest first.
 
 Other containers of a release, such as `-trtllm-python-py3`, hold others: for these `--tensorrt` says it.
