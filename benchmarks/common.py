@@ -17,11 +17,12 @@ from torch.utils import _pytree as pytree
 
 from benchmarks.tables import RESULTS
 from mlpdeploy import stages
-from mlpdeploy.engine.backend import Backend, BuildRequest, Runner
+from mlpdeploy.engine.backend import Backend, BuildRequest
 from mlpdeploy.engine.batch import Batch
 from mlpdeploy.engine.onnx.emit import Emitted, emit
 from mlpdeploy.engine.onnx.functions import OPSET as OPSET
 from mlpdeploy.engine.onnx.plain import plain as plain
+from mlpdeploy.engine.runner import Runner
 from mlpdeploy.evidence.latency.machine import differences, fingerprint
 from mlpdeploy.evidence.proof.compare import compare, usual
 from mlpdeploy.graph.precision.plan import plan

@@ -18,8 +18,9 @@ import torch
 from torch import nn
 
 from benchmarks import common
-from mlpdeploy.engine.backend import Arrays, backends
+from mlpdeploy.engine.backend import backends
 from mlpdeploy.engine.batch import Batch
+from mlpdeploy.engine.runner import Arrays
 from mlpdeploy.evidence.latency import timing
 from mlpdeploy.graph.tracing.trace import TensorSpec, trace
 

@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlpdeploy import pipeline
 from mlpdeploy.artifact import store
+from mlpdeploy.engine.runner import Loading
 from mlpdeploy.handle import Engine, floats, rows_of
 from mlpdeploy.selection import Selection
 from mlpdeploy.selection.choice import BATCH
@@ -83,6 +84,7 @@ def compile(
     features: Sequence[str] = (),
     timing_cache: str | Path | None = None,
     search: float | None = None,
+    cuda_graphs: bool = True,
     out: str | Path | None = None,
     progress: Listener | None = None,
 ) -> Engine:
@@ -99,9 +101,10 @@ def compile(
     (default: the names that the network gives them). Images of a folder need `mean` and `std`, and so do `pixels` and
     `normalize`, with which the engine prepares images itself: the example is still what the network takes, and what
     comes from data is what the engine takes. `class_labels` are the classes' names, or a file of them. `search` are
-    seconds in which is found by measurement which rules and forms pay; what is found is kept in `out`. The other
-    options are those of `mlpdeploy build`. Threads take turns here; a network that another thread calls meanwhile can
-    be torn by torch.export, which changes how modules are called in the whole process.
+    seconds in which is found by measurement which rules and forms pay; what is found is kept in `out`. On a GPU what
+    the engine computes is one CUDA graph for each batch size, unless `cuda_graphs` is False. The other options are
+    those of `mlpdeploy build`. Threads take turns here; a network that another thread calls meanwhile can be torn by
+    torch.export, which changes how modules are called in the whole process.
 
     Raises InputError or NetworkError where the network, the example or an option cannot be used, BuildError where the
     backend refuses the network, MachineLacks where this machine cannot build with it.
@@ -122,7 +125,8 @@ def compile(
             features=tuple(features), timing_cache=None if timing_cache is None else Path(timing_cache),
             limit=limit, input_names=tuple(input_names), output_names=tuple(output_names),
         )  # fmt: skip
-        engine = Engine(pipeline.build(selection, source=source, search=search, progress=progress), source)
+        artifact = pipeline.build(selection, source=source, search=search, progress=progress)
+        engine = Engine(artifact, source, loading=Loading(cuda_graphs=cuda_graphs))
     except BaseException:
         if out is None:
             shutil.rmtree(folder, ignore_errors=True)
@@ -139,17 +143,17 @@ def _remove(folder: Path, process: int) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def load(path: str | Path, *, trusted: bool = False) -> Engine:
+def load(path: str | Path, *, trusted: bool = False, cuda_graphs: bool = True) -> Engine:
     """The engine of an artifact: a folder that `Engine.save` or `mlpdeploy build` wrote, or a file in it.
 
     Loading, reporting and saving run nothing that the artifact holds. Some engines hold code that runs when they are
     called (those of inductor and TensorRT), and an artifact may name code to import (`package.module:factory`). Of one
     that you did not build here yourself, that is refused unless you say `trusted=True`: as with a pickle, do so only if
-    you trust who made it.
+    you trust who made it. `cuda_graphs` is what `compile` has.
 
     Raises ArtifactError where there is none, where a file is missing or altered, or where another version wrote it.
     """
-    return Engine(store.open_artifact(Path(path)), trusted=trusted)
+    return Engine(store.open_artifact(Path(path)), trusted=trusted, loading=Loading(cuda_graphs=cuda_graphs))
 
 
 def _label_file(labels: str | Path | Sequence[str] | None, folder: Path) -> Path | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -12,7 +13,7 @@ from mlpdeploy.artifact import store, trust
 from mlpdeploy.artifact.copying import copy
 from mlpdeploy.engine.batch import Batch
 from mlpdeploy.engine.held import Held
-from mlpdeploy.engine.programs import numpy_dtype
+from mlpdeploy.engine.runner import AS_CALLED, Loading
 from mlpdeploy.errors import ArtifactError, InputError
 from mlpdeploy.selection import Selection
 from mlpdeploy.zoo.recipe import kind
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from mlpdeploy.artifact.store import Artifact
+    from mlpdeploy.calling import Calling
     from mlpdeploy.evidence.documents.evaluation import Evaluation
     from mlpdeploy.evidence.proof.ladder import Verification
     from mlpdeploy.network.source import Source
@@ -39,53 +41,77 @@ class Engine:
     process that is forked, engines that were called before the fork are not part.
     """
 
-    def __init__(self, artifact: Artifact, source: Source | None = None, *, trusted: bool = False) -> None:
+    def __init__(
+        self,
+        artifact: Artifact,
+        source: Source | None = None,
+        *,
+        trusted: bool = False,
+        loading: Loading = AS_CALLED,
+    ) -> None:
         self.folder = artifact.folder
         self.manifest: dict[str, Any] = artifact.manifest
         self.cached = artifact.cached
         self.temporary = False
-        self._artifact, self._source, self._trusted = artifact, source, trusted
+        self._artifact, self._source, self._trusted, self._loading = artifact, source, trusted, loading
+        self._of: Engine | None = None
         self._held = Held(
             artifact.manifest["backend"], artifact.engine, artifact.manifest["facts"],
-            lambda backend: trust.require(artifact, backend, trusted),
+            lambda backend: trust.require(artifact, backend, trusted), loading,
         )  # fmt: skip
 
+    @cached_property
+    def _calling(self) -> Calling:
+        from mlpdeploy.calling import Calling
+
+        return Calling(self.manifest)
+
     def __reduce__(self) -> tuple[Any, ...]:
-        return _again, (str(self.folder.absolute()), self.manifest, self._trusted)
+        return _again, (str(self.folder.absolute()), self.manifest, self._trusted, self._loading)
 
     def __repr__(self) -> str:
         m = self.manifest
         batch = Batch(**m["batch"])
         return f"<mlpdeploy.Engine {m['recipe']['name']} {m['precision']} {m['backend']}, batch {batch.text}>"
 
-    def __call__(self, *inputs: Any) -> Any:
+    def __call__(self, *inputs: Any, out: Any = None) -> Any:
         """The network's outputs for a batch of inputs: one tensor, a tuple of several, or a dict where it returns one.
 
         Inputs are torch tensors or NumPy arrays, batch first, in the order of the network's arguments (or one sequence,
         or one mapping by name); outputs are of the same kind, tensors on the device of the first input. The engine's
-        own dtypes are those of `io`: floating-point inputs are converted.
+        own dtypes are those of `io`: floating-point inputs are converted. They are read while the call lasts.
 
-        Raises MachineLacks where this machine cannot run the engine, InputError where the inputs do not fit it.
+        Tensors on the GPU of an engine stay there: what it computes is enqueued on PyTorch's current stream, and
+        nothing is waited for. An engine that the caller captures in a CUDA graph is loaded with `cuda_graphs=False`.
+
+        `out` is written into and returned: an array or tensor, or a sequence or mapping of several, with the dtypes and
+        shapes of the outputs, contiguous, on the device of the first input, and apart from the inputs in memory.
+
+        Raises MachineLacks where this machine cannot run the engine, InputError where inputs or `out` do not fit it.
         """
-        import torch
-
-        from mlpdeploy.network.in_hand import named_arrays, to_tensor
-
-        given = inputs[0] if len(inputs) == 1 else inputs
-        arrays = named_arrays(given, [port["name"] for port in self.inputs])
         try:
-            found = self._held({port["name"]: _cast(arrays[port["name"]], port) for port in self.inputs})
+            return self._calling(self._held, inputs, out)
         except ArtifactError:
             store.require_same(self._artifact)  # which says better what happened
             raise
-        values: list[Any] = [found[port["name"]] for port in self.manifest["outputs"]]
-        first = next(iter(given.values() if isinstance(given, Mapping) else inputs))
-        first = first[0] if isinstance(first, tuple | list) else first
-        if isinstance(first, torch.Tensor):
-            values = [to_tensor(value, first.device) for value in values]
-        if self.manifest.get("mapping"):
-            return dict(zip((port["name"] for port in self.manifest["outputs"]), values, strict=True))
-        return values[0] if len(values) == 1 else tuple(values)
+
+    def pool(self, contexts: int) -> Engine:
+        """The same engine, loaded once more and at once, with this many contexts made ahead.
+
+        Of an engine itself, each call in progress has a context, made where none is idle. A pool makes none later, so
+        that no call waits for that, and bounds the memory: where all contexts are taken, a call waits for one. What a
+        context keeps for a batch size on a GPU is still made when it is first given that. `close` (or `with`) lets go
+        of it once calls in progress are done. Calls of an inductor engine, which has one context, take turns here too.
+
+        Raises what a call does, and InputError for less than one context.
+        """
+        if contexts < 1:
+            raise InputError(f"a pool has one context or more, not {contexts}")
+        loading = replace(self._loading, contexts=contexts)
+        made = Engine(self._artifact, self._source, trusted=self._trusted, loading=loading)
+        made._of = self  # whose temporary folder goes when it does
+        made._held.load()
+        return made
 
     @property
     def inputs(self) -> list[dict[str, Any]]:
@@ -237,11 +263,11 @@ class Engine:
         return Samples(*rows_of(data, labels, [port["name"] for port in self.inputs]))
 
 
-def _again(folder: str, manifest: dict[str, Any], trusted: bool) -> Engine:
+def _again(folder: str, manifest: dict[str, Any], trusted: bool, loading: Loading) -> Engine:
     """An engine that was pickled. Raises ArtifactError where its folder is gone, or holds another one by now."""
     artifact = store.Artifact(Path(folder), manifest)
     store.require_same(artifact)
-    return Engine(artifact, trusted=trusted)
+    return Engine(artifact, trusted=trusted, loading=loading)
 
 
 def floats(values: Sequence[float] | None) -> tuple[float, ...] | None:
@@ -260,15 +286,3 @@ def rows_of(data: Any, labels: Any, names: Sequence[str]) -> tuple[dict[str, Any
     if known is not None and known.shape != (count,):
         raise InputError(f"{known.shape} labels do not fit {count} rows")
     return arrays, known
-
-
-def _cast(array: Any, port: dict[str, Any]) -> Any:
-    """An input as the engine takes it: numbers are converted, but not floating-point ones to integers."""
-    import numpy as np
-
-    wanted = numpy_dtype(port["dtype"])
-    if array.dtype != wanted and np.issubdtype(wanted, np.integer) and not np.issubdtype(array.dtype, np.integer):
-        raise InputError(f"input {port['name']!r} takes {port['dtype']}, it was given {array.dtype}")
-    if array.dtype != wanted and wanted == np.uint8 and array.size and not 0 <= array.min() <= array.max() <= 255:
-        raise InputError(f"input {port['name']!r} takes bytes, it was given {array.min()} to {array.max()}")
-    return np.require(array, wanted, ("C", "W"))  # a library may refuse numbers that it could not overwrite

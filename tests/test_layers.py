@@ -32,7 +32,7 @@ LAYERS = (
     ("export",),
     ("pipeline",),
     ("commands",),
-    ("handle", "api"),
+    ("calling", "handle", "api"),
     ("",),
     ("terminal",),
     ("__main__",),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,19 +13,16 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mlpdeploy.engine import backends as _package
+from mlpdeploy.engine.runner import AS_CALLED, Arrays, Loading, Runner
 from mlpdeploy.errors import InputError, MachineLacks
 
 if TYPE_CHECKING:
-    import numpy as np
     import onnx
-    from torch import Tensor
 
     from mlpdeploy.engine.batch import Batch
     from mlpdeploy.engine.form import Form, Prepared
     from mlpdeploy.engine.nvidia import Gpu
     from mlpdeploy.engine.onnx.emit import Emitted
-
-Arrays = Mapping[str, "np.ndarray"]
 
 MODEL, LAYERS = "model.onnx", "layers.json"
 """Beside an engine: the file that it was made of, and the layers of one of TensorRT's, as its inspector tells them."""
@@ -92,43 +89,6 @@ class LayerTime:
         return median(self.times)
 
 
-class Runner(Protocol):
-    """A loaded engine: arrays in by input name, arrays out by output name.
-
-    Several threads may call it at once, and each has the answer to its own inputs. Inputs are not kept, and outputs are
-    the caller's own: no later call and no other caller writes into them.
-    """
-
-    def __call__(self, inputs: Arrays) -> dict[str, np.ndarray]: ...
-
-
-@dataclass(frozen=True)
-class Launch:
-    """An engine bound to tensors on a GPU: `run` enqueues it on PyTorch's current stream and gives its outputs there.
-
-    It belongs to one caller: each run writes into the same outputs. `uncapturable` is None, or one line: why no CUDA
-    graph can be made of it.
-    """
-
-    run: Callable[[], Sequence[Tensor]]
-    uncapturable: str | None = None
-
-
-Bind = Callable[[Mapping[str, "Tensor"]], Launch]
-"""Inputs by name, tensors on the GPU that stay where they are, to the work on them. Several threads may bind."""
-
-
-@dataclass(frozen=True)
-class OnDevice:
-    """A runner whose work on a GPU can be had by itself, without the copies between host and device."""
-
-    run: Callable[[Any], Any]
-    bind: Bind
-
-    def __call__(self, inputs: Any) -> Any:
-        return self.run(inputs)
-
-
 class Backend(Protocol):
     """One inference engine. A file in `backends/` defines `BACKEND`, an object with these members."""
 
@@ -193,10 +153,12 @@ class Backend(Protocol):
     def build(self, emitted: Emitted, request: BuildRequest, folder: Path, progress: Progress) -> Built:
         """Write `folder/engine_file`, of the file after its forms. Raises BuildError where the engine refuses that."""
 
-    def load(self, engine: Path, facts: Mapping[str, Any]) -> AbstractContextManager[Runner]:
+    def load(
+        self, engine: Path, facts: Mapping[str, Any], loading: Loading = AS_CALLED
+    ) -> AbstractContextManager[Runner]:
         """Load an engine for running, by several threads at once. Raises MachineLacks or ArtifactError, never crashes.
 
-        No call may be in progress when the context ends.
+        What runs on a GPU is an OnDevice. No call may be in progress when the context ends.
         """
 
     def require_of(self, engine: Path, facts: Mapping[str, Any], model: onnx.ModelProto) -> None:

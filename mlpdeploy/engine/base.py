@@ -4,30 +4,29 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import threading
 import time
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlpdeploy.engine import forks, form, nvidia
+from mlpdeploy.engine.runner import AS_CALLED, Contexts, Loading, Runner
 from mlpdeploy.engine.signature import Signature
 from mlpdeploy.errors import ArtifactError, InputError, MachineLacks, TunedElsewhere
 from mlpdeploy.precisions import CODED, PRECISIONS
 from mlpdeploy.system.files import sha256
 
 if TYPE_CHECKING:
-    import numpy as np
     import onnx
-    from torch import Tensor
 
-    from mlpdeploy.engine.backend import Arrays, BuildRequest, Built, Launch, LayerTime, Progress, Runner
+    from mlpdeploy.engine.backend import BuildRequest, Built, LayerTime, Progress
     from mlpdeploy.engine.form import Form
     from mlpdeploy.engine.onnx.emit import Emitted
+    from mlpdeploy.engine.runner import Arrays
     from mlpdeploy.graph.tracing.trace import TensorSpec
 
 
@@ -46,7 +45,7 @@ class EngineBackend(ABC):
     has_profiles = False
     times_kernels = False
     has_levels = False
-    concurrent = False  # whether several threads may call what `_load` yields; if not, their calls take turns
+    concurrent = False  # whether its contexts compute at once; if not, there is one, and calls take turns
 
     @abstractmethod
     def available(self) -> str | None:
@@ -61,11 +60,8 @@ class EngineBackend(ABC):
         """Write `engine` of the file after its forms, and return the facts that are this backend's own."""
 
     @abstractmethod
-    def _load(self, engine: Path, signature: Signature, facts: Mapping[str, Any]) -> AbstractContextManager[Runner]:
-        """Load a file whose hash and versions have been checked; the runner's inputs are checked too.
-
-        Its outputs are arrays of their own: they share memory neither with inputs nor with the engine.
-        """
+    def _load(self, engine: Path, signature: Signature, facts: Mapping[str, Any]) -> AbstractContextManager[Contexts]:
+        """Load a file whose hash and versions have been checked; what its contexts compute from and into is, too."""
 
     def supports(self, precision: str, gpus: Collection[str] = ()) -> str | None:
         """See Backend.supports: the CPU engines have no TF32, which is a mode of NVIDIA's tensor cores."""
@@ -142,18 +138,18 @@ class EngineBackend(ABC):
         }
         return Built(engine, prepared, facts)
 
-    def load(self, engine: Path, facts: Mapping[str, Any]) -> AbstractContextManager[Runner]:
+    def load(
+        self, engine: Path, facts: Mapping[str, Any], loading: Loading = AS_CALLED
+    ) -> AbstractContextManager[Runner]:
         """Check the file against `facts` and this machine, then load it for running."""
-        return self._checked(engine, facts)
+        return self._checked(engine, facts, loading)
 
     def profile(self, engine: Path, facts: Mapping[str, Any], inputs: Sequence[Arrays]) -> tuple[LayerTime, ...] | str:
         """See Backend.profile: not every engine has a profiler."""
         return f"{self.name} does not tell the time of its layers"
 
     @contextmanager
-    def _checked(self, engine: Path, facts: Mapping[str, Any]) -> Iterator[Runner]:
-        from mlpdeploy.engine.backend import OnDevice
-
+    def _checked(self, engine: Path, facts: Mapping[str, Any], loading: Loading) -> Iterator[Runner]:
         signature = Signature.from_facts(facts)
         self._check_file(engine, facts)
         self._check_versions(engine, facts)
@@ -162,20 +158,9 @@ class EngineBackend(ABC):
             raise MachineLacks(f"the {self.name} engine {engine} cannot run on this machine: {reason}")
         self._check_gpu(engine, facts)
         forks.use()
-        turn: AbstractContextManager[object] = nullcontext() if self.concurrent else threading.Lock()
-        with self._load(engine, signature, facts) as runner:
-
-            def run(inputs: Arrays) -> dict[str, np.ndarray]:
-                signature.check(inputs)
-                with turn:
-                    return runner(inputs)
-
-            def bind(inputs: Mapping[str, Tensor]) -> Launch:
-                assert isinstance(runner, OnDevice)
-                with turn:
-                    return runner.bind(inputs)
-
-            yield OnDevice(run, bind) if isinstance(runner, OnDevice) else run
+        with self._load(engine, signature, facts) as contexts:
+            with contexts.runner(signature, loading, self.concurrent) as runner:
+                yield runner
 
     def _check_request(self, request: BuildRequest) -> None:
         reason = self.available()

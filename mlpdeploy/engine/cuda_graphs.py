@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from mlpdeploy.engine.backend import Launch
+    from mlpdeploy.engine.runner import Launch
 
 WARMUP = 3
 """Launches before a graph is captured: TensorRT settles on a shape in its first, PyTorch asks for three."""

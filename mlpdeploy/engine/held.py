@@ -6,19 +6,22 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlpdeploy.engine import forks
 from mlpdeploy.engine.backend import backends
+from mlpdeploy.engine.runner import AS_CALLED, Loading
 from mlpdeploy.errors import MachineLacks
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from mlpdeploy.engine.backend import Arrays, Backend, Runner
+    from mlpdeploy.engine.backend import Backend
+    from mlpdeploy.engine.runner import Arrays, Runner
 
 
 @dataclass
@@ -39,29 +42,45 @@ class Held:
     """The engine of a backend: loaded once, by whichever thread calls first, and anew by a call after `close`."""
 
     def __init__(
-        self, backend: str, engine: Path, facts: Mapping[str, Any], check: Callable[[Backend], None] | None = None
+        self,
+        backend: str,
+        engine: Path,
+        facts: Mapping[str, Any],
+        check: Callable[[Backend], None] | None = None,
+        loading: Loading = AS_CALLED,
     ) -> None:
         """`check` is called before the engine is loaded, and raises where it must not be."""
-        self._backend, self._engine, self._facts, self._check = backend, engine, facts, check
-        self._changed = threading.Condition()
+        self._backend, self._engine, self._facts, self._check, self._loading = backend, engine, facts, check, loading
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         _HELD.add(self)
         self._loaded: _Loaded | None = None
 
-    def __call__(self, inputs: Arrays) -> dict[str, np.ndarray]:
+    def __call__(self, inputs: Arrays, out: Arrays | None = None) -> dict[str, np.ndarray]:
         """See `Runner`. Raises MachineLacks where this machine cannot run it, and what `Backend.load` raises."""
         forks.require()
-        with self._changed:
-            if self._loaded is None:
-                end = ExitStack()
-                self._loaded = _Loaded(end.enter_context(self._load()), end)
-            loaded = self._loaded
+        with self._lock:
+            loaded = self._loaded or self._load()
             loaded.calls += 1
         try:
-            return loaded.runner(inputs)
+            return loaded.runner(inputs, out)
         finally:
-            with self._changed:
+            with self._lock:
                 loaded.calls -= 1
-                self._changed.notify_all()
+                if loaded is not self._loaded:
+                    self._changed.notify_all()
+
+    def load(self) -> None:
+        """Load it now, where that is not done yet. Raises what a call does."""
+        forks.require()
+        with self._lock:
+            if self._loaded is None:
+                self._load()
+
+    @cached_property
+    def on_gpu(self) -> bool:
+        """Whether it runs on a GPU."""
+        return backends()[self._backend].device(self._facts) == "cuda"
 
     def close(self) -> None:
         """Let go of the engine as soon as the calls in progress have their answers."""
@@ -78,19 +97,23 @@ class Held:
             return f"this mlpdeploy has no backend {self._backend}"
         return backend.available() or backend.executable()
 
-    def _load(self) -> AbstractContextManager[Runner]:
+    def _load(self) -> _Loaded:
         if (reason := self.cannot_run()) is not None:
             raise MachineLacks(f"the {self._backend} engine cannot run on this machine: {reason}")
         backend = backends()[self._backend]
         if self._check is not None:
             self._check(backend)
-        return backend.load(self._engine, self._facts)
+        end = ExitStack()
+        runner = end.enter_context(backend.load(self._engine, self._facts, self._loading))
+        self._loaded = _Loaded(runner, end)
+        return self._loaded
 
 
 def _forked() -> None:
     for one in _HELD:
         _BEHIND.append(one._loaded)
-        one._loaded, one._changed = None, threading.Condition()
+        one._loaded, one._lock = None, threading.Lock()
+        one._changed = threading.Condition(one._lock)
 
 
 if hasattr(os, "register_at_fork"):

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     import numpy as np
     from torch import Tensor
 
-    from mlpdeploy.engine.backend import Bind, Launch
     from mlpdeploy.engine.batch import Batch
     from mlpdeploy.engine.onnx.emit import Emitted
+    from mlpdeploy.engine.runner import Bind, Context, Launch, Tensors
 
 
 GPU = "cuda:0"
@@ -72,14 +72,28 @@ def _at_batch(value: Tensor, batch: int, hint: Callable[[Any], int]) -> Tensor:
     return torch.empty(shape, dtype=value.dtype, device="meta")
 
 
+def computing(program: Callable[..., Any], inputs: Sequence[str], outputs: Sequence[str]) -> Context:
+    """A PyTorch program as a context over tensors: outputs are copied, as one may be an input or a weight."""
+    import torch
+
+    def compute(given: Tensors, made: Tensors) -> None:
+        with torch.inference_mode():
+            results = program(*(given[name] for name in inputs))
+            results = results if isinstance(results, tuple | list) else (results,)
+            for name, result in zip(outputs, results, strict=True):
+                made[name].copy_(result)
+
+    return compute
+
+
 def binder(program: Callable[..., Any], inputs: Sequence[str]) -> Bind:
     """A PyTorch program that takes `inputs` in this order, as the work that it puts on a GPU."""
     import torch
     from torch.utils import _pytree as pytree
 
-    from mlpdeploy.engine.backend import Launch
+    from mlpdeploy.engine.runner import Launch
 
-    def bind(given: Mapping[str, Tensor]) -> Launch:
+    def bind(given: Tensors) -> Launch:
         arguments = [given[name] for name in inputs]
 
         def run() -> Sequence[Tensor]:
@@ -91,16 +105,8 @@ def binder(program: Callable[..., Any], inputs: Sequence[str]) -> Bind:
     return bind
 
 
-def numpy_dtype(name: str) -> np.dtype[Any]:
-    """The dtype of a port by its name; NumPy knows bfloat16 through ml_dtypes."""
-    import ml_dtypes
-    import numpy as np
-
-    return np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name)
-
-
-def tensor(array: np.ndarray) -> Any:
-    """An array as a tensor, BF16 included."""
+def tensor(array: np.ndarray) -> Tensor:
+    """An array as a tensor, BF16 included; they share memory where the array is contiguous."""
     import numpy as np
     import torch
 
@@ -108,15 +114,3 @@ def tensor(array: np.ndarray) -> Any:
     if array.dtype.name == "bfloat16":
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(array)
-
-
-def array(value: Any) -> np.ndarray:
-    """A copy of a tensor as an array, BF16 included: a program may give its input or a weight of its own as output."""
-    import ml_dtypes
-    import numpy as np
-    import torch
-
-    value = value.detach().to("cpu", copy=True)
-    if value.dtype is torch.bfloat16:
-        return np.asarray(value.view(torch.int16).numpy().view(ml_dtypes.bfloat16))
-    return np.asarray(value.numpy())

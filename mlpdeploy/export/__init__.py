@@ -16,7 +16,8 @@ from mlpdeploy.artifact import cache, store
 from mlpdeploy.artifact.lookup import built_folder, check_same, check_traced, find_artifact, reopened
 from mlpdeploy.artifact.store import Artifact
 from mlpdeploy.calibration import Calibration
-from mlpdeploy.engine.backend import LAYERS, Arrays, pick
+from mlpdeploy.engine.backend import LAYERS, pick
+from mlpdeploy.engine.runner import Arrays
 from mlpdeploy.engine.signature import Signature
 from mlpdeploy.errors import InputError
 from mlpdeploy.export.folders import in_one_step, require_new

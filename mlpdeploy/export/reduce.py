@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlpdeploy.artifact import cache
 from mlpdeploy.artifact.store import Artifact
-from mlpdeploy.engine.backend import Arrays
+from mlpdeploy.engine.runner import Arrays
 from mlpdeploy.engine.signature import Port, Signature
 from mlpdeploy.errors import InputError
 from mlpdeploy.export import Exported, open_built, tolerances, trtexec

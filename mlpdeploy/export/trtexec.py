@@ -16,10 +16,10 @@ import numpy as np
 
 from mlpdeploy._version import __version__
 from mlpdeploy.artifact.store import PROFILE
-from mlpdeploy.engine.backend import LAYERS, Arrays
+from mlpdeploy.engine.backend import LAYERS
 from mlpdeploy.engine.features import HARDWARE, STREAMING, VERSION
-from mlpdeploy.engine.programs import numpy_dtype
-from mlpdeploy.engine.signature import Port
+from mlpdeploy.engine.runner import Arrays
+from mlpdeploy.engine.signature import Port, numpy_dtype
 
 if TYPE_CHECKING:
     from mlpdeploy.export import Exported

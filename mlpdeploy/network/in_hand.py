@@ -72,8 +72,8 @@ def argument_names(network: nn.Module, count: int) -> list[str]:
     return [*names, *(f"{IMAGE}_{index}" for index in range(len(names), count))][:count]
 
 
-def named_arrays(values: Any, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Tensors or arrays by input name, all with the same number of rows. Raises InputError where they are not."""
+def in_order(values: Any, names: Sequence[str]) -> list[Any]:
+    """The values for these names, of a sequence, a mapping, or one value alone. Raises InputError for others."""
     if isinstance(values, Mapping):
         if len(names) > 1 and set(values) != set(names):
             raise InputError(f"the inputs are called {', '.join(names)}; given were {', '.join(map(str, values))}")
@@ -82,15 +82,20 @@ def named_arrays(values: Any, names: Sequence[str]) -> dict[str, np.ndarray]:
         found = list(values) if isinstance(values, tuple | list) else [values]
     if len(found) != len(names):
         raise InputError(f"{len(names)} inputs are taken ({', '.join(names)}), {len(found)} were given")
-    arrays = {name: _array(name, value) for name, value in zip(names, found, strict=True)}
+    return found
+
+
+def named_arrays(values: Any, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Tensors or arrays by input name, all with the same number of rows. Raises InputError where they are not."""
+    arrays = {name: _array(name, value) for name, value in zip(names, in_order(values, names), strict=True)}
     rows = {name: len(array) for name, array in arrays.items()}
     if len(set(rows.values())) > 1:
         raise InputError(f"all inputs must have the same number of rows, they have {rows}")
     return arrays
 
 
-def to_array(name: str, tensor: torch.Tensor) -> np.ndarray:
-    """The numbers of a tensor called `name`, wherever and however they lie; NumPy knows bfloat16 through ml_dtypes.
+def plain(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    """The numbers of a tensor called `name`, and nothing else that PyTorch knows of it.
 
     Raises InputError where it does not hold its numbers one by one, or none at all.
     """
@@ -102,18 +107,18 @@ def to_array(name: str, tensor: torch.Tensor) -> np.ndarray:
     ):
         if is_so:
             raise InputError(f"{name!r} {what}: {remedy}")
+    return tensor.detach().resolve_conj().resolve_neg()
+
+
+def to_array(name: str, tensor: torch.Tensor) -> np.ndarray:
+    """The same as an array, wherever and however the tensor lies; NumPy knows bfloat16 through ml_dtypes."""
     try:
-        plain = tensor.detach().cpu().resolve_conj().resolve_neg()
-        return plain.float().numpy().astype(ml_dtypes.bfloat16) if plain.dtype == torch.bfloat16 else plain.numpy()
+        found = plain(name, tensor).cpu()
+        return (
+            found.view(torch.int16).numpy().view(ml_dtypes.bfloat16) if found.dtype == torch.bfloat16 else found.numpy()
+        )
     except (RuntimeError, TypeError) as error:  # NumPy has no such numbers, or the tensor only stands for some
         raise InputError(f"{name!r} ({tensor.dtype}) has no numbers for NumPy: {one_line(error)}") from error
-
-
-def to_tensor(array: np.ndarray, device: torch.device) -> torch.Tensor:
-    """The array as a tensor on `device`."""
-    if array.dtype == ml_dtypes.bfloat16:
-        return torch.from_numpy(array.astype(np.float32)).to(device, torch.bfloat16)
-    return torch.from_numpy(np.ascontiguousarray(array)).to(device)
 
 
 def _require_module(network: object) -> None:
@@ -154,10 +159,16 @@ def _array(name: str, value: Any) -> np.ndarray:
         raise InputError(f"{name!r} is a {type(value).__name__}: give a torch tensor or a NumPy array, batch first")
     if isinstance(value, np.ma.MaskedArray):
         raise InputError(f"{name!r} is a masked array: fill in what is masked (array.filled)")
-    if value.ndim == 0 or value.size == 0:
-        raise InputError(f"{name!r} has shape {value.shape}: its first axis must be a batch of one row or more")
-    _kind(str(value.dtype))
+    require_rows(name, value)
     return value
+
+
+def require_rows(name: str, value: np.ndarray | torch.Tensor) -> None:
+    """Raise InputError where an array or a tensor called `name` is no batch of numbers that a network takes."""
+    if value.ndim == 0 or 0 in value.shape:
+        shape = tuple(value.shape)
+        raise InputError(f"{name!r} has shape {shape}: its first axis must be a batch of one row or more")
+    _kind(str(value.dtype).removeprefix("torch."))
 
 
 def _kind(dtype: str) -> Any:

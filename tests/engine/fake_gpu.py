@@ -15,6 +15,8 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 SECONDS = {"copy in": 3e-6, "compute": 6e-5, "copy out": 2e-6}
+DEVICE = torch.device("cuda", 0)
+WHERE: Any = tuple(getattr(torch.Tensor, name).__get__ for name in ("device", "is_cuda", "is_cpu"))
 
 
 class Stream:
@@ -34,8 +36,17 @@ class Stream:
 
     def synchronize(self) -> None:
         self.gpu.refuse_while_capturing()
+        self.gpu.waits += 1
+        self.finish()
+
+    def finish(self) -> None:
         while self.queue:
             self.queue.pop(0)()
+
+    def wait_stream(self, other: Stream) -> None:
+        if other is not self:
+            self.gpu.log.append((f"behind {other.cuda_stream}", self.cuda_stream))
+            self.queue.append(other.finish)
 
 
 class Event:
@@ -73,7 +84,10 @@ class Graph:
 
 
 class Gpu(TorchFunctionMode):
-    """The device and its driver. `log` has (what, handle of the stream) in the order in which it was enqueued."""
+    """The device and its driver. `log` has (what, handle of the stream) in the order in which it was enqueued.
+
+    `waits` is how often the host waited for a stream.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -81,6 +95,7 @@ class Gpu(TorchFunctionMode):
         self.streams = [self.default]
         self.clock = 0.0
         self.log: list[tuple[str, int]] = []
+        self.waits = 0
         self.allocated: list[torch.Tensor] = []
         self.pinned: list[torch.Tensor] = []
         self.capture_modes: list[str] = []
@@ -91,11 +106,13 @@ class Gpu(TorchFunctionMode):
             return self._kept(args[0].clone(), self.pinned)
         if func in (torch.empty_like, torch.empty):
             where = self.pinned if kwargs.pop("pin_memory", False) else self.allocated
-            if str(kwargs.pop("device", "cpu")) != "cuda" and where is self.allocated:
+            if torch.device(kwargs.pop("device", "cpu")).type != "cuda" and where is self.allocated:
                 return func(*args, **kwargs)
             return self._kept(func(*args, **kwargs), where)
         if func is torch.Tensor.copy_:
             return self._copy(*args, **kwargs)
+        if func in WHERE and (func == WHERE[2] or self._holds(self.allocated, args[0])):
+            return (DEVICE, True, not self._holds(self.allocated, args[0]))[WHERE.index(func)]
         return func(*args, **kwargs)
 
     def _kept(self, tensor: torch.Tensor, where: list[torch.Tensor]) -> torch.Tensor:
@@ -104,24 +121,31 @@ class Gpu(TorchFunctionMode):
         return tensor
 
     def _copy(self, target: torch.Tensor, source: torch.Tensor, non_blocking: bool = False) -> torch.Tensor:
-        to_gpu = self._holds(self.allocated, target)
-        self.enqueue("copy in" if to_gpu else "copy out", lambda: _move(target, source))
+        ends = self._holds(self.allocated, source), self._holds(self.allocated, target)
+        if not any(ends):
+            _move(target, source)
+            return target
+        self.enqueue(
+            "copy within" if all(ends) else "copy in" if ends[1] else "copy out", lambda: _move(target, source)
+        )
         if non_blocking:
-            assert self._holds(self.pinned, source if to_gpu else target), "the host's side must be pinned"
-        else:
+            host = target if ends[0] else source
+            assert all(ends) or self._holds(self.pinned, host), "the host's side must be pinned"
+        elif not all(ends):
             self.current.synchronize()
         return target
 
     @staticmethod
     def _holds(tensors: list[torch.Tensor], one: torch.Tensor) -> bool:
-        return any(other is one for other in tensors)
+        memory = one.untyped_storage().data_ptr()
+        return any(other.untyped_storage().data_ptr() == memory for other in tensors)
 
     def enqueue(self, what: str, work: Callable[[], object], stream: int | None = None) -> None:
         """Put work on a stream, the current one or that of a handle; it lasts SECONDS."""
 
         def done() -> None:
             work()
-            self.clock += SECONDS[what]
+            self.clock += SECONDS.get(what, 1e-6)
 
         on = self.current if stream is None else next(one for one in self.streams if one.cuda_stream == stream)
         on.put(what, done)
@@ -129,6 +153,10 @@ class Gpu(TorchFunctionMode):
     def at(self, address: int) -> torch.Tensor:
         """The tensor on the GPU at an address."""
         return next(tensor for tensor in self.allocated if tensor.data_ptr() == address)
+
+    def synchronize(self, device: torch.device | None = None) -> None:
+        for stream in self.streams:
+            stream.synchronize()
 
     def refuse_while_capturing(self) -> None:
         for stream in self.streams:
@@ -151,8 +179,7 @@ class Gpu(TorchFunctionMode):
     @contextlib.contextmanager
     def graph(self, graph: Graph, *, stream: Stream, capture_error_mode: str = "global") -> Iterator[None]:
         """As torch.cuda.graph: it waits first, captures, and leaves the current stream as it is where that fails."""
-        for one in self.streams:
-            one.synchronize()
+        self.synchronize()
         assert stream is not self.default, "capture must not be on the default stream"
         self.capture_modes.append(capture_error_mode)
         before, self.current, stream.graph = self.current, stream, graph
@@ -182,9 +209,14 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gpu]:
         "Event": lambda enable_timing=False: Event(made, enable_timing),
         "CUDAGraph": lambda: Graph(made),
         "graph": made.graph,
-        "synchronize": made.refuse_while_capturing,
+        "synchronize": made.synchronize,
+        "device": lambda device: contextlib.nullcontext(),
+        "current_device": lambda: DEVICE.index,
+        "is_current_stream_capturing": lambda: made.current.graph is not None,
     }
     for name, value in stand_ins.items():
         monkeypatch.setattr(torch.cuda, name, value)
+    recorded = lambda self, stream: made.log.append(("record", stream.cuda_stream))  # noqa: E731
+    monkeypatch.setattr(torch.Tensor, "record_stream", recorded)
     with made:
         yield made

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
+from mlpdeploy.calling import _cast
 from mlpdeploy.errors import InputError, NetworkError
-from mlpdeploy.handle import _cast
 from mlpdeploy.network.in_hand import named_arrays, source_of_network
 
 

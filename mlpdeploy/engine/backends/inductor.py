@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from mlpdeploy.engine import host, nvidia, programs
 from mlpdeploy.engine.base import EngineBackend, installed_version, missing, one_line
+from mlpdeploy.engine.on_gpu import OnGpu
+from mlpdeploy.engine.runner import Arrays, Contexts
 from mlpdeploy.engine.signature import Signature
 from mlpdeploy.errors import ArtifactError, BuildError, MachineLacks
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from mlpdeploy.engine.backend import Arrays, BuildRequest, Progress, Runner
+    from mlpdeploy.engine.backend import BuildRequest, Progress
     from mlpdeploy.engine.onnx.emit import Emitted
 
 _STEPS = 2
@@ -108,11 +108,8 @@ class Inductor(EngineBackend):
         }
 
     @contextmanager
-    def _load(self, engine: Path, signature: Signature, facts: Mapping[str, Any]) -> Iterator[Runner]:
-        import torch
+    def _load(self, engine: Path, signature: Signature, facts: Mapping[str, Any]) -> Iterator[Contexts]:
         from torch._inductor import aoti_load_package
-
-        from mlpdeploy.engine.backend import OnDevice
 
         device = self.device(facts)
         if device == "cuda" and isinstance(gpu := nvidia.probe(), str):
@@ -122,15 +119,17 @@ class Inductor(EngineBackend):
         except RuntimeError as error:
             raise ArtifactError(f"AOTInductor cannot load {engine}: {one_line(error)}") from error
 
-        def run(inputs: Arrays) -> dict[str, np.ndarray]:
-            with torch.inference_mode():
-                results = model(*(programs.tensor(inputs[port.name]).to(device) for port in signature.inputs))
-            results = results if isinstance(results, (tuple, list)) else (results,)
-            return {port.name: programs.array(result) for port, result in zip(signature.outputs, results, strict=True)}
+        names = [port.name for port in signature.inputs], [port.name for port in signature.outputs]
+        compute = programs.computing(model, *names)
 
-        bind = programs.binder(model, [port.name for port in signature.inputs])
+        def on_host(inputs: Arrays, outputs: Arrays) -> None:
+            compute(*({name: programs.tensor(one) for name, one in side.items()} for side in (inputs, outputs)))
+
         with _threads(facts.get("threads")):
-            yield OnDevice(run, bind) if device == "cuda" else run
+            if device == "cpu":
+                yield Contexts(lambda: on_host)
+            else:
+                yield OnGpu(lambda: compute, programs.binder(model, names[0]))
 
 
 BACKEND = Inductor()

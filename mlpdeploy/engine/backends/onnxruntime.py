@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlpdeploy.engine.base import EngineBackend, missing, one_line
 from mlpdeploy.engine.form import Form
+from mlpdeploy.engine.runner import Arrays, Contexts
 from mlpdeploy.engine.signature import Signature
 from mlpdeploy.errors import ArtifactError, BuildError
 from mlpdeploy.precisions import QUANTISED
@@ -28,10 +29,11 @@ from mlpdeploy.system.leftovers import temporary_folder
 if TYPE_CHECKING:
     import numpy as np
 
-    from mlpdeploy.engine.backend import Arrays, BuildRequest, LayerTime, Progress, Runner
+    from mlpdeploy.engine.backend import BuildRequest, LayerTime, Progress
     from mlpdeploy.engine.onnx.emit import Emitted
 
 _STEPS = 2
+_FLOAT = "tensor(float)"
 LOW, ROUNDED = ("fp16", "bf16"), "round_results"
 
 
@@ -55,7 +57,7 @@ class OnnxRuntime(EngineBackend):
 
     def available(self) -> str | None:
         """The library is all it needs."""
-        return missing("onnxruntime", "onnxruntime") or missing("polygraphy", "polygraphy")
+        return missing("onnxruntime", "onnxruntime")
 
     def executable(self) -> str | None:
         """It runs where it builds."""
@@ -79,41 +81,22 @@ class OnnxRuntime(EngineBackend):
         }
 
     @contextmanager
-    def _load(self, engine: Path, signature: Signature, facts: Mapping[str, Any]) -> Iterator[Runner]:
-        import ml_dtypes
-        import numpy as np
-        from polygraphy.backend.onnxrt import OnnxrtRunner
-
+    def _load(self, engine: Path, signature: Signature, facts: Mapping[str, Any]) -> Iterator[Contexts]:
         try:
             session = open_session(engine.read_bytes(), facts.get("threads"))
         except _refusals() as error:
             raise ArtifactError(f"ONNX Runtime cannot load {engine}: {one_line(error)}") from error
-        wide = {port.name for port in session.get_inputs() if port.type == "tensor(float)"}
-        dtypes = {port.name: getattr(ml_dtypes, port.dtype, port.dtype) for port in signature.outputs}
-        with OnnxrtRunner(session) as runner:
-
-            def run(inputs: Arrays) -> dict[str, np.ndarray]:
-                fed = {
-                    name: np.ascontiguousarray(array, np.float32 if name in wide else None)
-                    for name, array in inputs.items()
-                }
-                outputs = runner.infer(fed, check_inputs=False)
-                return {name: outputs[name].astype(dtype, copy=False) for name, dtype in dtypes.items()}
-
-            yield run
+        yield Contexts(lambda: _Binding(session, signature))
 
     def profile(self, engine: Path, facts: Mapping[str, Any], inputs: Sequence[Arrays]) -> tuple[LayerTime, ...] | str:
         """See Backend.profile: ONNX Runtime writes an event for each node and run into a file."""
-        import numpy as np
-
         from mlpdeploy.engine.backend import LayerTime
 
         with temporary_folder() as folder:
             session = open_session(engine.read_bytes(), facts.get("threads"), profile=f"{folder}/profile")
-            wide = {port.name for port in session.get_inputs() if port.type == "tensor(float)"}
+            wide = {port.name for port in session.get_inputs() if port.type == _FLOAT}
             for arrays in inputs:
-                fed = {n: np.ascontiguousarray(a, np.float32 if n in wide else None) for n, a in arrays.items()}
-                session.run(None, fed)
+                session.run(None, {name: _fed(array, name in wide) for name, array in arrays.items()})
             events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
         kernels: dict[tuple[str, str], list[float]] = {}
         for event in events:
@@ -124,6 +107,42 @@ class OnnxRuntime(EngineBackend):
 
 
 BACKEND = OnnxRuntime()
+
+
+class _Binding:
+    """A context: a session, with a binding to the caller's arrays where outputs are too large to be copied.
+
+    Of ports that hold BF16 the session has float32 (see `widen_ports`), so these are converted.
+    """
+
+    def __init__(self, session: Any, signature: Signature) -> None:
+        self._session, self._names = session, [port.name for port in signature.outputs]
+        self._wide = {port.name for port in (*session.get_inputs(), *session.get_outputs()) if port.type == _FLOAT}
+        bound = all(port.dtype == "float32" or port.name not in self._wide for port in signature.outputs)
+        small = all(map(signature.is_small, signature.outputs))
+        self._binding = session.io_binding() if bound and not small else None
+
+    def __call__(self, inputs: Arrays, outputs: Arrays) -> None:
+        fed = {name: _fed(array, name in self._wide) for name, array in inputs.items()}
+        if self._binding is None:
+            for name, result in zip(self._names, self._session.run(self._names, fed), strict=True):
+                outputs[name][...] = result
+            return
+        for name, array in fed.items():
+            self._binding.bind_cpu_input(name, array)
+        for name, array in outputs.items():
+            self._binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+        try:
+            self._session.run_with_iobinding(self._binding)
+        finally:
+            self._binding.clear_binding_inputs()
+            self._binding.clear_binding_outputs()
+
+
+def _fed(array: np.ndarray, wide: bool) -> np.ndarray:
+    """An input as a session takes it."""
+    array = array.astype("float32") if wide and array.dtype != "float32" else array
+    return array if array.flags.c_contiguous else array.copy()
 
 
 def open_session(model: bytes, threads: int | None, profile: str | None = None, *, exact: bool = False) -> Any:

@@ -18,17 +18,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlpdeploy.engine import host
+from mlpdeploy.engine.backends._openvino import Request, places, shared
 from mlpdeploy.engine.base import EngineBackend, missing, one_line
 from mlpdeploy.engine.form import Form
+from mlpdeploy.engine.runner import Arrays, Contexts
 from mlpdeploy.engine.signature import Signature
 from mlpdeploy.errors import ArtifactError, BuildError
 from mlpdeploy.precisions import QUANTISED
 
 if TYPE_CHECKING:
-    import numpy as np
     import onnx
 
-    from mlpdeploy.engine.backend import Arrays, BuildRequest, LayerTime, Progress, Runner
+    from mlpdeploy.engine.backend import BuildRequest, LayerTime, Progress
     from mlpdeploy.engine.onnx.emit import Emitted
 
 _STEPS = 3
@@ -104,27 +105,11 @@ class OpenVino(EngineBackend):
         }
 
     @contextmanager
-    def _load(self, engine: Path, signature: Signature, facts: Mapping[str, Any]) -> Iterator[Runner]:
+    def _load(self, engine: Path, signature: Signature, facts: Mapping[str, Any]) -> Iterator[Contexts]:
         import openvino
 
         compiled = _imported(openvino, engine, facts)
-        # A request serves one call at a time. Small networks gain a fifth by having as many as there are callers, since
-        # one call's arrays are prepared while another computes; large ones lose nothing.
-        idle = [compiled.create_infer_request()]
-        read = _read(compiled)
-
-        def run(inputs: Arrays) -> dict[str, np.ndarray]:
-            try:
-                request = idle.pop()
-            except IndexError:
-                request = compiled.create_infer_request()
-            try:
-                results = request.infer({name: _tensor(openvino, inputs[name]) for name in read & inputs.keys()})
-                return {port.name: _array(results[port.name], port.dtype) for port in signature.outputs}
-            finally:
-                idle.append(request)
-
-        yield run
+        yield Contexts(lambda: Request(openvino, compiled, signature))
 
     def profile(self, engine: Path, facts: Mapping[str, Any], inputs: Sequence[Arrays]) -> tuple[LayerTime, ...] | str:
         """See Backend.profile. Parts of an operation that OpenVINO takes apart come before the one with its name."""
@@ -139,10 +124,10 @@ class OpenVino(EngineBackend):
             if "originalLayersNames" in info:
                 origins[node.get_friendly_name()] = info["originalLayersNames"].astype(str).split(",")
         request, rows = compiled.create_infer_request(), {}
-        read = _read(compiled)
+        read = places(compiled.inputs).keys()
         seconds: dict[str, list[float]] = {}
         for arrays in inputs:
-            request.infer({name: _tensor(openvino, arrays[name]) for name in read & arrays.keys()})
+            request.infer({name: shared(openvino, arrays[name]) for name in read & arrays.keys()})
             for row in request.profiling_info:
                 if row.status == openvino.ProfilingInfo.Status.EXECUTED:
                     rows[row.node_name] = row.node_type
@@ -195,11 +180,6 @@ def _imported(openvino: Any, engine: Path, facts: Mapping[str, Any], **more: Any
         raise ArtifactError(f"OpenVINO cannot load {engine}: {_reason(error)}") from error
 
 
-def _read(compiled: Any) -> set[str]:
-    """The names of the inputs that an engine takes: not of those that no operation reads."""
-    return {name for port in compiled.inputs for name in port.get_names()}
-
-
 def _executed(compiled: Any) -> dict[str, list[str]]:
     """The precisions that layers which compute run in, by layer type."""
     found: dict[str, set[str]] = {}
@@ -209,24 +189,6 @@ def _executed(compiled: Any) -> dict[str, list[str]]:
         if kind in _COMPUTING and "runtimePrecision" in info:
             found.setdefault(kind, set()).add(info["runtimePrecision"].astype(str))
     return {kind: sorted(names) for kind, names in sorted(found.items())}
-
-
-def _tensor(openvino: Any, array: np.ndarray) -> Any:
-    import numpy as np
-
-    array = np.ascontiguousarray(array)
-    if array.dtype.name == "bfloat16":
-        return openvino.Tensor(array.view(np.uint16), array.shape, openvino.Type.bf16)
-    return openvino.Tensor(array, shared_memory=True)
-
-
-def _array(result: np.ndarray, dtype: str) -> np.ndarray:
-    """A copy that outlives the next call; OpenVINO gives BF16 as the bits that ml_dtypes names."""
-    import ml_dtypes
-    import numpy as np
-
-    copy = np.array(result)
-    return copy.view(ml_dtypes.bfloat16) if dtype == "bfloat16" and copy.dtype.itemsize == 2 else copy
 
 
 def _flat(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from mlpdeploy.engine import nvidia, programs
 from mlpdeploy.engine.base import EngineBackend, installed_version, missing, one_line
+from mlpdeploy.engine.on_gpu import OnGpu
 from mlpdeploy.engine.signature import Signature
 from mlpdeploy.errors import ArtifactError, BuildError
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from mlpdeploy.engine.backend import Arrays, BuildRequest, Progress, Runner
+    from mlpdeploy.engine.backend import BuildRequest, Progress
     from mlpdeploy.engine.batch import Batch
     from mlpdeploy.engine.onnx.emit import Emitted
 
@@ -98,24 +97,18 @@ class TorchTensorRT(EngineBackend):
         return {"executed": executed, "placed": share}
 
     @contextmanager
-    def _load(self, engine: Path, signature: Signature, facts: Mapping[str, Any]) -> Iterator[Runner]:
+    def _load(self, engine: Path, signature: Signature, facts: Mapping[str, Any]) -> Iterator[OnGpu]:
         import torch
         import torch_tensorrt  # noqa: F401  (it brings the operation that runs an engine)
-
-        from mlpdeploy.engine.backend import OnDevice
 
         try:
             model = torch.export.load(str(engine)).module()
         except Exception as error:  # as above
             raise ArtifactError(f"Torch-TensorRT cannot load {engine}: {one_line(error)}") from error
 
-        def run(inputs: Arrays) -> dict[str, np.ndarray]:
-            with torch.inference_mode():
-                results = model(*(programs.tensor(inputs[port.name]).cuda() for port in signature.inputs))
-            results = results if isinstance(results, (tuple, list)) else (results,)
-            return {port.name: programs.array(out) for port, out in zip(signature.outputs, results, strict=True)}
-
-        yield OnDevice(run, programs.binder(model, [port.name for port in signature.inputs]))
+        names = [port.name for port in signature.inputs], [port.name for port in signature.outputs]
+        compute = programs.computing(model, *names)
+        yield OnGpu(lambda: compute, programs.binder(model, names[0]))
 
 
 BACKEND = TorchTensorRT()

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from mlpdeploy.engine import programs
-from mlpdeploy.engine.backend import Bind, OnDevice
 from mlpdeploy.engine.cuda_graphs import WARMUP, captured, leads
+from mlpdeploy.engine.runner import Bind, OnDevice
 from mlpdeploy.evidence.latency.timing import Phases, Timings, measure
 
 Call = Callable[[Any], object]

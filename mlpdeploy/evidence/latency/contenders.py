@@ -18,8 +18,9 @@ from torch.utils import _pytree as pytree
 
 from mlpdeploy.artifact import store
 from mlpdeploy.engine import programs
-from mlpdeploy.engine.backend import Arrays, Backend, BuildRequest, OnDevice, Progress
+from mlpdeploy.engine.backend import Backend, BuildRequest, Progress
 from mlpdeploy.engine.onnx.emit import Emitted
+from mlpdeploy.engine.runner import Arrays, OnDevice
 from mlpdeploy.evidence.documents.bench import EAGER, MAX_AUTOTUNE
 from mlpdeploy.evidence.latency import machine
 from mlpdeploy.evidence.latency.clocks import Call

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from mlpdeploy.engine.backend import Arrays
+from mlpdeploy.engine.runner import Arrays
 from mlpdeploy.evidence.proof.recorded import (
     TENSOR,
     Recorded,

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mlpdeploy.engine.backend import Arrays
 from mlpdeploy.engine.batch import Batch
+from mlpdeploy.engine.runner import Arrays
 from mlpdeploy.evidence.proof.compare import row_errors
 from mlpdeploy.evidence.proof.ladder import Extreme
 from mlpdeploy.evidence.proof.runs import SINGLE, Outputs, Run, in_batches

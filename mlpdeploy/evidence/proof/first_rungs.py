@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from mlpdeploy.engine.backend import Arrays, Progress
+from mlpdeploy.engine.backend import Progress
 from mlpdeploy.engine.batch import Batch
+from mlpdeploy.engine.runner import Arrays
 from mlpdeploy.evidence.proof import culprit
 from mlpdeploy.evidence.proof.compare import compare, usual
 from mlpdeploy.evidence.proof.edges import Conditioning, Edges, Factor, edges_of, off_at

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from mlpdeploy.engine.backend import Arrays
+from mlpdeploy.engine.runner import Arrays
 from mlpdeploy.errors import NetworkError
 from mlpdeploy.evidence.proof import culprit
 from mlpdeploy.evidence.proof.compare import row_errors, usual

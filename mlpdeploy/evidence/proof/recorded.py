@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mlpdeploy.engine.backend import Arrays
+from mlpdeploy.engine.runner import Arrays
 from mlpdeploy.graph.tracing.place import Here, here
 from mlpdeploy.graph.tracing.rows import fixed_batch
 from mlpdeploy.graph.tracing.trace import TensorSpec

@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from mlpdeploy.engine.backend import Arrays
+from mlpdeploy.engine.runner import Arrays
 from mlpdeploy.evidence.proof.compare import row_errors, usual
 from mlpdeploy.evidence.proof.runs import Outputs, Run
 

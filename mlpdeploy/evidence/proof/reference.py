@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from mlpdeploy.engine.backend import Arrays
 from mlpdeploy.engine.batch import Batch
+from mlpdeploy.engine.runner import Arrays
 from mlpdeploy.errors import InputError
 from mlpdeploy.evidence.proof.compare import usual
 from mlpdeploy.evidence.proof.edges import Edges

@@ -15,10 +15,10 @@ from torch import fx
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mlpdeploy.engine.backend import Arrays
 from mlpdeploy.engine.backends.onnxruntime import open_session
 from mlpdeploy.engine.batch import Batch
 from mlpdeploy.engine.forms import round_results
+from mlpdeploy.engine.runner import Arrays
 from mlpdeploy.graph.tracing.rows import chunks, fixed_batch
 from mlpdeploy.graph.tracing.trace import TensorSpec
 

@@ -28,8 +28,9 @@ import onnx
 import torch
 from torch import fx, nn
 
-from mlpdeploy.engine.backend import Arrays, Progress
+from mlpdeploy.engine.backend import Progress
 from mlpdeploy.engine.batch import Batch
+from mlpdeploy.engine.runner import Arrays
 from mlpdeploy.evidence.proof.answers import as_scores
 from mlpdeploy.evidence.proof.culprit import own_precision
 from mlpdeploy.evidence.proof.edges import Factor

@@ -5,6 +5,7 @@ Run by `test_real_api.py` in a process of its own, whose TensorRT has no librari
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 from dataclasses import replace
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from mlpdeploy import kernels
 from mlpdeploy.engine import nvidia
@@ -22,7 +24,9 @@ from mlpdeploy.engine.backends import tensorrt as backend
 from mlpdeploy.engine.backends.tensorrt import _configuration, _contexts, _features, _parser, _polygraphy
 from mlpdeploy.engine.batch import Batch
 from mlpdeploy.engine.features import FEATURES
-from mlpdeploy.engine.signature import Port
+from mlpdeploy.engine.on_gpu import OnGpu
+from mlpdeploy.engine.runner import AS_CALLED
+from mlpdeploy.engine.signature import Port, Signature
 from mlpdeploy.errors import BuildError
 from mlpdeploy.evidence.latency import clocks
 from tests.engine.backends import fake_tensorrt
@@ -34,6 +38,7 @@ __all__ = ["gpu"]
 
 trt: Any = importlib.import_module("tensorrt")
 OUTPUTS = [Port("y", (8,), "float32")]
+SIGNATURE = Signature((Port("x", (8,), "float32"),), tuple(OUTPUTS), 1, 8)
 ROWS = {"x": np.ones((1, 8), np.float32)}
 
 
@@ -119,11 +124,12 @@ def loaded(context: Typed) -> _contexts.Loaded:
 def test_an_engine_is_placed_run_and_profiled() -> None:
     context = of("IExecutionContext")
     engine = loaded(context)
-    with _contexts.calls(engine, OUTPUTS) as run:
+    bind = functools.partial(_contexts.bind, engine, OUTPUTS)
+    with OnGpu(lambda: _contexts.computing(engine), bind).runner(SIGNATURE, AS_CALLED, True) as run:
         assert run(ROWS)["y"].shape == (1, 8)
-    several = replace(engine, profiles=((1, 1, 1), (1, 4, 8)))
-    with _contexts.calls(several, OUTPUTS) as run:
-        run({"x": np.ones((4, 8), np.float32)})
+    several = replace(engine, profiles=((8, 8, 8), (1, 1, 1)))
+    x, y = torch.ones(1, 8), torch.empty((1, 8), device="cuda")
+    _contexts.computing(several)({"x": x}, {"y": y})
     call = clocks.DeviceCall(lambda x: _contexts.bind(engine, OUTPUTS, x), clocks.Inputs({"e": [ROWS]}).pinned["e"])
     assert call.uncaptured is None and context.nvtx_verbosity == trt.ProfilingVerbosity.NONE
     assert _contexts.layer_times(engine, OUTPUTS, [ROWS]) == ()

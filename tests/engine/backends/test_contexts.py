@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,12 @@ import pytest
 import torch
 
 from mlpdeploy.engine import nvidia
-from mlpdeploy.engine.backend import BuildRequest, OnDevice, backends
+from mlpdeploy.engine.backend import BuildRequest, backends
 from mlpdeploy.engine.backends.tensorrt import _contexts, _polygraphy
 from mlpdeploy.engine.backends.tensorrt.parsed import origins
 from mlpdeploy.engine.batch import Batch
+from mlpdeploy.engine.on_gpu import OnGpu
+from mlpdeploy.engine.runner import Loading, OnDevice
 from mlpdeploy.engine.signature import Port, Signature
 from mlpdeploy.errors import ArtifactError, MachineLacks
 from mlpdeploy.evidence.latency import by_module, clocks
@@ -27,6 +31,15 @@ __all__ = ["gpu"]
 
 def loaded(flavour: str, engine: Engine, *errors: str) -> _contexts.Loaded:
     return _contexts.Loaded(tensorrt(flavour), engine, list(errors))
+
+
+SIGNATURE = Signature((Port("x", (4,), "float32"),), tuple(OUTPUTS), 1, 9)
+
+
+def calls(loaded: _contexts.Loaded) -> AbstractContextManager[OnDevice]:
+    """An engine as it is called, where PyTorch can use the GPU."""
+    contexts = OnGpu(lambda: _contexts.computing(loaded), partial(_contexts.bind, loaded, OUTPUTS))
+    return contexts.runner(SIGNATURE, Loading(), True)
 
 
 def bind(gpu: Gpu, engine: Engine, flavour: str = "tensorrt", rows: int = 2) -> clocks.DeviceCall:
@@ -71,7 +84,7 @@ def test_an_engine_is_bound_to_buffers_and_captured(gpu: Gpu, flavour: str, capt
 
 @pytest.mark.parametrize("flavour", ["tensorrt", "tensorrt_rtx"])
 def test_an_engine_is_called_through_pytorch_where_that_can_use_the_gpu(gpu: Gpu, flavour: str) -> None:
-    with _contexts.calls(loaded(flavour, Engine(gpu)), OUTPUTS) as run:
+    with calls(loaded(flavour, Engine(gpu))) as run:
         found = [run({"x": np.full((rows, 4), float(rows), np.float32)}) for rows in (1, 3, 1)]
     for rows, outputs in zip((1, 3, 1), found, strict=True):
         assert outputs["y"].tolist() == [[2.0 * rows] * 4] * rows and outputs["y"].dtype == np.float32
@@ -79,7 +92,7 @@ def test_an_engine_is_called_through_pytorch_where_that_can_use_the_gpu(gpu: Gpu
 
 
 def test_what_tensorrt_refuses_in_a_call_is_told_in_its_own_words(gpu: Gpu) -> None:
-    with _contexts.calls(loaded("tensorrt", Engine(gpu), "an error of TensorRT"), OUTPUTS) as run:
+    with calls(loaded("tensorrt", Engine(gpu), "an error of TensorRT")) as run:
         with pytest.raises(ArtifactError, match=r"TensorRT cannot take x of shape \[9, 4\]: an error of TensorRT"):
             run({"x": np.zeros((9, 4), np.float32)})
         assert run({"x": np.ones((2, 4), np.float32)})["y"].tolist() == [[2.0] * 4] * 2
@@ -95,7 +108,7 @@ def test_without_pytorchs_cuda_and_cudas_runtime_the_machine_lacks_one(monkeypat
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr("polygraphy.backend.trt.TrtRunner", NoLibrary)
-    with pytest.raises(MachineLacks) as raised, _contexts.calls(loaded("tensorrt", Engine(None)), OUTPUTS):
+    with pytest.raises(MachineLacks) as raised, _contexts.by_polygraphy(loaded("tensorrt", Engine(None))):
         pass
     assert str(raised.value) == (
         "Polygraphy finds no CUDA runtime library (libcudart.so: cannot open shared object file); install a PyTorch "
@@ -131,12 +144,18 @@ def test_a_batch_takes_the_profile_that_is_tuned_nearest_to_it(size: int, place:
 def test_a_context_changes_its_profile_where_a_batch_needs_another(gpu: Gpu) -> None:
     engine = Engine(gpu)
     several = _contexts.Loaded(tensorrt("tensorrt"), engine, ["an error of TensorRT"], profiles=PROFILES)
-    with _contexts.calls(several, OUTPUTS) as run:
-        for rows, place in ((1, 0), (3, 1), (4, 1), (1, 0)):
-            assert run({"x": np.ones((rows, 4), np.float32)})["y"].tolist() == [[2.0] * 4] * rows
+    compute, outputs = _contexts.computing(several), {}
+    for rows, place in ((1, 0), (3, 1), (4, 1), (1, 0), (8, 2)):
+        x, y, half = (torch.empty((rows, 4), dtype=one, device="cuda") for one in 2 * [torch.float32] + [torch.float16])
+        outputs = {"y": y, "half": half}
+        if place == 2:
+            with pytest.raises(
+                ArtifactError, match="TensorRT cannot use the profile for batch 8: an error of TensorRT"
+            ):
+                compute({"x": x}, outputs)
+        else:
+            compute({"x": x}, outputs)
             assert engine.contexts[0].active_optimization_profile == place
-        with pytest.raises(ArtifactError, match="TensorRT cannot use the profile for batch 8: an error of TensorRT"):
-            run({"x": np.ones((8, 4), np.float32)})
     _contexts.bind(several, OUTPUTS, {"x": torch.ones(3, 4)})
     assert engine.contexts[1].active_optimization_profile == 1
 
@@ -167,15 +186,24 @@ def test_a_fused_layer_names_every_node_that_it_came_from() -> None:
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_a_package_of_inductor_is_bound_where_it_runs_on_a_gpu(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_package_of_inductor_is_bound_where_it_runs_on_a_gpu(
+    device: str, gpu: Gpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("torch._inductor.aoti_load_package", lambda path: lambda x: (2 * x, x.half()))
     monkeypatch.setattr(nvidia, "probe", lambda: nvidia.Gpu("Stand-in", "sm90", "13.0"))
     signature = Signature((Port("x", (4,), "float32"),), tuple(OUTPUTS), 1, 4)
-    with backends()["inductor"]._load(Path("engine.pt2"), signature, {"device": device}) as runner:
+    backend = backends()["inductor"]
+    with (
+        backend._load(Path("engine.pt2"), signature, {"device": device}) as contexts,
+        contexts.runner(signature, Loading(), False) as runner,
+    ):
         assert isinstance(runner, OnDevice) == (device == "cuda")
         if isinstance(runner, OnDevice):
             y, half = runner.bind({"x": torch.ones(2, 4)}).run()
             assert y.tolist() == [[2.0] * 4] * 2 and half.dtype == torch.float16
+        else:
+            found = runner({"x": np.ones((2, 4), np.float32)})
+            assert found["y"].tolist() == [[2.0] * 4] * 2 and found["half"].dtype == np.float16
 
 
 class Runner:

@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from mlpdeploy.engine import nvidia
-from mlpdeploy.engine.backend import BuildRequest, Launch, backends, pick
+from mlpdeploy.engine.backend import BuildRequest, backends, pick
 from mlpdeploy.engine.backends.tensorrt import _parser, _plugin, _polygraphy, compute_capabilities
 from mlpdeploy.engine.batch import Batch
 from mlpdeploy.engine.onnx.emit import Emitted
+from mlpdeploy.engine.runner import Launch
 from mlpdeploy.errors import BuildError, InputError
 from mlpdeploy.graph.precision.typed import Typed
 from mlpdeploy.graph.tracing.trace import TensorSpec

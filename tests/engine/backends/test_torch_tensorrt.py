@@ -11,15 +11,19 @@ import pytest
 import torch
 
 from mlpdeploy.engine import nvidia, programs
-from mlpdeploy.engine.backend import BuildRequest, OnDevice, backends
+from mlpdeploy.engine.backend import BuildRequest, backends
 from mlpdeploy.engine.backends import torch_tensorrt
 from mlpdeploy.engine.batch import Batch
 from mlpdeploy.engine.onnx.emit import Emitted
+from mlpdeploy.engine.runner import OnDevice
 from mlpdeploy.errors import ArtifactError, BuildError, InputError
 from mlpdeploy.graph import custom_ops
 from mlpdeploy.graph.precision.typed import Typed
 from mlpdeploy.graph.tracing.trace import TensorSpec
 from tests.engine.backends.test_plugin_choice import Silent
+from tests.engine.fake_gpu import gpu
+
+__all__ = ["gpu"]
 
 
 class Network(torch.nn.Module):
@@ -63,11 +67,12 @@ def library(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(
         "torch.export.passes.move_to_device_pass", lambda program, device: device == "cuda:0" and program
     )
-    monkeypatch.setattr(torch.Tensor, "cuda", lambda self: self)
     return asked
 
 
-def test_it_compiles_the_rewritten_graph_and_saves_a_program(library: Any, tmp_path: Path) -> None:
+def test_it_compiles_the_rewritten_graph_and_saves_a_program(
+    library: Any, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     backend, given = backends()["torch-tensorrt"], emitted()
     built = backend.build(given, BuildRequest("fp32", Batch(1, 2, 4), level=3), tmp_path, Silent())
     (asked,) = library
@@ -80,6 +85,7 @@ def test_it_compiles_the_rewritten_graph_and_saves_a_program(library: Any, tmp_p
     assert built.facts["versions"] == {"torch-tensorrt-rtx": "2.14.0", "torch": "2"}
     assert built.facts["placed"]["in_tensorrt"] == 0 and "0% of the operations in TensorRT" in built.facts["executed"]
     x = torch.randn(3, 4, 5, 2)
+    request.getfixturevalue("gpu")
     with backend.load(built.engine, built.facts) as run:
         assert torch.allclose(torch.from_numpy(run({"x": x.numpy()})["y"]), Network()(x)[0], atol=1e-6)
         assert isinstance(run, OnDevice)
@@ -87,7 +93,7 @@ def test_it_compiles_the_rewritten_graph_and_saves_a_program(library: Any, tmp_p
         assert torch.allclose(y, Network()(x)[0], atol=1e-6)
 
 
-def test_tf32_a_fixed_batch_and_refusals(library: Any, tmp_path: Path) -> None:
+def test_tf32_a_fixed_batch_and_refusals(library: Any, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     backend = backends()["torch-tensorrt"]
     built = backend.build(emitted(), BuildRequest("tf32", Batch(4, 4, 4)), tmp_path, Silent())
     assert not library[-1]["disable_tf32"] and library[-1]["inputs"][0]["shape"] == (4, 4, 5, 2)
@@ -99,6 +105,7 @@ def test_tf32_a_fixed_batch_and_refusals(library: Any, tmp_path: Path) -> None:
         backend.load(built.engine, {**built.facts, "gpus": ["sm80"]}),
     ):
         pass
+    request.getfixturevalue("gpu")
     with backend.load(built.engine, built.facts) as run, pytest.raises(InputError, match="batch 4; it was given 1"):
         run({"x": torch.zeros(1, 4, 5, 2).numpy()})
 

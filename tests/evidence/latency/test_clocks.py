@@ -17,7 +17,7 @@ from torch import nn
 
 from mlpdeploy.commands import benching
 from mlpdeploy.engine import cuda_graphs, programs
-from mlpdeploy.engine.backend import Launch, OnDevice
+from mlpdeploy.engine.runner import Launch, OnDevice
 from mlpdeploy.errors import ArtifactError
 from mlpdeploy.evidence.documents.bench import DevicePhases
 from mlpdeploy.evidence.latency import clocks, contenders, load_pairs, sittings, timing

@@ -14,8 +14,8 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from mlpdeploy.engine.backend import Arrays
 from mlpdeploy.engine.batch import Batch
+from mlpdeploy.engine.runner import Arrays
 from mlpdeploy.evidence.proof.ladder import Budget, Stage, Verification
 from mlpdeploy.evidence.proof.verify import verify
 from mlpdeploy.graph.precision.typed import Typed

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mlpdeploy.engine.backend import Arrays
 from mlpdeploy.engine.batch import Batch
+from mlpdeploy.engine.runner import Arrays
 from mlpdeploy.evidence.proof.edges import ORDINARY, Conditioning, edges_of, off_at
 from mlpdeploy.evidence.proof.ladder import Extreme
 from mlpdeploy.evidence.proof.runs import Outputs, Run, float64_run, module_run, shaken_run

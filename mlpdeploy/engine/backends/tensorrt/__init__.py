@@ -34,6 +34,8 @@ from mlpdeploy.engine.batch import Batch
 from mlpdeploy.engine.features import HARDWARE, STRIPPED
 from mlpdeploy.engine.form import Form, prepare
 from mlpdeploy.engine.nvidia import CURRENT
+from mlpdeploy.engine.on_gpu import OnGpu
+from mlpdeploy.engine.runner import Arrays, Contexts
 from mlpdeploy.engine.signature import Signature
 from mlpdeploy.errors import ArtifactError, BuildError, InputError
 from mlpdeploy.precisions import QUANTISED
@@ -41,7 +43,7 @@ from mlpdeploy.precisions import QUANTISED
 if TYPE_CHECKING:
     import onnx
 
-    from mlpdeploy.engine.backend import Arrays, BuildRequest, LayerTime, Progress, Runner
+    from mlpdeploy.engine.backend import BuildRequest, LayerTime, Progress
     from mlpdeploy.engine.onnx.emit import Emitted
 
 OLDEST = {"tensorrt": (10, 13), "tensorrt-rtx": (1, 0)}
@@ -56,7 +58,7 @@ class TensorRT(EngineBackend):
     beside_codes = "fp16"
     multiplied = QUANTISED
     forms = (Form("fill_ranks"), Form("flatten_rows"))
-    has_levels = has_profiles = True
+    has_levels = has_profiles = concurrent = True
     # Of a split activation the products are joined again, and gelu then costs a launch of its own; convolutions of
     # shifts are more launches than the slices in their place (benchmarks/results/launches.json).
     off = ("split_activation", "convolve_shifts")
@@ -195,13 +197,15 @@ class TensorRT(EngineBackend):
         return _polygraphy.timing_cache(f"{self.name}-{self.versions()[self.module]}-kernel-{kernels.version()}")
 
     @contextmanager
-    def _load(self, engine: Path, signature: Signature, facts: Mapping[str, Any]) -> Iterator[Runner]:
-        from mlpdeploy.engine.backend import OnDevice
+    def _load(self, engine: Path, signature: Signature, facts: Mapping[str, Any]) -> Iterator[Contexts]:
+        import torch
 
-        outputs = signature.outputs
-        with _contexts.deserialised(self.name, engine, facts) as loaded:
-            with _contexts.calls(loaded, outputs) as run:
-                yield OnDevice(run, functools.partial(_contexts.bind, loaded, outputs))
+        with _contexts.deserialised(self.name, engine, facts) as loaded, contextlib.ExitStack() as stack:
+            bind = functools.partial(_contexts.bind, loaded, signature.outputs)
+            if torch.cuda.is_available():
+                yield OnGpu(lambda: _contexts.computing(loaded), bind)
+            else:
+                yield Contexts(lambda: stack.enter_context(_contexts.by_polygraphy(loaded)), bind)
 
     def require_of(self, engine: Path, facts: Mapping[str, Any], model: onnx.ModelProto) -> None:
         """See Backend.require_of: of TensorRT-RTX, what it launched when it was built, and the nodes that it names."""

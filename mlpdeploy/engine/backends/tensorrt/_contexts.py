@@ -7,7 +7,7 @@ for the shapes that it meets while it runs, and uses general ones until they are
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +18,14 @@ from mlpdeploy.engine.backend import MODEL
 from mlpdeploy.engine.backends.tensorrt import _features, _polygraphy, _runtime_cache
 from mlpdeploy.engine.backends.tensorrt.parsed import origins
 from mlpdeploy.engine.base import one_line
+from mlpdeploy.engine.runner import Launch
 from mlpdeploy.errors import ArtifactError, MachineLacks
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import Tensor
 
-    from mlpdeploy.engine.backend import Arrays, Launch, LayerTime, Runner
+    from mlpdeploy.engine.backend import LayerTime
+    from mlpdeploy.engine.runner import Arrays, Context, Tensors
     from mlpdeploy.engine.signature import Port
 
 
@@ -63,60 +64,52 @@ def deserialised(flavour: str, engine: Path, facts: Mapping[str, Any]) -> Iterat
             yield Loaded(trt, made, errors, kernels, facts.get("profiles", ()))
 
 
-def bind(loaded: Loaded, outputs: Sequence[Port], inputs: Mapping[str, Tensor]) -> Launch:
+def bind(loaded: Loaded, outputs: Sequence[Port], inputs: Tensors) -> Launch:
     """See `Bind`: a context whose inputs are `inputs` and whose outputs are allocated here, once.
 
     Raises ArtifactError where TensorRT refuses.
     """
     import torch
 
-    from mlpdeploy.engine.backend import Launch
-
-    placed, errors = context(loaded), loaded.errors
-    # Polygraphy builds with detailed names, which cost time at every launch unless the context leaves them out.
-    placed.nvtx_verbosity = loaded.trt.ProfilingVerbosity.NONE
-    _choose(loaded, placed, _size(inputs), torch.cuda.current_stream().cuda_stream)
-    made = _place(placed, inputs, outputs, errors)
+    placed, errors, size = _quick(loaded), loaded.errors, _size(inputs)
+    _choose(loaded, placed, size, torch.cuda.current_stream().cuda_stream)
+    made = _empty(size, outputs)
+    _place(placed, inputs, made, errors)
 
     def run() -> Sequence[Tensor]:
         _execute(placed, errors)
-        return made
+        return list(made.values())
 
     return Launch(run, _uncapturable(placed, torch.cuda.current_stream().cuda_stream))
 
 
-@contextmanager
-def calls(loaded: Loaded, outputs: Sequence[Port], of: Any = None) -> Iterator[Runner]:
-    """Calls through one context (`of`, or a new one), one at a time, from arrays on the host to arrays on the host.
+def computing(loaded: Loaded, of: Any = None) -> Context:
+    """See `Context`: an execution context (`of`, or a new one) that reads and writes the caller's tensors on the GPU.
 
-    PyTorch holds the memory; where it cannot use the GPU, Polygraphy does, which needs CUDA's runtime library.
+    What it gives raises ArtifactError where TensorRT refuses.
     """
     import torch
 
-    of, errors = context(loaded) if of is None else of, loaded.errors
-    if not torch.cuda.is_available():
-        with _by_polygraphy(loaded, of, outputs) as run:
-            yield run
-        return
-    stream = torch.cuda.Stream()
+    placed = _quick(loaded) if of is None else of
 
-    def by_torch(inputs: Arrays) -> dict[str, np.ndarray]:
-        with torch.cuda.stream(stream):
-            given = {name: _on_gpu(programs.tensor(array)) for name, array in inputs.items()}
-            _choose(loaded, of, _size(inputs), stream.cuda_stream)
-            made = _place(of, given, outputs, errors)
-            _execute(of, errors)
-            stream.synchronize()
-            return {port.name: programs.array(one) for port, one in zip(outputs, made, strict=True)}
+    def compute(inputs: Tensors, outputs: Tensors) -> None:
+        _choose(loaded, placed, _size(inputs), torch.cuda.current_stream().cuda_stream)
+        _place(placed, inputs, outputs, loaded.errors)
+        _execute(placed, loaded.errors)
 
-    yield by_torch
+    return compute
 
 
 @contextmanager
-def _by_polygraphy(loaded: Loaded, of: Any, outputs: Sequence[Port]) -> Iterator[Runner]:
+def by_polygraphy(loaded: Loaded, of: Any = None) -> Iterator[Context]:
+    """The same over arrays of the host, where PyTorch cannot use the GPU: Polygraphy needs CUDA's runtime library.
+
+    Raises MachineLacks without one.
+    """
+    import numpy as np
     from polygraphy.backend.trt import TrtRunner
 
-    errors = loaded.errors
+    placed, errors = context(loaded) if of is None else of, loaded.errors
 
     @contextmanager
     def told() -> Iterator[None]:
@@ -129,17 +122,25 @@ def _by_polygraphy(loaded: Loaded, of: Any, outputs: Sequence[Port]) -> Iterator
 
     with ExitStack() as stack:
         with told():
-            runner = stack.enter_context(TrtRunner(of))
+            runner = stack.enter_context(TrtRunner(placed))
 
-        def run(inputs: Arrays) -> dict[str, np.ndarray]:
+        def compute(inputs: Arrays, outputs: Arrays) -> None:
             with told():
                 profile = loaded.profile(_size(inputs))
-                if profile is not None and profile != of.active_optimization_profile:
+                if profile is not None and profile != placed.active_optimization_profile:
                     runner.set_profile(profile)
                 found = runner.infer(dict(inputs), check_inputs=False)
-            return {port.name: found[port.name].copy() for port in outputs}  # Polygraphy reuses them
+            for name, array in outputs.items():
+                np.copyto(array, found[name])
 
-        yield run
+        yield compute
+
+
+def _quick(loaded: Loaded) -> Any:
+    """A context that leaves out the detailed names, with which Polygraphy builds: they cost time at every launch."""
+    made = context(loaded)
+    made.nvtx_verbosity = loaded.trt.ProfilingVerbosity.NONE
+    return made
 
 
 def _size(inputs: Mapping[str, Any]) -> int:
@@ -153,27 +154,16 @@ def _choose(loaded: Loaded, of: Any, size: int, stream: int) -> None:
         _told(of.set_optimization_profile_async(profile, stream), f"use the profile for batch {size}", loaded.errors)
 
 
-def _on_gpu(tensor: Tensor) -> Tensor:
-    import torch
-
-    made = torch.empty_like(tensor, device="cuda")
-    made.copy_(tensor)
-    return made
-
-
-def _place(of: Any, inputs: Mapping[str, Tensor], outputs: Sequence[Port], errors: list[str]) -> list[Tensor]:
-    """Let a context read `inputs` from now on; what it writes into, allocated here, one for each of `outputs`."""
-    import torch
-
+def _place(of: Any, inputs: Tensors, outputs: Tensors, errors: list[str]) -> None:
+    """Let a context read `inputs` and write `outputs` from now on."""
     for name, tensor in inputs.items():
         shape = tuple(tensor.shape)
         _told(of.set_input_shape(name, shape), f"take {name} of shape {list(shape)}", errors)
         _told(of.set_tensor_address(name, tensor.data_ptr()), f"read {name} where it is", errors)
-    made = []
-    for port in outputs:
-        made.append(torch.empty(tuple(of.get_tensor_shape(port.name)), dtype=getattr(torch, port.dtype), device="cuda"))
-        _told(of.set_tensor_address(port.name, made[-1].data_ptr()), f"write {port.name} where it is", errors)
-    return made
+    for name, tensor in outputs.items():
+        shape = tuple(tensor.shape)
+        _told(tuple(of.get_tensor_shape(name)) == shape, f"give {name} of shape {list(shape)}", errors)
+        _told(of.set_tensor_address(name, tensor.data_ptr()), f"write {name} where it is", errors)
 
 
 def _execute(of: Any, errors: list[str]) -> None:
@@ -207,7 +197,7 @@ def layer_times(loaded: Loaded, outputs: Sequence[Port], inputs: Sequence[Arrays
     known = {one["Name"]: one for one in inspected(loaded, profiled).get("Layers", ()) if isinstance(one, dict)}
     profiled.profiler = profiler
     seconds: dict[str, list[float]] = {}
-    with calls(loaded, outputs, profiled) as run:
+    with _on_host(loaded, outputs, profiled) as run:
         for turn, arrays in enumerate((inputs[0], *inputs)):
             profiler.seconds = {}
             run(arrays)
@@ -218,6 +208,41 @@ def layer_times(loaded: Loaded, outputs: Sequence[Port], inputs: Sequence[Arrays
         LayerTime(of.get("LayerType", "layer"), name, tuple(seconds[name]), origins(of.get("Metadata")))
         for name, of in told
     )
+
+
+@contextmanager
+def _on_host(loaded: Loaded, outputs: Sequence[Port], of: Any) -> Iterator[Callable[[Arrays], None]]:
+    """Calls of a context with arrays of the host, of which the outputs stay on the GPU."""
+    import torch
+
+    if not torch.cuda.is_available():
+        with by_polygraphy(loaded, of) as compute:
+            yield lambda inputs: compute(inputs, {})
+        return
+    compute = computing(loaded, of)
+
+    def run(inputs: Arrays) -> None:
+        given = {name: _on_gpu(programs.tensor(array)) for name, array in inputs.items()}
+        compute(given, _empty(_size(inputs), outputs))
+        torch.cuda.current_stream().synchronize()
+
+    yield run
+
+
+def _on_gpu(tensor: Tensor) -> Tensor:
+    import torch
+
+    made = torch.empty_like(tensor, device="cuda")
+    made.copy_(tensor)
+    return made
+
+
+def _empty(size: int, outputs: Sequence[Port]) -> dict[str, Tensor]:
+    import torch
+
+    return {
+        port.name: torch.empty((size, *port.shape), dtype=getattr(torch, port.dtype), device="cuda") for port in outputs
+    }
 
 
 def context(loaded: Loaded) -> Any:
