@@ -88,7 +88,7 @@ def test_what_lies_otherwise_is_taken_as_what_it_is(engine: Engine) -> None:
         assert alike(engine(*one), expected(8))
     with pytest.raises(InputError, match=r"'ids' takes int64, it was given float32"):
         engine(x, ids.float())
-    with pytest.raises(InputError, match="all inputs must have one batch size"):
+    with pytest.raises(InputError, match="all inputs must have the same number of rows"):
         engine(x, ids[:3])
 
 

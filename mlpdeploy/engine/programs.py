@@ -111,6 +111,6 @@ def tensor(array: np.ndarray) -> Tensor:
     import torch
 
     array = np.ascontiguousarray(array)
-    if array.dtype.name == "bfloat16":
+    if array.dtype.kind == "V":  # BF16, which NumPy knows through ml_dtypes
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(array)

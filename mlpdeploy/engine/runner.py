@@ -89,7 +89,9 @@ class Calls:
         self._signature, self._make = signature, make
         self._outputs = [(port.name, port.shape, numpy_dtype(port.dtype)) for port in signature.outputs]
         self._most = loading.contexts if concurrent else 1
-        self._turns = None if self._most is None else threading.Semaphore(self._most)
+        self._turns = (
+            None if self._most is None else threading.Lock() if self._most == 1 else threading.Semaphore(self._most)
+        )
         self._lock = threading.Lock()
         self._idle: dict[Hashable, list[Context]] = defaultdict(list)
         self._made = 0 if loading.contexts is None else self._most or 0

@@ -108,7 +108,7 @@ class OpenVino(EngineBackend):
     def _load(self, engine: Path, signature: Signature, facts: Mapping[str, Any]) -> Iterator[Contexts]:
         import openvino
 
-        compiled = _imported(openvino, engine, facts)
+        compiled = imported(openvino, engine, facts)
         yield Contexts(lambda: Request(openvino, compiled, signature))
 
     def profile(self, engine: Path, facts: Mapping[str, Any], inputs: Sequence[Arrays]) -> tuple[LayerTime, ...] | str:
@@ -117,7 +117,7 @@ class OpenVino(EngineBackend):
 
         from mlpdeploy.engine.backend import LayerTime
 
-        compiled = _imported(openvino, engine, facts, PERF_COUNT=True)
+        compiled = imported(openvino, engine, facts, PERF_COUNT=True)
         origins = {}
         for node in compiled.get_runtime_model().get_ops():
             info = node.get_rt_info()
@@ -165,7 +165,7 @@ def _config(openvino: Any, core: Any, precision: str, threads: int | None) -> di
     return config if threads is None else {**config, "INFERENCE_NUM_THREADS": threads}
 
 
-def _imported(openvino: Any, engine: Path, facts: Mapping[str, Any], **more: Any) -> Any:
+def imported(openvino: Any, engine: Path, facts: Mapping[str, Any], **more: Any) -> Any:
     """The engine's file, compiled for a CPU of this kind."""
     core = _core()
     here = core.get_property("CPU", "FULL_DEVICE_NAME")
