@@ -2,18 +2,20 @@
 
     python -m benchmarks.call [RECIPE ...] [--backends openvino,onnxruntime,inductor] [--batch 1,8] [--seconds 10]
 
-The bare engine is called as its own library has it, with inputs and outputs bound beforehand: it checks nothing, makes
-no array, and computes the same numbers from the same memory each time. It takes turns with `engine(x)` on arrays and on
-tensors; what is told are medians of the differences within rounds. Where an engine runs on a GPU, tensors lie there,
-and both are timed by CUDA events around them.
+The bare engine is the same loaded engine, called as its own library has it, with inputs and outputs bound beforehand:
+it checks nothing, makes no array, and computes the same numbers from the same memory each time. It takes turns with
+`engine(x)` on arrays and on tensors; what is told are medians of the differences within rounds, the middle, the least
+and the most of several loads. Where an engine runs on a GPU, tensors lie there, and both are timed by CUDA events.
 """
 
 from __future__ import annotations
 
+import pkgutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -25,11 +27,10 @@ from mlpdeploy.engine.backend import backends
 from mlpdeploy.engine.cuda_graphs import captured
 from mlpdeploy.engine.runner import Arrays, OnDevice
 from mlpdeploy.evidence.latency import timing
-from mlpdeploy.graph.tracing.trace import TensorSpec
 
-CHOSEN = ("dualmlp", "mint_unchanged_mlp", "mixer_s32")
+CHOSEN = ("dualmlp", "ff_g2m_student", "mint_unchanged_mlp")
 BARE, ARRAYS, TENSORS = "bare", "arrays", "tensors"
-ROUNDS, RESAMPLES = 1000, 2000
+ROUNDS, LOADS = 1000, 5
 Call = Callable[[Any], object]
 
 
@@ -38,23 +39,18 @@ def outputs(engine: mlpdeploy.Engine, rows: int) -> Arrays:
     return {port["name"]: np.empty((rows, *port["shape"][1:]), port["dtype"]) for port in engine.manifest["outputs"]}
 
 
-def openvino(engine: mlpdeploy.Engine, file: Path, inputs: Arrays, made: Arrays) -> Call:
+def openvino(compiled: Any, inputs: Arrays, made: Arrays) -> Call:
     """An inference request with its tensors set."""
-    import openvino as library
+    from openvino import Tensor
 
-    from mlpdeploy.engine.backends.openvino import imported
-
-    request = imported(library, file, engine.manifest["facts"]).create_infer_request()
+    request = compiled.create_infer_request()
     for name, array in (*inputs.items(), *made.items()):
-        request.set_tensor(name, library.Tensor(array, shared_memory=True))
+        request.set_tensor(name, Tensor(array, shared_memory=True))
     return lambda _: request.infer(share_outputs=True)
 
 
-def onnxruntime(engine: mlpdeploy.Engine, file: Path, inputs: Arrays, made: Arrays) -> Call:
+def onnxruntime(session: Any, inputs: Arrays, made: Arrays) -> Call:
     """A session with a binding to memory."""
-    from mlpdeploy.engine.backends.onnxruntime import open_session
-
-    session = open_session(file.read_bytes(), engine.manifest["facts"].get("threads"))
     binding = session.io_binding()
     for name, array in inputs.items():
         binding.bind_cpu_input(name, array)
@@ -63,12 +59,9 @@ def onnxruntime(engine: mlpdeploy.Engine, file: Path, inputs: Arrays, made: Arra
     return lambda _: session.run_with_iobinding(binding)
 
 
-def inductor(engine: mlpdeploy.Engine, file: Path, inputs: Arrays, made: Arrays) -> Call:
+def inductor(package: Any, inputs: Arrays, made: Arrays) -> Call:
     """A package with its tensors made; it makes its own outputs."""
-    from torch._inductor import aoti_load_package
-
-    package = aoti_load_package(str(file))
-    tensors = [programs.tensor(inputs[port["name"]]) for port in engine.inputs]
+    tensors = list(map(programs.tensor, inputs.values()))
 
     def run(_: Any) -> object:
         with torch.inference_mode():
@@ -77,7 +70,12 @@ def inductor(engine: mlpdeploy.Engine, file: Path, inputs: Arrays, made: Arrays)
     return run
 
 
-BARE_ENGINES = {"openvino": openvino, "onnxruntime": onnxruntime, "inductor": inductor}
+BARE_ENGINES = {
+    "openvino": ("mlpdeploy.engine.backends.openvino.imported", openvino),
+    "onnxruntime": ("mlpdeploy.engine.backends.onnxruntime.open_session", onnxruntime),
+    "inductor": ("torch._inductor.aoti_load_package", inductor),
+}
+"""What loads an engine, and how that is called bare."""
 
 
 class ByEvents:
@@ -96,68 +94,74 @@ class ByEvents:
         return timing.Phases(0.0, 1e-3 * self._start.elapsed_time(self._end), 0.0)
 
 
-def on_gpu(engine: mlpdeploy.Engine, file: Path, inputs: Arrays) -> dict[str, timing.TimedRun]:
+def on_gpu(engine: mlpdeploy.Engine, inputs: Arrays) -> dict[str, timing.TimedRun]:
     """The bare engine's own graph, and `engine(x)` on tensors on the GPU."""
-    tensors = {name: programs.tensor(array).cuda() for name, array in inputs.items()}
-    runner = engine.manifest["backend"], file, engine.manifest["facts"]
-    stream = torch.cuda.current_stream()
-    with backends()[runner[0]].load(*runner[1:]) as loaded:
-        assert isinstance(loaded, OnDevice)
-        replay, _ = captured(loaded.bind(tensors), stream)
-    return {BARE: ByEvents(lambda _: replay()), TENSORS: ByEvents(lambda _: engine(tensors))}
+    tensors = [programs.tensor(array).cuda() for array in inputs.values()]
+    bound = []
+
+    def bind(runner: Any, bind: Any) -> OnDevice:
+        bound.append(bind)
+        return OnDevice(runner, bind)
+
+    with mock.patch("mlpdeploy.engine.on_gpu.OnDevice", bind):
+        engine(*tensors)
+    replay, _ = captured(bound[0](dict(zip(inputs, tensors, strict=True))), torch.cuda.current_stream())
+    return {BARE: ByEvents(lambda _: replay()), TENSORS: ByEvents(lambda _: engine(*tensors))}
 
 
-def on_cpu(engine: mlpdeploy.Engine, file: Path, inputs: Arrays) -> dict[str, timing.TimedRun]:
+def on_cpu(engine: mlpdeploy.Engine, inputs: Arrays) -> dict[str, timing.TimedRun]:
     """The bare engine, and `engine(x)` on arrays and on tensors of the host."""
-    made = outputs(engine, len(next(iter(inputs.values()))))
-    bare = BARE_ENGINES[engine.manifest["backend"]](engine, file, inputs, made)
-    arrays = list(inputs.values())
-    tensors = [programs.tensor(array) for array in arrays]
-    kept = inputs, made  # an engine holds memory that it is bound to by its address
+    where, call = BARE_ENGINES[engine.manifest["backend"]]
+    load = pkgutil.resolve_name(where)
+    arrays, made = list(inputs.values()), outputs(engine, len(next(iter(inputs.values()))))
+    tensors = list(map(programs.tensor, arrays))
+    loaded = list[Any]()
+
+    def loading(*given: Any, **named: Any) -> Any:
+        loaded.append(load(*given, **named))
+        return loaded[-1]
+
+    with mock.patch(where, loading):
+        engine(*arrays)
+    bare = call(loaded[0], inputs, made)
 
     def run(value: Any) -> object:
-        assert kept
+        assert made  # which the engine knows by its address only
         return bare(value)
 
     return {BARE: run, ARRAYS: lambda _: engine(*arrays), TENSORS: lambda _: engine(*tensors)}
 
 
-def difference(taken: timing.Timings, name: str, seed: int) -> dict[str, float]:
-    """Microseconds over the bare engine: the median of the differences, and its 95 % bootstrap interval."""
-    rounds = 1e6 * (taken.seconds[name] - taken.seconds[BARE])
-    drawn = np.random.default_rng(seed).choice(rounds, (RESAMPLES, len(rounds)))
-    low, high = np.percentile(np.median(drawn, axis=1), (2.5, 97.5))
-    return {
-        "microseconds": round(float(np.median(rounds)), 2),
-        "low": round(float(low), 2),
-        "high": round(float(high), 2),
-    }
-
-
 def measure(name: str, backend: str, sizes: list[int], seconds: float, seed: int) -> dict[str, Any]:
     """By batch size: the bare engine's time, and what a call costs more."""
-    specs, found = common.load(name, seed)[1], {}
+    specs, found = common.load(name, seed)[1], dict[str, Any]()
     batch = f"{min(sizes)}:{sizes[0]}:{max(sizes)}"
     with tempfile.TemporaryDirectory() as folder:
         selection = mlpdeploy.Selection(name, "fp32", backend, batch, seed=seed, out=Path(folder))
         artifact = mlpdeploy.build(selection)
-        device = backends()[backend].device(artifact.manifest["facts"])
-        with mlpdeploy.load(artifact.folder) as engine:
-            for size in sizes:
-                inputs = _inputs(specs, size, seed)
-                runs = (on_gpu if device == "cuda" else on_cpu)(engine, artifact.engine, inputs)
-                taken = timing.measure(runs, [None], rounds=ROUNDS, seconds=seconds, shortest=0.0, seed=seed)
-                over = {one: difference(taken, one, seed) for one in runs if one != BARE}
-                found[f"batch {size}"] = {
-                    BARE: round(1e6 * taken.latency(BARE).median, 2),
-                    "rounds": len(taken.seconds[BARE]),
-                    **over,
-                }
+        on_device = on_gpu if backends()[backend].device(artifact.manifest["facts"]) == "cuda" else on_cpu
+        for size in sizes:
+            inputs, taken = common.inputs(specs, size, seed, 1)[0], []
+            for load in range(LOADS):
+                with mlpdeploy.load(artifact.folder) as engine:
+                    runs = on_device(engine, inputs)
+                    limit = seconds / LOADS
+                    one = timing.measure(runs, [None], rounds=ROUNDS, seconds=limit, shortest=0.0, seed=seed + load)
+                    taken.append(one)
+            bare = float(np.median([1e6 * one.latency(BARE).median for one in taken]))
+            over = {one: difference(taken, one) for one in taken[0].seconds if one != BARE}
+            found[f"batch {size}"] = {BARE: round(bare, 2), **over}
     return found
 
 
-def _inputs(specs: list[TensorSpec], size: int, seed: int) -> Arrays:
-    return {name: np.ascontiguousarray(array) for name, array in common.inputs(specs, size, seed, 1)[0].items()}
+def difference(taken: list[timing.Timings], name: str) -> dict[str, float]:
+    """Microseconds over the bare engine: the median within each load, of these the middle, the least and the most."""
+    loads = [float(np.median(1e6 * (one.seconds[name] - one.seconds[BARE]))) for one in taken]
+    return {
+        "microseconds": round(float(np.median(loads)), 2),
+        "low": round(min(loads), 2),
+        "high": round(max(loads), 2),
+    }
 
 
 def main() -> None:

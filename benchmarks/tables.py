@@ -15,7 +15,19 @@ from pathlib import Path
 
 from benchmarks.network_tables import engines, executed, families, graph, launches, remaining, weights, zoo
 from benchmarks.recorded import recorded
-from benchmarks.time_tables import build, coverage, cpu, evaluate, gate, install, quantisation, rules, searched, summary
+from benchmarks.time_tables import (
+    build,
+    call,
+    coverage,
+    cpu,
+    evaluate,
+    gate,
+    install,
+    quantisation,
+    rules,
+    searched,
+    summary,
+)
 from mlpdeploy.zoo.recipe import folder
 
 ROOT = Path(__file__).parent.parent
@@ -27,6 +39,7 @@ TABLES: dict[str, tuple[Callable[..., list[str]], tuple[str, ...]]] = {
     "rules": (rules, ("rules",)),
     "search": (searched, ("search",)),
     "cpu": (cpu, ("cpu",)),
+    "call": (call, ("call",)),
     "summary": (summary, ("graph", "cpu")),
     "build": (build, ("build",)),
     "install": (install, ("install",)),

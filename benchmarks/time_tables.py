@@ -72,6 +72,25 @@ def cpu(document: Document) -> list[str]:
     return [*table(head, rows), "", *source(document, ["onnxruntime", "openvino", "torch"])]
 
 
+def call(document: Document) -> list[str]:
+    """Microseconds of the bare engine, and what a call costs more, by what is given; with the least and most of loads.
+
+    A dash where an engine was not called so.
+    """
+    rows = []
+    for name, engines in document["results"].items():
+        for engine, sizes in measured(engines).items():
+            for size, row in sizes.items():
+                over = (row.get(given) for given in ("arrays", "tensors"))
+                cells = (
+                    "-" if one is None else f"{one['microseconds']:+.0f} ({one['low']:+.0f} to {one['high']:+.0f})"
+                    for one in over
+                )
+                rows.append([f"`{name}`", engine, size.removeprefix("batch "), f"{row['bare']:.0f}", *cells])
+    head = ["network", "engine", "batch", "bare engine, µs", "`engine(array)`, µs more", "`engine(tensor)`, µs more"]
+    return [*table(head, rows), "", *source(document, ["onnxruntime", "openvino", "torch"])]
+
+
 SUMMED_UP = ("mixer_b16", "resmlp_24", "gmlp_s16", "gmixer_24", "vip_s7")
 
 

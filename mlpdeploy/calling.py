@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_dtypes
@@ -17,6 +17,7 @@ from mlpdeploy.errors import InputError
 from mlpdeploy.network.in_hand import in_order, named_arrays, plain, require_rows
 
 CPU = torch.device("cpu")
+PLAIN = (torch.Tensor, np.ndarray)
 Ports = Sequence[Mapping[str, Any]]
 
 
@@ -30,13 +31,16 @@ class Calling:
     def __init__(self, manifest: Mapping[str, Any]) -> None:
         self._inputs: Ports = manifest["inputs"]
         self._outputs: Ports = manifest["outputs"]
-        self._names = [port["name"] for port in self._inputs]
+        self._input_names, self._output_names = (
+            [port["name"] for port in ports] for ports in (self._inputs, self._outputs)
+        )
         self._dtypes = [numpy_dtype(port["dtype"]) for port in self._inputs]
         self._mapping = bool(manifest.get("mapping"))
 
     def __call__(self, engine: Held, inputs: Sequence[Any], out: Any = None) -> Any:
         """What `engine` makes of the caller's inputs; `out`, where it is written into that."""
-        values = in_order(inputs[0] if len(inputs) == 1 else inputs, self._names)
+        alone = len(inputs) == 1 and type(inputs[0]) not in PLAIN
+        values = in_order(inputs[0] if alone else inputs, self._input_names)
         first = values[0]
         tensors = isinstance(first, torch.Tensor)
         if tensors and first.is_cuda and engine.on_gpu:
@@ -45,8 +49,9 @@ class Calling:
             given, own = self._arrays(values), first.device if tensors and not first.is_cpu else CPU
         if out is None:
             found = engine(given)
-            return self._returned(found.values() if not tensors or own is None else _tensors(found.values(), own))
-        targets = self._targets(out, len(given[self._names[0]]), first.device if tensors else CPU)
+            made = [found[name] for name in self._output_names]
+            return self._returned(made if not tensors or own is None else _tensors(made, own))
+        targets = self._targets(out, len(given[self._input_names[0]]), first.device if tensors else CPU)
         if own is None or own == CPU:
             arrays = targets if own is None else {name: _numbers(one) for name, one in targets.items()}
             _require_apart(given, arrays)
@@ -58,9 +63,9 @@ class Calling:
 
     def _arrays(self, values: Sequence[Any]) -> dict[str, Any]:
         ready = {}
-        for name, dtype, value in zip(self._names, self._dtypes, values, strict=True):
+        for name, dtype, value in zip(self._input_names, self._dtypes, values, strict=True):
             if (array := _ready(value, dtype)) is None:
-                arrays = named_arrays(values, self._names)
+                arrays = named_arrays(values, self._input_names)
                 return {port["name"]: _cast(arrays[port["name"]], port) for port in self._inputs}
             ready[name] = array
         return ready
@@ -78,15 +83,14 @@ class Calling:
                 given[name] = programs.tensor(_cast(named_arrays(value, [name])[name], port)).to(device)
         return given
 
-    def _returned(self, values: Iterable[Any]) -> Any:
+    def _returned(self, values: Sequence[Any]) -> Any:
         if self._mapping:
-            return dict(zip((port["name"] for port in self._outputs), values, strict=True))
-        found = tuple(values)
-        return found[0] if len(found) == 1 else found
+            return dict(zip(self._output_names, values, strict=True))
+        return values[0] if len(values) == 1 else tuple(values)
 
     def _targets(self, out: Any, rows: int, device: torch.device) -> dict[str, Any]:
         """The caller's `out` by name. Raises InputError where the outputs cannot be written into it as they are."""
-        names = [port["name"] for port in self._outputs]
+        names = self._output_names
         if isinstance(out, Mapping):
             targets = dict(out)
         else:
@@ -104,7 +108,7 @@ class Calling:
         return {name: targets[name] for name in names}
 
 
-def _tensors(arrays: Iterable[np.ndarray], device: torch.device) -> list[torch.Tensor]:
+def _tensors(arrays: Sequence[np.ndarray], device: torch.device) -> list[torch.Tensor]:
     """Arrays as tensors: of the host the same memory."""
     found = [torch.from_numpy(one) if one.dtype.kind != "V" else programs.tensor(one) for one in arrays]
     return found if device is CPU else [one.to(device) for one in found]

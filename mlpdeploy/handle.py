@@ -82,7 +82,8 @@ class Engine:
         own dtypes are those of `io`: floating-point inputs are converted. They are read while the call lasts.
 
         Tensors on the GPU of an engine stay there: what it computes is enqueued on PyTorch's current stream, and
-        nothing is waited for. An engine that the caller captures in a CUDA graph is loaded with `cuda_graphs=False`.
+        nothing is waited for once a batch size has its CUDA graph. An engine that the caller captures in a graph is
+        loaded with `cuda_graphs=False`.
 
         `out` is written into and returned: an array or tensor, or a sequence or mapping of several, with the dtypes and
         shapes of the outputs, contiguous, on the device of the first input, and apart from the inputs in memory.
@@ -101,7 +102,7 @@ class Engine:
         Of an engine itself, each call in progress has a context, made where none is idle. A pool makes none later, so
         that no call waits for that, and bounds the memory: where all contexts are taken, a call waits for one. What a
         context keeps for a batch size on a GPU is still made when it is first given that. `close` (or `with`) lets go
-        of it once calls in progress are done. Calls of an inductor engine, which has one context, take turns here too.
+        of it once calls in progress are done. Engines of inductor and Torch-TensorRT have one context here too.
 
         Raises what a call does, and InputError for less than one context.
         """

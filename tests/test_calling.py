@@ -137,6 +137,31 @@ def test_an_out_that_does_not_fit_is_one_line_and_stays_as_it_was(
     assert len(str(caught.value).splitlines()) == 1 and torch.equal(x, given(2)[0])
 
 
+class Twice(nn.Module):
+    """What it computes and what it is given, each as two outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        y = self.first(x)
+        return y, y, x, x, y.reshape(y.shape[0], -1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", CPU)
+def test_outputs_that_are_the_same_are_outputs_of_their_own(backend: str) -> None:
+    network, x = Twice().eval(), torch.randn(3, 8)
+    engine = mlpdeploy.compile(network, x, precision="fp32", backend=backend, batch="1:2:4")
+    for rows in (3, 1, 3):
+        found = engine(x[:rows])
+        found[0].add_(1)
+        found[2].add_(1)
+        one, _, same, *_ = network(x[:rows])
+        assert alike(found, (one + 1, one, same + 1, same, one))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", CPU)
 def test_ends_in_bf16(backend: str) -> None:

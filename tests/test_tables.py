@@ -33,6 +33,13 @@ def test_ratios_say_how_much_slower_the_others_are() -> None:
     assert lines[-1] == "A CPU, 1 of 2 cores, Python 3.11.1, openvino 2026.4, torch 2.15; 2026-01-02."
 
 
+def test_what_a_call_costs_more_stands_with_the_least_and_the_most_of_its_loads() -> None:
+    cost = {"microseconds": 14.6, "low": -2.4, "high": 17.2}
+    results = {"net": {"openvino": {"batch 8": {"bare": 23.6, "arrays": cost}}}}
+    lines = tables.call(document(results, threads=1))
+    assert lines[2] == "| `net` | openvino | 8 | 24 | +15 (-2 to +17) | - |"
+
+
 def test_a_rule_pays_above_one_whether_it_is_left_out_or_put_in() -> None:
     times = {
         "default rules": {"ratio": ratio(1.0, "undecided")},

@@ -58,7 +58,6 @@ class Held:
 
     def __call__(self, inputs: Arrays, out: Arrays | None = None) -> dict[str, np.ndarray]:
         """See `Runner`. Raises MachineLacks where this machine cannot run it, and what `Backend.load` raises."""
-        forks.require()
         with self._lock:
             loaded = self._loaded or self._load()
             loaded.calls += 1
@@ -72,7 +71,6 @@ class Held:
 
     def load(self) -> None:
         """Load it now, where that is not done yet. Raises what a call does."""
-        forks.require()
         with self._lock:
             if self._loaded is None:
                 self._load()
@@ -80,7 +78,8 @@ class Held:
     @cached_property
     def on_gpu(self) -> bool:
         """Whether it runs on a GPU."""
-        return backends()[self._backend].device(self._facts) == "cuda"
+        backend = backends().get(self._backend)
+        return backend is not None and backend.device(self._facts) == "cuda"
 
     def close(self) -> None:
         """Let go of the engine as soon as the calls in progress have their answers."""
@@ -98,6 +97,7 @@ class Held:
         return backend.available() or backend.executable()
 
     def _load(self) -> _Loaded:
+        forks.require()
         if (reason := self.cannot_run()) is not None:
             raise MachineLacks(f"the {self._backend} engine cannot run on this machine: {reason}")
         backend = backends()[self._backend]

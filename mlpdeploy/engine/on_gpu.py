@@ -180,6 +180,7 @@ class _Bound:
 
 
 _CAPTURING = threading.Lock()
+"""One graph at a time: capturing waits for the whole GPU, which nobody may do while another graph is captured."""
 
 
 def _empty(rows: int, port: Port, **where: Any) -> torch.Tensor:

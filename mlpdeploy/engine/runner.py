@@ -86,7 +86,9 @@ class Calls:
 
     def __init__(self, signature: Signature, make: Callable[[], Context], loading: Loading, concurrent: bool) -> None:
         """Without `concurrent` there is one context, and calls take turns."""
-        self._signature, self._make = signature, make
+        import numpy as np
+
+        self._signature, self._make, self._empty = signature, make, np.empty
         self._outputs = [(port.name, port.shape, numpy_dtype(port.dtype)) for port in signature.outputs]
         self._most = loading.contexts if concurrent else 1
         self._turns = (
@@ -99,14 +101,11 @@ class Calls:
 
     def __call__(self, inputs: Arrays, out: Arrays | None = None) -> dict[str, np.ndarray]:
         """See Runner."""
-        import numpy as np
-
         rows = self._signature.check(inputs)
-        outputs = (
-            {name: np.empty((rows, *shape), dtype) for name, shape, dtype in self._outputs} if out is None else out
-        )
-        self._compute(inputs, outputs)
-        return outputs  # type: ignore[return-value]
+        if out is None:
+            out = {name: self._empty((rows, *shape), dtype) for name, shape, dtype in self._outputs}
+        self._compute(inputs, out)
+        return dict(out)
 
     def _compute(self, inputs: Any, outputs: Any, place: Hashable = None) -> None:
         """With a context to itself, by preference one that was last used in the same `place`."""

@@ -74,12 +74,14 @@ def argument_names(network: nn.Module, count: int) -> list[str]:
 
 def in_order(values: Any, names: Sequence[str]) -> list[Any]:
     """The values for these names, of a sequence, a mapping, or one value alone. Raises InputError for others."""
-    if isinstance(values, Mapping):
+    if isinstance(values, tuple | list):
+        found = list(values)
+    elif isinstance(values, Mapping):
         if len(names) > 1 and set(values) != set(names):
             raise InputError(f"the inputs are called {', '.join(names)}; given were {', '.join(map(str, values))}")
         found = [values[name] for name in names] if len(names) > 1 else list(values.values())
     else:
-        found = list(values) if isinstance(values, tuple | list) else [values]
+        found = [values]
     if len(found) != len(names):
         raise InputError(f"{len(names)} inputs are taken ({', '.join(names)}), {len(found)} were given")
     return found

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+import mlpdeploy
 from mlpdeploy.calling import Calling
 from mlpdeploy.engine import on_gpu
+from mlpdeploy.engine.backend import backends
 from mlpdeploy.engine.backends.tensorrt import _contexts
 from mlpdeploy.engine.on_gpu import OnGpu
 from mlpdeploy.engine.runner import Loading, OnDevice
@@ -19,6 +21,7 @@ from mlpdeploy.engine.signature import Port, Signature
 from mlpdeploy.errors import InputError
 from tests.engine.backends.fake_tensorrt import OUTPUTS, Engine, tensorrt
 from tests.engine.fake_gpu import Gpu, gpu
+from tests.test_api import Net, images
 
 __all__ = ["gpu"]
 SIGNATURE = Signature((Port("x", (4,), "float32"),), tuple(OUTPUTS), 1, 64)
@@ -192,3 +195,27 @@ def test_a_call_in_the_callers_terms(gpu: Gpu) -> None:
             calling(engine, (out[0],), out)
         y, _ = calling(engine, (torch.full((2, 4), 2.0),))
         assert not y.is_cuda and y.tolist() == [[4.0] * 4] * 2
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("backend", ["tensorrt", "tensorrt-rtx", "inductor"])
+@pytest.mark.parametrize("graphs", [True, False])
+def test_a_gpu_is_called_from_its_own_streams(backend: str, graphs: bool) -> None:
+    reason = backends()[backend].available() or backends()[backend].executable()
+    if reason is not None or not torch.cuda.is_available():
+        pytest.skip(reason or "PyTorch cannot use the GPU")
+    network, gpus = Net().eval(), ("current",) if backend == "inductor" else ()
+    engine = mlpdeploy.compile(
+        network, images(2), precision="fp32", backend=backend, batch="1:2:4", gpus=gpus, cuda_graphs=graphs
+    )
+    known = {rows: network(images(rows, rows)).detach() for rows in (1, 2, 4)}
+    with engine, engine.pool(2) as pool:
+        for call in (engine, pool):
+            for stream in (torch.cuda.current_stream(), torch.cuda.Stream(), torch.cuda.Stream()):
+                with torch.cuda.stream(stream):
+                    found = {rows: call(images(rows, rows).cuda()) for rows in (1, 4, 2, 1)}
+                    out = torch.empty_like(found[2])
+                    assert call(images(2, 2).cuda().double(), out=out) is out
+                    assert torch.equal(out, found[2]) and all(one.is_cuda for one in found.values())
+                    assert all(torch.allclose(one.cpu(), known[rows], atol=1e-4) for rows, one in found.items())
+            assert torch.allclose(call(images(4, 4)), known[4], atol=1e-4)
