@@ -36,20 +36,23 @@ class Request:
 
     def __init__(self, openvino: Any, compiled: Any, signature: Signature) -> None:
         self._openvino, self._request = openvino, compiled.create_infer_request()
-        read, made = places(compiled.inputs), places(compiled.outputs)
+        inputs, outputs = places(compiled.inputs), places(compiled.outputs)
         set_input, set_output = self._request.set_input_tensor, self._request.set_output_tensor
         ports = [
-            *((port, partial(set_input, read[port.name])) for port in signature.inputs if port.name in read),
-            *((port, partial(set_output, made[port.name])) for port in signature.outputs),
+            *((port, partial(set_input, inputs[port.name])) for port in signature.inputs if port.name in inputs),
+            *((port, partial(set_output, outputs[port.name])) for port in signature.outputs),
         ]
         self._small = [(port, bind) for port, bind in ports if signature.is_small(port)]
         self._large = [(port.name, bind) for port, bind in ports if not signature.is_small(port)]
+        self._read, self._made = (
+            [port.name for port, _ in self._small if port in side] for side in (signature.inputs, signature.outputs)
+        )
         self._rows, self._kept = 0, dict[str, "np.ndarray"]()
 
     def __call__(self, inputs: Arrays, outputs: Arrays) -> None:
         if (rows := len(next(iter(inputs.values())))) != self._rows:
             self._keep(rows)
-        for name in self._kept.keys() & inputs.keys():
+        for name in self._read:
             self._kept[name][...] = inputs[name]
         given = [
             (bind, shared(self._openvino, (inputs if name in inputs else outputs)[name])) for name, bind in self._large
@@ -57,7 +60,7 @@ class Request:
         for bind, tensor in given:
             bind(tensor)
         self._request.infer(share_outputs=True)
-        for name in self._kept.keys() & outputs.keys():
+        for name in self._made:
             outputs[name][...] = self._kept[name]
 
     def _keep(self, rows: int) -> None:

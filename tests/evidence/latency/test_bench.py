@@ -91,7 +91,7 @@ def test_the_time_of_a_layer_is_the_median_of_its_runs(tmp_path: Path, monkeypat
     compiled = SimpleNamespace(
         get_runtime_model=lambda: SimpleNamespace(get_ops=lambda: []), create_infer_request=Request, inputs=[]
     )
-    monkeypatch.setattr(openvino_backend, "_imported", lambda *_, **__: compiled)
+    monkeypatch.setattr(openvino_backend, "imported", lambda *_, **__: compiled)
     (layer,) = openvino_backend.BACKEND.profile(engine, {}, [{}, {}])
     assert layer == LayerTime("Relu", "a", (4.16e-3, 1.58e-3)) and layer.seconds == pytest.approx(2.87e-3)
 
