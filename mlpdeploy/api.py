@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 from mlpdeploy import pipeline
 from mlpdeploy.artifact import store
 from mlpdeploy.engine.runner import Loading
-from mlpdeploy.handle import Engine, floats, rows_of
+from mlpdeploy.handle import Engine, floats
 from mlpdeploy.selection import Selection
 from mlpdeploy.selection.choice import BATCH
 from mlpdeploy.system.files import write
@@ -170,6 +170,7 @@ def _calibration(data: Any, labels: Any, source: Source, folder: Path) -> str | 
     import numpy as np
 
     from mlpdeploy.evidence.proof.samples import LABELS
+    from mlpdeploy.network.in_hand import rows_of
 
     if data is None or isinstance(data, str | Path):
         return None if data is None else str(data)

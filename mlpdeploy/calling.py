@@ -77,7 +77,7 @@ class Calling:
             name, dtype = port["name"], getattr(torch, port["dtype"])
             if isinstance(value, torch.Tensor) and value.device.type == "cuda":
                 require_rows(name, value)
-                _require_kind(port, value.dtype.is_floating_point, value.dtype)
+                _require_kind(port, value.dtype.is_floating_point or dtype == torch.uint8 != value.dtype, value.dtype)
                 given[name] = plain(name, value).to(dtype).contiguous()
             else:
                 given[name] = programs.tensor(_cast(named_arrays(value, [name])[name], port)).to(device)
@@ -165,6 +165,8 @@ def _ready(value: Any, dtype: np.dtype[Any]) -> np.ndarray | None:
 def _cast(array: np.ndarray, port: Mapping[str, Any]) -> np.ndarray:
     """An input as the engine takes it: numbers are converted, but not floating-point ones to integers."""
     _require_kind(port, not np.issubdtype(array.dtype, np.integer), array.dtype)
+    if port["dtype"] == "uint8" and not 0 <= array.min() <= array.max() <= np.iinfo(np.uint8).max:
+        raise InputError(f"input {port['name']!r} takes bytes, it was given {array.min()} to {array.max()}")
     return np.require(array, numpy_dtype(port["dtype"]), ("C", "W"))  # a library may refuse what it cannot overwrite
 
 

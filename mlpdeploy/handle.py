@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from mlpdeploy.artifact.store import Artifact
     from mlpdeploy.calling import Calling
+    from mlpdeploy.commands.predicting import Predictions
     from mlpdeploy.evidence.documents.evaluation import Evaluation
     from mlpdeploy.evidence.proof.ladder import Verification
     from mlpdeploy.network.source import Source
@@ -160,6 +161,21 @@ class Engine:
             progress=progress,
         )  # fmt: skip
 
+    def predict(self, *images: str | Path, labels: str | Path | None = None, **options: Any) -> Predictions:
+        """The most probable classes of images and folders of them, as `mlpdeploy predict` gives them.
+
+        The options are those of `mlpdeploy.commands.predicting.predict`: `top`. Raises InputError where an image or the
+        `labels` cannot be read, MachineLacks where this machine cannot run the engine.
+        """
+        from mlpdeploy.commands.predicting import predict
+
+        selection = Selection.from_json(self.manifest["selection"])
+        named = None if labels is None else Path(labels)
+        return predict(
+            selection, [Path(one) for one in images], artifact=self._artifact, labels=named, trusted=self._trusted,
+            **options,
+        )  # fmt: skip
+
     def evaluate(
         self,
         data: str | Path,
@@ -260,6 +276,7 @@ class Engine:
                 raise InputError("labels need the rows that they belong to: pass arrays as data")
             return None if data is None else str(data)
         from mlpdeploy.evidence.proof.samples import Samples
+        from mlpdeploy.network.in_hand import rows_of
 
         return Samples(*rows_of(data, labels, [port["name"] for port in self.inputs]))
 
@@ -273,17 +290,3 @@ def _again(folder: str, manifest: dict[str, Any], trusted: bool, loading: Loadin
 
 def floats(values: Sequence[float] | None) -> tuple[float, ...] | None:
     return None if values is None else tuple(map(float, values))
-
-
-def rows_of(data: Any, labels: Any, names: Sequence[str]) -> tuple[dict[str, Any], Any]:
-    """Rows by input name, and the class (n,) of each where they are known."""
-    import numpy as np
-
-    from mlpdeploy.network.in_hand import named_arrays
-
-    arrays = named_arrays(data, names)
-    count = len(next(iter(arrays.values())))
-    known = None if labels is None else np.asarray(labels).astype(np.int64)
-    if known is not None and known.shape != (count,):
-        raise InputError(f"{known.shape} labels do not fit {count} rows")
-    return arrays, known

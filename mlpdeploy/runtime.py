@@ -19,7 +19,7 @@ from mlpdeploy.engine.signature import Port, Signature
 if TYPE_CHECKING:
     import numpy as np
 
-    from mlpdeploy.engine.backend import Arrays
+    from mlpdeploy.engine.runner import Arrays
 
 
 class Engine:

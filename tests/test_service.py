@@ -12,7 +12,6 @@ from PIL import Image
 from torch import Tensor, nn
 
 import mlpdeploy
-from mlpdeploy.commands.predicting import predict
 from mlpdeploy.errors import InputError
 from tests.conftest import Cli
 
@@ -131,9 +130,7 @@ def test_images_are_prepared_as_the_engine_takes_them(tmp_path: Path) -> None:
         with compiled(network, out=tmp_path / f"out{len(found)}", **options) as engine:
             assert engine.verify(data=folder).verdict() == "passed"
             evaluation = engine.evaluate(folder, workers=0)
-            artifact = mlpdeploy.load(engine.folder)._artifact
-            selection = mlpdeploy.Selection.from_json(engine.manifest["selection"])
-            images = predict(selection, [folder], artifact=artifact, top=3).images
+            images = engine.predict(folder, top=3).images
         classes = [[guess.index for guess in one.guesses] for one in images]
         found.append((classes, {one.name: one.top1.right for one in evaluation.contenders}))
         assert evaluation.agreement is not None and evaluation.agreement.value == 1
@@ -143,10 +140,8 @@ def test_images_are_prepared_as_the_engine_takes_them(tmp_path: Path) -> None:
 def test_what_too_few_classes_are_named_for(tmp_path: Path) -> None:
     Image.new("RGB", (16, 16)).save(tmp_path / "black.png")
     with compiled(net(), topk=2) as engine:
-        selection = mlpdeploy.Selection.from_json(engine.manifest["selection"])
-        artifact = mlpdeploy.load(engine.folder)._artifact
         with pytest.raises(InputError, match="gives the 2 largest scores and no probabilities"):
-            predict(selection, [tmp_path], artifact=artifact)
+            engine.predict(tmp_path)
         with pytest.raises(InputError, match="names 2 classes, and top-5 takes 5"):
             engine.evaluate(tmp_path)
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from mlpdeploy.artifact.store import Artifact
-from mlpdeploy.engine.backend import Runner
 from mlpdeploy.engine.batch import Batch
-from mlpdeploy.engine.programs import numpy_dtype
+from mlpdeploy.engine.runner import Runner
+from mlpdeploy.engine.signature import numpy_dtype
 from mlpdeploy.errors import InputError
 from mlpdeploy.evidence.proof.images import Preprocess
 from mlpdeploy.evidence.proof.runs import Run, in_batches

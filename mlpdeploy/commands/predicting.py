@@ -92,7 +92,10 @@ def predict(
     place = built_folder(selection, backend) if artifact is None else artifact.folder
     with store.locked(place, stages.say, optional=True):
         with stages("open"):
-            artifact = reopened(selection, place, artifact)
+            if artifact is None:
+                artifact = reopened(selection, place, None)
+            else:
+                store.require_same(artifact)
             trust.require(artifact, backend, trusted)
             prepared, count = preparation(artifact, selection), classes(artifact)
             named = _labels(artifact, count, labels)

@@ -123,6 +123,16 @@ def to_array(name: str, tensor: torch.Tensor) -> np.ndarray:
         raise InputError(f"{name!r} ({tensor.dtype}) has no numbers for NumPy: {one_line(error)}") from error
 
 
+def rows_of(data: Any, labels: Any, names: Sequence[str]) -> tuple[dict[str, Any], Any]:
+    """Rows by input name, and the class (n,) of each where they are known."""
+    arrays = named_arrays(data, names)
+    count = len(next(iter(arrays.values())))
+    known = None if labels is None else np.asarray(labels).astype(np.int64)
+    if known is not None and known.shape != (count,):
+        raise InputError(f"{known.shape} labels do not fit {count} rows")
+    return arrays, known
+
+
 def _require_module(network: object) -> None:
     if not isinstance(network, nn.Module):
         kind = f"the class {network.__name__}" if isinstance(network, type) else f"a {type(network).__name__}"

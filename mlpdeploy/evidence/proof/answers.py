@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 import ml_dtypes
 import numpy as np
 
-from mlpdeploy.engine.backend import Arrays
+from mlpdeploy.engine.runner import Arrays
 from mlpdeploy.evidence.proof.runs import Outputs, Run
 from mlpdeploy.graph.precision.answers import CLASSES, SCORES
 from mlpdeploy.selection.service import ServiceChoice
