@@ -52,7 +52,7 @@ def normalised(pixels: Tensor) -> Tensor:
     return (pixels.permute(0, 3, 1, 2) / 255 - mean) / std
 
 
-@pytest.mark.parametrize("backend", ["onnxruntime", "openvino", pytest.param("inductor", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino", pytest.param("inductor", marks=pytest.mark.large)])
 def test_pixels_in_answers_out(backend: str, tmp_path: Path) -> None:
     network = net()
     pixels = torch.randint(0, 256, (5, 16, 16, 3), dtype=torch.uint8)

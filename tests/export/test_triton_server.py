@@ -29,9 +29,10 @@ import torch
 import mlpdeploy
 from mlpdeploy.artifact.store import Artifact
 from mlpdeploy.export import triton
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, Cli
 from tests.export.made_up import made_up
 from tests.test_api import Net, Two
+from tests.test_walkthrough import walk
 
 pytestmark = [pytest.mark.slow, pytest.mark.online]
 
@@ -165,6 +166,25 @@ def test_the_real_server_gives_what_the_engine_gives(server: Server, repository:
             server.run("garbage", name, *ports, repository / name)
         server.run("label", "net", *ports, repository / "net")
         server.run("many", "net", *ports, repository / "net")
+
+
+def test_the_walkthroughs_engine_is_served(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Cli
+) -> None:
+    names, _ = walk(tmp_path, monkeypatch, cli, timing=False)
+    rows, expected = names["pixels"].numpy(), {}
+    for start in range(CLIENTS):
+        for size in SIZES:
+            found = names["served"](rows[start : start + size])
+            np.testing.assert_array_equal(found[1][:, 0], names["classes"][start : start + size])  # PyTorch's
+            expected |= {
+                f"{start}|{size}|{name}": array for name, array in zip(("scores", "classes"), found, strict=True)
+            }
+    (tmp_path / "asked").mkdir()
+    np.savez(tmp_path / "asked" / "rows.npz", input=rows[:ROWS])
+    np.savez(tmp_path / "asked" / "expected.npz", **expected)
+    with server.serving(tmp_path / "models", tmp_path / "log") as ports:
+        server.run("ask", "digits", *ports, tmp_path / "asked")
 
 
 def test_nvidias_own_reader_takes_the_configurations(
