@@ -77,7 +77,7 @@ class Server:
         ]  # fmt: skip
         libraries = [str(self.packages / "nvidia_pytriton.libs"), str(sysconfig.get_config_var("LIBDIR"))]
         environment = os.environ | {
-            "PATH": f"{self.python.parent}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(REPOSITORY),
+            "PATH": f"{self.python.parent}{os.pathsep}{os.environ['PATH']}",
             "LD_LIBRARY_PATH": os.pathsep.join(libraries),
         }  # fmt: skip
         with log.open("w") as output:
@@ -125,6 +125,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Server:
     subprocess.run([sys.executable, "-m", "venv", folder / "environment"], check=True)
     subprocess.run([python, "-m", "pip", "install", "--quiet", *PACKAGES, *engines], check=True)
     (packages,) = (folder / "environment" / "lib").glob("python*/site-packages")
+    (packages / "mlpdeploy.pth").write_text(str(REPOSITORY))
     shipped, backends = packages / "pytriton" / "tritonserver", folder / "backends"
     shutil.copytree(shipped / "backends", backends)
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
