@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from mlpdeploy.evidence.latency import worth
+from mlpdeploy.evidence.latency.collector import settled
 from tests.warm import Warm, warmed
 
 REPOSITORY = Path(__file__).parent.parent
@@ -49,6 +50,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(REPOSITORY / "tests" / "zoo"):
             item.add_marker("slow")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _settled() -> Iterator[None]:
+    """No measurement counts what is frozen here."""
+    with settled():
+        yield
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -77,7 +77,7 @@ def interleaved(
     As many pairs as a verdict needs are taken whatever the time, which is said beforehand: fewer decide nothing.
     """
     from mlpdeploy.evidence.latency import load_pairs, sequential_test, time_budget
-    from mlpdeploy.evidence.latency.timing import settled
+    from mlpdeploy.evidence.latency.collector import settled
 
     began, judged = clock(), dict[int, sequential_test.Slowdown]()
     taken: dict[int, list[LoadPair]] = {size: [] for size in terms.sizes}

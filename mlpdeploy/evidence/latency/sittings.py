@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from mlpdeploy.engine.backend import Progress
 from mlpdeploy.evidence.latency import timing
 from mlpdeploy.evidence.latency.clocks import Inputs, timed
+from mlpdeploy.evidence.latency.collector import settled
 from mlpdeploy.evidence.latency.contenders import Contender, prepared
 
 MOST_ROUNDS = 10_000
@@ -79,7 +80,7 @@ def sittings(
     inputs = {size: Inputs(prepared(contenders, size, seed)) for size in sizes}
     taken: dict[int, list[timing.Timings]] = {size: [] for size in sizes}
     allowance = Allowance(seconds * len(sizes), count, fewest)
-    with timing.settled():
+    with settled():
         while not allowance.over:
             sitting, began = len(allowance.whole), clock()
             with ExitStack() as stack:

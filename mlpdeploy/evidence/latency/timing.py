@@ -13,7 +13,6 @@ sittings first, then the rounds within each. The intervals are widened by what f
 from __future__ import annotations
 
 import contextlib
-import gc
 import math
 import os
 import time
@@ -23,6 +22,8 @@ from statistics import NormalDist
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+
+from mlpdeploy.evidence.latency.collector import no_collector
 
 
 @dataclass(frozen=True)
@@ -195,7 +196,7 @@ def measure(
     began = time.perf_counter()
     calls = {name: _calls(contenders[name], inputs, warmup, shortest) for name in names}
     samples: dict[str, list[tuple[float, ...]]] = {name: [] for name in names}
-    with _no_collector():
+    with no_collector():
         for turn in range(rounds):
             if seconds is not None and turn >= least and time.perf_counter() - began > seconds:
                 break
@@ -226,22 +227,6 @@ def pinned(threads: int) -> Iterator[tuple[int, ...]]:
         yield cores
     finally:
         os.sched_setaffinity(0, before)
-
-
-@contextlib.contextmanager
-def settled() -> Iterator[None]:
-    """Keep what lives already out of the collections before each measurement: looking at all of it takes longer than
-    loading a small engine.
-    """
-    gc.collect()
-    frozen = gc.get_freeze_count() > 0
-    if not frozen:
-        gc.freeze()
-    try:
-        yield
-    finally:
-        if not frozen:
-            gc.unfreeze()
 
 
 def _widening(sittings: int) -> float:
@@ -285,16 +270,3 @@ def _time(run: TimedRun, value: Any, calls: int) -> tuple[float, ...]:
     for _ in range(calls):
         run(value)
     return ((time.perf_counter_ns() - began) / calls * 1e-9,)
-
-
-@contextlib.contextmanager
-def _no_collector() -> Iterator[None]:
-    """Keep Python's cyclic collector out of the samples."""
-    enabled = gc.isenabled()
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()

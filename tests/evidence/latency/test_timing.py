@@ -8,7 +8,9 @@ import time
 import numpy as np
 import pytest
 
-from mlpdeploy.evidence.latency.timing import FASTER, SLOWER, UNDECIDED, Timings, measure, pinned, settled
+from mlpdeploy.evidence.latency import collector
+from mlpdeploy.evidence.latency.collector import settled
+from mlpdeploy.evidence.latency.timing import FASTER, SLOWER, UNDECIDED, Timings, measure, pinned
 
 
 def timings(**medians: float) -> Timings:
@@ -67,7 +69,8 @@ def test_nothing_to_time_is_an_error(bad: tuple[dict, list, int]) -> None:
         measure(bad[0], bad[1], rounds=bad[2])
 
 
-def test_what_lives_already_is_looked_at_once_and_not_before_each_measurement() -> None:
+def test_what_lives_already_is_looked_at_once_and_not_before_each_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collector, "_SETTLED", [])
     gc.unfreeze()
     with settled():
         with settled():
