@@ -17,6 +17,7 @@ from benchmarks.network_tables import engines, executed, families, graph, launch
 from benchmarks.recorded import recorded
 from benchmarks.time_tables import (
     build,
+    bundle,
     call,
     coverage,
     cpu,
@@ -43,6 +44,7 @@ TABLES: dict[str, tuple[Callable[..., list[str]], tuple[str, ...]]] = {
     "summary": (summary, ("graph", "cpu")),
     "build": (build, ("build",)),
     "install": (install, ("install",)),
+    "bundle": (bundle, ("bundle", "install")),
     "evaluate": (evaluate, ("evaluate",)),
     "coverage": (coverage, ("coverage",)),
     "zoo": (zoo, ("zoo",)),

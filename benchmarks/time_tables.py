@@ -123,6 +123,18 @@ def install(document: Document) -> list[str]:
     ]
 
 
+def bundle(document: Document, whole: Document) -> list[str]:
+    """What a bundle's environment takes, by backend, beside the whole installation."""
+    names = {"openvino": "OpenVINO", "onnxruntime": "ONNX Runtime"}
+    sizes = [f"{row['environment'] / 1e6:.0f} MB for {names[name]}" for name, row in document["results"].items()]
+    own = max(row["package"] for row in document["results"].values())
+    return [
+        f"All packages of a bundle's environment take {' and '.join(sizes)}, where `pip install .` takes",
+        f"{whole['results']['whole'] / 1e9:.1f} GB; the part of mlpdeploy is {own / 1e3:.0f} kB.",
+        f"({_one_line(document, [*names])})",
+    ]
+
+
 def _one_line(document: Document, packages: list[str]) -> str:
     return " ".join(source(document, packages)).rstrip(".")
 

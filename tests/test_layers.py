@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import ast
-from collections.abc import Iterator
 from graphlib import TopologicalSorter
-from pathlib import Path
 
 import pytest
 
+from mlpdeploy.export.bundle._imports import imported, modules
 from tests.conftest import REPOSITORY
 
 PACKAGE = REPOSITORY / "mlpdeploy"
-MODULES = {
-    ".".join(path.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__"): path
-    for path in PACKAGE.rglob("*.py")
-}
+MODULES = modules(PACKAGE)
 LAYERS = (
     ("_version", "errors", "kernels", "precisions", "progress"),
     ("system",),
@@ -41,27 +36,7 @@ LAYERS = (
 LONGEST = 300
 
 
-def imported(path: Path) -> Iterator[str]:
-    """The modules of mlpdeploy that a file imports when it runs, wherever in it that stands."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    typing = {
-        inner
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
-        for inner in ast.walk(node)
-    }
-    for node in ast.walk(tree):
-        if node in typing:
-            continue
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names if alias.name in MODULES)
-        elif isinstance(node, ast.ImportFrom) and (node.module or "") in MODULES:
-            for alias in node.names:
-                inner = f"{node.module}.{alias.name}"
-                yield inner if inner in MODULES else str(node.module)
-
-
-IMPORTS = {name: sorted(set(imported(path)) - {name}) for name, path in MODULES.items()}
+IMPORTS = {name: sorted(set(imported(path, MODULES)) - {name}) for name, path in MODULES.items()}
 
 
 def test_no_module_comes_back_to_itself() -> None:

@@ -33,6 +33,12 @@ def test_ratios_say_how_much_slower_the_others_are() -> None:
     assert lines[-1] == "A CPU, 1 of 2 cores, Python 3.11.1, openvino 2026.4, torch 2.15; 2026-01-02."
 
 
+def test_what_runs_a_bundle_stands_beside_the_whole_installation() -> None:
+    bundles = document({"openvino": {"environment": 281e6, "package": 151_634}})
+    text = " ".join(tables.bundle(bundles, document({"whole": 6.6e9})))
+    assert "281 MB for OpenVINO" in text and "6.6 GB; the part of mlpdeploy is 152 kB." in text
+
+
 def test_what_a_call_costs_more_stands_with_the_least_and_the_most_of_its_loads() -> None:
     cost = {"microseconds": 14.6, "low": -2.4, "high": 17.2}
     results = {"net": {"openvino": {"batch 8": {"bare": 23.6, "arrays": cost}}}}

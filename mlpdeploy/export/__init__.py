@@ -2,6 +2,7 @@
 
 recipe -> trace -> rows of input, and what the network makes of them -> a folder for NVIDIA's tools
 artifact -> a version of a model in a repository of Triton's
+artifact -> a folder with what runs it, and a Dockerfile
 
 A format is a file or a folder of this folder.
 """
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from mlpdeploy.graph.tracing.trace import Traced
     from mlpdeploy.network.source import Source
 
-FORMATS = ("trtexec", "triton")
+FORMATS = ("trtexec", "triton", "bundle")
 
 
 @dataclass(frozen=True)
@@ -75,10 +76,11 @@ def export(
 ) -> dict[str, Any]:
     """Write the artifact of a selection in the format `to`: its files and the lines to type, as JSON values.
 
-    `trtexec` writes a new folder, `triton` a version of a model into a repository, which it makes where there is none
-    (`wanted` says how it is to be served, `trusted` that code of somebody else's may run there). `artifact` is the one
-    that is meant where it was opened before. Raises InputError where there is no such format, or where `folder` holds
-    something else or cannot be written, and ArtifactError where nothing of that selection is built.
+    `trtexec` and `bundle` write a new folder, `triton` a version of a model into a repository, which it makes where
+    there is none (`wanted` says how it is to be served). `trusted`: code of somebody else's may run where a bundle or a
+    model goes. `artifact` is the one that is meant where it was opened before. Raises InputError where there is no such
+    format, or where `folder` holds something else or cannot be written, and ArtifactError where nothing of that
+    selection is built.
     """
     if to not in FORMATS:
         raise InputError(f"--to {to}: no such format; choose one of: {', '.join(FORMATS)}")
@@ -88,6 +90,11 @@ def export(
 
         with stages("write"):
             return triton.add(artifact or _only(selection), folder, wanted, trusted=trusted)
+    if to == "bundle":
+        from mlpdeploy.export import bundle
+
+        with stages("write"):
+            return bundle.write(artifact or _only(selection), folder, trusted=trusted)
     from mlpdeploy.export import trtexec
 
     require_new(folder)

@@ -78,7 +78,7 @@ def export(
     trust: Trust = False,
     as_json: Json = False,
 ) -> None:
-    """Write a built engine for NVIDIA's own tools (its ONNX file, inputs, lines to type), or for a Triton server."""
+    """Write a built engine for NVIDIA's own tools (trtexec), for a Triton server, or with all that runs it (bundle)."""
     from mlpdeploy.export import export as exported
 
     wanted = Wanted(model_name, labels, kind, instances, container, tensorrt)

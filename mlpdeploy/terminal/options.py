@@ -109,7 +109,7 @@ def opening(*names: str) -> Callable[[Command], Command]:
     """
 
     def made(words: dict[str, Any], own: Mapping[str, Any]) -> tuple[Selection, Artifact | None]:
-        return opened(words, own["trust"], network=own.get("to") != "triton")
+        return opened(words, own["trust"], network=own.get("to") not in ("triton", "bundle"))
 
     return lambda command: _asked_for(command, names, NameOrPath, made, {}, given=2)
 

@@ -26,6 +26,7 @@ from mlpdeploy.engine.batch import Batch
 from mlpdeploy.engine.features import HARDWARE, STRIPPED, VERSION
 from mlpdeploy.engine.signature import Signature
 from mlpdeploy.errors import ArtifactError, InputError
+from mlpdeploy.export.packages import needed
 from mlpdeploy.export.triton import _config, _containers, _repository
 from mlpdeploy.network.labels import read_labels
 from mlpdeploy.precisions import WEIGHT_ONLY
@@ -33,8 +34,6 @@ from mlpdeploy.selection import Selection
 
 KINDS = {"tensorrt": "plan", "tensorrt-rtx": "onnx", "openvino": "onnx", "onnxruntime": "onnx"}
 """What `auto` is, by backend; of others `python`."""
-POLYGRAPHY = ("tensorrt", "tensorrt-rtx", "onnxruntime")
-"""Backends whose engines Polygraphy runs."""
 TEMPLATE = Path(__file__).parent / "template" / "model.py"
 """In a folder that is no package: it imports what only the server has."""
 
@@ -83,7 +82,8 @@ def add(artifact: Artifact, repository: Path, wanted: Wanted | None = None, *, t
             "the model's configuration stays as it was; Triton serves the newest version, unless that says more"
         )
     if kind == "python":
-        notes.append(f"the server's Python needs mlpdeploy {__version__} by itself, {_needed(artifact)}")
+        packages = ", ".join(f"{name} {version}" for name, version in needed(artifact).items())
+        notes.append(f"the server's Python needs mlpdeploy {__version__} by itself, {packages}")
     folder = repository / served.name
     new = [folder / _config.CONFIG, *([folder / _config.LABELS] if words else [])] if version == 1 else []
     files = [*new, *sorted(path for path in (folder / str(version)).rglob("*") if path.is_file())]
@@ -197,15 +197,6 @@ def _engine(artifact: Artifact) -> Any:
     manifest, facts = artifact.manifest, artifact.manifest["facts"]
     selection = {name: value for name, value in manifest["selection"].items() if name not in ("gpus", "level")}
     return selection, manifest["weights"], facts["versions"], facts.get("plugin", {}).get("used")
-
-
-def _needed(artifact: Artifact) -> str:
-    """What the server's Python needs beside mlpdeploy."""
-    versions = artifact.manifest["facts"]["versions"]
-    driven = ["polygraphy"] if artifact.manifest["backend"] in POLYGRAPHY else []
-    return ", ".join(
-        ["numpy", "ml_dtypes", *driven, *(f"{package} {version}" for package, version in versions.items())]
-    )
 
 
 def _labels(artifact: Artifact, path: Path | None, notes: list[str]) -> str | None:
