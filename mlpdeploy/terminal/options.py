@@ -105,7 +105,7 @@ def choosing(*names: str, **usual: str) -> Callable[[Command], Command]:
 def opening(*names: str) -> Callable[[Command], Command]:
     """As `choosing`, of a command that takes a Selection and an Artifact, None where no artifact's folder was named.
 
-    The command takes `trust` too. One that exports to Triton needs no network.
+    The command takes `trust` too. One that exports the engine itself needs no network.
     """
 
     def made(words: dict[str, Any], own: Mapping[str, Any]) -> tuple[Selection, Artifact | None]:

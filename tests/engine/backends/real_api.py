@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,6 +30,7 @@ from mlpdeploy.engine.runner import AS_CALLED
 from mlpdeploy.engine.signature import Port, Signature
 from mlpdeploy.errors import BuildError
 from mlpdeploy.evidence.latency import clocks
+from tests.conftest import REPOSITORY
 from tests.engine.backends import fake_tensorrt
 from tests.engine.backends.real_tensorrt import Typed, called, module
 from tests.engine.fake_gpu import gpu
@@ -39,6 +41,11 @@ __all__ = ["gpu"]
 trt: Any = importlib.import_module("tensorrt")
 OUTPUTS = [Port("y", (8,), "float32")]
 SIGNATURE = Signature((Port("x", (8,), "float32"),), tuple(OUTPUTS), 1, 8)
+OF_CPP = {
+    "getNbIOTensors": "num_io_tensors", "getIOTensorName": "get_tensor_name", "getTensorIOMode": "get_tensor_mode",
+    "getTensorDataType": "get_tensor_dtype", "enqueueV3": "execute_async_v3",
+}  # fmt: skip
+"""Methods that Python knows by another name than that of C++ in its own spelling."""
 ROWS = {"x": np.ones((1, 8), np.float32)}
 
 
@@ -164,6 +171,19 @@ def test_the_plugin_is_registered_as_it_asks(monkeypatch: pytest.MonkeyPatch) ->
     known = importlib.import_module("tensorrt.plugin._lib").QDP_REGISTRY
     definition = known[f"{plugin.NAMESPACE}::{plugin.NAME}"]
     assert definition.register_func and definition.autotune_func and definition.aot_impl_func
+
+
+def test_python_knows_all_that_the_example_in_cpp_calls() -> None:
+    text = (REPOSITORY / "examples" / "plan.cpp").read_text(encoding="utf-8")
+    kinds = {"runtime": trt.Runtime, "engine": trt.ICudaEngine, "context": trt.IExecutionContext}
+    calls = set(re.findall(r"(\w+)->(\w+)\(", text))
+    assert {kind for kind, _ in calls} == {*kinds} and OF_CPP.keys() <= {method for _, method in calls}
+    for kind, method in calls:
+        assert hasattr(
+            kinds[kind], OF_CPP.get(method) or re.sub("[A-Z]", lambda letter: f"_{letter[0].lower()}", method)
+        )
+    types = set(re.findall(r"DataType::k(\w+)", text))
+    assert types <= trt.DataType.__members__.keys() and "FLOAT" in types
 
 
 def test_gpus_of_the_past_are_no_matter(monkeypatch: pytest.MonkeyPatch) -> None:
