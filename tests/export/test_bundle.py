@@ -121,6 +121,9 @@ def test_one_for_a_gpu_carries_its_backend_and_asks_the_driver(artifact: Artifac
     assert {path.name for path in package.iterdir()} == {"__init__.py", "tensorrt"}
     assert "--gpus all" in found["commands"][1]
     assert "cuda-bindings==" in (tmp_path / "bundle" / "requirements.txt").read_text()
+    done = run(tmp_path / "bundle")  # there is no such plan, and perhaps no GPU: no import is what fails
+    assert done.returncode == 1 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
+    assert "mlpdeploy" in done.stdout and "No module" not in done.stderr
 
 
 @pytest.mark.slow

@@ -62,6 +62,7 @@ def add(artifact: Artifact, repository: Path, wanted: Wanted | None = None, *, t
         raise InputError(f"--instances {wanted.instances}: give 1 or more")
     if kind != "onnx":
         trust.require(artifact, backend_of(artifact), trusted)
+    packages = needed(artifact) if kind == "python" else {}
     plans = _plans(artifact, wanted, trusted, notes) if kind == "plan" else {}
     words = _labels(artifact, wanted.labels, notes)
     served = _served(artifact, kind, wanted, plans, words, notes)
@@ -82,8 +83,8 @@ def add(artifact: Artifact, repository: Path, wanted: Wanted | None = None, *, t
             "the model's configuration stays as it was; Triton serves the newest version, unless that says more"
         )
     if kind == "python":
-        packages = ", ".join(f"{name} {version}" for name, version in needed(artifact).items())
-        notes.append(f"the server's Python needs mlpdeploy {__version__} by itself, {packages}")
+        told = ", ".join(f"{name} {version}" for name, version in packages.items())
+        notes.append(f"the server's Python needs mlpdeploy {__version__} by itself, {told}")
     folder = repository / served.name
     new = [folder / _config.CONFIG, *([folder / _config.LABELS] if words else [])] if version == 1 else []
     files = [*new, *sorted(path for path in (folder / str(version)).rglob("*") if path.is_file())]

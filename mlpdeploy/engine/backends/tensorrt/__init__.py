@@ -198,11 +198,9 @@ class TensorRT(EngineBackend):
 
     @contextmanager
     def _load(self, engine: Path, signature: Signature, facts: Mapping[str, Any]) -> Iterator[Contexts]:
-        import torch
-
         with _contexts.deserialised(self.name, engine, facts) as loaded, contextlib.ExitStack() as stack:
             bind = functools.partial(_contexts.bind, loaded, signature.outputs)
-            if torch.cuda.is_available():
+            if _contexts.pytorch_has_gpu():
                 yield OnGpu(lambda: _contexts.computing(loaded), bind)
             else:
                 yield Contexts(lambda: stack.enter_context(_contexts.by_polygraphy(loaded)), bind)

@@ -6,6 +6,7 @@ for the shapes that it meets while it runs, and uses general ones until they are
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -62,6 +63,15 @@ def deserialised(flavour: str, engine: Path, facts: Mapping[str, Any]) -> Iterat
         _features.prepare(trt, made, features, engine.parent / MODEL, errors)
         with _runtime_cache.kernels(trt, made, str(facts.get("engine_sha256"))) as kernels:
             yield Loaded(trt, made, errors, kernels, facts.get("profiles", ()))
+
+
+def pytorch_has_gpu() -> bool:
+    """Whether PyTorch is installed, and can use the GPU."""
+    if importlib.util.find_spec("torch") is None:
+        return False
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def bind(loaded: Loaded, outputs: Sequence[Port], inputs: Tensors) -> Launch:
