@@ -18,7 +18,7 @@ from benchmarks.bundle import measured
 from mlpdeploy.artifact import store
 from mlpdeploy.artifact.store import Artifact
 from mlpdeploy.errors import ArtifactError, InputError
-from mlpdeploy.export import bundle
+from mlpdeploy.export import bundle, packages
 from tests.conftest import Cli
 from tests.export.made_up import made_up
 
@@ -91,7 +91,7 @@ def test_versions_are_those_of_the_manifest(artifact: Artifact, tmp_path: Path) 
         name: versions[name] for name in ("numpy", "onnxruntime")
     }
     minor = ".".join(versions["python"].split(".")[:2])
-    assert (tmp_path / "bundle" / "Dockerfile").read_text().startswith(f"FROM python:{minor}-slim\n")
+    assert (tmp_path / "bundle" / "Dockerfile").read_text().splitlines()[0] == f"FROM python:{minor}-slim"
     assert not [*(tmp_path / "bundle").rglob(".*")] and not [*tmp_path.glob(".*")]
 
 
@@ -115,12 +115,18 @@ def test_what_cannot_be_bundled_is_one_line_and_nothing_is_written(artifact: Art
     assert not (tmp_path / "bundle").exists()
 
 
-def test_one_for_a_gpu_carries_its_backend_and_asks_the_driver(artifact: Artifact, tmp_path: Path) -> None:
+def test_one_for_a_gpu_carries_its_backend_and_asks_the_driver(
+    artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = {"ml_dtypes": "0.5", "polygraphy": "0.53", "cuda-bindings": "13.0"}
+    monkeypatch.setattr(packages, "installed_version", here.get)
     found = bundle.write(made_up(artifact, tmp_path / "plan"), tmp_path / "bundle")
     package = tmp_path / "bundle" / "mlpdeploy" / "engine" / "backends"
     assert {path.name for path in package.iterdir()} == {"__init__.py", "tensorrt"}
     assert "--gpus all" in found["commands"][1]
-    assert "cuda-bindings==" in (tmp_path / "bundle" / "requirements.txt").read_text()
+    assert "/nvidia/cu13/lib\nCOPY" in (tmp_path / "bundle" / "Dockerfile").read_text()
+    lines = (tmp_path / "bundle" / "requirements.txt").read_text().splitlines()
+    assert {"cuda-bindings==13.0", "nvidia-cuda-runtime", "tensorrt==10.13.3.9"} < {*lines}  # the second is not here
     done = run(tmp_path / "bundle")  # there is no such plan, and perhaps no GPU: no import is what fails
     assert done.returncode == 1 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
     assert "mlpdeploy" in done.stdout and "No module" not in done.stderr

@@ -31,11 +31,13 @@ FROM python:{python}-slim
 WORKDIR /engine
 COPY requirements.txt .
 RUN pip install --no-cache-dir -r requirements.txt
-COPY mlpdeploy mlpdeploy
+{libraries}COPY mlpdeploy mlpdeploy
 COPY run.py .
 COPY artifact artifact
 ENTRYPOINT ["python", "/engine/run.py"]
 """
+CUDA = "ENV LD_LIBRARY_PATH=/usr/local/lib/python{python}/site-packages/nvidia/cu13/lib\n"
+"""Where the wheel of CUDA 13 puts its runtime library, and Polygraphy does not look; that of 12 it finds."""
 README = """\
 # {name}: {precision}, {backend}, batch {low} to {high}
 
@@ -71,8 +73,10 @@ def write(artifact: Artifact, folder: Path, *, trusted: bool = False) -> dict[st
         _copy_package(type(backend).__module__, draft / "mlpdeploy")
         shutil.copyfile(TEMPLATE, draft / "run.py")
         texts = {
-            "requirements.txt": "".join(f"{name}=={version}\n" for name, version in versions.items()),
-            "Dockerfile": DOCKERFILE.format(python=_python(manifest)),
+            "requirements.txt": "".join(
+                f"{name}=={version}".removesuffix("==") + "\n" for name, version in versions.items()
+            ),
+            "Dockerfile": _dockerfile(manifest, on_gpu=backend.device(manifest["facts"]) == "cuda"),
             "README.md": _readme(artifact, lines),
         }
         for name, text in texts.items():
@@ -92,12 +96,12 @@ def _copy_package(backend: str, folder: Path) -> None:
     (folder / "__init__.py").write_text(says, encoding="utf-8")
 
 
-def _python(manifest: dict[str, Any]) -> str:
-    """The minor version of the Python that built the engine. Raises ArtifactError where the manifest names none."""
+def _dockerfile(manifest: dict[str, Any], *, on_gpu: bool) -> str:
+    """With the Python that built the engine, by its minor version. Raises ArtifactError where it is not told."""
     told = re.match(r"(\d+\.\d+)\.", manifest["versions"].get("python", ""))
     if told is None:
         raise ArtifactError("the artifact does not say by which Python it was built: build it again")
-    return told[1]
+    return DOCKERFILE.format(python=told[1], libraries=CUDA.format(python=told[1]) if on_gpu else "")
 
 
 def _lines(artifact: Artifact) -> list[str]:

@@ -83,7 +83,7 @@ def add(artifact: Artifact, repository: Path, wanted: Wanted | None = None, *, t
             "the model's configuration stays as it was; Triton serves the newest version, unless that says more"
         )
     if kind == "python":
-        told = ", ".join(f"{name} {version}" for name, version in packages.items())
+        told = ", ".join(f"{name} {version}".rstrip() for name, version in packages.items())
         notes.append(f"the server's Python needs mlpdeploy {__version__} by itself, {told}")
     folder = repository / served.name
     new = [folder / _config.CONFIG, *([folder / _config.LABELS] if words else [])] if version == 1 else []
