@@ -13,6 +13,7 @@ from mlpdeploy.artifact.store import Artifact
 from mlpdeploy.engine.backend import Backend, backends
 from mlpdeploy.engine.batch import Batch
 from mlpdeploy.errors import NetworkError
+from mlpdeploy.network.hub import fetching
 from mlpdeploy.network.source import Source, source_of
 from mlpdeploy.progress import Stages
 from mlpdeploy.selection import Selection
@@ -51,6 +52,8 @@ class Compiled:
 def load(selection: NetworkChoice, stages: Stages) -> Source:
     """The network that was chosen, with its weights."""
     with stages("load"):
+        if (line := fetching(selection)) is not None:
+            stages.say(line)
         found = source_of(selection)
     for note in found.notes:
         stages.say(note)

@@ -6,8 +6,9 @@
     checkpoint    the content of the file
     labels        the content of the file
     calibration   the content of what it names, and the libraries that read it
-    recipe        of a user's network: what it takes, in which ranges, and how its images are prepared
-    network       of a user's network: every operation of the traced graph, and every number that it reads, wherever the
+    recipe        of a network that a name does not tell (`zoo.recipe.changes`): what it takes, in which ranges, and how
+                  its images are prepared
+    network       of the same: every operation of the traced graph, and every number that it reads, wherever the
                   network keeps it
     versions      of mlpdeploy, Python, and the libraries that decide what is emitted
     backend       the versions of the libraries that an engine needs

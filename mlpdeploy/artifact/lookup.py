@@ -14,7 +14,7 @@ from mlpdeploy.errors import ArtifactError, InputError, MlpdeployError
 from mlpdeploy.progress import Stages
 from mlpdeploy.selection import FILES, OUT, Selection
 from mlpdeploy.selection.choice import IMAGES, NEEDS_CALIBRATION
-from mlpdeploy.zoo.recipe import canonical, kind
+from mlpdeploy.zoo.recipe import HUB, canonical, changes
 
 if TYPE_CHECKING:
     from mlpdeploy.graph.tracing.trace import Traced
@@ -30,7 +30,7 @@ def key_of(
 ) -> str | None:
     """The cache key; None where it needs the traced network and there is none yet."""
     own: dict[str, Any] = {}
-    if kind(selection.name) in ("user", "given"):
+    if changes(selection.name):
         if source is None or traced is None:
             return None
         own = {"fingerprint": cache.fingerprint(traced), "known": source.recipe}
@@ -209,6 +209,8 @@ def is_part(path: Path) -> bool:
 def is_path(target: str) -> bool:
     """Whether a target is a file or folder, rather than the name of a network."""
     path = Path(target)
+    if target.startswith(HUB):  # whose names have a slash
+        return False
     if os.path.isfile(path) or os.path.lexists(path / store.MANIFEST) or len(path.parts) > 1:
         return True
     try:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from mlpdeploy.artifact import cache
 from mlpdeploy.engine.backend import Backend, Built
+from mlpdeploy.network import hub
 from mlpdeploy.selection import Selection
-from mlpdeploy.zoo.recipe import Recipe, kind
+from mlpdeploy.zoo.recipe import Recipe, changes, kind
 
 if TYPE_CHECKING:
     from torch import fx
@@ -55,7 +56,7 @@ def describe(
             "labels": None if labels is None else list(labels),
         },
         "selection": selection.to_json(),
-        "network": cache.fingerprint(compiled.traced) if kind(selection.name) in ("user", "given") else None,
+        "network": cache.fingerprint(compiled.traced) if changes(selection.name) else None,
         "weights": _weights(selection, source.bare.network),
         "precision": selection.precision,
         "batch": selection.profile.to_json(),
@@ -129,7 +130,10 @@ def _weights(selection: Selection, network: Any) -> dict[str, Any]:
     if kind(selection.name) == "given":
         return found | {"kind": "given", "sha256": cache.weights_sha256(network)}
     if selection.pretrained:
-        return found | {"kind": "pretrained", "tag": network.pretrained_cfg.get("tag")}
+        config = network.pretrained_cfg
+        repository = config.get("hf_hub_id")
+        known = {} if repository is None else {"repository": repository, "commit": hub.commit(repository)}
+        return found | {"kind": "pretrained", "tag": config.get("tag"), **known}
     if kind(selection.name) == "user":
         return found | {"kind": "factory", "seed": selection.seed}
     return found | {"kind": "random", "random": True, "seed": selection.seed}

@@ -92,7 +92,7 @@ MANIFEST = {
     "key": (str, None), "created": str, "selection": SELECTION, "network?": (str, None),
     "recipe": {"name": str, "family": str, "source": str, "parameters": COUNT, "images?": (IMAGES, None),
                "inputs?": [PORT, ...], "classes?": (COUNT, None), "labels?": ([str], None)},
-    "weights": {"text": str, "random": bool, "sha256?": str},
+    "weights": {"text": str, "random": bool, "sha256?": str, "repository?": str, "commit?": (str, None)},
     "precision": str, "batch": BATCHES, "inputs": [PORT, ...], "outputs": [PORT, ...],
     "mapping?": bool, "backend": str, "engine": str, "versions": {str: str}, "gpus": [str], "facts": FACTS,
     "rules": [{"name": str, "fired": COUNT, "refused": PLACES, "seconds": AMOUNT}],

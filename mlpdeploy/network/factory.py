@@ -5,10 +5,9 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
-import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -16,13 +15,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from mlpdeploy.errors import InputError, MachineLacks
+from mlpdeploy.errors import InputError
+from mlpdeploy.network import hub
 from mlpdeploy.selection.choice import NetworkChoice
 from mlpdeploy.system.guest import bare, guest, one_line, settings_kept
-from mlpdeploy.zoo.recipe import Recipe, kind
-
-_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-"""What files of weights are called on the Hugging Face Hub."""
+from mlpdeploy.zoo.recipe import HUB, Recipe, kind
 
 
 def check_timm(name: str) -> None:
@@ -102,22 +99,26 @@ def _make_timm(recipe: Recipe, choice: NetworkChoice) -> nn.Module:
 
     name = recipe.factory.removeprefix("timm:")
     options: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
-    if pretrained:
-        options |= _cached_weights(_pretrained(recipe, name, num_classes))
-        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries; a failure is told once, below
-    sized = options if image_size is None else options | {"img_size": image_size}
-    try:
+    with ExitStack() as stack:
+        if name.startswith(HUB):
+            weights = [hub.WEIGHTS] if pretrained else []
+            stack.enter_context(hub.reached(name.removeprefix(HUB), (hub.CONFIG,), *weights))
+        elif pretrained and (config := _pretrained(recipe, name, num_classes)).hf_hub_id:
+            names = tuple(filter(None, (config.hf_hub_filename, *hub.WEIGHTS)))
+            stack.enter_context(hub.reached(config.hf_hub_id, names))
+        sized = options if image_size is None else options | {"img_size": image_size}
         try:
-            return timm.create_model(name, pretrained=pretrained, **sized)
-        except TypeError as error:
-            if "img_size" not in str(error):
-                raise
-            # Convolutional networks take any size, so their constructors have no such argument.
-            return timm.create_model(name, pretrained=pretrained, **options)
-    except Exception as error:
-        if pretrained:
-            raise _unreachable(name, one_line(error)) from error
-        raise _refused(recipe, choice, error) from error
+            try:
+                return timm.create_model(name, pretrained=pretrained, **sized)
+            except TypeError as error:
+                if "img_size" not in str(error):
+                    raise
+                # Convolutional networks take any size, so their constructors have no such argument.
+                return timm.create_model(name, pretrained=pretrained, **options)
+        except Exception as error:
+            if pretrained and not isinstance(error, LookupError | TypeError | ValueError):
+                raise hub.unreachable(name, one_line(error)) from error
+            raise _refused(recipe, choice, error) from error
 
 
 def _pretrained(recipe: Recipe, name: str, num_classes: int | None) -> Any:
@@ -133,35 +134,6 @@ def _pretrained(recipe: Recipe, name: str, num_classes: int | None) -> Any:
             "drop --num-classes, or pass --checkpoint FILE with your own head"
         )
     return config
-
-
-def _cached_weights(config: Any) -> dict[str, Any]:
-    """The file of pretrained weights in the Hub's cache, as an option of timm's; nothing where the Hub answers.
-
-    The Hub's own client tries for a minute to reach what does not answer. It is asked once before, and only where it
-    answers is it asked for the weights. Raises MachineLacks where it does not, and they are not in the cache either.
-    """
-    import huggingface_hub as hub
-
-    if not config.hf_hub_id or hub.constants.is_offline_mode():
-        return {}
-    try:
-        hub.get_session().head(hub.constants.ENDPOINT, timeout=hub.constants.HF_HUB_DOWNLOAD_TIMEOUT)
-        return {}
-    except Exception as error:  # whatever the HTTP client of this version raises
-        repository, _, revision = config.hf_hub_id.partition("@")
-        for name in filter(None, (config.hf_hub_filename, *_WEIGHTS)):
-            found = hub.try_to_load_from_cache(repository, name, revision=revision or None)
-            if isinstance(found, str):
-                return {"pretrained_cfg_overlay": {"file": found}}
-        raise _unreachable(repository, f"{hub.constants.ENDPOINT}: {one_line(error)}") from error
-
-
-def _unreachable(name: str, reason: str) -> MachineLacks:
-    return MachineLacks(
-        f"timm could not fetch the pretrained weights of {name} ({reason}): "
-        "check the network access, or download a checkpoint and pass --checkpoint FILE"
-    )
 
 
 def _make_object(recipe: Recipe, choice: NetworkChoice, options: Mapping[str, Any]) -> nn.Module:

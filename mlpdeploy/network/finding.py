@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mlpdeploy.errors import InputError
-from mlpdeploy.zoo.recipe import Recipe, canonical, kind, made, recipes
+from mlpdeploy.zoo.recipe import HUB, Recipe, canonical, kind, made, recipes
 
 
 def find(name: str) -> Recipe:
@@ -13,6 +13,8 @@ def find(name: str) -> Recipe:
         return recipes()[name]
     if kind(name) == "given":
         raise InputError(f"{name} was a network in hand in Python, no name finds it: pass it to mlpdeploy.compile")
+    if name.startswith(HUB):
+        return made(name, {"family": "timm", "factory": name, "source": "Hugging Face Hub"})
     from mlpdeploy.network import factory
 
     if kind(name) == "timm":

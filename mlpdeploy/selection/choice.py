@@ -21,7 +21,7 @@ from mlpdeploy.precisions import PRECISIONS, QUANTISED
 from mlpdeploy.selection.checks import at_least, distinct, known_rule, one_of
 from mlpdeploy.selection.option import option
 from mlpdeploy.selection.parse import parse_batch, parse_input, parse_mean, parse_shape, parse_std, parse_words
-from mlpdeploy.zoo.recipe import canonical, kind
+from mlpdeploy.zoo.recipe import HUB, canonical, kind
 
 IO = ("fp32", "fp16", "bf16")
 PLUGIN = ("auto", "on", "off")
@@ -107,7 +107,7 @@ class NetworkChoice:
         if self.checkpoint is not None:
             return f"weights from {self.checkpoint}"
         if self.pretrained:
-            return "timm's pretrained weights"
+            return f"the weights of {self.name}" if self.name.startswith(HUB) else "timm's pretrained weights"
         if kind(self.name) == "given":
             return "weights of the network that was given in Python"
         if kind(self.name) == "user":

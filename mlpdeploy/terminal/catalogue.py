@@ -25,7 +25,7 @@ def print_catalogue(console: Console, catalogue: Sequence[Mapping[str, Any]], de
             console.print(line, highlight=False)
     which = "below each network which" if detailed else "`mlpdeploy list PATTERN` says which"
     console.print(f"\nTop-1 is what was published, in percent. Rewrites: how often rules fire; {which}.")
-    console.print("Other networks: timm:<model> and package.module:factory.", markup=False)
+    console.print("Other networks: timm:<model>, hf-hub:owner/model and package.module:factory.", markup=False)
 
 
 def print_rulebook(console: Console, rules: Sequence[Mapping[str, Any]]) -> None:

@@ -43,7 +43,10 @@ def _precisions(incomplete: str) -> list[str]:
 
 Name = Annotated[
     str,
-    typer.Argument(help="A recipe (see list), timm:<model>, or package.module:factory.", autocompletion=_recipes),
+    typer.Argument(
+        help="A recipe (see list), timm:<model>, hf-hub:owner/model, or package.module:factory.",
+        autocompletion=_recipes,
+    ),
 ]
 NameOrPath = Annotated[
     str,

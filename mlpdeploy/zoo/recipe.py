@@ -2,6 +2,7 @@
 
     vip_s7                    a recipe of `recipes/*.toml`, or one of its aliases
     timm:mixer_b32_224        any model that timm can build
+    hf-hub:owner/model        a model for timm on the Hugging Face Hub; owner/model@revision too
     package.module:factory    an `nn.Module`, or a class or function that makes one, found from the current folder
     python:Net                a network that was in hand when `mlpdeploy.compile` was called; no name finds it again
 
@@ -12,6 +13,7 @@ needs them, so that names can be listed and checked at once.
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -28,6 +30,15 @@ Kind = Literal["recipe", "timm", "user", "given"]
 
 GIVEN = "python:"
 """What the names of networks that were in hand begin with."""
+
+HUB = "hf-hub:"
+"""What the names of models on the Hugging Face Hub begin with, as timm's do."""
+
+REPOSITORY = r"\w[\w.-]*/\w[\w.-]*"
+"""What a repository on the Hub is called, as a regular expression."""
+
+OTHERS = "timm:<model>, hf-hub:owner/model or package.module:factory"
+"""What names networks that have no recipe."""
 
 UNIT = "unit"
 """What stands for the layout of pixels that are numbers in [0, 1]."""
@@ -157,26 +168,36 @@ def recipes() -> Mapping[str, Recipe]:
 
 def kind(name: str) -> Kind:
     """How a name is looked up."""
-    if name.startswith("timm:"):
+    if name.startswith(("timm:", HUB)):
         return "timm"
     if name.startswith(GIVEN):
         return "given"
     return "user" if ":" in name else "recipe"
 
 
+def changes(name: str) -> bool:
+    """Whether only the built network tells what a name means: the user's code, or what lies on the Hub by now."""
+    return kind(name) in ("user", "given") or name.startswith(HUB)
+
+
 def canonical(name: str) -> str:
     """The name without aliases. Raises InputError, with the nearest names, where a recipe's name is unknown."""
+    if (hub := re.match(r"(timm:)?hf[-_]hub:", name)) is not None:
+        repository = name[hub.end() :]
+        if not re.fullmatch(REPOSITORY + r"(@[\w./-]+)?", repository):
+            raise InputError(f"{name!r} is no model of the Hugging Face Hub: write {HUB}owner/model, perhaps @revision")
+        return HUB + repository
     if kind(name) != "recipe":
         prefix, _, rest = name.partition(":")
         if not prefix or not rest:
-            raise InputError(f"{name!r} is not a network: write timm:<model> or package.module:factory")
+            raise InputError(f"{name!r} is not a network: write {OTHERS}")
         return name
     aliases = {alias: recipe.name for recipe in recipes().values() for alias in recipe.aliases}
     if name in recipes() or name in aliases:
         return aliases.get(name, name)
     near = difflib.get_close_matches(name, [*recipes(), *aliases], n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else "see `mlpdeploy list`."
-    raise InputError(f"there is no network {name!r}: {hint} timm:<model> and package.module:factory work too")
+    raise InputError(f"there is no network {name!r}: {hint} Other names are {OTHERS}")
 
 
 def given(name: str, inputs: tuple[Input, ...]) -> Recipe:

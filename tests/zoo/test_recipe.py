@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
-from types import SimpleNamespace
 
-import huggingface_hub
 import pytest
-import timm
 import torch
-from safetensors.torch import save_file
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import mlpdeploy
-from mlpdeploy.errors import MachineLacks
 from mlpdeploy.network import factory
 from mlpdeploy.network.finding import find
 from mlpdeploy.network.source import complete, reference
@@ -70,47 +64,6 @@ def test_any_timm_model_is_a_network() -> None:
     assert (recipe.input_shape, recipe.num_classes) == ((3, 64, 64), 7)
     logits = network(torch.randn(2, 3, 64, 64))
     assert logits.shape == (2, 7) and bool(logits.isfinite().all()) and bool(logits.std() > 0)
-
-
-def test_pretrained_weights_without_network_access(monkeypatch: pytest.MonkeyPatch) -> None:
-    def unreachable(*_: object, **__: object) -> nn.Module:
-        raise OSError("cannot reach the hub\nretried 3 times")
-
-    monkeypatch.setattr(huggingface_hub, "get_session", lambda: SimpleNamespace(head=lambda *_, **__: None))
-    monkeypatch.setattr(timm, "create_model", unreachable)
-    with pytest.raises(MachineLacks, match=r"could not fetch .*cannot reach the hub\).*--checkpoint") as caught:
-        reference("mixer_b16", pretrained=True)
-    assert "\n" not in str(caught.value)
-
-
-class Unreachable:
-    """A client of HTTP on a machine that reaches nothing; it counts how often it was asked."""
-
-    asked = 0
-
-    def head(self, url: str, timeout: float) -> None:
-        self.asked += 1
-        raise OSError(f"nothing answers at {url}")
-
-
-def test_a_hub_that_does_not_answer_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    client = Unreachable()
-    monkeypatch.setattr(huggingface_hub, "get_session", lambda: client)
-    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_, **__: None)
-    monkeypatch.setattr(timm, "create_model", lambda *_, **__: pytest.fail("the hub was asked for the weights"))
-    with pytest.raises(MachineLacks, match=r"mixer_b16_224.*nothing answers at .*--checkpoint FILE"):
-        reference("mixer_b16", pretrained=True)
-    assert client.asked == 1
-
-
-def test_weights_in_the_hubs_cache_need_no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    trained = reference("timm:test_vit", seed=3)
-    save_file(trained.state_dict(), tmp_path / "model.safetensors")
-    cached = {"model.safetensors": str(tmp_path / "model.safetensors")}
-    monkeypatch.setattr(huggingface_hub, "get_session", Unreachable)
-    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda _, file, **__: cached.get(file))
-    found = reference("timm:test_vit", pretrained=True, seed=4).state_dict()
-    assert all(torch.equal(tensor, found[key]) for key, tensor in trained.state_dict().items())
 
 
 def test_random_weights_depend_on_the_seed_only() -> None:
