@@ -39,6 +39,7 @@ from mlpdeploy.terminal.cli_evaluate import evaluate
 from mlpdeploy.terminal.cli_export import export, print_reduced, reduced
 from mlpdeploy.terminal.cli_measure import bench, history, regress, sensitivity
 from mlpdeploy.terminal.cli_predict import predict
+from mlpdeploy.terminal.cli_push import push
 from mlpdeploy.terminal.live import Live
 from mlpdeploy.terminal.options import Data, Json, Out, Trust, choosing, opening, print_json, printing, require_room
 from mlpdeploy.terminal.screen import Terminal
@@ -173,7 +174,7 @@ def verify(
         raise typer.Exit(1)
 
 
-for command in (bench, regress, history, sensitivity, export, predict, evaluate):
+for command in (bench, regress, history, sensitivity, export, push, predict, evaluate):
     app.command()(command)
 
 
