@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -109,16 +109,19 @@ def _make_timm(recipe: Recipe, choice: NetworkChoice) -> nn.Module:
         sized = options if image_size is None else options | {"img_size": image_size}
         try:
             try:
-                return timm.create_model(name, pretrained=pretrained, **sized)
+                network: Any = timm.create_model(name, pretrained=pretrained, **sized)
             except TypeError as error:
                 if "img_size" not in str(error):
                     raise
                 # Convolutional networks take any size, so their constructors have no such argument.
-                return timm.create_model(name, pretrained=pretrained, **options)
+                network = timm.create_model(name, pretrained=pretrained, **options)
         except Exception as error:
-            if pretrained and not isinstance(error, LookupError | TypeError | ValueError):
+            if pretrained and not isinstance(error, LookupError | RuntimeError | TypeError | ValueError):
                 raise hub.unreachable(name, one_line(error)) from error
             raise _refused(recipe, choice, error) from error
+    if pretrained:  # of a model on the Hub, only the configuration that was fetched says it
+        _require_classes(recipe, num_classes, network.pretrained_cfg["num_classes"])
+    return cast(nn.Module, network)
 
 
 def _pretrained(recipe: Recipe, name: str, num_classes: int | None) -> Any:
@@ -128,12 +131,17 @@ def _pretrained(recipe: Recipe, name: str, num_classes: int | None) -> Any:
     config = get_pretrained_cfg(name)
     if config is None or not (config.hf_hub_id or config.url or config.file):
         raise InputError(f"timm has no pretrained weights for {name}: pass --checkpoint FILE, or neither")
-    if num_classes is not None and num_classes != config.num_classes:
+    _require_classes(recipe, num_classes, config.num_classes)
+    return config
+
+
+def _require_classes(recipe: Recipe, asked: int | None, theirs: int) -> None:
+    """Raises InputError where pretrained weights have another number of classes: timm would make a random head."""
+    if asked not in (None, theirs):
         raise InputError(
-            f"the pretrained weights of {recipe.name} have {config.num_classes} classes, not {num_classes}: "
+            f"the pretrained weights of {recipe.name} have {theirs} classes, not {asked}: "
             "drop --num-classes, or pass --checkpoint FILE with your own head"
         )
-    return config
 
 
 def _make_object(recipe: Recipe, choice: NetworkChoice, options: Mapping[str, Any]) -> nn.Module:

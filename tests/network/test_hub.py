@@ -54,7 +54,7 @@ def use(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
 @pytest.fixture(scope="module")
 def files() -> dict[str, bytes]:
     """A small model of timm's as its authors put it on the Hub."""
-    taken = {"input_size": [3, 160, 160], "fixed_input_size": True}
+    taken = {"input_size": [3, 160, 160], "fixed_input_size": True, "classifier": "head"}
     config = {"architecture": "test_vit", "num_classes": 1000, "pretrained_cfg": taken}
     return {
         "config.json": json.dumps(config).encode(),
@@ -161,6 +161,14 @@ def test_what_was_fetched_once_needs_no_network(
     assert logging.getLogger("huggingface_hub").level == level and capfd.readouterr() == ("", "")
     with pytest.raises(MachineLacks, match="someone/tiny@v2"):
         reference(f"{NAME}@v2")
+
+
+def test_a_head_of_other_classes_is_not_made_up(files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    with answering(files=files) as (address, _):
+        use(monkeypatch, address)
+        with pytest.raises(InputError, match="have 1000 classes, not 7"):
+            reference(NAME, pretrained=True, num_classes=7)
+        assert reference(NAME, num_classes=7)(torch.zeros(1, 3, 160, 160)).shape == (1, 7)
 
 
 @pytest.mark.slow

@@ -204,7 +204,13 @@ def _measured(manifest: Mapping[str, Any], bench: Mapping[str, Any] | None) -> s
             numbers = [f"{one[key]:.3g}" for key in ("median_ms", "p90_ms", "p99_ms", "images_per_second")]
             rows.append([measurement["batch"], one["name"], *numbers, beside])
     header = ["batch:", "contender", "median ms:", "p90:", "p99:", "images/s:", "times as long as the engine"]
-    return "\n\n".join(["## Latency", table(header, rows), *_on_device(bench)])
+    return "\n\n".join(["## Latency", _machine(bench["machine"]), table(header, rows), *_on_device(bench)])
+
+
+def _machine(machine: Mapping[str, Any]) -> Markdown:
+    """What the times belong to."""
+    gpu = f", {machine['gpu']['name']}" if machine.get("gpu") else ""
+    return text(f"Measured on {machine['cpu']}, {machine['cores']} cores{gpu}.")
 
 
 def _on_device(bench: Mapping[str, Any]) -> list[str]:
