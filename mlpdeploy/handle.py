@@ -16,6 +16,7 @@ from mlpdeploy.engine.held import Held
 from mlpdeploy.engine.runner import AS_CALLED, Loading
 from mlpdeploy.errors import ArtifactError, InputError
 from mlpdeploy.selection import Selection
+from mlpdeploy.selection.checks import at_least
 from mlpdeploy.zoo.recipe import kind
 
 if TYPE_CHECKING:
@@ -107,8 +108,7 @@ class Engine:
 
         Raises what a call does, and InputError for less than one context.
         """
-        if contexts < 1:
-            raise InputError(f"a pool has one context or more, not {contexts}")
+        at_least("contexts of a pool", contexts, 1)
         loading = replace(self._loading, contexts=contexts)
         made = Engine(self._artifact, self._source, trusted=self._trusted, loading=loading)
         made._of = self  # whose temporary folder goes when it does
@@ -289,4 +289,8 @@ def _again(folder: str, manifest: dict[str, Any], trusted: bool, loading: Loadin
 
 
 def floats(values: Sequence[float] | None) -> tuple[float, ...] | None:
-    return None if values is None else tuple(map(float, values))
+    """One number a channel. Raises InputError where they are none."""
+    try:
+        return None if values is None else tuple(map(float, values))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{values!r}: give one number a channel, such as [0.5, 0.5, 0.5]") from error

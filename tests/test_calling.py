@@ -182,7 +182,7 @@ def test_a_pool_answers_threads_and_outlives_what_it_was_made_from(engine: Engin
         assert all(found) and repr(pool) == repr(engine)
         again = pickle.loads(pickle.dumps(pool))
         assert again._loading == pool._loading and alike(again(*known[0][0]), known[0][1])
-    with pytest.raises(InputError, match="one context or more, not 0"):
+    with pytest.raises(InputError, match="contexts of a pool 0: it must be at least 1"):
         engine.pool(0)
 
 

@@ -23,6 +23,7 @@ from mlpdeploy.evidence.proof.images import Preprocess, Skipped, image_files, re
 from mlpdeploy.network.labels import IMAGENET, imagenet, read_labels
 from mlpdeploy.progress import Listener, Stages
 from mlpdeploy.selection import Selection
+from mlpdeploy.selection.checks import at_least
 from mlpdeploy.system.turns import in_turn
 from mlpdeploy.zoo.recipe import kind
 
@@ -84,8 +85,9 @@ def predict(
     folder is one, or the network classifies no images, ArtifactError where nothing of that selection is built, and
     MachineLacks where its engine cannot run here.
     """
-    if top < 1:
-        raise InputError(f"--top {top}: give 1 or more")
+    at_least("--top", top, 1)
+    if not paths:
+        raise InputError("give an image, or a folder of them")
     stages = Stages(progress)
     backend = pick(selection.backend, selection.precision, selection.gpus)
     selection = selection.with_backend(backend.name)

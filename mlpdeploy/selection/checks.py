@@ -49,5 +49,7 @@ def positive(option: str, seconds: float) -> float:
 
 
 def at_least(what: str, value: int | None, least: int) -> None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+        raise InputError(f"{what} {value!r}: it must be a whole number")
     if value is not None and value < least:
         raise InputError(f"{what} {value}: it must be at least {least}")

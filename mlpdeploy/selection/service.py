@@ -35,7 +35,7 @@ class ServiceChoice:
 
     def __post_init__(self) -> None:
         if self.pixels is not None:
-            parse_pixels(self.pixels)
+            parse_pixels(str(self.pixels))
             if self.normalize:
                 raise InputError("--pixels normalises by itself: drop --normalize")
         at_least("top k", self.topk, 1)

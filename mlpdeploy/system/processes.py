@@ -19,6 +19,12 @@ GRACE = 5.0
 """Seconds that a process has to undo what it began."""
 
 
+def left_to_its_parent(*_: object) -> None:
+    """Signals that reach all processes at once are the parent's to answer: a child of it goes on until it is told."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
 class Terminated(BaseException):
     """The process was asked to end; `exit_code` is what a shell reports for the signal."""
 

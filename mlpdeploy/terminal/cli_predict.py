@@ -31,7 +31,7 @@ SKIPPED = 5
 """Unreadable images that are named one by one."""
 
 
-@opening(*(name for name in TAKES["verify"] if name != "limit"))
+@opening(*(name for name in TAKES["verify"] if name != "limit"), network=False)
 def predict(
     selection: Selection,
     artifact: Artifact | None,

@@ -105,14 +105,14 @@ def choosing(*names: str, **usual: str) -> Callable[[Command], Command]:
     return lambda command: _asked_for(command, names, Name, made, usual, given=1)
 
 
-def opening(*names: str) -> Callable[[Command], Command]:
+def opening(*names: str, network: bool = True) -> Callable[[Command], Command]:
     """As `choosing`, of a command that takes a Selection and an Artifact, None where no artifact's folder was named.
 
-    The command takes `trust` too. One that exports the engine itself needs no network.
+    The command takes `trust` too. One that only runs or exports the engine itself needs no `network`.
     """
 
     def made(words: dict[str, Any], own: Mapping[str, Any]) -> tuple[Selection, Artifact | None]:
-        return opened(words, own["trust"], network=own.get("to") not in ("triton", "bundle"))
+        return opened(words, own["trust"], network=network and own.get("to") not in ("triton", "bundle"))
 
     return lambda command: _asked_for(command, names, NameOrPath, made, {}, given=2)
 

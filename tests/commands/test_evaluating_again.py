@@ -42,7 +42,7 @@ def ending(self, counted):
         ending.done = True
         if sys.argv[1] == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
-        os.killpg(0, signal.SIGINT)
+        os.killpg(0, signal.SIGINT if sys.argv[1] == "interrupt" else signal.SIGTERM)
 
 ending.done = False
 tally.Kept.write = ending
@@ -189,17 +189,17 @@ def test_where_nothing_can_be_kept_it_is_said_once(again: Any, tmp_path: Path, m
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["kill", "interrupt"])
+@pytest.mark.parametrize("how", ["kill", "interrupt", "terminate"])
 def test_a_process_that_ends_leaves_what_it_counted(
     home: Path, built: tuple[Selection, Artifact], data: Path, again: Any, warm: Warm, how: str
 ) -> None:
     (data.parent / "ended.py").write_text(ENDED)
     words = ["evaluate", str(built[1].folder), "--data", str(data), "--workers", "2", "--only", "engine", "--json"]
     found = warm.run([str(data.parent / "ended.py"), how, *words], home, PYTHONPATH=f"{REPOSITORY}:{home}")
-    assert found.returncode == {"kill": -9, "interrupt": 130}[how], found.stderr
+    assert found.returncode == {"kill": -9, "interrupt": 130, "terminate": 143}[how], found.stderr
     assert "Traceback" not in found.stderr
-    if how == "interrupt":
-        assert json.loads(found.stdout)["error"]["exit_code"] == 130
+    if how != "kill":
+        assert json.loads(found.stdout)["error"]["exit_code"] == found.returncode
     whole, lines = again()
     assert any(f" of {COUNT} images were finished before" in line for line in lines)
     assert whole == again(restart=True)[0]

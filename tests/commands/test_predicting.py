@@ -146,7 +146,7 @@ def test_what_cannot_be_predicted_is_one_line(home: Path, tmp_path: Path) -> Non
             predict(asked, paths)
         assert "\n" not in str(raised.value) and "_io" not in str(raised.value)
     for top in (0, -1):
-        with pytest.raises(InputError, match=f"--top {top}: give 1 or more"):
+        with pytest.raises(InputError, match=f"--top {top}: it must be at least 1"):
             predict(asked, [home / "images"], top=top)
 
 

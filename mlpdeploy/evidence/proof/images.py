@@ -19,9 +19,11 @@ import numpy as np
 from PIL import Image
 
 from mlpdeploy.errors import InputError, MlpdeployError
+from mlpdeploy.evidence.proof.pixels import laid_out
 from mlpdeploy.selection.choice import RESIZES
 from mlpdeploy.system.files import opened
-from mlpdeploy.zoo.recipe import UNIT, Recipe
+from mlpdeploy.system.processes import left_to_its_parent
+from mlpdeploy.zoo.recipe import Recipe
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -172,7 +174,9 @@ def readable(
     with warnings.catch_warnings():
         # More workers than cores are as asked; and of the threads at a fork, those that read need none.
         warnings.simplefilter("ignore")
-        read = iter(DataLoader(data, AT_ONCE, num_workers=workers, collate_fn=list, generator=torch.Generator()))
+        made: Any = DataLoader(data, AT_ONCE, num_workers=workers, collate_fn=list, generator=torch.Generator(),
+                               worker_init_fn=left_to_its_parent)  # fmt: skip
+        read = iter(made)
     try:
         for file, found in zip(files, chain.from_iterable(read), strict=True):
             if isinstance(found, str):
@@ -235,14 +239,6 @@ def transform(image: Image.Image, preprocess: Preprocess) -> np.ndarray:
     if Image.MAX_IMAGE_PIXELS and edge**2 * long / short > 2 * Image.MAX_IMAGE_PIXELS:
         raise ValueError(f"of {image.width}x{image.height} pixels, it is too long to be resized to {edge:.0f} across")
     return laid_out(np.asarray(_transform(preprocess)(image).numpy()), preprocess.pixels)
-
-
-def laid_out(image: np.ndarray, pixels: str) -> np.ndarray:
-    """An image (..., channels, height, width) as a network takes it (see `Recipe.pixels`): bytes in their layout."""
-    if pixels in ("", UNIT):
-        return image
-    rounded = np.rint(image * 255).astype(np.uint8)
-    return np.ascontiguousarray(np.moveaxis(rounded, -3, -1)) if pixels.startswith("hwc") else rounded
 
 
 @cache

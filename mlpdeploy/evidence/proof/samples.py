@@ -18,7 +18,8 @@ import numpy as np
 from PIL import Image
 
 from mlpdeploy.errors import InputError, MachineLacks
-from mlpdeploy.evidence.proof.images import LIMIT, Preprocess, Skipped, laid_out, load_folder, require_images
+from mlpdeploy.evidence.proof.images import LIMIT, Preprocess, Skipped, load_folder, require_images
+from mlpdeploy.evidence.proof.pixels import laid_out
 from mlpdeploy.graph.tracing.rows import alike
 from mlpdeploy.progress import Stages
 from mlpdeploy.system.files import opened

@@ -144,6 +144,8 @@ def _served(
     signature, batch = Signature.from_facts(facts), Batch.from_facts(facts)
     asked = wanted.name or Selection.from_json(artifact.manifest["selection"]).folder_name
     name = re.sub(r"^[^A-Za-z0-9_]+|[^A-Za-z0-9_.-]", "_", asked)
+    if wanted.name is not None and name != asked:
+        raise InputError(f"--model-name {asked!r}: give letters, digits, and _ . -, the first of them no . or -")
     if name != asked:
         notes.append(f"the model is called {name}: in {asked!r} are characters that no address of Triton's takes")
     if batch.min > 1:
