@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mlpdeploy.engine.signature import Signature, numpy_dtype
@@ -28,46 +27,20 @@ def shared(openvino: Any, array: np.ndarray) -> Any:
 
 
 class Request:
-    """A context: an inference request, which reads and writes the caller's arrays.
+    """A context: an inference request, which reads the caller's arrays and whose outputs are copied into the caller's.
 
-    To bind an array takes microseconds. What is small is copied instead, from and into arrays that stay bound for as
-    long as calls have the same batch size.
+    Outputs are not bound: engines that are let go of and loaded anew while requests have bound outputs end the process
+    at times, by a segmentation fault.
     """
 
     def __init__(self, openvino: Any, compiled: Any, signature: Signature) -> None:
         self._openvino, self._request = openvino, compiled.create_infer_request()
         inputs, outputs = places(compiled.inputs), places(compiled.outputs)
-        set_input, set_output = self._request.set_input_tensor, self._request.set_output_tensor
-        ports = [
-            *((port, partial(set_input, inputs[port.name])) for port in signature.inputs if port.name in inputs),
-            *((port, partial(set_output, outputs[port.name])) for port in signature.outputs),
-        ]
-        self._small = [(port, bind) for port, bind in ports if signature.is_small(port)]
-        self._large = [(port.name, bind) for port, bind in ports if not signature.is_small(port)]
-        self._read, self._made = (
-            [port.name for port, _ in self._small if port in side] for side in (signature.inputs, signature.outputs)
-        )
-        self._rows, self._kept = 0, dict[str, "np.ndarray"]()
+        self._read = [(place, name) for name, place in inputs.items() if name in {one.name for one in signature.inputs}]
+        self._made = [(outputs[port.name], port.name, numpy_dtype(port.dtype)) for port in signature.outputs]
 
     def __call__(self, inputs: Arrays, outputs: Arrays) -> None:
-        if (rows := len(next(iter(inputs.values())))) != self._rows:
-            self._keep(rows)
-        for name in self._read:
-            self._kept[name][...] = inputs[name]
-        given = [
-            (bind, shared(self._openvino, (inputs if name in inputs else outputs)[name])) for name, bind in self._large
-        ]
-        for bind, tensor in given:
-            bind(tensor)
-        self._request.infer(share_outputs=True)
-        for name in self._made:
-            outputs[name][...] = self._kept[name]
-
-    def _keep(self, rows: int) -> None:
-        """Bind arrays of this request's own for what is small."""
-        import numpy as np
-
-        for port, bind in self._small:
-            self._kept[port.name] = np.empty((rows, *port.shape), numpy_dtype(port.dtype))
-            bind(shared(self._openvino, self._kept[port.name]))
-        self._rows = rows
+        given = {place: shared(self._openvino, inputs[name]) for place, name in self._read}
+        results = self._request.infer(given, share_outputs=True)
+        for place, name, dtype in self._made:
+            outputs[name][...] = results[place].view(dtype) if dtype.kind == "V" else results[place]
