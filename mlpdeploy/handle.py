@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from mlpdeploy import pipeline
 from mlpdeploy.artifact import store, trust
 from mlpdeploy.artifact.copying import copy
 from mlpdeploy.engine.batch import Batch
-from mlpdeploy.engine.held import Held
+from mlpdeploy.engine.held import Held, Holding
 from mlpdeploy.engine.runner import AS_CALLED, Loading
 from mlpdeploy.errors import ArtifactError, InputError
 from mlpdeploy.selection import Selection
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from mlpdeploy.progress import Listener
 
 
-class Engine:
+class Engine(Holding):
     """A built engine: an artifact, and what is needed to run it and to prove it.
 
     Made by `compile` and `load`. It holds the loaded engine from the first call on, until `close` (it is a context
@@ -239,16 +239,6 @@ class Engine:
         An artifact that was there is replaced, in one step. Raises InputError where something else is there.
         """
         return copy(self._artifact, Path(path)).folder
-
-    def close(self) -> None:
-        """Let go of the loaded engine, once calls in progress are done; a later call loads it again."""
-        self._held.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
 
     def _network(self, network: nn.Module | None, needs: str = "verify(network)") -> Source | None:
         """The network to verify against; None where the selection's name finds it, and may be used to find it.

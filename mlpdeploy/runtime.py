@@ -10,10 +10,10 @@ PyTorch nor what builds engines. An engine of `inductor` is PyTorch's, and loads
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from mlpdeploy.artifact import store, trust
-from mlpdeploy.engine.held import Held
+from mlpdeploy.engine.held import Held, Holding
 from mlpdeploy.engine.signature import Port, Signature
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mlpdeploy.engine.runner import Arrays
 
 
-class Engine:
+class Engine(Holding):
     """An artifact's engine: loaded by the first call, until `close` (it is a context manager too).
 
     `inputs` and `outputs` say what it takes and gives. Several threads may call it at once.
@@ -45,16 +45,6 @@ class Engine:
         ArtifactError where it is another library's or GPU's, or somebody else's and holds code (see `open`).
         """
         return self._held(inputs)
-
-    def close(self) -> None:
-        """Let go of the loaded engine, once calls in progress are done; a later call loads it again."""
-        self._held.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
 
 
 def open(path: str | Path, *, trusted: bool = False) -> Engine:

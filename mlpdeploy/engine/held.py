@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from mlpdeploy.engine import forks
 from mlpdeploy.engine.backend import backends
@@ -107,6 +107,22 @@ class Held:
         runner = end.enter_context(backend.load(self._engine, self._facts, self._loading))
         self._loaded = _Loaded(runner, end)
         return self._loaded
+
+
+class Holding:
+    """What holds a loaded engine until it is closed, as a context manager too."""
+
+    _held: Held
+
+    def close(self) -> None:
+        """Let go of the loaded engine, once calls in progress are done; a later call loads it again."""
+        self._held.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
 
 def _forked() -> None:

@@ -11,10 +11,8 @@ from torch import Tensor, nn
 from mlpdeploy.errors import InputError
 from mlpdeploy.selection.parse import parse_pixels
 from mlpdeploy.selection.service import ServiceChoice
-from mlpdeploy.zoo.recipe import UNIT, Input, Recipe
+from mlpdeploy.zoo.recipe import LEVELS, UNIT, Input, Recipe
 
-LEVELS = 256
-"""Values of a byte."""
 RESIZES = ("bilinear", "bicubic")
 """How an engine can resize."""
 

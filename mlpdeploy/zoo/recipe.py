@@ -43,6 +43,9 @@ OTHERS = "timm:<model>, hf-hub:owner/model or package.module:factory"
 UNIT = "unit"
 """What stands for the layout of pixels that are numbers in [0, 1]."""
 
+LEVELS = 256
+"""Values of a byte."""
+
 IMAGE = "input"
 """Name of the one input of a network that takes images."""
 

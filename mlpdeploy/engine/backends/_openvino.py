@@ -1,4 +1,4 @@
-"""An inference request of OpenVINO as a context: what it computes from and into are the caller's arrays."""
+"""An inference request of OpenVINO as a context: it reads the caller's arrays, and its outputs are copied."""
 
 from __future__ import annotations
 

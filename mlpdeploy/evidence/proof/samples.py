@@ -23,7 +23,7 @@ from mlpdeploy.evidence.proof.pixels import laid_out
 from mlpdeploy.graph.tracing.rows import alike
 from mlpdeploy.progress import Stages
 from mlpdeploy.system.files import opened
-from mlpdeploy.zoo.recipe import Recipe
+from mlpdeploy.zoo.recipe import LEVELS, Recipe
 
 if TYPE_CHECKING:
     from mlpdeploy.graph.tracing.trace import TensorSpec
@@ -36,8 +36,6 @@ LABELS = "labels"
 UNREADABLE = (OSError, ValueError, KeyError, EOFError, MemoryError, NotImplementedError, RuntimeError,
               zipfile.BadZipFile, zlib.error, struct.error)  # fmt: skip
 """What reading an .npz file raises that is damaged, encrypted, or promises more than there is memory."""
-LEVELS = 256
-"""Values of a byte."""
 SKIPPED = 5
 """Unreadable images that are named one by one."""
 
