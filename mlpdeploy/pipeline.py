@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING
 
 from mlpdeploy.artifact import decisions, store, trust
 from mlpdeploy.artifact.lookup import (
-    built_folder,
     cached,
     check_traced,
     folder_of,
     key_of,
+    meant,
     own,
     reopened,
     replaced,
@@ -152,9 +152,7 @@ def verify(
 
         require(data, "--data")
     stages = Stages(progress)
-    backend = pick(selection.backend, selection.precision, selection.gpus)
-    selection = selection.with_backend(backend.name)
-    folder = built_folder(selection, backend) if artifact is None else artifact.folder
+    selection, backend, folder = meant(selection, artifact)
     with store.locked(folder, stages.say, optional=True), ExitStack() as stack:
         with stages("open"):
             artifact = reopened(selection, folder, artifact, source)

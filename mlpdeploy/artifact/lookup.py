@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlpdeploy.artifact import cache, decisions, store, trust
 from mlpdeploy.artifact.store import Artifact
-from mlpdeploy.engine.backend import Backend, backends
+from mlpdeploy.engine.backend import Backend, backends, pick
 from mlpdeploy.errors import ArtifactError, InputError, MlpdeployError
 from mlpdeploy.progress import Stages
 from mlpdeploy.selection import FILES, OUT, Selection
@@ -51,6 +51,13 @@ def built_folder(selection: Selection, backend: Backend) -> Path:
         return folder
     others = _artifacts(selection, selection.precision, backend.name)
     return others[0] if len(others) == 1 else folder
+
+
+def meant(selection: Selection, artifact: Artifact | None) -> tuple[Selection, Backend, Path]:
+    """A selection with its backend decided, that backend, and the folder of the artifact: of `artifact` where given."""
+    backend = pick(selection.backend, selection.precision, selection.gpus)
+    selection = selection.with_backend(backend.name)
+    return selection, backend, built_folder(selection, backend) if artifact is None else artifact.folder
 
 
 def cached(

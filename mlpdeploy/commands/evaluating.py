@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mlpdeploy.artifact import cache, manifest, store, trust
-from mlpdeploy.artifact.lookup import built_folder, check_traced, reopened
+from mlpdeploy.artifact.lookup import check_traced, meant, reopened
 from mlpdeploy.artifact.store import Artifact
 from mlpdeploy.calibration import Calibration
 from mlpdeploy.commands.classifying import classes, preparation, scores, taking
 from mlpdeploy.commands.tally import Kept, Tally
 from mlpdeploy.engine import host
-from mlpdeploy.engine.backend import Backend, pick
+from mlpdeploy.engine.backend import Backend
 from mlpdeploy.errors import InputError, MachineLacks
 from mlpdeploy.evidence.documents.evaluation import ENGINE, PYTORCH, TYPED, Evaluation
 from mlpdeploy.evidence.proof.accuracy import TOP, places
@@ -83,9 +83,7 @@ def evaluate(
     distinct("--only", only)
     require_images(data)
     stages, names = Stages(progress), [CONTENDERS[name] for name in CONTENDERS if name in only]
-    backend = pick(selection.backend, selection.precision, selection.gpus)
-    selection = selection.with_backend(backend.name)
-    folder = built_folder(selection, backend) if artifact is None else artifact.folder
+    selection, backend, folder = meant(selection, artifact)
     with store.locked(folder, stages.say, optional=True), ExitStack() as stack:
         with stages("open"):
             artifact = reopened(selection, folder, artifact, source)

@@ -14,10 +14,9 @@ from typing import Any
 import numpy as np
 
 from mlpdeploy.artifact import store, trust
-from mlpdeploy.artifact.lookup import built_folder, reopened
+from mlpdeploy.artifact.lookup import meant, reopened
 from mlpdeploy.artifact.store import Artifact
 from mlpdeploy.commands.classifying import classes, preparation, scores, taking
-from mlpdeploy.engine.backend import pick
 from mlpdeploy.errors import InputError, MlpdeployError
 from mlpdeploy.evidence.proof.images import Preprocess, Skipped, image_files, read_image, readable, unreadable
 from mlpdeploy.network.labels import IMAGENET, imagenet, read_labels
@@ -89,9 +88,7 @@ def predict(
     if not paths:
         raise InputError("give an image, or a folder of them")
     stages = Stages(progress)
-    backend = pick(selection.backend, selection.precision, selection.gpus)
-    selection = selection.with_backend(backend.name)
-    place = built_folder(selection, backend) if artifact is None else artifact.folder
+    selection, backend, place = meant(selection, artifact)
     with store.locked(place, stages.say, optional=True):
         with stages("open"):
             if artifact is None:

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlpdeploy.artifact import cache, store
-from mlpdeploy.artifact.lookup import built_folder, check_same, check_traced, find_artifact, reopened
+from mlpdeploy.artifact.lookup import check_same, check_traced, find_artifact, meant, reopened
 from mlpdeploy.artifact.store import Artifact
 from mlpdeploy.calibration import Calibration
-from mlpdeploy.engine.backend import LAYERS, pick
+from mlpdeploy.engine.backend import LAYERS
 from mlpdeploy.engine.runner import Arrays
 from mlpdeploy.engine.signature import Signature
 from mlpdeploy.errors import InputError
@@ -130,9 +130,7 @@ def open_built(selection: Selection, artifact: Artifact | None, stages: Stages) 
     """The artifact of a selection, or `artifact`, and its network. Raises ArtifactError where they do not fit."""
     from mlpdeploy.system import documents
 
-    backend = pick(selection.backend, selection.precision, selection.gpus)
-    selection = selection.with_backend(backend.name)
-    place = built_folder(selection, backend) if artifact is None else artifact.folder
+    selection, backend, place = meant(selection, artifact)
     with store.locked(place, stages.say, optional=True), stages("open"):
         artifact = reopened(selection, place, artifact)
         model = documents.read_model(artifact.model)
