@@ -3,7 +3,8 @@
     python -m benchmarks.launches [RECIPE ...]              plain export and ours
     python -m benchmarks.launches --rules [RECIPE ...]      and ours without each rule or form, or with one more
 
-FP16, dynamic batch. No GPU is needed: an engine holds its programme, and each line of it is a launch.
+FP16 with inputs and outputs in FP32, dynamic batch. No GPU is needed: an engine holds its programme, and each line of
+it is a launch.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def measure(name: str, seed: int, rules: bool) -> dict[str, Any]:
     fired = {report.name: report.fired for report in rewrite(traced, enabled=all_rules()).report} if rules else {}
     backend = backends()[BACKEND]
     optional, off = form.saving(backend.forms), backend.off
-    found = {PLAIN: counted(common.plain(network, specs, "fp16"), *optional)}
+    found = {PLAIN: counted(common.plain(network, specs, "fp16", io="fp32"), *optional)}
     for label, (disabled, enabled) in variants(fired, off).items():
         if not rules and label != ALL:
             continue

@@ -196,7 +196,7 @@ class Session:
         from mlpdeploy.evidence.latency import contenders
 
         with self.stages("plain export"):
-            emitted = plain(self.source.network, self.specs, self.precision)
+            emitted = plain(self.source.network, self.specs, self.precision, self.selection.io)
             request = replace(self.selection.request(self.precision), disabled=form.saving(self.backend.forms))
             self.export = self._built(EXPORT, emitted, request)
         what = f"the plain export in {self.precision} with {self.backend.name}, no rule"

@@ -41,3 +41,18 @@ def test_it_computes_what_the_network_computes_and_leaves_it_alone(precision: st
     wanted = network(torch.from_numpy(x.astype(np.float32))).numpy()
     assert found.dtype == dtype and abs(found - wanted).max() < (1e-5 if precision == "fp32" else 3e-2)
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_its_ends_may_have_another_dtype_and_its_nodes_keep_their_names() -> None:
+    network = nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 2)).eval().requires_grad_(False)
+    specs = [TensorSpec("x", (4,), torch.float32)]
+    own, wide = plain(network, specs, "fp16"), plain(network, specs, "fp16", io="fp32")
+    assert {node.name for node in own.model.graph.node} <= {node.name for node in wide.model.graph.node}
+    assert [node.op_type for node in wide.model.graph.node] == ["Cast", "Gemm", "Gemm", "Cast"]
+    x = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
+    session = onnxruntime.InferenceSession(wide.model.SerializeToString(), providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"x": x})
+    with torch.inference_mode():
+        typed = wide.typed.module(torch.from_numpy(x))
+    assert found.dtype == np.float32 and typed[0].dtype == torch.float32
+    assert abs(found - network(torch.from_numpy(x)).numpy()).max() < 3e-2
