@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,8 @@ from mlpdeploy.engine.signature import Signature
 from mlpdeploy.errors import ArtifactError, BuildError, MachineLacks
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from mlpdeploy.engine.backend import BuildRequest, Progress
     from mlpdeploy.engine.onnx.emit import Emitted
 
@@ -120,7 +122,8 @@ class Inductor(EngineBackend):
             raise ArtifactError(f"AOTInductor cannot load {engine}: {one_line(error)}") from error
 
         names = [port.name for port in signature.inputs], [port.name for port in signature.outputs]
-        compute = programs.computing(model, *names)
+        program = _flat(model)
+        compute = programs.computing(program, *names)
 
         def on_host(inputs: Arrays, outputs: Arrays) -> None:
             compute(*({name: programs.tensor(one) for name, one in side.items()} for side in (inputs, outputs)))
@@ -129,10 +132,16 @@ class Inductor(EngineBackend):
             if device == "cpu":
                 yield Contexts(lambda: on_host)
             else:
-                yield OnGpu(lambda: compute, programs.binder(model, names[0]))
+                yield OnGpu(lambda: compute, programs.binder(program, names[0]))
 
 
 BACKEND = Inductor()
+
+
+def _flat(model: Any) -> Callable[..., Sequence[Tensor]]:
+    """A package from tensors to tensors. Its own call reads anew each time how they lie in arguments and results."""
+    run = model.loader.run
+    return lambda *given: run([*given])
 
 
 def _options(threads: int | None) -> dict[str, Any]:
