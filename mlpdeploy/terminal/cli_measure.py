@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -15,6 +15,7 @@ from mlpdeploy.selection.parse import parse_sizes
 from mlpdeploy.terminal.live import Live
 from mlpdeploy.terminal.options import (
     Data,
+    GithubBenchmark,
     Json,
     Name,
     Out,
@@ -27,6 +28,7 @@ from mlpdeploy.terminal.options import (
     print_json,
     printing,
     require_room,
+    warn,
     write,
 )
 from mlpdeploy.terminal.screen import Terminal
@@ -45,6 +47,7 @@ def bench(
     time: Annotated[float, typer.Option("--time", metavar="S", help="Seconds for each batch size.")] = 20.0,
     credit: Annotated[bool, typer.Option("--credit", help="Time the engine without each rule too.")] = False,
     save: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the result, for `regress`.")] = None,
+    github_benchmark: GithubBenchmark = None,
     trust: Trust = False,
     as_json: Json = False,
 ) -> None:
@@ -52,7 +55,7 @@ def bench(
     from mlpdeploy.terminal.measurements import print_bench
 
     sizes = parse_sizes(batch)
-    require_room(save)
+    require_room(save, github_benchmark)
     rivals = None if against is None else [part.strip() for part in against.split(",") if part.strip()]
     with Live(Terminal(stderr=True)).shown() as live:
         found = commands.bench(
@@ -61,6 +64,7 @@ def bench(
         )  # fmt: skip
     document = found.to_json()
     keep(save, document)
+    _keep_benchmark(github_benchmark, document)
     with printing():
         if as_json:
             print_json(document)
@@ -96,6 +100,7 @@ def regress(
     junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the gates as JUnit XML.")] = None,
     markdown: Annotated[Path | None, typer.Option(metavar="FILE", help="Append the gates as a Markdown table.")] = None,
     save: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the result, for a later run.")] = None,
+    github_benchmark: GithubBenchmark = None,
     trust: Trust = False,
     as_json: Json = False,
 ) -> None:
@@ -112,7 +117,7 @@ def regress(
         memory=percentage("--max-memory-growth", max_memory_growth),
         build=percentage("--max-build-growth", max_build_growth),
     )
-    require_room(save, junit, markdown)
+    require_room(save, junit, markdown, github_benchmark)
     with Live(Terminal(stderr=True)).shown() as live:
         found = commands.regress(
             selection,
@@ -131,6 +136,7 @@ def regress(
     keep(save, document)
     keep(junit, outcome.junit(document))
     keep(markdown, outcome.markdown(document), append=True)
+    _keep_benchmark(github_benchmark, document)
     with printing():
         if as_json:
             print_json(document)
@@ -138,6 +144,18 @@ def regress(
             print_regress(Terminal(), document)
     if not found.passed:
         raise typer.Exit(1)
+
+
+def _keep_benchmark(path: Path | None, document: dict[str, Any]) -> None:
+    """What `--github-benchmark` asks for; that nothing was timed is said, since the action refuses an empty list."""
+    from mlpdeploy.evidence.documents.github_benchmark import benchmarks
+
+    if path is None:
+        return
+    found = benchmarks(document)
+    if not found:
+        warn(f"{path}: an empty list, since nothing was timed; github-action-benchmark refuses one")
+    keep(path, found)
 
 
 _FIXED = ("backend", "batch", "gpus", "io", "level", "features", "timing_cache", "plugin", "max_drop", "min_sqnr")

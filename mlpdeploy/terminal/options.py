@@ -64,6 +64,9 @@ Data = Annotated[
     str | None,
     typer.Option(metavar="DATA", help="To verify on: a folder of images, an .npz file or digits; default: noise."),
 ]
+GithubBenchmark = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Write the engine's latency as github-action-benchmark reads it.")
+]
 Trust = Annotated[bool, typer.Option("--trust", help="Run code in an engine that somebody else built.")]
 Out = Annotated[Path, typer.Option(metavar="DIR", help="Where artifacts lie.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout, and nothing else there.")]
