@@ -12,8 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import typer.main
 import yaml
 
+from mlpdeploy.terminal.argv import with_seconds
+from mlpdeploy.terminal.cli import app
 from tests.conftest import REPOSITORY
 
 ACTION = yaml.safe_load((REPOSITORY / "action.yml").read_text(encoding="utf-8"))
@@ -151,6 +154,12 @@ class Runner:
         """What a stand-in wrote, "" where nothing."""
         path = self.here / name
         return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+def accepted(words: list[str]) -> None:
+    """Raise where the real command line does not take these words, a command and its arguments; nothing is run."""
+    command = typer.main.get_command(app).commands[words[0]]  # type: ignore[attr-defined]
+    command.make_context(words[0], with_seconds(words[1:]))
 
 
 def filled(text: str, known: Mapping[str, Any]) -> str:

@@ -1,20 +1,17 @@
-"""The workflows: what actionlint says of them, and that the gate's commands are ones that mlpdeploy has."""
+"""The workflows: what actionlint says of them, and that the gate gives the action what it takes."""
 
 from __future__ import annotations
 
-import re
-import shlex
 import shutil
 import subprocess
 import sysconfig
-from pathlib import Path
 
 import pytest
-import typer.main
+import yaml
 
 from mlpdeploy.engine.backend import backends
 from mlpdeploy.network.finding import find
-from mlpdeploy.terminal.cli import app
+from tests.acting import ACTION
 from tests.conftest import REPOSITORY
 
 WORKFLOW = REPOSITORY / ".github" / "workflows" / "regress.yml"
@@ -30,23 +27,21 @@ def test_actionlint_has_nothing_to_say(name: str) -> None:
     assert found.returncode == 0, found.stdout + found.stderr
 
 
-def commands() -> list[list[str]]:
-    """The words of every `mlpdeploy regress` of the workflow."""
-    text = WORKFLOW.read_text(encoding="utf-8").replace("\\\n", " ")
-    return [shlex.split(line.split("mlpdeploy ", 1)[1]) for line in text.splitlines() if "-m mlpdeploy " in line]
+JOBS = yaml.safe_load(WORKFLOW.read_text(encoding="utf-8"))["jobs"]
 
 
-def test_its_commands_are_options_that_there_are() -> None:
-    known = {option for one in typer.main.get_command(app).commands["regress"].params for option in one.opts}  # type: ignore[attr-defined]
-    assert len(commands()) == 2
-    for words in commands():
-        assert words[0] == "regress" and words[1] == "$RECIPE"
-        assert {word for word in words if word.startswith("--")} <= known
+def test_its_gates_are_the_action_which_takes_what_it_is_given() -> None:
+    steps = [step["with"] for job in JOBS.values() for step in job["steps"] if step.get("uses") == "./"]
+    assert len(steps) == len(JOBS) == 2
+    for given in steps:
+        assert given.keys() <= ACTION["inputs"].keys() and all(isinstance(value, str) for value in given.values())
+        assert given["name"] == "${{ matrix.recipe }}" and given["baseline"] == "${{ env.BASELINE }}"
 
 
 def test_its_recipes_and_backends_are_ones_that_there_are() -> None:
-    text = Path(WORKFLOW).read_text(encoding="utf-8")
-    names = [name.strip() for match in re.findall(r"^ +recipe: \[(.+)\]$", text, re.M) for name in match.split(",")]
+    matrices = [job["strategy"]["matrix"] for job in JOBS.values()]
+    names = [name for matrix in matrices for name in matrix["recipe"]]
     assert len(names) == 5 and all(find(name).name == name for name in names)
-    named = re.findall(r"backend: \[(.+)\]", text)[0].split(", ") + re.findall(r"--backend ([a-z-]+)", text)
+    named = [*matrices[0]["backend"], JOBS["gpu"]["steps"][2]["with"]["backend"]]
     assert set(named) <= set(backends()) and "tensorrt" in named
+    assert {one["backend"]: one["precision"] for one in matrices[0]["include"]}.keys() == set(matrices[0]["backend"])
