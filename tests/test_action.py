@@ -192,6 +192,7 @@ def test_without_a_pull_request_there_is_no_baseline_and_no_comment(runner: Runn
     assert (ran.code, ran.outputs["verdict"], ran.sent) == (0, "verified", [])
     assert "::notice title=mlpdeploy::held against no baseline" in ran.log
     assert ran.summary == "### ✅ mlpdeploy: verified\n\n    vip_s7\n\n"
+    assert "::notice" not in runner.run(name="vip_s7", baseline="none").log
 
 
 def test_a_revision_that_a_shallow_clone_lacks_is_fetched(runner: Runner, tmp_path: Path) -> None:
