@@ -154,9 +154,11 @@ def plan() -> None:
         words(name)
     if shutil.which("mlpdeploy") is None:
         fail("mlpdeploy is not on the path: let the input `install` install it, or put it there")
-    version = subprocess.run(["mlpdeploy", "--version"], stdout=subprocess.PIPE, text=True, check=True).stdout.split()
+    found = subprocess.run(["mlpdeploy", "--version"], stdout=subprocess.PIPE, text=True, check=False)
+    if found.returncode:
+        fail("mlpdeploy --version fails: the log says why")
     where, chosen = ("RUNNER_OS", "RUNNER_ARCH"), [f"INPUT_{name.upper()}" for name in SELECTED]
-    kept = ["mlpdeploy", *version[-1:], *(os.environ.get(name, "") for name in where), digest(*chosen)]
+    kept = ["mlpdeploy", *found.stdout.split()[-1:], *(os.environ.get(name, "") for name in where), digest(*chosen)]
     put(kept="-".join(kept), marker=digest("GITHUB_WORKFLOW", "GITHUB_JOB", *where, *chosen))
 
 
@@ -243,4 +245,7 @@ def gh(path: str, *arguments: str, said: dict[str, object] | None = None) -> str
 if __name__ == "__main__":
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8", errors="replace")
-    {"install": install, "plan": plan, "run": run, "comment": comment}[sys.argv[1]]()
+    try:
+        {"install": install, "plan": plan, "run": run, "comment": comment}[sys.argv[1]]()
+    except OSError as found:
+        fail(str(found))

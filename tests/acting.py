@@ -28,7 +28,7 @@ PULL_REQUEST = {"number": 7, "base": {"sha": "HEAD"}, "head": {"sha": "fedcba987
 
 RECORD = 'printf "%s\\x1f" "${0##*/}" "$@" >> "$CALLS"; printf "\\x1e" >> "$CALLS"\n'
 MLPDEPLOY = r"""
-if [ "$1" = --version ]; then echo "mlpdeploy 9.8.7"; exit; fi
+if [ "$1" = --version ]; then echo "mlpdeploy 9.8.7"; exit "$(cat "$STAND_IN/version.code" 2> /dev/null || echo 0)"; fi
 code=$(cat "$STAND_IN/$1.code" 2> /dev/null || echo 0)
 if [ "$code" -ge 2 ]; then echo "error: $1 <b>cannot</b> be done" >&2; exit "$code"; fi
 if [ "$1" = build ]; then cat "$STAND_IN/built.json"; fi
