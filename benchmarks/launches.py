@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import common
-from benchmarks.rules import ALL, CHOSEN, variants
+from benchmarks.recorded import ALL, PLAIN
+from benchmarks.rules import CHOSEN, variants
 from mlpdeploy.engine import form
 from mlpdeploy.engine.backend import BuildRequest, backends
 from mlpdeploy.engine.batch import Batch
@@ -22,7 +23,6 @@ from mlpdeploy.engine.onnx.emit import Emitted
 from mlpdeploy.graph.rewrite import all_rules, rewrite
 from mlpdeploy.graph.tracing.trace import trace
 
-PLAIN = "plain export"
 BACKEND = "tensorrt-rtx"
 SETTINGS = {"precision": "fp16", "batch": "1,8,32"}
 

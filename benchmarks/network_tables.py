@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.markdown import Document, by_part, measured, rule_name, source, table
+from benchmarks.recorded import ALL, PLAIN
 from mlpdeploy.evidence.proof.ladder import EMITTED, REWRITTEN, TYPED
 from mlpdeploy.precisions import QUANTISED
 from mlpdeploy.zoo.recipe import recipes
@@ -97,11 +98,9 @@ def launches(document: Document) -> list[str]:
     """Launches of the plain export's engine, of ours, and of ours without each rule that changes their number."""
     rows = []
     for name, row in document["results"].items():
-        plain, ours = row["plain export"]["total"], row["default rules"]["total"]
+        plain, ours = row[PLAIN]["total"], row[ALL]["total"]
         others = {
-            rule_name(label): one["total"]
-            for label, one in measured(row).items()
-            if label not in ("plain export", "bare")
+            rule_name(label): one["total"] for label, one in measured(row).items() if label not in (PLAIN, "bare")
         }
         changed = [f"{rule} {count}" for rule, count in others.items() if count != ours]
         moves = [_beside(row, what) for what in ("copies", "transposes")]
@@ -115,7 +114,7 @@ def launches(document: Document) -> list[str]:
 
 def _beside(row: Document, what: str) -> str:
     """How many launches of the plain export's engine only copy, or transpose, and of ours."""
-    found = [row[label].get(what) for label in ("plain export", "default rules")]
+    found = [row[label].get(what) for label in (PLAIN, ALL)]
     return "not measured" if None in found else f"{found[0]} → {found[1]}"
 
 

@@ -1,4 +1,4 @@
-"""How often each rule fires, taken from the results of `benchmarks.graph` into the recipes' `rules`."""
+"""What was counted of each network, taken into its recipe: `rules` of graph.json, `launches` of launches.json."""
 
 from __future__ import annotations
 
@@ -8,27 +8,37 @@ from typing import Any
 
 from mlpdeploy.graph.rules import LAYOUT
 
+PLAIN, ALL = "plain export", "default rules"
+"""Contenders of `benchmarks.launches` and `benchmarks.rules`."""
+
 
 def fired(row: Mapping[str, Any]) -> dict[str, int]:
     """The rules that fire in a network, from its row in graph.json; the layout pass, which always runs, is not one."""
     return {name: count for name, count in sorted(row["rules"].items()) if name != LAYOUT}
 
 
-def recorded(text: str, results: Mapping[str, Any]) -> str:
-    """A family's TOML file with the `rules` of each of its networks that was measured."""
+def launched(row: Mapping[str, Any]) -> dict[str, list[int]]:
+    """Launches of the plain export and of ours, from a network's row in launches.json."""
+    return {what: [row[label][what] for label in (PLAIN, ALL)] for what in ("total", "copies", "transposes")}
+
+
+def recorded(text: str, graphs: Mapping[str, Any], launches: Mapping[str, Any]) -> str:
+    """A family's TOML file with the `rules` and `launches` of each of its networks that was counted."""
     for name in re.findall(r"(?m)^\[networks\.(\w+)\]$", text):
-        if name in results:
-            text = with_rules(text, name, fired(results[name]))
+        if name in graphs:
+            text = with_counts(text, name, "rules", fired(graphs[name]))
+        if name in launches:
+            text = with_counts(text, name, "launches", launched(launches[name]))
     return text
 
 
-def with_rules(text: str, name: str, rules: Mapping[str, int]) -> str:
-    """A family's TOML file with the `rules` of one network replaced."""
+def with_counts(text: str, name: str, key: str, counts: Mapping[str, object]) -> str:
+    """A family's TOML file with one table of counts of one network replaced."""
     table = re.compile(rf"(?ms)^\[networks\.{re.escape(name)}\]\n.*?(?=^\[|^#|\Z)")
     found = table.search(text)
     assert found is not None, name
-    lines = [line for line in found[0].rstrip("\n").split("\n") if not line.startswith("rules = ")]
-    if rules:
-        lines.append(f"rules = {{ {', '.join(f'{rule} = {count}' for rule, count in rules.items())} }}")
+    lines = [line for line in found[0].rstrip("\n").split("\n") if not line.startswith(f"{key} = ")]
+    if counts:
+        lines.append(f"{key} = {{ {', '.join(f'{name} = {count}' for name, count in counts.items())} }}")
     gap = "\n" * (len(found[0]) - len(found[0].rstrip("\n")))
     return text[: found.start()] + "\n".join(lines) + gap + text[found.end() :]

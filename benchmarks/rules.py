@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from benchmarks import common
+from benchmarks.recorded import ALL
 from mlpdeploy.engine.backend import backends
 from mlpdeploy.engine.batch import Batch
 from mlpdeploy.engine.onnx.emit import Emitted
@@ -37,7 +38,7 @@ CHOSEN = (
     "poolformer_s12", "repmlpnet_t224", "hire_mlp_tiny", "cyclemlp_b1", "finalmlp", "cam_image_cam", "transtee_dosage",
 )  # fmt: skip
 """Small networks in which every rule fires somewhere."""
-ALL, BARE = "default rules", "bare"
+BARE = "bare"
 
 
 Variant = tuple[tuple[str, ...], tuple[str, ...]]

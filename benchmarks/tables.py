@@ -79,7 +79,10 @@ def filled(path: Path) -> str:
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".md":
         return rewritten(text)
-    return recorded(text, json.loads((RESULTS / "graph.json").read_text(encoding="utf-8"))["results"])
+    graphs, launches = (
+        json.loads((RESULTS / f"{one}.json").read_text(encoding="utf-8"))["results"] for one in ("graph", "launches")
+    )
+    return recorded(text, graphs, launches)
 
 
 def main() -> int:

@@ -25,6 +25,8 @@ def print_catalogue(console: Console, catalogue: Sequence[Mapping[str, Any]], de
             console.print(line, highlight=False)
     which = "below each network which" if detailed else "`mlpdeploy list PATTERN` says which"
     console.print(f"\nTop-1 is what was published, in percent. Rewrites: how often rules fire; {which}.")
+    if detailed:
+        console.print("Launches: of TensorRT-RTX in FP16 for one inference, PyTorch's export -> ours.")
     console.print("Other networks: timm:<model>, hf-hub:owner/model and package.module:factory.", markup=False)
 
 
@@ -64,6 +66,9 @@ def _family(entries: Sequence[Mapping[str, Any]], detailed: bool) -> Iterator[st
             yield f"[dim]    takes {escape(', '.join(map(_input, entry['inputs'])))}[/]"
         if detailed:
             yield f"[dim]    {escape(fired) or 'no rule fires, or it was not counted'}[/]"
+        if detailed and entry["launches"]:
+            total, copies, transposes = (f"{plain} -> {ours}" for plain, ours in entry["launches"].values())
+            yield f"[dim]    TensorRT launches {total}; only copy {copies}; transpose {transposes}[/]"
 
 
 def _amount(value: float, digits: int) -> str:

@@ -81,11 +81,12 @@ class Recipe:
     the authors' state dict (see `checkpoint.translate`); without it their keys are the network's own. `alike` names the
     recipes whose checkpoints have the same keys and shapes, so that nothing in one tells which it is of. `gmacs` counts
     matrix products and convolutions at batch 1, in 1e9 multiply-accumulates. `rules` gives for each rewrite rule how
-    often it fires. A network that does not classify has `num_classes` None (0 in the file). Facts that nobody published
-    or counted are None. Of a network of one's own nobody knows how its images are `prepared`, unless it says so: mean,
-    std, crop and interpolation then mean nothing. `crop_mode` is timm's: center, squash or border. Where the network
-    normalises by itself (see `network.preparing`), `pixels` says that it takes numbers in [0, 1] (UNIT), or bytes:
-    their layout, and their size where it resizes them.
+    often it fires. `launches` are those of TensorRT-RTX for one inference in FP16, of the plain export and of ours: all
+    of them (total), and those that only copy (copies) or transpose (transposes). A network that does not classify has
+    `num_classes` None (0 in the file). Facts that nobody published or counted are None. Of a network of one's own
+    nobody knows how its images are `prepared`, unless it says so: mean, std, crop and interpolation then mean nothing.
+    `crop_mode` is timm's: center, squash or border. Where the network normalises by itself (see `network.preparing`),
+    `pixels` says that it takes numbers in [0, 1] (UNIT), or bytes: their layout, and their size where it resizes them.
     """
 
     name: str
@@ -110,6 +111,7 @@ class Recipe:
     alike: tuple[str, ...] = ()
     inputs: tuple[Input, ...] = ()
     rules: Mapping[str, int] = field(default_factory=dict)
+    launches: Mapping[str, list[int]] = field(default_factory=dict)
     prepared: bool = True
     crop_mode: str = "center"
     pixels: str = ""

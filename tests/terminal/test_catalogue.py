@@ -19,6 +19,8 @@ def test_list_shows_every_recipe_within_80_columns(cli: Cli) -> None:
 def test_list_of_some_says_which_rules_fire(cli: Cli) -> None:
     printed = cli("list", "VIP_S").stdout
     assert "vip_s14" in printed and "vip_l7" not in printed and "project_segments 36" in printed
+    assert "TensorRT launches " in printed and "; only copy " in printed and "; transpose " in printed
+    assert all(len(line) <= 80 for line in printed.splitlines())
     assert [entry["name"] for entry in json.loads(cli("list", "vip_s", "--json").stdout)] == ["vip_s14", "vip_s7"]
     refused = cli("list", "no such net", code=2)
     assert "no recipe or family has 'no such net' in its name; the families are" in refused.stderr

@@ -7,6 +7,7 @@ network.half() with the same weights. A transpose is a SHUFFLE layer that permut
 from __future__ import annotations
 
 import json
+import tomllib
 from collections.abc import Collection, Iterable
 
 import pytest
@@ -14,14 +15,17 @@ import timm
 import torch
 
 from benchmarks import common, graph
-from benchmarks.recorded import fired, with_rules
+from benchmarks.recorded import fired, launched, with_counts
 from mlpdeploy.graph.tracing.trace import TensorSpec
 from mlpdeploy.network.finding import find
 from mlpdeploy.zoo import recipe as recipes
 from mlpdeploy.zoo import vip
 from tests.conftest import REPOSITORY
 
-GOLDEN = json.loads((REPOSITORY / "benchmarks" / "results" / "graph.json").read_text(encoding="utf-8"))["results"]
+GOLDEN, LAUNCHES = (
+    json.loads((REPOSITORY / "benchmarks" / "results" / f"{name}.json").read_text(encoding="utf-8"))["results"]
+    for name in ("graph", "launches")
+)
 NAMES = [name for name in recipes.recipes() if name in GOLDEN]
 SMALL = "mixer_s32"
 # Layers of the plain export of networks with the weights that their constructors give them.
@@ -98,12 +102,14 @@ def test_every_recipe_is_measured_and_lists_what_fires() -> None:
     assert list(recipes.recipes()) == NAMES
     for name in NAMES:
         assert dict(find(name).rules) == fired(GOLDEN[name]), "python -m benchmarks.tables"
+        assert dict(find(name).launches) == (launched(LAUNCHES[name]) if name in LAUNCHES else {})
 
 
 def test_the_recipes_files_take_new_counts_and_keep_the_rest() -> None:
     for path in sorted((REPOSITORY / "recipes").glob("*.toml")):
         text = path.read_text(encoding="utf-8")
         for name in (name for name in NAMES if f"[networks.{name}]" in text):
-            other = with_rules(text, name, {"a_rule": 3})
-            assert other != text and other.count("rules = { a_rule = 3 }") == 1
-            assert with_rules(other, name, dict(find(name).rules)) == text
+            for key, own in (("rules", find(name).rules), ("launches", find(name).launches)):
+                other = with_counts(text, name, key, {"one": 3})
+                assert other != text and other.count(f"{key} = {{ one = 3 }}") == 1
+                assert tomllib.loads(with_counts(other, name, key, own)) == tomllib.loads(text)
