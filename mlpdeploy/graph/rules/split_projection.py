@@ -3,11 +3,11 @@
 before: linear(x, W) -> chunk -> u, v                           (GLU, SwiGLU, on channels or on tokens)
 after:  u = linear(x, W_u), v = linear(x, W_v)
 
-before: conv2d(x, W) -> gelu -> u = y[:, :k], v = y[:, k:]      (Strip-MLP: one half through the strips)
-after:  u = gelu(conv2d(x, W[:k])), v = gelu(conv2d(x, W[k:]))
+before: conv2d(x, W) -> u = y[:, :k], v = y[:, k:]
+after:  u = conv2d(x, W[:k]), v = conv2d(x, W[k:])
 
 The parts are never copied out of a larger tensor; with a dynamic batch TensorRT computes no slice sizes at run time.
-Where an activation lies behind a linear, see `split_activation`.
+Where an activation lies behind the projection, see `split_activation`.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ class Parted:
 
 
 def find(editor: Editor, node: fx.Node, activated: bool = False) -> Parted | Refused | None:
-    """A projection of which parts alone are used: a linear or left product that is `activated`, or all others."""
+    """A projection of which parts alone are used: one whose result is `activated`, or all others."""
     dim = _produced(editor, node)
     if dim is None:
         return None
     chain = _chain(node)
-    acts = dim != CONVOLUTION and any(len(link.all_input_nodes) == 1 for link in chain[1:])
+    acts = any(len(link.all_input_nodes) == 1 for link in chain[1:])
     cuts = _cuts(chain[-1], dim) if acts == activated else None
     if cuts is None or isinstance(cuts, Refused):
         return cuts

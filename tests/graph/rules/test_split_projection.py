@@ -76,9 +76,6 @@ NEAR_MISSES = {
     "forward",
     [
         lambda net, x: joined(net.point(x)),
-        lambda net, x: joined(F.gelu(net.norm(net.bare(x)))),
-        lambda net, x: joined(F.gelu(net.point(x)) + net.place),
-        lambda net, x: joined(F.gelu(net.point(x)) + net.edge),
         lambda net, x: (y := net.point(x).split((2, 4), 1))[0].sin().mean(1) + y[1].exp().mean(1),
         lambda net, x: (y := net.point(x).chunk(3, 1))[0].sin() + y[1].exp() * y[2],
         lambda net, x: (y := net.point(x))[:, 4:].sin() + y[:, 1:3].exp(),
@@ -88,9 +85,6 @@ NEAR_MISSES = {
     ],
     ids=[
         "slices",
-        "norm, no bias",
-        "a map",
-        "an edge",
         "split",
         "chunk",
         "in another order, not all",
@@ -100,8 +94,27 @@ NEAR_MISSES = {
     ],
 )
 def test_each_part_has_its_projection(forward: Forward) -> None:
+    parted(forward, "split_projection")
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [
+        lambda net, x: joined(F.gelu(net.norm(net.bare(x)))),
+        lambda net, x: joined(F.gelu(net.point(x)) + net.place),
+        lambda net, x: joined(F.gelu(net.point(x)) + net.edge),
+    ],
+    ids=["norm, no bias", "a map", "an edge"],
+)
+def test_each_activated_part_has_its_projection(forward: Forward) -> None:
+    parted(forward, "split_activation")
+
+
+def parted(forward: Forward, rule: str) -> None:
     result = prove(Convolutions(forward), (4, 5, 6))
-    assert fired(result)["split_projection"] == 1
+    assert [fired(result)[name] for name in ("split_projection", "split_activation")] == [
+        int(name == rule) for name in ("split_projection", "split_activation")
+    ]
     left = targets(result)
     assert left[aten.conv2d.default] + left[aten.linear.default] in (1, 2, 3)
     assert not left.keys() & {aten.slice.Tensor, aten.split_with_sizes.default, aten.chunk.default}
