@@ -27,6 +27,7 @@ LAYERS = (
     ("export",),
     ("pipeline",),
     ("commands",),
+    ("matrix",),
     ("calling", "handle", "api"),
     ("",),
     ("terminal",),
