@@ -1,9 +1,9 @@
 """The document of `mlpdeploy matrix`: one row for each job of a plan, done or not, and what is known of its engine.
 
-    Matrix   which plan, which shard of it, where and when; its rows in the order of the plan
-    Row      one job: what was asked for, how it ended, which files came of it
-    Step     one command of a job (build, verify, evaluate, bench, regress), and the essentials of its own document
-    Facts    what of a row compares with another one; None where it is not known
+Matrix   which plan, which shard of it, where and when; its rows in the order of the plan
+Row      one job: what was asked for, how it ended, which files came of it
+Step     one command of a job (build, verify, evaluate, bench, regress), and the essentials of its own document
+Facts    what of a row compares with another one; None where it is not known
 """
 
 from __future__ import annotations
