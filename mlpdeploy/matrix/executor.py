@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -32,9 +32,9 @@ class Order:
 class Executor(Protocol):
     """Runs jobs somewhere."""
 
-    def run(self, jobs: Sequence[Job], order: Order) -> Iterator[Running | Row]:
+    def run(self, jobs: Sequence[Job], order: Order) -> Generator[Running | Row, None, None]:
         """Each job's steps as they begin, and its row once it has ended; in any order.
 
-        A job that fails is a row. Where the iterator is closed, or an exception is raised in it (the keyboard, a
+        A job that fails is a row. Where the generator is closed, or an exception is raised in it (the keyboard, a
         signal), every process that it started ends before it does.
         """

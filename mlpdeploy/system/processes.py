@@ -107,11 +107,76 @@ def run(
     return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
 
 
+class Ended(Exception):
+    """A process was not run to its end, since all of them were to end."""
+
+
+class Children:
+    """Processes that threads of this one wait for, and that all end with the body: `with Children() as children`."""
+
+    def __init__(self) -> None:
+        self._lock, self._ended = threading.Lock(), False
+        self._running: set[subprocess.Popen[str]] = set()
+
+    def __enter__(self) -> Children:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def run(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> tuple[int, str]:
+        """Run a command to its end, its stderr added to `log`: the exit code, negative for a signal, and its stdout.
+
+        Raises Ended where all are to end, and OSError where the log cannot be written.
+        """
+        how: dict[str, Any] = {"process_group": 0} if os.name == "posix" else {}
+        with log.open("ab") as stderr:
+            how |= {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": stderr, "text": True}
+            with self._lock:
+                if self._ended:
+                    raise Ended
+                process = subprocess.Popen(command, env=environment, errors="replace", **how)
+                self._running.add(process)
+            try:
+                stdout, _ = process.communicate()
+            except BaseException:
+                _end(process)
+                raise
+            finally:
+                with self._lock:
+                    self._running.discard(process)
+        if self._ended:
+            raise Ended
+        return process.returncode, stdout
+
+    def end(self) -> None:
+        """Ask all that run to end, end those that do not, and start no other."""
+        with self._lock:
+            self._ended, running = True, [*self._running]
+        for process in running:
+            _send(process, signal.SIGTERM)
+        last = time.monotonic() + GRACE
+        for process in running:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, last - time.monotonic()))
+            _send(process, _KILL)
+
+
+_KILL = getattr(signal, "SIGKILL", signal.SIGTERM)
+
+
+def _send(process: subprocess.Popen[str], number: int) -> None:
+    """Send a signal to a process and its children, as far as there are any."""
+    with suppress(ProcessLookupError, PermissionError):
+        if os.name == "posix":
+            os.killpg(process.pid, number)
+        else:
+            process.send_signal(number)
+
+
 def _end(process: subprocess.Popen[str]) -> None:
     """Ask a process and its children to end, and end those that do not."""
-    send = os.killpg if os.name == "posix" else lambda pid, number: process.send_signal(number)
-    with suppress(ProcessLookupError, PermissionError):
-        send(process.pid, signal.SIGTERM)
-        with suppress(subprocess.TimeoutExpired):
-            process.communicate(timeout=GRACE)
-        send(process.pid, getattr(signal, "SIGKILL", signal.SIGTERM))
+    _send(process, signal.SIGTERM)
+    with suppress(subprocess.TimeoutExpired):
+        process.communicate(timeout=GRACE)
+    _send(process, _KILL)

@@ -37,6 +37,7 @@ from mlpdeploy.terminal.artifacts import print_artifact, print_build, print_doct
 from mlpdeploy.terminal.catalogue import print_catalogue, print_rulebook
 from mlpdeploy.terminal.cli_evaluate import evaluate
 from mlpdeploy.terminal.cli_export import export, print_reduced, reduced
+from mlpdeploy.terminal.cli_matrix import matrix
 from mlpdeploy.terminal.cli_measure import bench, history, regress, sensitivity
 from mlpdeploy.terminal.cli_predict import predict
 from mlpdeploy.terminal.cli_push import push
@@ -174,7 +175,7 @@ def verify(
         raise typer.Exit(1)
 
 
-for command in (bench, regress, history, sensitivity, export, push, predict, evaluate):
+for command in (bench, regress, history, sensitivity, export, push, predict, evaluate, matrix):
     app.command()(command)
 
 

@@ -1,0 +1,111 @@
+"""`mlpdeploy matrix`: every job of a plan, or a shard of them, and one document of how they ended."""
+
+from __future__ import annotations
+
+import fnmatch
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mlpdeploy.errors import InputError, MlpdeployError
+from mlpdeploy.matrix.job import Job
+from mlpdeploy.selection.checks import at_least
+from mlpdeploy.terminal.options import Json, print_json, printing, require_room
+from mlpdeploy.terminal.screen import Terminal
+
+PlanFile = Annotated[
+    Path, typer.Argument(metavar="PLAN", help="A plan in TOML: options of build, a list being several.")
+]
+Results = Annotated[list[Path] | None, typer.Argument(metavar="RESULT", help="With --join: saved results.")]
+Join = Annotated[bool, typer.Option("--join", help="Run nothing; join the results of shards into one.")]
+Shard = Annotated[str | None, typer.Option(metavar="I/N", help="Only this part of the jobs; the first is 1/N.")]
+Only = Annotated[
+    str | None, typer.Option(metavar="PATTERN", help="Only jobs with this in their name; may have * and ?.")
+]
+AtOnce = Annotated[int, typer.Option("--jobs", metavar="N", help="Jobs at once on this machine.")]
+Retries = Annotated[int, typer.Option(metavar="N", help="How often a job is tried again that was killed.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Leave out what the saved result has as done.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="List the jobs, and run none.")]
+Save = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="The result's file; default: matrix/<plan>.json among the artifacts."),
+]
+Store = Annotated[
+    Path | None, typer.Option("--out", metavar="DIR", help="Where artifacts lie; default: as the plan says, artifacts.")
+]
+
+
+def matrix(
+    plan: PlanFile,
+    results: Results = None,
+    join: Join = False,
+    shard: Shard = None,
+    only: Only = None,
+    at_once: AtOnce = 1,
+    retries: Retries = 0,
+    resume: Resume = False,
+    dry_run: DryRun = False,
+    save: Save = None,
+    out: Store = None,
+    as_json: Json = False,
+) -> None:
+    """Build, verify and measure all that a plan lists, each job by itself; exit 1 where one of them failed."""
+    from mlpdeploy.matrix import running, shards
+    from mlpdeploy.matrix.executor import Order
+    from mlpdeploy.matrix.here import Here
+    from mlpdeploy.matrix.plan import read
+    from mlpdeploy.terminal.matrix_table import LiveMatrix, print_jobs, print_matrix
+
+    _check(results or [], join, resume or dry_run or retries > 0 or at_once != 1)
+    at_least("--jobs", at_once, 1)
+    at_least("--retries", retries, 0)
+    found, which = read(plan, out), None if shard is None else shards.parse(shard)
+    jobs = tuple(job for job in found.jobs if only is None or _fits(job.name, only))
+    if not jobs:
+        raise InputError(f"--only {only}: no job of {plan} fits; --dry-run lists them")
+    jobs = jobs if which is None else shards.part(jobs, *which)
+    name = "-".join([plan.stem, *(() if which is None else map(str, which)), *(() if only is None else ("only",))])
+    part = running.Part(found, jobs, save or found.out / "matrix" / f"{name}.json", which)
+    if dry_run:
+        document = part.document({job.name: replace(job.row(), key=_key(job)) for job in jobs})
+        with printing():
+            print_json(document.to_json()) if as_json else print_jobs(Terminal(), document.rows)
+        return
+    if join:
+        document, where = running.join(part, results or []), None if save is None else str(save)
+        require_room(save)
+        if save is not None:
+            running.write(part, {row.job: row for row in document.rows})
+    else:
+        require_room(part.saved)
+        with LiveMatrix(Terminal(stderr=True), len(jobs)).shown() as live:
+            order = Order(retries, found.out / "matrix" / plan.stem)
+            document, where = running.run(part, Here(at_once), order, live, resume=resume), str(part.saved)
+    with printing():
+        print_json(document.to_json()) if as_json else print_matrix(Terminal(), document, where)
+    if not document.passed:
+        raise typer.Exit(1)
+
+
+def _key(job: Job) -> str | None:
+    """The key of a job's artifact; None where that is not known before it is built, or it cannot be built here."""
+    try:
+        return job.key()
+    except MlpdeployError:
+        return None
+
+
+def _fits(name: str, pattern: str) -> bool:
+    return fnmatch.fnmatchcase(name, pattern if any(sign in pattern for sign in "*?[") else f"*{pattern}*")
+
+
+def _check(results: list[Path], join: bool, runs: bool) -> None:
+    """Raise InputError where results are given and not to be joined, or the other way round."""
+    if results and not join:
+        raise InputError(f"{results[0]}: results are there to be joined: say --join")
+    if join and not results:
+        raise InputError("--join: give the results to join, as in `mlpdeploy matrix plan.toml --join shards/*.json`")
+    if join and runs:
+        raise InputError("--join runs nothing: drop --dry-run, --resume, --retries and --jobs")
