@@ -35,6 +35,7 @@ class Executor(Protocol):
     def run(self, jobs: Sequence[Job], order: Order) -> Generator[Running | Row, None, None]:
         """Each job's steps as they begin, and its row once it has ended; in any order.
 
-        A job that fails is a row. Where the generator is closed, or an exception is raised in it (the keyboard, a
+        A row that is still pending tells how far a job is that waits, and another one of it follows. A job that fails
+        is a row. Where the generator is closed, or an exception is raised in it (the keyboard, a
         signal), every process that it started ends before it does.
         """

@@ -18,7 +18,7 @@ from mlpdeploy.engine.host import cores
 from mlpdeploy.errors import MlpdeployError
 from mlpdeploy.evidence.documents.matrix import PENDING, Row
 from mlpdeploy.matrix.executor import Order, Running
-from mlpdeploy.matrix.job import BENCH, BUILD, REGRESS, Asked, Job
+from mlpdeploy.matrix.job import BUILD, TIMED, Asked, Job
 from mlpdeploy.matrix.naming import slug
 from mlpdeploy.matrix.run_job import Manner, run_job, worker
 from mlpdeploy.system.processes import Children
@@ -41,8 +41,7 @@ class Here:
             for event in room.run(together, {}, self._environment):
                 if isinstance(event, Row) and event.state == PENDING:
                     begun[event.job] = event
-                else:
-                    yield event
+                yield event
             for job in [*(one for one in together if one.name in begun), *alone]:
                 yield from room.run([job], begun, lambda job: None, whole=True)
 
@@ -64,7 +63,7 @@ def beside_others(job: Job) -> tuple[str, ...]:
 
 
 def _measures(job: Job, asked: Asked) -> bool:
-    if asked.name in (BENCH, REGRESS):
+    if asked.name in TIMED:
         return True
     if asked.name == BUILD and ("search" in asked.options or asked.options.get("worth")):
         return True

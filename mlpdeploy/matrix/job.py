@@ -14,6 +14,7 @@ from mlpdeploy.selection import Selection
 BUILD, VERIFY, EVALUATE, BENCH, REGRESS = "build", "verify", "evaluate", "bench", "regress"
 ORDER = (BUILD, VERIFY, EVALUATE, BENCH, REGRESS)
 """The commands of a job as they follow each other: what measures time comes last."""
+TIMED = (BENCH, REGRESS)
 
 
 @dataclass(frozen=True)

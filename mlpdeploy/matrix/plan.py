@@ -19,13 +19,15 @@ import itertools
 import math
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mlpdeploy.engine.backend import backends
+from mlpdeploy.engine.nvidia import CURRENT
 from mlpdeploy.errors import InputError
-from mlpdeploy.evidence.documents.matrix import Needs
-from mlpdeploy.matrix.job import BUILD, ORDER, REGRESS, Asked, Job
+from mlpdeploy.evidence.documents.matrix import ANY_GPU, Needs
+from mlpdeploy.matrix.job import BUILD, ORDER, REGRESS, TIMED, Asked, Job
 from mlpdeploy.matrix.naming import apart
 from mlpdeploy.matrix.options import (
     CALIBRATED,
@@ -181,9 +183,20 @@ def _job(where: str, values: Mapping[str, Any], out: Path, steps: Sequence[Asked
         paths = {name: filled(plain, str(values[name])) for name in FILLED if name in values}
         given = {name: Path(text) if name in FILES else text for name, text in paths.items()}
         selection = Selection(**{**values, **given}, out=out)
-        return Job("", selection, tuple(_told_to(selection, step) for step in steps), needed)
+        return Job(
+            "", selection, tuple(_told_to(selection, step) for step in steps), _with_gpu(needed, selection, steps)
+        )
     except InputError as error:
         raise InputError(f"{where} ({told}): {error}") from error
+
+
+def _with_gpu(needed: Needs, selection: Selection, steps: Sequence[Asked]) -> Needs:
+    """The needs, with a GPU of any kind where the backend builds or times on one and the plan does not say which."""
+    backend = backends().get(selection.backend)
+    on_gpu = CURRENT in selection.gpus
+    if backend is not None and backend.device({}) != "cpu":
+        on_gpu |= backend.times_kernels or not backend.reads_file or any(one.name in TIMED for one in steps)
+    return replace(needed, gpu=ANY_GPU) if on_gpu and needed.gpu is None else needed
 
 
 def _told_to(selection: Selection, step: Asked) -> Asked:

@@ -60,7 +60,7 @@ class Manner:
     environment: Mapping[str, str] | None = None
     children: Children = field(default_factory=Children)
     tell: Callable[[str, int], None] = lambda step, attempt: None
-    command: Sequence[str] = COMMAND
+    command: Sequence[str] = field(default_factory=lambda: COMMAND)
 
 
 def run_job(

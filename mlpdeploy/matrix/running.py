@@ -30,6 +30,9 @@ class Watcher(Protocol):
     def begun(self, running: Running) -> None:
         """A job has begun a command."""
 
+    def waits(self, row: Row) -> None:
+        """A job has done what it can do beside others, and waits."""
+
     def ended(self, row: Row) -> None:
         """A job has ended."""
 
@@ -75,7 +78,7 @@ def run(part: Part, executor: Executor, order: Order, watcher: Watcher, *, resum
                     watcher.begun(event)
                     continue
                 rows[event.job] = event
-                watcher.ended(event)
+                watcher.waits(event) if event.state == PENDING else watcher.ended(event)
                 _keep(part, rows, watcher.say)
     except BaseException:
         for name in begun:

@@ -10,9 +10,10 @@ from typing import Annotated
 import typer
 
 from mlpdeploy.errors import InputError, MlpdeployError
+from mlpdeploy.evidence.documents.matrix import PENDING
 from mlpdeploy.matrix.job import Job
 from mlpdeploy.selection.checks import at_least
-from mlpdeploy.terminal.options import Json, print_json, printing, require_room
+from mlpdeploy.terminal.options import Json, print_json, printing, require_room, warn
 from mlpdeploy.terminal.screen import Terminal
 
 PlanFile = Annotated[
@@ -78,6 +79,8 @@ def matrix(
         require_room(save)
         if save is not None:
             running.write(part, {row.job: row for row in document.rows})
+        if missing := [row.job for row in document.rows if row.state == PENDING]:
+            warn(f"{len(missing)} jobs are in no result, or were not begun: {', '.join(missing)}")
     else:
         require_room(part.saved)
         with LiveMatrix(Terminal(stderr=True), len(jobs)).shown() as live:

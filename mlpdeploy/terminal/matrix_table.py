@@ -46,6 +46,10 @@ class LiveMatrix:
         """See Watcher."""
         self._running[running.job] = running, time.monotonic()
 
+    def waits(self, row: Row) -> None:
+        """See Watcher."""
+        self._running.pop(row.job, None)
+
     def ended(self, row: Row) -> None:
         """See Watcher."""
         self._running.pop(row.job, None)

@@ -39,7 +39,7 @@ class Needs:
     gpu: str | None = None
 
 
-ANYWHERE = Needs()
+ANYWHERE, ANY_GPU = Needs(), "any"
 
 
 @dataclass(frozen=True)
