@@ -129,7 +129,10 @@ def asked(where: str, step: str, given: Any) -> Asked | None:
     if (needed := NEEDED.get(step)) is not None and needed not in options:
         raise InputError(f"{where}: {step} needs {needed}, as in {step} = {{ {needed} = ... }}")
     if step in (BENCH, REGRESS) and "batch" in options:
-        parse_sizes(_text(options["batch"]))
+        try:
+            parse_sizes(_text(options["batch"]))
+        except InputError as error:
+            raise InputError(f"{where}: {step}.{error}") from error
     return Asked(step, options)
 
 
