@@ -15,6 +15,7 @@ from tests.evidence import examples
 BENCH = json.loads((Path(__file__).parents[1] / "data" / "bench.json").read_text())
 
 
+@pytest.mark.slow
 def test_a_build_and_its_verification(cli: Cli) -> None:
     chosen = ("cam_1d_cam", "--precision", "fp32", "--backend", "onnxruntime", "--batch", "1")
     built = essentials("build", json.loads(cli("build", *chosen, "--json").stdout))
@@ -31,7 +32,7 @@ def test_a_measurement_and_an_evaluation() -> None:
     assert timed["latency_ms"] == {
         str(one["batch"]): one["contenders"][0]["median_ms"] for one in BENCH["measurements"]
     }
-    evaluated = essentials("evaluate", examples.evaluation({}))
+    evaluated = essentials("evaluate", examples.evaluation({"recipe": {"name": "net"}}))
     facts = facts_of([Step("evaluate", found=evaluated), Step("bench", found=timed)])
     assert facts.top1 == 0.7 and facts.latency_ms == timed["latency_ms"] and facts.engine_bytes is None
 
