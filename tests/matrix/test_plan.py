@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from mlpdeploy.matrix import plan
 from mlpdeploy.matrix.job import Job
 from mlpdeploy.matrix.options import STEPS
 from mlpdeploy.terminal.cli import app
+from tests.conftest import REPOSITORY
 
 VIP = 'network = "vip_s7"\n'
 
@@ -254,3 +256,12 @@ def test_a_plan_that_is_no_text_or_not_there_is_one_line(content: bytes | None, 
         path.write_bytes(content)
     with pytest.raises(InputError, match=r"is no TOML|give a plan in TOML"):
         plan.read(path)
+
+
+def test_the_page_shows_a_plan_and_every_option_of_a_command(tmp_path: Path) -> None:
+    page = (REPOSITORY / "docs" / "matrix.md").read_text(encoding="utf-8")
+    (text,) = re.findall(r"```toml\n(.*?)```", page, re.S)
+    assert len(jobs(tmp_path, text)) == 14
+    lines = {line.split("`")[1]: line for line in page.splitlines() if line.startswith("| `")}
+    for step, options in STEPS.items():
+        assert all(f"`{one}`" in lines[step] or one.startswith("max-") for one in options), step
