@@ -30,14 +30,18 @@ WHOLE, SECONDS = Number(whole=True, least=1), Number(least=0, above=True)
 SIZES = (str, WHOLE, [WHOLE])
 STEPS: dict[str, dict[str, Any]] = {
     BUILD: {"search": SECONDS, "worth": bool},
-    VERIFY: {"data": str, "quick": bool},
-    EVALUATE: {"data": str, "only": TEXTS, "class-map": str, "limit": WHOLE, "workers": WHOLE},
-    BENCH: {"against": TEXTS, "batch": SIZES, "threads": WHOLE,
-            "time": SECONDS, "credit": bool},
-    REGRESS: {"baseline": str, "max-slowdown": str, "max-accuracy-loss": str, "max-size-growth": str,
-              "max-memory-growth": str, "max-build-growth": str, "accept": TEXTS, "undecided": str,
-              "batch": SIZES, "threads": WHOLE, "time": SECONDS,
-              "data": str},
+    VERIFY: {"data": str, "quick": bool, "trust": bool},
+    EVALUATE: {
+        "data": str, "only": TEXTS, "class-map": str, "limit": WHOLE, "workers": WHOLE, "trust": bool,
+    },
+    BENCH: {
+        "against": TEXTS, "batch": SIZES, "threads": WHOLE, "time": SECONDS, "credit": bool, "trust": bool,
+    },
+    REGRESS: {
+        "baseline": str, "max-slowdown": str, "max-accuracy-loss": str, "max-size-growth": str,
+        "max-memory-growth": str, "max-build-growth": str, "accept": TEXTS, "undecided": str, "batch": SIZES,
+        "threads": WHOLE, "time": SECONDS, "data": str, "trust": bool,
+    },
 }  # fmt: skip
 """What each command of a job can be told beside its selection, and of which kind that is."""
 NEEDED = {EVALUATE: "data", REGRESS: "baseline"}

@@ -27,6 +27,9 @@ BETTER = (*matrix.DONE, FAILED, CANCELLED, PENDING)
 class Watcher(Protocol):
     """Who is shown how jobs get on."""
 
+    def kept(self, rows: Sequence[Row]) -> None:
+        """These are done already."""
+
     def begun(self, running: Running) -> None:
         """A job has begun a command."""
 
@@ -66,8 +69,7 @@ def run(part: Part, executor: Executor, order: Order, watcher: Watcher, *, resum
     kept = _kept(part) if resume else {}
     rows = {job.name: kept.get(job.name, job.row()) for job in part.jobs}
     todo = [job for job in part.jobs if job.name not in kept]
-    if kept:
-        watcher.say(f"{len(kept)} of {len(rows)} jobs are done already")
+    watcher.kept(list(kept.values()))
     write(part, rows)
     begun = set[str]()
     try:

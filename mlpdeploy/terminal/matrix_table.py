@@ -42,6 +42,13 @@ class LiveMatrix:
             yield self
         self._live = None
 
+    def kept(self, rows: Sequence[Row]) -> None:
+        """See Watcher."""
+        for row in rows:
+            self._counts[row.state] += 1
+        if rows:
+            self.say(f"{len(rows)} of {self.jobs} jobs are done already")
+
     def begun(self, running: Running) -> None:
         """See Watcher."""
         self._running[running.job] = running, time.monotonic()

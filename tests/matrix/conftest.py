@@ -69,7 +69,11 @@ class Listening:
         self.rows: list[Row] = []
         self.said: list[str] = []
         self.waiting: list[str] = []
+        self.were_done: list[str] = []
         self.then = then
+
+    def kept(self, rows: Sequence[Row]) -> None:
+        self.were_done = [row.job for row in rows]
 
     def begun(self, running: Running) -> None:
         self.then(running)

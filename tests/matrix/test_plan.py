@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 from pathlib import Path
 
@@ -165,6 +166,7 @@ def test_options_are_those_of_the_command_line(tmp_path: Path) -> None:
     )  # fmt: skip
     assert second.steps[1].options["baseline"] == "old/nets-make/1-8-32.json"
     assert second.name == "nets:make fp16 auto 1:8:32 disable-rule=fold_affine,merge_reshapes"
+    assert pickle.loads(pickle.dumps(second)) == second  # as it goes to other machines
 
 
 def test_needs_are_read_and_a_gpu_is_known_to_be_needed(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def test_what_is_done_is_not_done_again_and_what_failed_is(fake: Fake) -> None:
     found = ran(plan, watcher, resume=True)
     assert fake.calls()[4:] == ["build cam_1d_pe", "verify cam_1d_pe"]
     assert found.passed and [row.state for row in found.rows] == ["built", "cached"]
-    assert watcher.said == ["1 of 2 jobs are done already"]
+    assert watcher.were_done == [found.rows[0].job]
     assert ran(plan, resume=True).rows == found.rows and len(fake.calls()) == 6
 
 
