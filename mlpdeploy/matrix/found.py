@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from statistics import median
 from typing import Any
 
+from mlpdeploy.artifact import store
+from mlpdeploy.errors import ArtifactError
 from mlpdeploy.evidence.documents.evaluation import ENGINE as EVALUATED
-from mlpdeploy.evidence.documents.matrix import Facts, Step
+from mlpdeploy.evidence.documents.matrix import Facts, Row, Step
 from mlpdeploy.matrix.job import BENCH, BUILD, EVALUATE, REGRESS, VERIFY
 
 Document = Mapping[str, Any]
@@ -31,6 +34,16 @@ def facts_of(steps: Sequence[Step]) -> Facts:
         of_budget=verified.get("of_budget"),
         top1=evaluated.get("top1"),
     )
+
+
+def stands(row: Row) -> bool:
+    """Whether the artifact that a row tells of still lies where it says."""
+    try:
+        manifest = store.read_manifest(Path(row.folder or ""))
+    except ArtifactError:
+        return False
+    hashes = {name: file["sha256"] for name, file in manifest["files"].items()}
+    return row.key == manifest["key"] and dict(row.files) == hashes
 
 
 def _built(document: Document) -> dict[str, Any]:

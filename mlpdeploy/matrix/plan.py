@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mlpdeploy.engine.backend import backends
+from mlpdeploy.engine.backend import Backend, backends
 from mlpdeploy.engine.nvidia import CURRENT
 from mlpdeploy.errors import InputError
 from mlpdeploy.evidence.documents.matrix import ANY_GPU, Needs
@@ -84,17 +84,17 @@ def read(path: Path, out: Path | None = None) -> Plan:
     where = str(path)
     top = {name: value for name, value in table.items() if name not in (JOBS, "out")}
     tables = _tables(where, table, JOBS) if JOBS in table else [{}]
-    store = out or Path(choices(where, "out", table.get("out", str(OUT)))[0])
+    store = out or choices(where, "out", [table.get("out", str(OUT))])[0]
     found: dict[str, Job] = {}
     used: set[int] = set()
     for place, one in enumerate(tables):
         _expand(f"{where}: jobs[{place}]" if JOBS in table else where, top, one, store, found, used)
-    unused = [one for one in _tables(where, top, EXCLUDE) if id(one) not in used]
-    if unused:
-        raise InputError(f"{where}: exclude {_told(unused[0])} leaves nothing out: is a value of it misspelt?")
+    _require_used(where, _tables(where, top, EXCLUDE), used)
     if not found:
         raise InputError(f"{where}: every job of it is excluded")
-    return Plan(path, hashlib.sha256(text.encode()).hexdigest(), store, apart(list(found.values())))
+    known_backends = backends()
+    jobs = [_with_gpu(job, known_backends.get(job.selection.backend)) for job in found.values()]
+    return Plan(path, hashlib.sha256(text.encode()).hexdigest(), store, apart(jobs))
 
 
 def _tables(where: str, table: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
@@ -111,7 +111,7 @@ def _expand(
 ) -> None:
     """Add the jobs of a table to those that are found; notes which exclusions of the plan were of use."""
     options = [name for name in FIELDS if name != "out"]
-    known(where, table.keys() | top.keys(), [*options, *STEPS, NEEDS, EXCLUDE])
+    known(where, [*top, *table], [*options, *STEPS, NEEDS, EXCLUDE])
     common, own = _tables(where, top, EXCLUDE), _tables(where, table, EXCLUDE)
     for one in (*common, *own):
         known(f"{where}: exclude", one, options)
@@ -126,15 +126,20 @@ def _expand(
         if (step := asked(where, name, wanted.get(name, name == BUILD))) is not None
     )  # fmt: skip
     needed = Needs(**{**needs(where, top.get(NEEDS, {})), **needs(where, table.get(NEEDS, {}))})
-    here: set[int] = set()
     for values in _products(where, wanted):
-        if left := [id(one) for one in (*common, *own) if _fits(one, values)]:
-            here.update(left)
-            continue
-        _add(where, found, _job(where, values, out, steps, needed))
-    used |= here
-    if unused := [one for one in own if id(one) not in here]:
-        raise InputError(f"{where}: exclude {_told(unused[0])} leaves nothing out: is a value of it misspelt?")
+        fitting = [id(one) for one in (*common, *own) if _fits(one, values)]
+        used.update(fitting)
+        if not fitting:
+            _add(where, found, _job(where, values, out, steps, needed))
+    _require_used(where, own, used)
+
+
+def _require_used(where: str, exclusions: Sequence[Mapping[str, Any]], used: set[int]) -> None:
+    """Raise InputError for an exclusion that left no job out."""
+    for one in exclusions:
+        if id(one) not in used:
+            told = ", ".join(f"{name} = {value!r}" for name, value in one.items())
+            raise InputError(f"{where}: exclude {{ {told} }} leaves nothing out: is a value of it misspelt?")
 
 
 def _products(where: str, wanted: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -183,20 +188,17 @@ def _job(where: str, values: Mapping[str, Any], out: Path, steps: Sequence[Asked
         paths = {name: filled(plain, str(values[name])) for name in FILLED if name in values}
         given = {name: Path(text) if name in FILES else text for name, text in paths.items()}
         selection = Selection(**{**values, **given}, out=out)
-        return Job(
-            "", selection, tuple(_told_to(selection, step) for step in steps), _with_gpu(needed, selection, steps)
-        )
+        return Job("", selection, tuple(_told_to(selection, step) for step in steps), needed)
     except InputError as error:
         raise InputError(f"{where} ({told}): {error}") from error
 
 
-def _with_gpu(needed: Needs, selection: Selection, steps: Sequence[Asked]) -> Needs:
-    """The needs, with a GPU of any kind where the backend builds or times on one and the plan does not say which."""
-    backend = backends().get(selection.backend)
-    on_gpu = CURRENT in selection.gpus
+def _with_gpu(job: Job, backend: Backend | None) -> Job:
+    """A job that needs a GPU of any kind, where it builds or times on one and the plan does not say which."""
+    on_gpu = CURRENT in job.selection.gpus
     if backend is not None and backend.device({}) != "cpu":
-        on_gpu |= backend.times_kernels or not backend.reads_file or any(one.name in TIMED for one in steps)
-    return replace(needed, gpu=ANY_GPU) if on_gpu and needed.gpu is None else needed
+        on_gpu |= backend.times_kernels or not backend.reads_file or any(one.name in TIMED for one in job.steps)
+    return replace(job, needs=replace(job.needs, gpu=ANY_GPU)) if on_gpu and job.needs.gpu is None else job
 
 
 def _told_to(selection: Selection, step: Asked) -> Asked:
@@ -227,7 +229,3 @@ def _add(where: str, found: dict[str, Job], job: Job) -> None:
     if job.needs != before.needs:
         raise InputError(f"{where}: asks twice for {job.selection.name}, with different needs")
     found[identity] = Job("", job.selection, tuple(steps[name] for name in ORDER if name in steps), job.needs)
-
-
-def _told(exclusion: Mapping[str, Any]) -> str:
-    return "{ " + ", ".join(f"{name} = {value!r}" for name, value in exclusion.items()) + " }"

@@ -30,7 +30,7 @@ from mlpdeploy.evidence.documents.matrix import (
     Row,
     Step,
 )
-from mlpdeploy.matrix.found import essentials, facts_of
+from mlpdeploy.matrix.found import essentials, facts_of, stands
 from mlpdeploy.matrix.job import BUILD, REGRESS, Asked, Job
 from mlpdeploy.matrix.options import words
 from mlpdeploy.selection.arguments import arguments
@@ -100,7 +100,10 @@ def cancelled(row: Row) -> Row:
 
 def _with(row: Row, place: int, step: Step, attempts: int, document: Mapping[str, Any]) -> Row:
     """The row after one more command."""
-    steps = (*row.steps[:place], step, *row.steps[place + 1 :])
+    rest = row.steps[place + 1 :]
+    if step.outcome in (FAILED, CANCELLED):
+        rest = tuple(replace(one, outcome=SKIPPED) for one in rest)
+    steps = (*row.steps[:place], step, *rest)
     if step.name == BUILD and step.outcome in (PASSED, CACHED):
         manifest = document["manifest"]
         hashes = {name: str(file["sha256"]) for name, file in manifest["files"].items()}
@@ -117,14 +120,14 @@ def _state(steps: Sequence[Step]) -> str:
 
 def _step(row: Row, job: Job, asked: Asked, log: Path, manner: Manner) -> tuple[Step, int, Mapping[str, Any]]:
     """A command's step, how often it was tried, and its document."""
-    if any(step.outcome in (FAILED, CANCELLED) for step in row.steps):
-        return Step(asked.name, dict(asked.options), SKIPPED), 1, {}
     began, attempt = time.monotonic(), 1
     command = [*manner.command, asked.name, *_words(row, job, asked), "--json"]
     environment = os.environ if manner.environment is None else manner.environment
     while True:
         manner.tell(asked.name, row.attempts + attempt - 1)
         step, document, again = _tried(asked, command, environment, log, manner.children)
+        if step.outcome == PASSED and row.key is not None and not stands(row):
+            step = replace(step, outcome=FAILED, error=f"another build has replaced {row.folder} meanwhile")
         if not again or attempt > manner.retries:
             return replace(step, seconds=round(time.monotonic() - began, 3)), attempt, document
         attempt += 1

@@ -10,11 +10,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from mlpdeploy.artifact import store
-from mlpdeploy.errors import ArtifactError, InputError
+from mlpdeploy.errors import InputError
 from mlpdeploy.evidence.documents import matrix
 from mlpdeploy.evidence.documents.matrix import CANCELLED, FAILED, PENDING, Matrix, Row
 from mlpdeploy.matrix.executor import Executor, Order, Running
+from mlpdeploy.matrix.found import stands
 from mlpdeploy.matrix.job import Job
 from mlpdeploy.matrix.plan import Plan
 from mlpdeploy.matrix.run_job import cancelled, machine_here
@@ -140,10 +140,4 @@ def _stands(row: Row, job: Job) -> bool:
     now = job.row()
     if row.selection != now.selection or asked != [(step.name, dict(step.asked)) for step in now.steps]:
         return False
-    try:
-        manifest = store.read_manifest(Path(row.folder or ""))
-    except ArtifactError:
-        return False
-    return row.key == manifest["key"] and dict(row.files) == {
-        name: file["sha256"] for name, file in manifest["files"].items()
-    }
+    return stands(row)

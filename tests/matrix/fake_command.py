@@ -79,6 +79,9 @@ def behave(how: str, command: str, network: str) -> None:
     if how == "meets":  # ends only where another command begins meanwhile
         while sum(line.startswith("begin") for line in CALLS.read_text().splitlines()) < 2:
             time.sleep(0.01)
+    if how == "replaced":
+        (manifest,) = Path("artifacts").rglob("manifest.json")
+        manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"key": "another"}))
     if how == "waits":
         signal.signal(signal.SIGTERM, lambda *_: (tell(f"cleared {network}"), sys.exit(143)))
         tell(f"waiting {os.getpid()}")

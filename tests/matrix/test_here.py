@@ -93,6 +93,7 @@ def test_a_job_that_fails_is_a_row_and_the_others_go_on(fake: Fake) -> None:
     assert {name: row.state for name, row in found.items()} == {
         "cam_1d_cam": "failed", "cam_1d_pe": "failed", "cam_1d_noenc": "built",
     }  # fmt: skip
+    assert [step.outcome for step in found["cam_1d_cam"].steps] == ["failed", "skipped"]
     assert found["cam_1d_pe"].error.startswith("bench: ended by signal 9") and "bench cam_1d_cam" not in fake.calls()
 
 

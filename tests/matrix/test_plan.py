@@ -187,6 +187,11 @@ def test_needs_are_read_and_a_gpu_is_known_to_be_needed(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_what_two_tables_ask_may_need_a_gpu_only_together(tmp_path: Path) -> None:
+    (job,) = jobs(tmp_path, f'{VIP}backend = "tensorrt-rtx"\n[[jobs]]\nverify = true\n[[jobs]]\nbench = true')
+    assert job.needs == Needs(gpu="any") and [step.name for step in job.steps] == ["build", "verify", "bench"]
+
+
 def test_each_option_of_a_command_is_one_of_the_command_line() -> None:
     for step, options in STEPS.items():
         parser = typer.main.get_command(app).commands[step]  # type: ignore[attr-defined]
@@ -224,6 +229,7 @@ BAD = {
     "an exclusion of what there is not": (f"{VIP}exclude = [{{ verify = true }}]", "exclude: nothing is called verify"),
     "an exclusion that is no table": (f"{VIP}exclude = ['vip_s7']", "exclude must be tables"),
     "jobs that are none": (f"{VIP}jobs = 3", "jobs must be tables"),
+    "stores that are several": (f"{VIP}out = ['a', 'b']", "out is a list, it must be text"),
     "no jobs": (f"{VIP}jobs = []", "jobs is an empty list"),
     "needs of the impossible": (f"{VIP}needs = {{ memory = 'much' }}", "a size such as 8GiB"),
     "needs of nothing": (f"{VIP}needs = {{ cpus = 0 }}", "must be at least 1"),

@@ -101,6 +101,13 @@ def test_some_commands_now_and_the_others_later(fake: Fake) -> None:
     assert last.seconds >= first.seconds and last.facts.latency_ms == {"8": 1.5}
 
 
+def test_evidence_of_an_artifact_that_another_build_replaced_is_none(fake: Fake) -> None:
+    fake.behave(cam_1d_cam_verify=["replaced"])
+    row = run_job(fake.job("verify = true\nbench = true"), LOG)
+    assert row.state == "failed"
+    assert row.error == "verify: another build has replaced artifacts/cam_1d_cam/fp32/onnxruntime meanwhile"
+
+
 def test_a_log_that_cannot_be_written_is_an_error_of_the_row(fake: Fake) -> None:
     (fake.folder / "logs").write_text("a file")
     row = run_job(fake.job(), LOG)
