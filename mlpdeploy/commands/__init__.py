@@ -77,7 +77,7 @@ def bench(selection: Selection, **options: Any) -> Bench:
 
 
 @in_turn
-def regress(selection: Selection, reference: str, **options: Any) -> Regress:
+def regress(selection: Selection, reference: str | None = None, **options: Any) -> Regress:
     """Hold the engine of a selection against a baseline (see `gating.regress`), and add the run to the history."""
     from mlpdeploy.commands import gating
 

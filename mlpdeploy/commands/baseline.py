@@ -1,17 +1,20 @@
-"""What a run of `mlpdeploy regress` is held against: a saved result, an artifact, or a git revision that is built here.
+"""What a run of `mlpdeploy regress` is held against: a saved result, an artifact, or what is built for it.
 
     results.json                        a document of `mlpdeploy bench` or `mlpdeploy regress`
     artifacts/vip_s7/fp32/openvino      an artifact
     git:main                            the network as it is at that revision, built in a worktree of the repository
+    another interpreter                 the network as its mlpdeploy and its engine's library make it
 
 At a git revision, code comes from there: the folders of the repository that Python imports from (the current one, and
 those on its path, such as `src`) are replaced by the worktree's. So a network of one's own is that of the revision, and
 in mlpdeploy's own repository the rules and recipes are. The build runs in a process of its own.
+
+An interpreter is asked which mlpdeploy it has before anything is built, and builds and verifies by that one's own
+command line; its engine is timed in a process of it (see `evidence.latency.elsewhere`).
 """
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
@@ -21,38 +24,59 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlpdeploy.artifact import decisions, store
+from mlpdeploy.artifact import store
 from mlpdeploy.artifact.copying import copied_from
+from mlpdeploy.artifact.lookup import backend_of
 from mlpdeploy.artifact.store import Artifact
+from mlpdeploy.commands.abroad import Abroad
+from mlpdeploy.commands.interpreter import Interpreter, interpreter
 from mlpdeploy.errors import InputError, MachineLacks
 from mlpdeploy.progress import Stages
 from mlpdeploy.selection import Selection
-from mlpdeploy.selection.arguments import arguments
 from mlpdeploy.system.leftovers import PREFIX, is_dead, workplace
 from mlpdeploy.system.processes import run
 
 GIT = "git:"
+BUILT = ("git", "environment")
+"""Kinds that are built in the session that measures them."""
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """Either a saved document or an artifact; `described` is what a result says of it."""
+    """Either a saved document or an artifact; `described` is what a result says of it.
+
+    `interpreter` is what built the artifact, and runs it, where that is another one.
+    """
 
     reference: str
     described: dict[str, Any]
     document: dict[str, Any] | None = None
     artifact: Artifact | None = None
+    interpreter: Interpreter | None = None
+
+    @property
+    def called(self) -> str:
+        """As it was asked for: `--baseline git:main`."""
+        return f"--baseline {self.reference}" if self.interpreter is None else self.interpreter.called
 
 
 @contextmanager
-def opened(reference: str, selection: Selection, verify: Sequence[str] | None, stages: Stages) -> Iterator[Baseline]:
+def opened(
+    reference: str | None, python: str | None, selection: Selection, verify: Sequence[str] | None, stages: Stages
+) -> Iterator[Baseline]:
     """The baseline of a selection whose backend is decided; what was built for it goes away afterwards.
 
-    At a git revision the engine is verified too where `verify` is not None, with those options. Raises InputError where
-    the reference cannot be used, or is of another network.
+    It is what `reference` says, or what the interpreter `python` builds. What is built is verified too where `verify`
+    is not None, with those options. Raises InputError where neither or both are given, where it cannot be used, or is
+    of another network.
     """
+    if (reference is None) == (python is None):
+        both = "exclude each other: give one of the two" if python else "are both missing: give what to hold it against"
+        raise InputError(f"--baseline and --baseline-env {both}")
     with workplace() as folder:
-        if reference.startswith(GIT):
+        if reference is None:
+            found = _at_interpreter(interpreter(str(python)), selection, verify, folder, stages)
+        elif reference.startswith(GIT):
             found = _at_revision(reference, selection, verify, folder, stages)
         elif _is_artifact(path := Path(reference)):
             found = _kept(reference, path, folder)
@@ -61,7 +85,7 @@ def opened(reference: str, selection: Selection, verify: Sequence[str] | None, s
         built = (found.document or {}).get("network") if found.artifact is None else found.artifact.manifest["recipe"]
         if not built or built["name"] != selection.name:
             raise InputError(
-                f"--baseline {reference}: is of {(built or {}).get('name')}, not of {selection.name}: "
+                f"{found.called}: is of {(built or {}).get('name')}, not of {selection.name}: "
                 "a network is held against an earlier one of its own"
             )
         yield found
@@ -99,15 +123,29 @@ def _at_revision(
     commit = _git(root, reference, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
     tree, out = folder / "tree", folder / "out"
     with stages(f"baseline {commit[:10]}"), _worktree(root, reference, tree, commit):
-        given = _abroad(selection, out)
-        decisions.copy(selection.out, out)
-        plain = ["--no-worth"] if selection.quantised else []  # what only a report of the baseline would say
-        built = _command(reference, root, tree, ["build", *arguments("build", given), *plain])
-        if verify is not None:
-            _command(reference, root, tree, ["verify", *arguments("verify", given), *verify], allowed=(0, 1))
-    artifact = store.open_artifact(out / Path(built["folder"]).relative_to(out))
+        here = Path.cwd()
+        where = tree / here.relative_to(root) if here.is_relative_to(root) else tree
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(_path(root, tree))}
+        there = Abroad(sys.executable, where if where.is_dir() else tree, environment, f"--baseline {reference}")
+        artifact = there.built(selection, out, verify)
     said = {"kind": "git", "commit": commit, "created": artifact.manifest["created"]}
     return Baseline(reference, {"reference": reference, **said}, artifact=artifact)
+
+
+def _at_interpreter(
+    found: Interpreter, selection: Selection, verify: Sequence[str] | None, folder: Path, stages: Stages
+) -> Baseline:
+    with stages("baseline environment"):
+        artifact = found.built(selection, folder / "out", verify)
+    versions = artifact.manifest["versions"]
+    engine = [f"{name} {versions[name]}" for name in backend_of(artifact).packages if name in versions]
+    said = {
+        "kind": "environment",
+        "created": artifact.manifest["created"],
+        "engine": ", ".join([*engine, f"mlpdeploy {found.version}"]),
+        "versions": versions,
+    }
+    return Baseline(found.python, {"reference": found.python, **said}, artifact=artifact, interpreter=found)
 
 
 @contextmanager
@@ -142,27 +180,6 @@ def _git(folder: Path, reference: str, *arguments: str) -> str:
     return found.stdout.strip()
 
 
-def _command(
-    reference: str, root: Path, tree: Path, arguments: Sequence[str], allowed: Sequence[int] = (0,)
-) -> dict[str, Any]:
-    """Run mlpdeploy in the worktree. Raises MachineLacks or InputError with what it said where it fails."""
-    here = Path.cwd()
-    where = tree / here.relative_to(root) if here.is_relative_to(root) else tree
-    command = [sys.executable, "-m", "mlpdeploy", *arguments, "--json"]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(_path(root, tree))}
-    cwd = where if where.is_dir() else tree
-    found = run(command, cwd, environment)
-    try:
-        document = json.loads(found.stdout)
-    except ValueError:
-        document = {}
-    if found.returncode not in allowed:
-        error = document.get("error", {}).get("message") or (found.stderr.strip().splitlines() or ["it failed"])[-1]
-        kind = MachineLacks if found.returncode == MachineLacks.exit_code else InputError
-        raise kind(f"--baseline {reference}: cannot be built there: {error.splitlines()[0]}")
-    return dict(document)
-
-
 def _path(root: Path, tree: Path) -> list[str]:
     """This process's path with the repository's folders replaced by the worktree's, and mlpdeploy's own at the end."""
     entries = [Path(entry).resolve() if entry else Path.cwd() for entry in sys.path]
@@ -170,20 +187,3 @@ def _path(root: Path, tree: Path) -> list[str]:
     package = Path(__file__).resolve().parents[2]
     others = [] if package.is_relative_to(root.resolve()) else [package]
     return [str(entry) for entry in dict.fromkeys([*ours, *others])]
-
-
-def _abroad(selection: Selection, out: Path) -> dict[str, Any]:
-    """The selection for a process in another folder, whose artifacts lie in `out`."""
-    given, checkpoint = selection.calibration, selection.checkpoint
-    return selection.to_json() | {
-        "out": str(out),
-        "checkpoint": None if checkpoint is None else str(checkpoint.resolve()),
-        "calibration": None if given is None else absolute(given),
-    }
-
-
-def absolute(data: str) -> str:
-    """What `--calibration` or `--data` names, for a process in another folder; the words that name no file stay."""
-    from mlpdeploy.evidence.proof.samples import DIGITS, RANDOM
-
-    return data if data in (DIGITS, RANDOM) else str(Path(data).resolve())

@@ -13,6 +13,7 @@ from mlpdeploy.artifact.lookup import backend_of
 from mlpdeploy.artifact.store import REPORT, VERIFICATION, Artifact
 from mlpdeploy.commands import baseline as baselines
 from mlpdeploy.commands import unlike
+from mlpdeploy.commands.abroad import absolute
 from mlpdeploy.commands.baseline import Baseline
 from mlpdeploy.commands.gating_latency import Terms, latency
 from mlpdeploy.commands.measuring import attach_to, built_copy, covering, describe, held_to, thread_count
@@ -38,8 +39,9 @@ BUILDS = 3
 
 def regress(
     selection: Selection,
-    reference: str,
+    reference: str | None = None,
     *,
+    baseline_env: str | None = None,
     limits: Limits | None = None,
     sizes: Sequence[int] = (),
     threads: int | None = None,
@@ -52,6 +54,7 @@ def regress(
 ) -> Regress:
     """Hold the engine of a selection against a baseline (see `baseline`); `Regress.passed` says how it ended.
 
+    That is what `reference` says, or what another interpreter, `baseline_env`, makes of the same network and runs.
     `sizes` are the batch sizes to time (none: the smallest), `threads` those of a CPU engine (none: as many as a saved
     result had, or one for each core but one), `seconds` the time that may be spent on them together; as
     many pairs as a verdict needs are taken in any case. `accepted` names gates that may get worse this time. The
@@ -76,8 +79,8 @@ def regress(
     selection = covering(selection.with_backend(backend.name), sizes)
     sizes = list(dict.fromkeys(sizes)) or [selection.profile.min]
     before = machine.conditions()
-    verify = [] if data is None else ["--data", baselines.absolute(data)]
-    with baselines.opened(reference, selection, verify, stages) as other, workplace() as folder:
+    verify = [] if data is None else ["--data", absolute(data)]
+    with baselines.opened(reference, baseline_env, selection, verify, stages) as other, workplace() as folder:
         if other.document is not None:
             _require_same_machine(other)
         elif other.described["kind"] == "artifact" and other.artifact is not None:  # one of git was built just now
@@ -130,7 +133,7 @@ def _require_same_machine(other: Baseline) -> None:
     differ = machine.differences(machine.fingerprint(), other.document["machine"])
     if differ:
         raise MachineLacks(
-            f"--baseline {other.reference}: was measured on another machine or with other versions "
+            f"{other.called}: was measured on another machine or with other versions "
             f"({'; '.join(differ)}): give an artifact or git:REVISION, which is measured here"
         )
 
@@ -179,7 +182,7 @@ def _facts_of_baseline(other: Baseline, batch: int | None) -> Facts:
     if batch is None:
         why = "there is no batch that both sides take and whose memory is known"
         found = replace(found, memory_bytes=None, reasons={**found.reasons, MEMORY: why})
-    if other.described["kind"] == "git":
+    if other.described["kind"] in baselines.BUILT:
         return found
     why = "the baseline was built in another session; git:REVISION is built in this one"
     return replace(found, build_seconds=None, reasons={**found.reasons, BUILD: why})

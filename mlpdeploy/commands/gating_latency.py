@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -12,15 +13,18 @@ from typing import TYPE_CHECKING, Any
 from mlpdeploy.artifact.lookup import backend_of
 from mlpdeploy.artifact.store import Artifact
 from mlpdeploy.commands.baseline import Baseline
+from mlpdeploy.commands.interpreter import own
 from mlpdeploy.engine.backend import Backend
 from mlpdeploy.errors import InputError, MachineLacks
 from mlpdeploy.progress import Stages
 from mlpdeploy.selection import Selection
 from mlpdeploy.stages import load
+from mlpdeploy.system.leftovers import temporary_folder
 
 if TYPE_CHECKING:
     from mlpdeploy.evidence.documents.regress import BothSides, Gate
-    from mlpdeploy.evidence.latency.contenders import Contender
+    from mlpdeploy.evidence.latency.contenders import Contender, Loadable
+    from mlpdeploy.evidence.latency.elsewhere import Place
     from mlpdeploy.evidence.latency.load_pairs import LoadPair
     from mlpdeploy.evidence.latency.sequential_test import Slowdown
 
@@ -49,20 +53,36 @@ def latency(other: Baseline, artifact: Artifact, selection: Selection, terms: Te
         gates = (regress.not_measured(regress.LATENCY, "ms", terms.limit, reason, size) for size in terms.sizes)
         return tuple(gates), ()
     specs = load(selection, stages).with_images(selection).specs()
-    candidate = _contender("candidate", artifact, backend, specs, terms.threads)
     if other.artifact is None:
+        candidate = _contender("candidate", artifact, backend, specs, terms.threads)
         return against_saved(other, candidate, terms, stages)
     profile = other.artifact.manifest["batch"]
     outside = [size for size in terms.sizes if not profile["min"] <= size <= profile["max"]]
     if outside:
-        raise InputError(
-            f"--baseline {other.reference}: was built for batch {profile['min']} to {profile['max']}, not {outside[0]}"
-        )
+        raise InputError(f"{other.called}: was built for batch {profile['min']} to {profile['max']}, not {outside[0]}")
+    if other.interpreter is not None:
+        places = {"baseline": other.interpreter.place, "candidate": own()}
+        return _apart(places, (other.artifact, artifact), specs, terms, stages)
     their_backend = backend_of(other.artifact)
     if (reason := their_backend.executable()) is not None:
-        raise MachineLacks(f"--baseline {other.reference}: cannot run on this machine: {reason}")
+        raise MachineLacks(f"{other.called}: cannot run on this machine: {reason}")
+    candidate = _contender("candidate", artifact, backend, specs, terms.threads)
     baseline = _contender("baseline", other.artifact, their_backend, specs, terms.threads)
     return interleaved(baseline, candidate, terms, stages)
+
+
+def _apart(
+    places: Mapping[str, Place], artifacts: Sequence[Artifact], specs: Sequence[Any], terms: Terms, stages: Stages
+) -> Found:
+    """Both sides in processes of their own, the baseline first, each by its interpreter."""
+    with temporary_folder() as folder, ExitStack() as stack:
+        baseline, candidate = (
+            stack.enter_context(place.started()).contender(
+                name, _loadable(artifact, backend_of(artifact), terms.threads), specs, folder
+            )
+            for (name, place), artifact in zip(places.items(), artifacts, strict=True)
+        )
+        return interleaved(baseline, candidate, terms, stages)
 
 
 def interleaved(
@@ -123,7 +143,7 @@ def against_saved(other: Baseline, candidate: Contender, terms: Terms, stages: S
 
     saved, sizes = _saved_medians(other), terms.sizes
     if missing := [size for size in sizes if size not in saved]:
-        raise InputError(f"--baseline {other.reference}: has no batch {missing[0]}, only {', '.join(map(str, saved))}")
+        raise InputError(f"{other.called}: has no batch {missing[0]}, only {', '.join(map(str, saved))}")
     count = max(len(saved[size]) for size in sizes)
     began, seconds = time.monotonic(), min(terms.seconds / len(sizes), count * _sitting(other))
     with stages("time the engine"):
@@ -172,7 +192,7 @@ def _saved_medians(other: Baseline) -> dict[int, list[float]]:
     for one in other.document["measurements"]:
         medians = (one["contenders"][0] if bench else one)["medians_ms"]
         if not medians or not all(0 < median < math.inf for median in medians):
-            raise InputError(f"--baseline {other.reference}: has no times at batch {one['batch']}: measure it again")
+            raise InputError(f"{other.called}: has no times at batch {one['batch']}: measure it again")
         found[one["batch"]] = [1e-3 * median for median in medians]
     return found
 
@@ -191,5 +211,10 @@ def _sitting(other: Baseline) -> float:
 def _contender(name: str, artifact: Artifact, backend: Backend, specs: Sequence[Any], threads: int) -> Contender:
     from mlpdeploy.evidence.latency import contenders
 
-    loadable = contenders.Loadable(backend, artifact.engine, artifact.manifest["facts"]).on(threads)
-    return contenders.engine(name, "engine", name, loadable, specs)
+    return contenders.engine(name, "engine", name, _loadable(artifact, backend, threads), specs)
+
+
+def _loadable(artifact: Artifact, backend: Backend, threads: int) -> Loadable:
+    from mlpdeploy.evidence.latency import contenders
+
+    return contenders.Loadable(backend, artifact.engine, artifact.manifest["facts"]).on(threads)

@@ -8,9 +8,13 @@ from typing import Any
 
 from mlpdeploy.artifact import decisions
 from mlpdeploy.artifact.decisions import LEFT_OUT, PUT_IN
+from mlpdeploy.artifact.lookup import backend_of
 from mlpdeploy.artifact.store import Artifact
 from mlpdeploy.commands.baseline import Baseline
 from mlpdeploy.selection import Selection
+
+Pair = tuple[str, Any, Any]
+"""What is compared, of the baseline and of the candidate."""
 
 _ELSEWHERE = ("name", "checkpoint", "calibration", "out")
 """Fields of a selection that say where something lies, or that are compared by what they name."""
@@ -27,13 +31,32 @@ def differences(other: Baseline, artifact: Artifact, threads: int) -> list[str]:
         weights = {"text": theirs["network"]["weights"], "sha256": theirs["network"].get("weights_sha256")}
         with_threads = theirs["settings"]["threads"]
     before, after = theirs["selection"], artifact.manifest["selection"]
+    pairs: list[Pair] = [] if other.interpreter is None else _environments(theirs, artifact)
     names = [field.name for field in Selection.fields() if field.name not in _ELSEWHERE]
-    pairs = [(name.replace("_", " "), before.get(name), after.get(name)) for name in names]
+    pairs += [(name.replace("_", " "), before.get(name), after.get(name)) for name in names]
     pairs += [("threads", with_threads, threads), _calibration(before, after)]
     pairs.append(_weights(weights, artifact.manifest["weights"]))
     if other.artifact is not None:
         pairs.append(("decisions of a search", _decided(theirs), _decided(artifact.manifest)))
     return [f"{what}: the baseline has {_words(a)}, the candidate {_words(b)}" for what, a, b in pairs if a != b]
+
+
+def _environments(theirs: Mapping[str, Any], artifact: Artifact) -> list[Pair]:
+    """Versions, the engine's library first, what it executes, and which rules and forms fired otherwise."""
+    ours = artifact.manifest
+    versions, here = theirs["versions"], ours["versions"]
+    first = dict.fromkeys([*backend_of(artifact).packages, "mlpdeploy", "torch", "python", *here, *versions])
+    pairs: list[Pair] = [(name, versions.get(name), here.get(name)) for name in first]
+    pairs.append(("precision that is executed", theirs["facts"].get("executed"), ours["facts"].get("executed")))
+    fired, firing = _fired(theirs), _fired(ours)
+    names = [name for name in dict.fromkeys([*firing, *fired]) if fired.get(name) != firing.get(name)]
+    before, after = ([f"{name} {one[name]} times" for name in names if name in one] for one in (fired, firing))
+    return [*pairs, ("rules and forms that fired", before, after)]
+
+
+def _fired(manifest: Mapping[str, Any]) -> dict[str, int]:
+    """How often each rule of the graph and form of the file did."""
+    return {one["name"]: one["fired"] for part in ("rules", "forms") for one in manifest.get(part, ()) if one["fired"]}
 
 
 def _weights(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> tuple[str, str, str]:

@@ -8,7 +8,7 @@ import subprocess
 import sysconfig
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,7 +102,7 @@ def run(
         try:
             stdout, stderr = process.communicate()
         except BaseException:
-            _end(process)
+            end(process, process.communicate)
             raise
     return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
 
@@ -140,7 +140,7 @@ class Children:
             try:
                 stdout, _ = process.communicate()
             except BaseException:
-                _end(process)
+                end(process, process.communicate)
                 raise
             finally:
                 with self._lock:
@@ -174,9 +174,9 @@ def _send(process: subprocess.Popen[str], number: int) -> None:
             process.send_signal(number)
 
 
-def _end(process: subprocess.Popen[str]) -> None:
-    """Ask a process and its children to end, and end those that do not."""
+def end(process: subprocess.Popen[str], wait: Callable[..., Any]) -> None:
+    """Ask a process and its children to end, and end those that do not; `wait` is how one waits for it, in seconds."""
     _send(process, signal.SIGTERM)
     with suppress(subprocess.TimeoutExpired):
-        process.communicate(timeout=GRACE)
+        wait(timeout=GRACE)
     _send(process, _KILL)

@@ -77,8 +77,12 @@ def regress(
     selection: Selection,
     *,
     baseline: Annotated[
-        str, typer.Option(metavar="REF", help="A saved result, an artifact's folder, or git:REVISION.")
-    ],
+        str | None, typer.Option(metavar="REF", help="A saved result, an artifact's folder, or git:REVISION.")
+    ] = None,
+    baseline_env: Annotated[
+        str | None,
+        typer.Option("--baseline-env", metavar="PYTHON", help="Or an interpreter with another mlpdeploy or engine."),
+    ] = None,
     max_slowdown: Annotated[str, typer.Option(metavar="P%", help="How much slower it may get.")] = "3%",
     max_accuracy_loss: Annotated[str, typer.Option(metavar="P%", help="How much accuracy it may lose.")] = "0.5%",
     max_size_growth: Annotated[str, typer.Option(metavar="P%", help="How much the engine's file may grow.")] = "1%",
@@ -122,6 +126,7 @@ def regress(
         found = commands.regress(
             selection,
             baseline,
+            baseline_env=baseline_env,
             limits=limits,
             sizes=sizes,
             threads=threads,

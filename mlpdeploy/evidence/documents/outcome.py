@@ -28,14 +28,19 @@ def junit(document: Mapping[str, Any]) -> str:
     }
     name = plain(title(document))
     suite = ElementTree.Element("testsuite", name=name, timestamp=document["created"], errors="0", **counts)
+    known = ElementTree.SubElement(suite, "properties")
+    differs = [plain(line) for line in document["baseline"].get("differs", ())]
+    said = [("baseline", plain(described(document["baseline"]))), *(("not alike", line) for line in differs)]
+    for what, value in said:
+        ElementTree.SubElement(known, "property", name=what, value=value)
     for gate in gates:
         case = ElementTree.SubElement(suite, "testcase", classname=name, name=plain(gate["label"]))
         if gate["verdict"] in failing:
             ElementTree.SubElement(case, "failure", message=plain(sentence(gate)), type=gate["verdict"])
         elif gate["verdict"] in skipped:
             ElementTree.SubElement(case, "skipped", message=plain(sentence(gate)))
-    if differs := document["baseline"].get("differs"):
-        ElementTree.SubElement(suite, "system-out").text = "\n".join(f"not alike: {plain(line)}" for line in differs)
+    if differs:
+        ElementTree.SubElement(suite, "system-out").text = "\n".join(f"not alike: {line}" for line in differs)
     root = ElementTree.Element("testsuites")
     root.append(suite)
     ElementTree.indent(root)
@@ -75,9 +80,9 @@ def title(document: Mapping[str, Any]) -> str:
 
 
 def described(baseline: Mapping[str, Any]) -> str:
-    """The baseline in words: `git:main (3f2a91c0de)`."""
+    """The baseline in words: `git:main (3f2a91c0de)`, `/opt/old/bin/python (openvino 2025.2.0, mlpdeploy 0.1.0)`."""
     commit = baseline.get("commit")
-    return f"{baseline['reference']} ({commit[:10] if commit else baseline['created']})"
+    return f"{baseline['reference']} ({commit[:10] if commit else baseline.get('engine') or baseline['created']})"
 
 
 def sentence(gate: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -19,10 +19,34 @@ from torch import Tensor
 from mlpdeploy.engine import programs
 from mlpdeploy.engine.cuda_graphs import WARMUP, captured, leads
 from mlpdeploy.engine.runner import Bind, OnDevice
-from mlpdeploy.evidence.latency.timing import Phases, Timings, measure
+from mlpdeploy.evidence.latency.timing import Phased, Phases, TimedRun, Timings, measure
 
 Call = Callable[[Any], object]
 Host = Mapping[str, Tensor]
+
+
+class OnClock(Phased, Protocol):
+    """A contender on a GPU's clock. `uncaptured` is why its computing is no CUDA graph, None where it is one."""
+
+    @property
+    def uncaptured(self) -> str | None: ...
+
+
+@runtime_checkable
+class Elsewhere(Protocol):
+    """A contender that is loaded in another process, which has its inputs: what times it there, at a batch size.
+
+    `host_clock` is None where that can be a GPU's clock, else why it cannot ("" on a CPU).
+    """
+
+    @property
+    def host_clock(self) -> str | None: ...
+
+    def on_host(self, size: int) -> TimedRun:
+        """By the host's clock, which takes places of inputs."""
+
+    def on_device(self, size: int) -> OnClock:
+        """By the GPU's."""
 
 
 @dataclass(frozen=True)
@@ -59,19 +83,30 @@ def timed(calls: Mapping[str, Call], inputs: Inputs, **limits: Any) -> Timings:
     if reason is not None:
         runs = {name: _fed(call, inputs.values[name]) for name, call in calls.items()}
         return replace(measure(runs, turns, **limits), host_clock=reason)
-    bound = {n: DeviceCall(call.bind, inputs.pinned[n]) for n, call in calls.items() if isinstance(call, OnDevice)}
+    bound = {name: _bound(call, inputs, name) for name, call in calls.items()}
     taken = measure(bound, turns, **limits)
     return replace(taken, uncaptured={name: one.uncaptured or "" for name, one in bound.items()})
 
 
 def host_clock(calls: Mapping[str, object]) -> str | None:
     """None where all contenders can be timed on the GPU's clock; else why they are on the host's, "" on a CPU."""
-    elsewhere = [name for name, call in calls.items() if not isinstance(call, OnDevice)]
+    told = {name: _host_clock(call) for name, call in calls.items()}
+    elsewhere = [name for name, reason in told.items() if reason == ""]
     if len(elsewhere) == len(calls):
         return ""
-    if not torch.cuda.is_available():
-        return f"PyTorch {torch.__version__} cannot use the GPU, whose events it records"
+    if (reason := next(filter(None, told.values()), None)) is not None:
+        return reason
     return f"{', '.join(elsewhere)} does not run on the GPU" if elsewhere else None
+
+
+def _host_clock(call: object) -> str | None:
+    if isinstance(call, Elsewhere):
+        return call.host_clock
+    if not isinstance(call, OnDevice):
+        return ""
+    if torch.cuda.is_available():
+        return None
+    return f"PyTorch {torch.__version__} cannot use the GPU, whose events it records"
 
 
 class DeviceCall:
@@ -118,5 +153,14 @@ class DeviceCall:
             tensor.copy_(value[name], non_blocking=True)
 
 
-def _fed(call: Call, values: Sequence[Any]) -> Callable[[int], object]:
+def _fed(call: Call | Elsewhere, values: Sequence[Any]) -> TimedRun:
+    if isinstance(call, Elsewhere):
+        return call.on_host(values[0][0])
     return lambda index: call(values[index])
+
+
+def _bound(call: object, inputs: Inputs, name: str) -> OnClock:
+    if isinstance(call, Elsewhere):
+        return call.on_device(inputs.values[name][0][0])
+    assert isinstance(call, OnDevice)
+    return DeviceCall(call.bind, inputs.pinned[name])

@@ -36,7 +36,11 @@ MOST_INPUTS, MOST_BYTES = 1000, 1 << 29
 
 @dataclass(frozen=True)
 class Contender:
-    """Something to time. `load` gives a function of one prepared input; `prepare` makes that from arrays by name."""
+    """Something to time. `load` gives a function of one prepared input; `prepare` makes that from arrays by name.
+
+    One in another process is given inputs by `hand_over` instead: of a batch size, those that were drawn, and how many
+    are wanted. What `load` gives there times itself, with a batch size and the place of an input.
+    """
 
     name: str
     kind: str
@@ -44,6 +48,7 @@ class Contender:
     inputs: tuple[TensorSpec, ...]
     prepare: Callable[[Arrays], Any]
     load: Callable[[], AbstractContextManager[Call]]
+    hand_over: Callable[[int, Sequence[Arrays], int], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -142,16 +147,27 @@ def prepared(contenders: Sequence[Contender], size: int, seed: int) -> dict[str,
     rows: dict[tuple[TensorSpec, ...], list[Arrays]] = {}
     made: dict[str, list[Any]] = {}
     for one in contenders:
+        if one.hand_over is not None:
+            drawn, wanted = _drawn(one.inputs, size, seed)
+            one.hand_over(size, drawn, wanted)
+            made[one.name] = [(size, place) for place in range(wanted)]
+            continue
         if one.inputs not in rows:
-            rng = np.random.default_rng(seed)
-            drawn = [{spec.name: spec.draw(size, rng) for spec in one.inputs} for _ in range(DISTINCT)]
-            bytes_each = sum(array.nbytes for array in drawn[0].values())
-            wanted = min(MOST_INPUTS, -(-min(5 * machine.cache_bytes() // 4, MOST_BYTES) // max(1, bytes_each)))
-            copies = itertools.islice(itertools.cycle(drawn), max(0, wanted - DISTINCT))
+            drawn, wanted = _drawn(one.inputs, size, seed)
+            copies = itertools.islice(itertools.cycle(drawn), wanted - len(drawn))
             rows[one.inputs] = [*drawn, *({name: array.copy() for name, array in each.items()} for each in copies)]
         made[one.name] = [one.prepare(arrays) for arrays in rows[one.inputs]]
     shortest = min(map(len, made.values()))
     return {name: values[:shortest] for name, values in made.items()}
+
+
+def _drawn(inputs: Sequence[TensorSpec], size: int, seed: int) -> tuple[list[Arrays], int]:
+    """A few random batches, and how many are wanted, copies of them included."""
+    rng = np.random.default_rng(seed)
+    drawn: list[Arrays] = [{spec.name: spec.draw(size, rng) for spec in inputs} for _ in range(DISTINCT)]
+    bytes_each = sum(array.nbytes for array in drawn[0].values())
+    wanted = min(MOST_INPUTS, -(-min(5 * machine.cache_bytes() // 4, MOST_BYTES) // max(1, bytes_each)))
+    return drawn, max(DISTINCT, wanted)
 
 
 def _torch(

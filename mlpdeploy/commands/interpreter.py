@@ -1,0 +1,115 @@
+"""Another interpreter, with a mlpdeploy and engines' libraries of its own: found, asked what it has, and built with."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlpdeploy._version import __version__
+from mlpdeploy.artifact.store import Artifact
+from mlpdeploy.commands.abroad import Abroad
+from mlpdeploy.errors import ArtifactError, InputError, MachineLacks
+from mlpdeploy.selection import Selection
+
+if TYPE_CHECKING:
+    from mlpdeploy.evidence.latency.elsewhere import Place
+
+PATIENCE = 120.0
+"""Seconds in which an interpreter says which mlpdeploy it has."""
+_OF_THIS_ONE = ("PYTHONHOME", "PYTHONEXECUTABLE", "__PYVENV_LAUNCHER__")
+"""Environment variables that would make another interpreter this one."""
+
+
+@dataclass(frozen=True)
+class Interpreter:
+    """An interpreter by its path, and the version of the mlpdeploy that it has."""
+
+    python: str
+    version: str
+
+    @property
+    def called(self) -> str:
+        """As it was asked for."""
+        return f"--baseline-env {self.python}"
+
+    @property
+    def place(self) -> Place:
+        """Where its engine is timed."""
+        from mlpdeploy.evidence.latency.elsewhere import Place
+
+        return Place(self.python, _variables(), self.called)
+
+    def built(self, selection: Selection, out: Path, verify: Sequence[str] | None) -> Artifact:
+        """The artifact of a selection, built in `out` by its mlpdeploy. Raises MachineLacks or InputError."""
+        install = f"{self.python} -m pip install"
+        try:
+            return Abroad(self.python, Path.cwd(), _variables(), self.called).built(selection, out, verify)
+        except ArtifactError as error:
+            raise MachineLacks(
+                f"{self.called}: this mlpdeploy {__version__} cannot read what mlpdeploy {self.version} builds there "
+                f"({str(error).partition(': build it again')[0]}): {install} mlpdeploy=={__version__}"
+            ) from error
+        except (InputError, MachineLacks) as error:
+            text = str(error).replace("pip install", install)
+            if "No such option" in text:
+                text += f": leave it out, or {install} --upgrade mlpdeploy, which is {self.version} there"
+            raise type(error)(text) from error
+
+
+def interpreter(python: str) -> Interpreter:
+    """The interpreter that was asked for, by its path or its name. Raises InputError where it is none that answers, and
+    MachineLacks where it has no mlpdeploy."""
+    from mlpdeploy.evidence.latency.elsewhere import Place
+
+    path = _path(python)
+    called = f"--baseline-env {path}"
+    try:
+        with Place(path, _variables(), called).started() as server:
+            found = server.ask("describe", PATIENCE)
+    except OSError as error:
+        raise InputError(
+            f"{called}: cannot be started ({error.strerror or error}): give a Python interpreter"
+        ) from error
+    lacking = found.get("lacking")
+    if lacking is not None:
+        what = "mlpdeploy" if lacking.partition(".")[0] == "mlpdeploy" else f"{lacking}, which its mlpdeploy needs"
+        raise MachineLacks(f"{called}: Python {found['python']} there has no {what}: {path} -m pip install mlpdeploy")
+    return Interpreter(path, found["mlpdeploy"])
+
+
+def own() -> Place:
+    """This interpreter, with what it imports from."""
+    from mlpdeploy.evidence.latency.elsewhere import Place
+
+    entries = [entry or os.getcwd() for entry in sys.path]
+    variables = os.environ | {"PYTHONPATH": os.pathsep.join(entries), "PYTHONSAFEPATH": "1"}
+    return Place(sys.executable, variables, "the candidate")
+
+
+def _path(python: str) -> str:
+    """The absolute path, its links kept: a virtual environment is known by that of its interpreter."""
+    found = shutil.which(python)
+    if found is None:
+        known = (Path(python) / name for name in ("bin/python", "Scripts/python.exe"))
+        inside = next((path for path in known if path.exists()), None)
+        what = (
+            "is a folder" if os.path.isdir(python) else "is no program" if os.path.exists(python) else "there is none"
+        )
+        raise InputError(
+            f"--baseline-env {python}: {what}; give an interpreter, such as {inside or '.venv/bin/python'}"
+        )
+    return os.path.abspath(found)
+
+
+def _variables() -> dict[str, str]:
+    """This process's environment, without what would take the place of that interpreter's own mlpdeploy."""
+    found = {name: value for name, value in os.environ.items() if name not in _OF_THIS_ONE}
+    entries = found.pop("PYTHONPATH", "").split(os.pathsep)
+    kept = [entry for entry in entries if entry and not os.path.exists(os.path.join(entry, "mlpdeploy", "__init__.py"))]
+    path = {"PYTHONPATH": os.pathsep.join(kept)} if kept else {}
+    return found | path | {"PYTHONSAFEPATH": "1"}

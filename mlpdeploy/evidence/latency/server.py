@@ -1,0 +1,147 @@
+"""One side of a measurement in a process of its own: what it is asked for it does, and times on its own clock.
+
+    PYTHON .../server.py WORD           a question a line on stdin; an answer a line on stdout, behind WORD
+
+It is run as a file by whichever interpreter has the engine's library and a mlpdeploy, however old, and both sides of a
+measurement are run so, each by its own interpreter: the loop that is timed is this one on both sides, and what it calls
+is what that mlpdeploy makes of the engine. So no more of mlpdeploy is used here than how engines are loaded.
+"""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import json
+import os
+import platform
+import signal
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+
+class Server:
+    """Answers the questions, each by the method of its name."""
+
+    def __init__(self) -> None:
+        self._engine: tuple[str, Path, dict[str, Any]] | None = None
+        self._inputs: dict[int, list[dict[str, Any]]] = {}
+        self._loaded, self._settled = ExitStack(), False
+        self._call: Any = None
+        self._timed: dict[int, Any] = {}
+
+    def describe(self) -> dict[str, Any]:
+        """The versions of Python and of mlpdeploy, or what is lacking for the latter."""
+        try:
+            from mlpdeploy._version import __version__
+        except ModuleNotFoundError as error:
+            return {"python": platform.python_version(), "lacking": str(error.name)}
+        return {"python": platform.python_version(), "mlpdeploy": __version__}
+
+    def engine(self, backend: str, file: str, facts: dict[str, Any]) -> dict[str, Any]:
+        """Which engine is meant from here on; it is loaded by `load`, to run with `threads` of the facts."""
+        gc.disable()
+        self._engine = backend, Path(file), facts
+        return {}
+
+    def inputs(self, batch: int, file: str, drawn: int, count: int) -> dict[str, Any]:
+        """Keep `count` inputs of a batch size: the `drawn` ones of a file, called `PLACE NAME` there, and copies."""
+        import numpy as np
+
+        assert self._engine is not None
+        dtypes = {str(port["name"]): _dtype(str(port["dtype"])) for port in self._engine[2]["inputs"]}
+        with np.load(file) as arrays:
+            found = [
+                {name: np.ascontiguousarray(arrays[f"{place} {name}"], dtype) for name, dtype in dtypes.items()}
+                for place in range(drawn)
+            ]
+        more = itertools.islice(itertools.cycle(found), max(0, count - drawn))
+        self._inputs[batch] = [*found, *({name: array.copy() for name, array in one.items()} for one in more)]
+        return {}
+
+    def load(self) -> dict[str, Any]:
+        """Load the engine anew. `host_clock` is None where a GPU's clock can time it, else why not ("" on a CPU)."""
+        from mlpdeploy.engine.backend import backends
+
+        assert self._engine is not None
+        backend, file, facts = self._engine
+        gc.collect()
+        self._call = self._loaded.enter_context(backends()[backend].load(file, facts))
+        if (torch := sys.modules.get("torch")) is not None:
+            torch.set_num_threads(facts["threads"])
+        if not self._settled:
+            gc.collect()
+            gc.freeze()
+            self._settled = True
+        return {"host_clock": self._host_clock()}
+
+    def on_device(self, batch: int) -> dict[str, Any]:
+        """Bind the engine to inputs of a batch size on the GPU, whose clock times them from here on."""
+        from mlpdeploy.evidence.latency.clocks import DeviceCall, Inputs
+
+        pinned = Inputs({"": self._inputs[batch]}).pinned[""]
+        self._timed[batch] = bound = DeviceCall(self._call.bind, pinned)
+        return {"uncaptured": bound.uncaptured}
+
+    def seconds(self, batch: int, place: int, calls: int) -> dict[str, Any]:
+        """Seconds of a call with an input, the mean of so many."""
+        call, value = self._call, self._inputs[batch][place]
+        clock = time.perf_counter_ns
+        began = clock()
+        for _ in range(calls):
+            call(value)
+        return {"seconds": (clock() - began) / calls * 1e-9}
+
+    def phases(self, batch: int, place: int) -> dict[str, Any]:
+        """Seconds of copying in, computing and copying out, on the GPU's clock."""
+        found = self._timed[batch].phases(place)
+        return {"phases": [found.host_to_device, found.compute, found.device_to_host]}
+
+    def unload(self) -> dict[str, Any]:
+        """Let go of the engine."""
+        self._call = None
+        self._timed.clear()
+        self._loaded.close()
+        return {}
+
+    def _host_clock(self) -> str | None:
+        if not hasattr(self._call, "bind"):
+            return ""
+        import torch
+
+        try:
+            from mlpdeploy.evidence.latency.clocks import DeviceCall as DeviceCall
+        except ImportError:
+            return "the mlpdeploy of one side cannot time on the GPU's clock"
+        if torch.cuda.is_available():
+            return None
+        return f"PyTorch {torch.__version__} cannot use the GPU, whose events it records"
+
+
+def _dtype(name: str) -> Any:
+    import ml_dtypes
+    import numpy as np
+
+    return np.dtype(getattr(ml_dtypes, name, name))
+
+
+def main(word: str) -> None:
+    """Answer until nobody asks any more. What else is printed here goes to stderr."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who asks says when it is over
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    server = Server()
+    for line in sys.stdin:
+        question = json.loads(line)
+        try:
+            answer = getattr(server, question.pop("do"))(**question)
+        except Exception as error:
+            answer = {"failed": [kind.__name__ for kind in type(error).__mro__], "message": str(error)}
+        answers.write(f"{word} {json.dumps(answer)}\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
