@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -75,11 +74,9 @@ def _apart(
     places: Mapping[str, Place], artifacts: Sequence[Artifact], specs: Sequence[Any], terms: Terms, stages: Stages
 ) -> Found:
     """Both sides in processes of their own, the baseline first, each by its interpreter."""
-    with temporary_folder() as folder, ExitStack() as stack:
+    with temporary_folder() as folder:
         baseline, candidate = (
-            stack.enter_context(place.started()).contender(
-                name, _loadable(artifact, backend_of(artifact), terms.threads), specs, folder
-            )
+            place.contender(name, _loadable(artifact, backend_of(artifact), terms.threads), specs, folder)
             for (name, place), artifact in zip(places.items(), artifacts, strict=True)
         )
         return interleaved(baseline, candidate, terms, stages)

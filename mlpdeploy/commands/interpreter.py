@@ -68,13 +68,8 @@ def interpreter(python: str) -> Interpreter:
 
     path = _path(python)
     called = f"--baseline-env {path}"
-    try:
-        with Place(path, _variables(), called).started() as server:
-            found = server.ask("describe", PATIENCE)
-    except OSError as error:
-        raise InputError(
-            f"{called}: cannot be started ({error.strerror or error}): give a Python interpreter"
-        ) from error
+    with Place(path, _variables(), called).started() as server:
+        found = server.ask("describe", PATIENCE)
     lacking = found.get("lacking")
     if lacking is not None:
         what = "mlpdeploy" if lacking.partition(".")[0] == "mlpdeploy" else f"{lacking}, which its mlpdeploy needs"

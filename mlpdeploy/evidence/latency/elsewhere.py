@@ -1,13 +1,14 @@
 """Contenders that run in processes of their own, each by an interpreter of its own (see `server`), and take turns.
 
 A process that is not asked waits, so that one runs at a time. What it is told goes through a pipe; the time of a call
-is taken inside of it, by its own clock.
+is taken inside of it, by its own clock. Two processes of one engine differ by a few per cent for as long as they live,
+as two loads in one process do: so each load is in a new process.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ PATIENCE = 300.0
 
 @dataclass(frozen=True)
 class Place:
-    """An interpreter, the environment variables that it is started with, and what it is called in messages."""
+    """An interpreter, the environment variables that it is started with, and what begins errors that it is why of."""
 
     python: str
     variables: Mapping[str, str]
@@ -36,9 +37,41 @@ class Place:
 
     @contextmanager
     def started(self) -> Iterator[Server]:
-        """Its process, until the body ends. Raises InputError where it cannot be started."""
-        with asked([self.python, str(SERVER)], self.variables) as process:
+        """Its process, until the body ends. Raises InputError where there is no such program."""
+        with ExitStack() as stack:
+            try:
+                process = stack.enter_context(asked([self.python, str(SERVER)], self.variables))
+            except OSError as error:
+                why = error.strerror or error
+                raise InputError(f"{self.called}: cannot be started ({why}): give a Python interpreter") from error
             yield Server(process, self.called)
+
+    def contender(self, name: str, loadable: Loadable, specs: Sequence[TensorSpec], folder: Path) -> Contender:
+        """An engine that is loaded and timed there; inputs are handed over in files of `folder`."""
+        given: dict[int, dict[str, Any]] = {}
+
+        def hand_over(size: int, drawn: Sequence[Arrays], count: int) -> None:
+            file = folder / f"{name}-{size}.npz"
+            arrays: dict[str, Any] = {
+                f"{place} {port}": array for place, one in enumerate(drawn) for port, array in one.items()
+            }
+            np.savez(file, **arrays)
+            given[size] = {"batch": size, "file": str(file), "drawn": len(drawn), "count": count}
+
+        @contextmanager
+        def load() -> Iterator[Any]:
+            with self.started() as server:
+                told: dict[str, Any] = {
+                    "backend": loadable.backend.name,
+                    "file": str(loadable.engine),
+                    "facts": dict(loadable.facts),
+                }
+                found = Loaded(server, server.ask("load", **told)["host_clock"])
+                for inputs in given.values():
+                    server.ask("inputs", **inputs)
+                yield found
+
+        return Contender(name, "engine", name, tuple(specs), dict, load, hand_over)
 
 
 @dataclass(frozen=True)
@@ -63,30 +96,6 @@ class Server:
         kind = MachineLacks if MachineLacks.__name__ in kinds else InputError
         known = MlpdeployError.__name__ in kinds
         return kind(f"{self.called}: {lines[0] if known else f'{kinds[0]}: {lines[0]}'}")
-
-    def contender(self, name: str, loadable: Loadable, specs: Sequence[TensorSpec], folder: Path) -> Contender:
-        """An engine that it loads and times; inputs are handed over in files of `folder`."""
-        self.ask("engine", backend=loadable.backend.name, file=str(loadable.engine), facts=dict(loadable.facts))
-        given = set[int]()
-
-        def hand_over(size: int, drawn: Sequence[Arrays], count: int) -> None:
-            if size in given:
-                return
-            file = folder / f"{name}-{size}.npz"
-            arrays: dict[str, Any] = {
-                f"{place} {port}": array for place, one in enumerate(drawn) for port, array in one.items()
-            }
-            np.savez(file, **arrays)
-            self.ask("inputs", batch=size, file=str(file), drawn=len(drawn), count=count)
-            file.unlink()
-            given.add(size)
-
-        return Contender(name, "engine", name, tuple(specs), dict, self._load, hand_over)
-
-    @contextmanager
-    def _load(self) -> Iterator[Any]:
-        yield Loaded(self, self.ask("load")["host_clock"])
-        self.ask("unload")
 
 
 @dataclass(frozen=True)

@@ -25,12 +25,13 @@ from typing import Any
 class Server:
     """Answers the questions, each by the method of its name."""
 
-    def __init__(self) -> None:
-        self._engine: tuple[str, Path, dict[str, Any]] | None = None
-        self._inputs: dict[int, list[dict[str, Any]]] = {}
-        self._loaded, self._settled = ExitStack(), False
+    def __init__(self, loaded: ExitStack) -> None:
+        """The engine is let go of at the end of `loaded`."""
+        self._loaded = loaded
         self._call: Any = None
-        self._timed: dict[int, Any] = {}
+        self._dtypes: dict[str, Any] = {}
+        self._inputs: dict[int, list[dict[str, Any]]] = {}
+        self._bound: dict[int, Any] = {}
 
     def describe(self) -> dict[str, Any]:
         """The versions of Python and of mlpdeploy, or what is lacking for the latter."""
@@ -40,49 +41,40 @@ class Server:
             return {"python": platform.python_version(), "lacking": str(error.name)}
         return {"python": platform.python_version(), "mlpdeploy": __version__}
 
-    def engine(self, backend: str, file: str, facts: dict[str, Any]) -> dict[str, Any]:
-        """Which engine is meant from here on; it is loaded by `load`, to run with `threads` of the facts."""
+    def load(self, backend: str, file: str, facts: dict[str, Any]) -> dict[str, Any]:
+        """Load an engine, to run with the `threads` of its facts.
+
+        `host_clock` is None where a GPU's clock can time it, else why not ("" on a CPU).
+        """
+        from mlpdeploy.engine.backend import backends
+
+        self._call = self._loaded.enter_context(backends()[backend].load(Path(file), facts))
+        self._dtypes = {str(port["name"]): _dtype(str(port["dtype"])) for port in facts["inputs"]}
+        if (torch := sys.modules.get("torch")) is not None:
+            torch.set_num_threads(facts["threads"])
+        gc.collect()
         gc.disable()
-        self._engine = backend, Path(file), facts
-        return {}
+        return {"host_clock": self._host_clock()}
 
     def inputs(self, batch: int, file: str, drawn: int, count: int) -> dict[str, Any]:
         """Keep `count` inputs of a batch size: the `drawn` ones of a file, called `PLACE NAME` there, and copies."""
         import numpy as np
 
-        assert self._engine is not None
-        dtypes = {str(port["name"]): _dtype(str(port["dtype"])) for port in self._engine[2]["inputs"]}
         with np.load(file) as arrays:
             found = [
-                {name: np.ascontiguousarray(arrays[f"{place} {name}"], dtype) for name, dtype in dtypes.items()}
+                {name: np.ascontiguousarray(arrays[f"{place} {name}"], dtype) for name, dtype in self._dtypes.items()}
                 for place in range(drawn)
             ]
         more = itertools.islice(itertools.cycle(found), max(0, count - drawn))
         self._inputs[batch] = [*found, *({name: array.copy() for name, array in one.items()} for one in more)]
         return {}
 
-    def load(self) -> dict[str, Any]:
-        """Load the engine anew. `host_clock` is None where a GPU's clock can time it, else why not ("" on a CPU)."""
-        from mlpdeploy.engine.backend import backends
-
-        assert self._engine is not None
-        backend, file, facts = self._engine
-        gc.collect()
-        self._call = self._loaded.enter_context(backends()[backend].load(file, facts))
-        if (torch := sys.modules.get("torch")) is not None:
-            torch.set_num_threads(facts["threads"])
-        if not self._settled:
-            gc.collect()
-            gc.freeze()
-            self._settled = True
-        return {"host_clock": self._host_clock()}
-
     def on_device(self, batch: int) -> dict[str, Any]:
         """Bind the engine to inputs of a batch size on the GPU, whose clock times them from here on."""
         from mlpdeploy.evidence.latency.clocks import DeviceCall, Inputs
 
         pinned = Inputs({"": self._inputs[batch]}).pinned[""]
-        self._timed[batch] = bound = DeviceCall(self._call.bind, pinned)
+        self._bound[batch] = bound = DeviceCall(self._call.bind, pinned)
         return {"uncaptured": bound.uncaptured}
 
     def seconds(self, batch: int, place: int, calls: int) -> dict[str, Any]:
@@ -96,15 +88,8 @@ class Server:
 
     def phases(self, batch: int, place: int) -> dict[str, Any]:
         """Seconds of copying in, computing and copying out, on the GPU's clock."""
-        found = self._timed[batch].phases(place)
+        found = self._bound[batch].phases(place)
         return {"phases": [found.host_to_device, found.compute, found.device_to_host]}
-
-    def unload(self) -> dict[str, Any]:
-        """Let go of the engine."""
-        self._call = None
-        self._timed.clear()
-        self._loaded.close()
-        return {}
 
     def _host_clock(self) -> str | None:
         if not hasattr(self._call, "bind"):
@@ -132,15 +117,16 @@ def main(word: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # who asks says when it is over
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    server = Server()
-    for line in sys.stdin:
-        question = json.loads(line)
-        try:
-            answer = getattr(server, question.pop("do"))(**question)
-        except Exception as error:
-            answer = {"failed": [kind.__name__ for kind in type(error).__mro__], "message": str(error)}
-        answers.write(f"{word} {json.dumps(answer)}\n")
-        answers.flush()
+    with ExitStack() as loaded:
+        server = Server(loaded)
+        for line in sys.stdin:
+            question = json.loads(line)
+            try:
+                answer = getattr(server, question.pop("do"))(**question)
+            except Exception as error:
+                answer = {"failed": [kind.__name__ for kind in type(error).__mro__], "message": str(error)}
+            answers.write(f"{word} {json.dumps(answer)}\n")
+            answers.flush()
 
 
 if __name__ == "__main__":
