@@ -8,17 +8,17 @@ import queue
 import subprocess
 import tempfile
 import threading
-import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import IO, Any
 
+from mlpdeploy.system import processes
 from mlpdeploy.system.leftovers import for_a_while
-from mlpdeploy.system.processes import GRACE, end
+from mlpdeploy.system.processes import end
 
 MOST = 1000
-"""Lines that are no answers, of what else a process prints, before it counts as one that does not answer."""
+"""Lines without an answer among them before a process counts as one that does not answer."""
 LONGEST = 1 << 20
 """Characters of a line."""
 
@@ -33,7 +33,8 @@ class Asked:
     def __init__(self, process: subprocess.Popen[str], word: str, said: IO[bytes]) -> None:
         """`said` is the file that its stderr goes to."""
         self._process, self._word, self._said = process, f"{word} ", said
-        self._lines: queue.Queue[str] = queue.Queue()
+        self._answers: queue.Queue[str | None] = queue.Queue()
+        self._others, self._last = 0, ""
         threading.Thread(target=self._read, daemon=True).start()
 
     def ask(self, question: Mapping[str, Any], patience: float) -> dict[str, Any]:
@@ -42,26 +43,27 @@ class Asked:
         with suppress(OSError):  # it has ended: what it said last tells why
             self._process.stdin.write(json.dumps(question) + "\n")
             self._process.stdin.flush()
-        until, other = time.monotonic() + patience, ""
-        for _ in range(MOST):
-            try:
-                line = self._lines.get(timeout=max(0.0, until - time.monotonic()))
-            except queue.Empty:
-                raise NoAnswer(f"did not answer within {patience:g} s") from None
-            if not line:
-                raise NoAnswer(self._ended(other))
-            if line.startswith(self._word):
-                return self._parsed(line.removeprefix(self._word))
-            other = line.strip() or other
-        raise NoAnswer(f"printed something else than answers ({_short(other)})")
+        try:
+            answer = self._answers.get(timeout=patience)
+        except queue.Empty:
+            raise NoAnswer(f"did not answer within {patience:g} s") from None
+        if answer is None:
+            self._answers.put(None)
+            raise NoAnswer(self._over())
+        return self._parsed(answer)
 
     def _read(self) -> None:
-        """Pass on line by line; at the end an empty one."""
+        """Keep the answers, and of other lines the last; None behind the last answer that there will be."""
         assert self._process.stdout is not None
         with suppress(OSError, ValueError):
-            while line := self._process.stdout.readline(LONGEST):
-                self._lines.put(line)
-        self._lines.put("")
+            while self._others < MOST and (line := self._process.stdout.readline(LONGEST)):
+                if line.startswith(self._word):
+                    self._others = 0
+                    self._answers.put(line.removeprefix(self._word))
+                else:
+                    self._others += 1
+                    self._last = line.strip() or self._last
+        self._answers.put(None)
 
     def _parsed(self, text: str) -> dict[str, Any]:
         try:
@@ -72,15 +74,18 @@ class Asked:
             raise NoAnswer(f"gave an answer that is none ({_short(text.strip())})")
         return found
 
-    def _ended(self, other: str) -> str:
-        """With the last line that it said on stderr, or else on stdout."""
+    def _over(self) -> str:
+        """Why no more answers will come, with the last line that it said: on stderr, or else on stdout."""
+        if self._others == MOST:
+            return f"printed something else than answers ({_short(self._last)})"
         with suppress(subprocess.TimeoutExpired):
-            self._process.wait(GRACE)
+            self._process.wait(processes.GRACE)
         self._said.seek(0)
         lines = [line for line in self._said.read().decode(errors="replace").splitlines() if line.strip()]
         code = self._process.returncode
-        how = f"was ended by signal {-code}" if code is not None and code < 0 else f"ended with exit code {code}"
-        last = (lines or [other])[-1].strip()
+        how = f"ended with exit code {code}" if code is not None else "closed its stdout"
+        how = f"was ended by signal {-code}" if code is not None and code < 0 else how
+        last = (lines or [self._last])[-1].strip()
         return f"{how} ({_short(last)})" if last else how
 
 
@@ -101,7 +106,7 @@ def asked(command: Sequence[str], environment: Mapping[str, str] | None = None) 
             yield Asked(process, word, said)
             _close(process)
             with suppress(subprocess.TimeoutExpired):
-                process.wait(GRACE)
+                process.wait(processes.GRACE)
         finally:
             _close(process)
             end(process, process.wait)

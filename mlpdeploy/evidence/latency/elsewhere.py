@@ -81,10 +81,10 @@ class Server:
     process: Asked
     called: str
 
-    def ask(self, what: str, patience: float = PATIENCE, **words: Any) -> dict[str, Any]:
+    def ask(self, what: str, patience: float | None = None, **words: Any) -> dict[str, Any]:
         """Its answer. Raises MachineLacks or InputError, one line, where it has none, or something failed there."""
         try:
-            answer = self.process.ask({"do": what, **words}, patience)
+            answer = self.process.ask({"do": what, **words}, patience or PATIENCE)
         except NoAnswer as error:
             raise InputError(f"{self.called}: its process {error}") from error
         if "failed" in answer:
