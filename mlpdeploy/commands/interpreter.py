@@ -92,12 +92,9 @@ def _path(python: str) -> str:
     if found is None:
         known = (Path(python) / name for name in ("bin/python", "Scripts/python.exe"))
         inside = next((path for path in known if path.exists()), None)
-        what = (
-            "is a folder" if os.path.isdir(python) else "is no program" if os.path.exists(python) else "there is none"
-        )
-        raise InputError(
-            f"--baseline-env {python}: {what}; give an interpreter, such as {inside or '.venv/bin/python'}"
-        )
+        what = "it is a folder" if os.path.isdir(python) else "there is no such program"
+        such = inside or ".venv/bin/python"
+        raise InputError(f"--baseline-env {python}: {what}; give an interpreter, such as {such}")
     return os.path.abspath(found)
 
 
