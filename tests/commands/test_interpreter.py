@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,9 +27,11 @@ from mlpdeploy.evidence.documents import outcome, regress
 from mlpdeploy.selection import Selection
 from mlpdeploy.terminal.measurements import print_regress
 from tests.commands.test_regress_command import refused
+from tests.conftest import REPOSITORY
 from tests.listening import Listener
 from tests.standin_interpreter import PACKAGE, package, script
 from tests.standin_interpreter import interpreter as standin
+from tests.system.test_processes import alive, until
 from tests.terminal.test_cli import in_process
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="stand-ins are programs of a POSIX shell")
@@ -94,6 +98,19 @@ def test_one_that_hangs_is_given_up(held: Callable[..., str], tmp_path: Path, mo
     monkeypatch.setattr(interpreter, "PATIENCE", 0.5)
     script(tmp_path / "slow", "exec sleep 600")
     assert held(2, "./slow") == "--baseline-env {}/slow: its process did not answer within 0.5 s"
+
+
+def test_an_interruption_leaves_no_process_behind(tmp_path: Path) -> None:
+    marker = tmp_path / "marker"
+    python = script(tmp_path / "slow", f"echo $$ >{marker}.part; mv {marker}.part {marker}; exec sleep 600")
+    command = [sys.executable, "-m", "mlpdeploy", *COMMAND, "--baseline-env", str(python)]
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        until(marker.exists)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate()
+    assert process.returncode == 130 and said.startswith("error: interrupted") and len(said.splitlines()) == 1
+    until(lambda: not alive(int(marker.read_text())))
 
 
 def test_one_without_mlpdeploy_says_what_to_type(held: Callable[..., str], tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """Contenders that run in processes of their own, each by an interpreter of its own (see `server`), and take turns.
 
 A process that is not asked waits, so that one runs at a time. What it is told goes through a pipe; the time of a call
-is taken inside of it, by its own clock. Two processes of one engine differ by a few per cent for as long as they live,
-as two loads in one process do: so each load is in a new process.
+is taken inside of it, by its own clock. Two processes of one engine differ for as long as they live, as two loads in
+one process do: so each load is in a new process.
 """
 
 from __future__ import annotations
