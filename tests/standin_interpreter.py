@@ -40,8 +40,8 @@ def backends():
     return {"standin": Engines()}
 """
 PACKAGE = {
-    "__init__.py": "", "_version.py": '__version__ = "0.0.7"\n', "errors.py": ERRORS,
-    "engine/__init__.py": "", "engine/backend.py": BACKEND,
+    "__init__.py": '__version__ = "0.0.7"\n', "errors.py": ERRORS, "engine/__init__.py": "",
+    "engine/backend.py": BACKEND,
 }  # fmt: skip
 
 

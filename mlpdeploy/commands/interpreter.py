@@ -70,11 +70,16 @@ def interpreter(python: str) -> Interpreter:
     called = f"--baseline-env {path}"
     with Place(path, _variables(), called).started() as server:
         found = server.ask("describe", PATIENCE)
-    lacking = found.get("lacking")
-    if lacking is not None:
-        what = "mlpdeploy" if lacking.partition(".")[0] == "mlpdeploy" else f"{lacking}, which its mlpdeploy needs"
-        raise MachineLacks(f"{called}: Python {found['python']} there has no {what}: {path} -m pip install mlpdeploy")
-    return Interpreter(path, found["mlpdeploy"])
+    version, lacking, install = found["mlpdeploy"], found["lacking"], f"{path} -m pip install"
+    if lacking is None:
+        return Interpreter(path, version)
+    if version is None:
+        what = "mlpdeploy" if lacking == "mlpdeploy" else f"{lacking}, which its mlpdeploy needs"
+        raise MachineLacks(f"{called}: Python {found['python']} there has no {what}: {install} mlpdeploy")
+    raise MachineLacks(
+        f"{called}: mlpdeploy {version} there has no {lacking}, by which engines are loaded: "
+        f"{install} --upgrade mlpdeploy"
+    )
 
 
 def own() -> Place:

@@ -120,6 +120,11 @@ def test_one_without_mlpdeploy_says_what_to_type(held: Callable[..., str], tmp_p
     assert held(3, "./bare") == said
     standin(tmp_path / "half", package(tmp_path / "other", {"__init__.py": "import typer_is_not_here"}))
     assert "has no typer_is_not_here, which its mlpdeploy needs" in held(3, "./half")
+    standin(tmp_path / "old", package(tmp_path / "older", {"__init__.py": "__version__ = '0.0.1'"}))
+    said = (
+        "mlpdeploy 0.0.1 there has no mlpdeploy.engine, by which engines are loaded: {}/old -m pip install --upgrade "
+    )
+    assert held(3, "./old") == f"--baseline-env {{}}/old: {said}mlpdeploy"
     standin(tmp_path / "broken", package(tmp_path / "third", {"__init__.py": "1 / 0"}))
     assert held(2, "./broken") == "--baseline-env {}/broken: ZeroDivisionError: division by zero"
 

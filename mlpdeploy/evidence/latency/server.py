@@ -10,6 +10,7 @@ is what that mlpdeploy makes of the engine. So no more of mlpdeploy is used here
 from __future__ import annotations
 
 import gc
+import importlib
 import itertools
 import json
 import os
@@ -34,12 +35,14 @@ class Server:
         self._bound: dict[int, Any] = {}
 
     def describe(self) -> dict[str, Any]:
-        """The versions of Python and of mlpdeploy, or what is lacking for the latter."""
+        """The versions of Python and of mlpdeploy, and what is lacking (None: nothing), by the name of its module."""
+        found: dict[str, Any] = {"python": platform.python_version(), "mlpdeploy": None, "lacking": None}
         try:
-            from mlpdeploy._version import __version__
-        except ModuleNotFoundError as error:
-            return {"python": platform.python_version(), "lacking": str(error.name)}
-        return {"python": platform.python_version(), "mlpdeploy": __version__}
+            found["mlpdeploy"] = str(getattr(importlib.import_module("mlpdeploy"), "__version__", "of no version"))
+            from mlpdeploy.engine.backend import backends as backends
+        except ImportError as error:
+            found["lacking"] = str(error.name)
+        return found
 
     def load(self, backend: str, file: str, facts: dict[str, Any]) -> dict[str, Any]:
         """Load an engine, to run with the `threads` of its facts.
