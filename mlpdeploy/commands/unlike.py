@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import Field
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +33,18 @@ def differences(other: Baseline, artifact: Artifact, threads: int) -> list[str]:
         with_threads = theirs["settings"]["threads"]
     before, after = theirs["selection"], artifact.manifest["selection"]
     pairs: list[Pair] = [] if other.interpreter is None else _environments(theirs, artifact)
-    names = [field.name for field in Selection.fields() if field.name not in _ELSEWHERE]
-    pairs += [(name.replace("_", " "), before.get(name), after.get(name)) for name in names]
+    pairs += [_field(field, before, after) for field in Selection.fields() if field.name not in _ELSEWHERE]
     pairs += [("threads", with_threads, threads), _calibration(before, after)]
     pairs.append(_weights(weights, artifact.manifest["weights"]))
     if other.artifact is not None:
         pairs.append(("decisions of a search", _decided(theirs), _decided(artifact.manifest)))
     return [f"{what}: the baseline has {_words(a)}, the candidate {_words(b)}" for what, a, b in pairs if a != b]
+
+
+def _field(field: Field[Any], before: Mapping[str, Any], after: Mapping[str, Any]) -> Pair:
+    """A field of a selection; in a version that does not know it, it is as usual."""
+    usual = list(field.default) if isinstance(field.default, tuple) else field.default
+    return field.name.replace("_", " "), before.get(field.name, usual), after.get(field.name, usual)
 
 
 def _environments(theirs: Mapping[str, Any], artifact: Artifact) -> list[Pair]:

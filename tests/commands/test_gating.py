@@ -120,6 +120,8 @@ DECIDED = {"decision": asdict(Decision("mixer_s32", "2026-01-01", "time", 8, 60.
 
 def manifest(**changes: Any) -> dict[str, Any]:
     selection = Selection("mixer_s32", "fp32", "openvino").to_json()
+    for name in changes.pop("without", ()):  # which an older version does not know
+        del selection[name]
     weights = {"text": "weights from a.pth", "kind": "checkpoint", "sha256": "0" * 64}
     decided = changes.pop("decided", None)
     return {"selection": selection | changes.pop("selection", {}), "weights": weights | changes, "decided": decided}
@@ -144,6 +146,12 @@ def manifest(**changes: Any) -> dict[str, Any]:
         ),
         (manifest(selection={"plugin": "off"}), manifest(), ["plugin: the baseline has off, the candidate auto"]),
         (manifest(selection={"checkpoint": "/a/b.pth"}), manifest(), []),
+        (manifest(without=("features", "softmax", "plugin")), manifest(), []),
+        (
+            manifest(without=("softmax",)),
+            manifest(selection={"softmax": True}),
+            ["softmax: the baseline has False, the candidate True"],
+        ),
         (
             manifest(decided=DECIDED),
             manifest(),
