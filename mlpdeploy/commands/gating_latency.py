@@ -18,7 +18,7 @@ from mlpdeploy.errors import InputError, MachineLacks
 from mlpdeploy.progress import Stages
 from mlpdeploy.selection import Selection
 from mlpdeploy.stages import load
-from mlpdeploy.system.leftovers import temporary_folder
+from mlpdeploy.system.leftovers import workplace
 
 if TYPE_CHECKING:
     from mlpdeploy.evidence.documents.regress import BothSides, Gate
@@ -74,7 +74,7 @@ def _apart(
     places: Mapping[str, Place], artifacts: Sequence[Artifact], specs: Sequence[Any], terms: Terms, stages: Stages
 ) -> Found:
     """Both sides in processes of their own, the baseline first, each by its interpreter."""
-    with temporary_folder() as folder:
+    with workplace() as folder:
         baseline, candidate = (
             place.contender(name, _loadable(artifact, backend_of(artifact), terms.threads), specs, folder)
             for (name, place), artifact in zip(places.items(), artifacts, strict=True)
