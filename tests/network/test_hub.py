@@ -205,7 +205,8 @@ def test_offline_mode_asks_nobody(files: dict[str, bytes], monkeypatch: pytest.M
 
 @pytest.mark.slow
 def test_the_command_says_so_and_ends(silent: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "mlpdeploy", "build", NAME, "--pretrained", "--precision", "fp32"]
+    patient = "from mlpdeploy.network import hub; from mlpdeploy.terminal.cli import main; hub.SECONDS = 1; main()"
+    command = [sys.executable, "-c", patient, "build", NAME, "--pretrained", "--precision", "fp32"]
     command += ["--backend", "openvino", "--out", str(tmp_path)]
     environment = os.environ | {"HF_ENDPOINT": silent, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0"}
     ran = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=90)
