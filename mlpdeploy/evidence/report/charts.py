@@ -155,7 +155,7 @@ def roofline(bench: Document) -> str:
 
 def operations(before: Mapping[str, int], after: Mapping[str, int]) -> str:
     """The operations of the graph before the rules and after them, the most frequent ones."""
-    names = sorted({*before, *after}, key=lambda name: -max(before.get(name, 0), after.get(name, 0)))
+    names = sorted({*before, *after}, key=lambda name: (-max(before.get(name, 0), after.get(name, 0)), name))
     rows = [(name.rpartition("::")[2], before.get(name, 0), after.get(name, 0)) for name in names[:MOST]]
     if names[MOST:]:
         rest = names[MOST:]

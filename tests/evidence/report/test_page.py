@@ -16,7 +16,8 @@ import mlpdeploy
 from mlpdeploy.artifact import store
 from mlpdeploy.evidence.report import charts, charts_quantised
 from mlpdeploy.evidence.report.page import page
-from mlpdeploy.evidence.report.page.page import _count, _error, _ms, precisions
+from mlpdeploy.evidence.report.page.page import precisions
+from mlpdeploy.evidence.report.page.rendering import count, error, ms
 from mlpdeploy.evidence.report.time_by_module import times
 from mlpdeploy.evidence.report.verdicts import speedup
 from mlpdeploy.evidence.report.words import evaluated_rows, extreme_text
@@ -91,21 +92,21 @@ def allowed(documents: dict[str, Any]) -> Iterator[str]:
     """Every number that a table may show, from the documents."""
     manifest, measured = documents["manifest"], documents["bench"]
     for stage in documents["verification"]["stages"]:
-        yield _error(stage["budget"]["max_relative_error"])
+        yield error(stage["budget"]["max_relative_error"])
         yield from (extreme_text(one, stage["budget"]["max_relative_error"]) for one in stage["extremes"])
         for check in stage["checks"]:
             ranked = check["agreement"]
             yield from (str(check["batch"]), "" if ranked is None else f"{100 * ranked['top1']:.0f}%")
-            yield from (_error(one["max_relative"]) for one in (check["reference"], check["permuted"]) if one)
+            yield from (error(one["max_relative"]) for one in (check["reference"], check["permuted"]) if one)
     yield from (cell for row in evaluated_rows(documents["evaluation"]) for cell in row[1:])
     for measurement in measured["measurements"]:
         for one in measurement["contenders"]:
-            yield from (_ms(one[key]) for key in ("median_ms", "p90_ms", "p99_ms", "images_per_second"))
+            yield from (ms(one[key]) for key in ("median_ms", "p90_ms", "p99_ms", "images_per_second"))
         for found in measurement["contenders"][0]["ratios"]:
             value, low, high = speedup(found)
             yield f"{value:.2f}\N{MULTIPLICATION SIGN} ({low:.2f}\N{EN DASH}{high:.2f})"
     for limit in measured["roofline"]["limits"]:
-        yield from (_count(limit["macs"]), f"{_count(limit['bytes'])}B", _ms(limit["limit_ms"]), limit["bound"])
+        yield from (count(limit["macs"]), f"{count(limit['bytes'])}B", ms(limit["limit_ms"]), limit["bound"])
         yield from (f"{percent:.0f} %" for percent in limit["percent_of_limit"].values())
     for operations in manifest["ops"].values():
         yield from map(str, operations.values())
@@ -115,7 +116,7 @@ def allowed(documents: dict[str, Any]) -> Iterator[str]:
     yield f"{worth['value']:.2f} ({worth['low']:.2f}\N{EN DASH}{worth['high']:.2f})"
     for row in times(measured["layers"]["before"], measured["layers"]["after"]).rows:
         assert row.before is not None
-        yield from (str(row.modules), _ms(row.before), _ms(row.after), f"{100 * row.share:.1f}%")
+        yield from (str(row.modules), ms(row.before), ms(row.after), f"{100 * row.share:.1f}%")
     yield from (str(row["modules"]) for row in precisions(documents["outlines"]["after"]))
     yield from ("", "0", "\N{EN DASH}", "not measured")
 

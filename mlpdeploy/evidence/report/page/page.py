@@ -1,18 +1,13 @@
-"""The page: what the documents say, arranged for the template beside this file.
-
-Jinja escapes every value; only the pictures, which escape their own text, are trusted to be markup.
-"""
+"""The page: what the documents say, arranged for the template beside this file."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from mlpdeploy.errors import MachineLacks
 from mlpdeploy.evidence.report import charts, charts_quantised
 from mlpdeploy.evidence.report.blocks import Block, block
+from mlpdeploy.evidence.report.page.rendering import markup, rendered, require
 from mlpdeploy.evidence.report.search_words import HEADER, search_rows, search_text
 from mlpdeploy.evidence.report.summary import REFUSALS, reproduction
 from mlpdeploy.evidence.report.time_by_module import Times, kind_of, times
@@ -27,14 +22,9 @@ from mlpdeploy.evidence.report.words import (
     evaluated_lines,
     evaluated_rows,
     extreme_rows,
-    launches_text,
-    moving_facts,
     quantised_facts,
 )
 from mlpdeploy.system.documents import Document
-from mlpdeploy.system.text import clean, megabytes
-
-FOLDER = Path(__file__).parent
 
 
 def page(
@@ -49,21 +39,9 @@ def page(
     `outlines` is graph.json. The page needs no network and no other file. Raises MachineLacks where a library that
     draws is missing, KeyError where a document lacks something.
     """
-    _require()
-    import jinja2
-
+    require("jinja2", "matplotlib", "pygraphviz")
     from mlpdeploy.evidence.report.drawing import lacking
 
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(FOLDER),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        finalize=_cleaned,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"error": _error, "ms": _ms, "count": _count, "when": _when, "breakable": _breakable}
-    environment.filters |= {"launches": launches_text, "moving": moving_facts, "megabytes": megabytes}
     seen = block(outlines) if outlines else None
     undrawn = None if seen is None else lacking()
     values: dict[str, Any] = dict(
@@ -74,7 +52,6 @@ def page(
         evaluated=(EVALUATED, evaluated_rows(evaluation), evaluated_lines(evaluation)) if evaluation else None,
         title=title(manifest),
         verdicts=verdicts(manifest, verification, bench, evaluation),
-        style=_markup((FOLDER / "style.css").read_text(encoding="utf-8")),
         pictures=_pictures(manifest, verification, bench, seen if undrawn is None else None),
         block=seen,
         undrawn=undrawn,
@@ -96,10 +73,7 @@ def page(
         command=lambda verb: command(manifest, verb),
         reproduce="\n".join(reproduction(manifest)[1]),
     )
-    try:
-        return environment.get_template("page.html.j2").render(values)
-    except jinja2.UndefinedError as error:
-        raise KeyError(str(error)) from error
+    return rendered("page.html.j2", values)
 
 
 def precisions(operations: Sequence[Document]) -> list[dict[str, Any]]:
@@ -121,7 +95,7 @@ def _pictures(
     if verification is not None and any(stage["checks"] for stage in verification["stages"]):
         found["accuracy"] = charts.accuracy(verification["stages"])
     if bench is not None:
-        found["latency"] = [_markup(charts.latency(measurement)) for measurement in bench["measurements"]]
+        found["latency"] = [markup(charts.latency(measurement)) for measurement in bench["measurements"]]
         if bench["roofline"] is not None and bench["roofline"]["limits"]:
             found["roofline"] = charts.roofline(bench)
     quantised = manifest.get("quantised") or {}
@@ -133,7 +107,7 @@ def _pictures(
         name = seen.module or "the network"
         found["before"] = draw(seen.before, f"{name} before the rules")
         found["after"] = draw(seen.after, f"{name} after the rules")
-    return {name: _markup(value) if isinstance(value, str) else value for name, value in found.items()}
+    return {name: markup(value) if isinstance(value, str) else value for name, value in found.items()}
 
 
 def _rules(manifest: Document) -> dict[str, list[Document]]:
@@ -150,54 +124,3 @@ def _rules(manifest: Document) -> dict[str, list[Document]]:
 def _times(bench: Document | None) -> Times | None:
     layers = None if bench is None else bench["layers"]
     return None if layers is None or layers["after"] is None else times(layers["before"], layers["after"])
-
-
-def _require() -> None:
-    """Raises MachineLacks, one line, where what draws the page is not installed."""
-    from importlib.util import find_spec
-
-    missing = [name for name in ("jinja2", "matplotlib", "pygraphviz") if find_spec(name) is None]
-    if missing:
-        raise MachineLacks(f"the page needs {' and '.join(missing)}: pip install {' '.join(missing)}")
-
-
-def _markup(text: str) -> Any:
-    from markupsafe import Markup
-
-    return Markup(text)
-
-
-def _cleaned(value: Any) -> Any:
-    """A value without characters that turn the direction of writing, or control what shows it otherwise."""
-    from markupsafe import Markup
-
-    return clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value
-
-
-def _breakable(name: str) -> Any:
-    """A name that may go on in the next line behind a dot, an underscore or a colon."""
-    from markupsafe import escape
-
-    return _markup(re.sub(r"([._:])(?=\w)", r"\1<wbr>", str(escape(clean(name)))))
-
-
-def _error(value: float | None) -> str:
-    """A relative error; None stands for one that is not finite."""
-    return "not finite" if value is None else f"{value:.1e}" if value else "0"
-
-
-def _ms(value: float) -> str:
-    return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
-
-
-def _when(value: str) -> str:
-    """A point in time to the minute: 2030-01-02 03:04 UTC."""
-    return f"{value[:16].replace('T', ' ')} UTC" if value.endswith("+00:00") else value
-
-
-def _count(value: float) -> str:
-    """A large number with its unit: 6.9 G."""
-    for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if abs(value) >= size:
-            return f"{value / size:.3g} {unit}"
-    return f"{value:.3g}"
