@@ -11,6 +11,7 @@ from mlpdeploy.artifact import store
 from mlpdeploy.errors import ArtifactError
 from mlpdeploy.evidence.documents.evaluation import ENGINE as EVALUATED
 from mlpdeploy.evidence.documents.matrix import Facts, Row, Step
+from mlpdeploy.evidence.proof.ladder import ENGINE
 from mlpdeploy.matrix.job import BENCH, BUILD, EVALUATE, REGRESS, VERIFY
 
 Document = Mapping[str, Any]
@@ -67,7 +68,12 @@ def _verified(document: Document) -> dict[str, Any]:
         if stage["max_relative"] is not None
     )
     worst = max((error / allowed for error, allowed in compared if allowed > 0), default=None)
-    return {**{name: document[name] for name in ("passed", "verdict", "inputs", "sizes")}, "of_budget": worst}
+    errors = [stage["max_relative"] for stage in document["stages"] if stage["name"] == ENGINE]
+    return {
+        **{name: document[name] for name in ("passed", "verdict", "inputs", "sizes")},
+        "of_budget": worst,
+        "error": errors[0] if errors else None,
+    }
 
 
 def _evaluated(document: Document) -> dict[str, Any]:
@@ -88,6 +94,7 @@ def _timed(document: Document) -> dict[str, Any]:
             batch: {one["name"]: one["median_ms"] for one in contenders} for batch, contenders in times.items()
         },
         "threads": document["settings"]["threads"],
+        "device": document["network"].get("device"),
         "left_out": document["left_out"],
     }
 
@@ -98,6 +105,7 @@ def _gated(document: Document) -> dict[str, Any]:
         "gates": {gate["label"]: gate["verdict"] for gate in document["gates"]},
         "latency_ms": {str(one["batch"]): median(one["medians_ms"]) for one in document["measurements"]},
         "threads": document["settings"]["threads"],
+        "device": document["network"].get("device"),
     }
 
 

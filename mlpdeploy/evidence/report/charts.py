@@ -185,12 +185,12 @@ def in_tens(ax: Axes, *axes: str) -> None:
         axis.set_minor_formatter("")
 
 
-def write(ax: Axes, text: str, x: float, y: float, shift: float = 0, **look: Any) -> None:
-    """Text at a point, `shift` units to the right of it. It takes no room, and a dollar sign in it is one."""
+def write(ax: Axes, text: str, x: float, y: float, shift: float = 0, rise: float = 0, **look: Any) -> None:
+    """Text at a point, `shift` units to the right of it, `rise` above. It takes no room, and a dollar sign is one."""
     options: dict[str, Any] = {"fontsize": TEXT, "color": INK, "va": "center", "parse_math": False} | look
     text = plain(text)
     shown = text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
-    ax.annotate(shown, (x, y), (shift, 0), textcoords="offset points", **options).set_in_layout(False)
+    ax.annotate(shown, (x, y), (shift, rise), textcoords="offset points", **options).set_in_layout(False)
 
 
 def svg(paint: Callable[[Axes], None], height: float, title: str, name: str, left: float | None = None) -> str:
