@@ -63,6 +63,11 @@ class Best:
     accurate: Engine | None
     smallest: Engine | None
 
+    @property
+    def known(self) -> bool:
+        """Whether it says anything."""
+        return bool(self.why) or any((self.within, self.fastest, self.accurate, self.smallest))
+
     def ms(self, engine: Engine) -> float | None:
         """The time of an engine here; None where it was not timed here."""
         return _ms(engine, self.place, self.batch)

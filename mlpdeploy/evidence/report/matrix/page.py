@@ -13,7 +13,16 @@ from mlpdeploy.evidence.report.matrix.changes import BETTER, KINDS, WORSE
 from mlpdeploy.evidence.report.matrix.engines import Engine, Network, Overview
 from mlpdeploy.evidence.report.matrix.result import Result
 from mlpdeploy.evidence.report.matrix.scatter import Mark, scatter
-from mlpdeploy.evidence.report.matrix.words import failures, pick, table, title, told, unfinished, verdicts, where
+from mlpdeploy.evidence.report.matrix.words import (
+    failures,
+    pick,
+    table,
+    timed_at,
+    title,
+    unfinished,
+    verdicts,
+    where,
+)
 from mlpdeploy.evidence.report.page.rendering import markup, rendered, require
 
 MOST = 120
@@ -58,13 +67,11 @@ def page(result: Result) -> str:
         best=result.best,
         limits=result.limits,
         pick=pick,
-        where=lambda place: where(seen, place),
-        places=len({one.place for one in seen.engines} - {None}),
+        timed_at=lambda one: timed_at(seen, one),
         since=result.since,
         kinds=KINDS,
         tones={**dict.fromkeys(WORSE, "bad"), **dict.fromkeys(BETTER, "good")},
         states={**dict.fromkeys(DONE, "good"), FAILED: "bad"},
-        told=told,
         machines=list(_machines(seen, document.rows)),
         version=__version__,
     )

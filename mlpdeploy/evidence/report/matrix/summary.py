@@ -8,7 +8,7 @@ from mlpdeploy.evidence.documents.matrix import BUILT, CACHED, CANCELLED, FAILED
 from mlpdeploy.evidence.report.markdown import Markdown, code, items, strong, table, text
 from mlpdeploy.evidence.report.matrix.changes import KINDS, Changes
 from mlpdeploy.evidence.report.matrix.result import Result
-from mlpdeploy.evidence.report.matrix.words import Failure, failures, pick, told, unfinished, verdicts, where
+from mlpdeploy.evidence.report.matrix.words import Failure, failures, pick, timed_at, told, unfinished, verdicts
 from mlpdeploy.evidence.report.matrix.words import table as rows_of
 from mlpdeploy.evidence.report.matrix.words import title as title_of
 
@@ -62,7 +62,7 @@ def _changes(since: Changes) -> Iterator[str]:
 
 def _best(result: Result) -> Iterator[str]:
     limits, best = result.limits, result.best[:ROWS]
-    if not best:
+    if not any(one.known for one in best):
         return
     yield f"#### Best engines{f': {text(limits.text)}' if limits else ''}"
     own = [f"the {limits.wanted} within"] if limits else []
@@ -71,7 +71,7 @@ def _best(result: Result) -> Iterator[str]:
         [
             [
                 one.network,
-                "" if one.place is None else f"batch {one.batch}, {where(result.seen, one.place)}",
+                timed_at(result.seen, one),
                 *([strong(pick(one, one.within)) if one.within else f"none: {one.why}"] if limits else []),
                 *(pick(one, engine) for engine in (one.fastest, one.accurate, one.smallest)),
             ]

@@ -99,6 +99,14 @@ def where(seen: Overview, place: Place) -> str:
     return place.text if len(seen.machines) == 1 else f"machine {place.machine}: {place.text}"
 
 
+def timed_at(seen: Overview, chosen: Best) -> str:
+    """Where the times of a choice are from: `batch 8`, with the place where engines were timed at several."""
+    if chosen.place is None:
+        return "not timed"
+    several = len({one.place for one in seen.engines} - {None}) > 1
+    return f"batch {chosen.batch}" + (f", {where(seen, chosen.place)}" if several else "")
+
+
 def pick(chosen: Best, engine: Engine | None) -> str:
     """An engine that is the best in some way, with what makes it so: `int8 openvino: 1.5 ms, 78.10%, 3.2 MB`."""
     if engine is None:
