@@ -68,7 +68,7 @@ def _verified(document: Document) -> dict[str, Any]:
         if stage["max_relative"] is not None
     )
     worst = max((error / allowed for error, allowed in compared if allowed > 0), default=None)
-    errors = [stage["max_relative"] for stage in document["stages"] if stage["name"] == ENGINE]
+    errors = [stage["max_relative"] for stage in document["stages"] if stage.get("name") == ENGINE]
     return {
         **{name: document[name] for name in ("passed", "verdict", "inputs", "sizes")},
         "of_budget": worst,
@@ -94,7 +94,7 @@ def _timed(document: Document) -> dict[str, Any]:
             batch: {one["name"]: one["median_ms"] for one in contenders} for batch, contenders in times.items()
         },
         "threads": document["settings"]["threads"],
-        "device": document["network"].get("device"),
+        "device": (document.get("network") or {}).get("device"),
         "left_out": document["left_out"],
     }
 
@@ -105,7 +105,7 @@ def _gated(document: Document) -> dict[str, Any]:
         "gates": {gate["label"]: gate["verdict"] for gate in document["gates"]},
         "latency_ms": {str(one["batch"]): median(one["medians_ms"]) for one in document["measurements"]},
         "threads": document["settings"]["threads"],
-        "device": document["network"].get("device"),
+        "device": (document.get("network") or {}).get("device"),
     }
 
 

@@ -13,7 +13,17 @@ from mlpdeploy.errors import InputError, MlpdeployError
 from mlpdeploy.evidence.documents.matrix import PENDING
 from mlpdeploy.matrix.job import Job
 from mlpdeploy.selection.checks import at_least
-from mlpdeploy.terminal.options import Json, print_json, printing, require_room, warn
+from mlpdeploy.terminal.matrix_results import (
+    Earlier,
+    Html,
+    InMarkdown,
+    MaxLatency,
+    MaxSize,
+    MinTop1,
+    print_result,
+    wanted,
+)
+from mlpdeploy.terminal.options import Json, print_json, printing, warn
 from mlpdeploy.terminal.screen import Terminal
 
 PlanFile = Annotated[
@@ -50,6 +60,12 @@ def matrix(
     dry_run: DryRun = False,
     save: Save = None,
     out: Store = None,
+    html: Html = None,
+    markdown: InMarkdown = None,
+    diff: Earlier = None,
+    max_latency: MaxLatency = None,
+    min_top1: MinTop1 = None,
+    max_size: MaxSize = None,
     as_json: Json = False,
 ) -> None:
     """Build, verify and measure all that a plan lists, each job by itself; exit 1 where one of them failed."""
@@ -69,25 +85,33 @@ def matrix(
     jobs = jobs if which is None else shards.part(jobs, *which)
     name = "-".join([plan.stem, *(() if which is None else map(str, which)), *(() if only is None else ("only",))])
     part = running.Part(found, jobs, save or found.out / "matrix" / f"{name}.json", which)
+    kept = save if join else part.saved
+    asked = wanted(html, markdown, diff, max_latency, min_top1, max_size, saved=None if dry_run else kept)
     if dry_run:
+        if asked:
+            raise InputError("--dry-run has no result: drop --html, --markdown, --diff and limits")
         document = part.document({job.name: replace(job.row(), key=_key(job)) for job in jobs})
         with printing():
             print_json(document.to_json()) if as_json else print_jobs(Terminal(), document.rows)
         return
     if join:
         document, where = running.join(part, results or []), None if save is None else str(save)
-        require_room(save)
         if save is not None:
             running.write(part, {row.job: row for row in document.rows})
         if missing := [row.job for row in document.rows if row.state == PENDING]:
             warn(f"{len(missing)} jobs are in no result, or were not begun: {', '.join(missing)}")
     else:
-        require_room(part.saved)
         with LiveMatrix(Terminal(stderr=True), len(jobs)).shown() as live:
             order = Order(retries, found.out / "matrix" / plan.stem)
             document, where = running.run(part, Here(at_once), order, live, resume=resume), str(part.saved)
+    result = asked.of(document, whole=only is None)
+    asked.write(result)
     with printing():
-        print_json(document.to_json()) if as_json else print_matrix(Terminal(), document, where)
+        if as_json:
+            print_json(result.to_json())
+        else:
+            print_matrix(Terminal(), document, where)
+            print_result(Terminal(), result)
     if not document.passed:
         raise typer.Exit(1)
 
