@@ -121,7 +121,7 @@ def _along(start: tuple[float, float], end: tuple[float, float]) -> Iterator[Box
 
 
 def _free(box: Box, taken: Sequence[Box]) -> bool:
-    inside = box[1] > -LINE / 2 and box[3] < AREA[1] + LINE
+    inside = box[1] > -LINE / 2 and box[3] < AREA[1] + 2
     return inside and not any(
         box[0] < other[2] and other[0] < box[2] and box[1] < other[3] and other[1] < box[3] for other in taken
     )
