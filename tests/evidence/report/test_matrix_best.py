@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from mlpdeploy.evidence.documents.matrix import Matrix, Row
+from mlpdeploy.evidence.documents.matrix import FAILED, Matrix, Row
 from mlpdeploy.evidence.report.matrix.best import Best, Limits
 from mlpdeploy.evidence.report.matrix.result import Result
 from tests.evidence.report.matrices import OTHER_MACHINE, document, failed, threads, whole, without
@@ -52,6 +52,11 @@ def test_the_ends_need_no_limits() -> None:
     assert one.within is None and one.why == ""
 
 
+def test_of_engines_that_are_as_accurate_the_faster_is_chosen() -> None:
+    alike = document(*(replace(one, facts=replace(one.facts, top1=0.75)) for one in ONE.rows))
+    assert chosen(alike, max_ms=9) == "int8" and chosen(alike, max_bytes=40e6) == "int8"
+
+
 def test_limits_hold_at_each_batch_size_by_itself() -> None:
     assert chosen(ONE, max_ms=6) == "fp16" and at("8", ONE, max_ms=6).within is None
     assert at("8", ONE, max_ms=6).why == "none of 4 keeps to it"
@@ -59,8 +64,10 @@ def test_limits_hold_at_each_batch_size_by_itself() -> None:
 
 def test_what_failed_is_not_chosen() -> None:
     rows = [*ONE.rows]
-    rows[3] = failed(rows[3], "verify")
-    assert chosen(document(*rows), max_ms=5) is None and at("1", document(*rows), max_ms=9).fastest is not None
+    rows[3] = replace(rows[3], state=FAILED)  # by its last command: all is known of it
+    assert chosen(document(*rows), max_ms=5) is None and chosen(document(*rows), min_top1=0.7) == "fp16"
+    fastest = at("1", document(*rows)).fastest
+    assert fastest is not None and fastest.short == "fp16"
     dead = document(*map(failed, rows))
     assert [one.why for one in Result(dead, Limits(max_ms=5)).best] == ["no engine of it is done"]
 

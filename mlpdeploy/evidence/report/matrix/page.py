@@ -9,7 +9,7 @@ from typing import Any
 from mlpdeploy._version import __version__
 from mlpdeploy.evidence.documents.matrix import DONE, FAILED, Row
 from mlpdeploy.evidence.latency.machine import differences
-from mlpdeploy.evidence.report.matrix.changes import BETTER, KINDS, WORSE
+from mlpdeploy.evidence.report.matrix.changes import ALIKE, BETTER, KINDS, WORSE
 from mlpdeploy.evidence.report.matrix.engines import Engine, Network, Overview
 from mlpdeploy.evidence.report.matrix.result import Result
 from mlpdeploy.evidence.report.matrix.scatter import Mark, scatter
@@ -70,6 +70,7 @@ def page(result: Result) -> str:
         timed_at=lambda one: timed_at(seen, one),
         since=result.since,
         kinds=KINDS,
+        alike=ALIKE,
         tones={**dict.fromkeys(WORSE, "bad"), **dict.fromkeys(BETTER, "good")},
         states={**dict.fromkeys(DONE, "good"), FAILED: "bad"},
         machines=list(_machines(seen, document.rows)),
