@@ -10,6 +10,7 @@ import pytest
 
 from mlpdeploy.evidence.documents.matrix import CANCELLED, Facts, Row
 from mlpdeploy.evidence.report.matrix.changes import (
+    DONE,
     FAILING,
     FASTER,
     GONE,
@@ -69,6 +70,7 @@ def test_newly_failing_mended_and_failing_still() -> None:
     ]
     assert kinds(failed(row()), failed(row(), "verify")) == []
     assert kinds(row(), replace(row(), state=CANCELLED)) == [UNDONE]
+    assert kinds(replace(row(), state=CANCELLED), row()) == [DONE]
     assert kinds(Row(row().job, row().selection), failed(row())) == [FAILING]
 
 

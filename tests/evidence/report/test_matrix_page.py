@@ -168,12 +168,14 @@ def test_hostile_names_stay_text() -> None:
     data = tuple(replace(step, asked={"data": HOSTILE}) if step.name == "evaluate" else step for step in rows[0].steps)
     odd = {"found": {"threads": HOSTILE, "device": ["cuda"]}}
     rows[0] = replace(rows[0], steps=(*data[:-1], replace(data[-1], **odd)))
+    odd_sizes = {"1": 2.0, "9" * 5000: 0.5, HOSTILE: 1.0, "$\\frac$": 3.0}
+    rows[1:3] = [replace(one, facts=replace(one.facts, latency_ms=odd_sizes)) for one in rows[1:3]]
     rows[3] = failed(rows[3], error=HOSTILE * 9)
     now = document(*rows, plan={"path": HOSTILE, "sha256": "ab" * 32})
     result = Result(now, Limits(min_top1=0.5), changes(now, document(row()), HOSTILE))
     found = Page(page(result))
     assert not found.names & {"script", "img"} and "onerror" not in found.attributes
-    assert "<script>alert(1)</script>" in "".join(found.text) and "\u202e" not in "".join(found.text)
+    assert "<script>alert(1)</script>" in "".join(found.text) and "\u202e" not in page(result)
     told = summary(result)
     assert "<script" not in re.sub(r"(`+)(?:(?!\1).)*\1", "", told) and "\u202e" not in told
     table = told[told.index("#### Jobs") :].splitlines()[2:]

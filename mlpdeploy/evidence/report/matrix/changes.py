@@ -19,12 +19,16 @@ from mlpdeploy.evidence.report.matrix.engines import accuracy_of, in_order, plac
 from mlpdeploy.selection import Selection
 from mlpdeploy.system.text import megabytes
 
-FAILING, UNDONE, MENDED, GONE, NEW = "newly failing", "not done any more", "mended", "gone", "new"
+FAILING, UNDONE, MENDED, DONE = "newly failing", "not done any more", "mended", "done now"
+GONE, NEW = "gone", "new"
 SLOWER, FASTER, LARGER, SMALLER = "slower", "faster", "larger", "smaller"
 LESS_ACCURATE, MORE_ACCURATE, OTHER_FILES = "less accurate", "more accurate", "other files"
-KINDS = (FAILING, UNDONE, LESS_ACCURATE, SLOWER, LARGER, GONE, NEW, MENDED, MORE_ACCURATE, FASTER, SMALLER, OTHER_FILES)
+KINDS = (
+    FAILING, UNDONE, LESS_ACCURATE, SLOWER, LARGER, GONE, NEW, MENDED, DONE, MORE_ACCURATE, FASTER, SMALLER,
+    OTHER_FILES,
+)  # fmt: skip
 """Kinds of changes, what got worse first."""
-WORSE, BETTER = (FAILING, UNDONE, LESS_ACCURATE, SLOWER, LARGER), (MENDED, MORE_ACCURATE, FASTER, SMALLER)
+WORSE, BETTER = (FAILING, UNDONE, LESS_ACCURATE, SLOWER, LARGER), (MENDED, DONE, MORE_ACCURATE, FASTER, SMALLER)
 ALIKE = 0.05
 """Two medians of two runs that differ by less are called the same: two loads of one engine differ by a few per cent."""
 ERROR_ALIKE = 1.5
@@ -107,6 +111,8 @@ def _of(was: Row, row: Row) -> Iterator[Change]:
         return
     if was.state == FAILED:
         yield Change(MENDED, row.job, f"it failed: {was.error or 'no reason is told'}")
+    elif not was.done:
+        yield Change(DONE, row.job, f"it was {was.state}, and is {row.state}")
     yield from _accuracy(was, row)
     yield from _times(was, row)
     yield from _size(was, row)

@@ -137,7 +137,7 @@ def overview(document: Matrix) -> Overview:
 
 def in_order(batches: Any) -> list[str]:
     """Batch sizes by size, each once."""
-    return sorted(set(batches), key=lambda text: (int(text) if text.isdecimal() else math.inf, text))
+    return sorted(set(batches), key=lambda text: (int(text) if text.isdecimal() and len(text) < 20 else math.inf, text))
 
 
 def accuracy_of(row: Row) -> Accuracy | None:

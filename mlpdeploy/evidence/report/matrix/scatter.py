@@ -21,6 +21,7 @@ from mlpdeploy.evidence.report.charts import (
     svg,
     write,
 )
+from mlpdeploy.system.text import plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -86,11 +87,11 @@ def scatter(marks: Sequence[Mark], cost: str, accuracy: str, title: str, name: s
             in_tens(ax, "y")
         ax.set_xlim(0, right)
         ax.set_ylim(low, high)
-        ax.set_xlabel(cost, fontsize=TEXT, color=MUTED)
+        ax.set_xlabel(plain(cost)[:LONGEST], fontsize=TEXT, color=MUTED, parse_math=False)
         ax.set_ylabel(accuracy, fontsize=TEXT, color=MUTED)
         ax.grid(color=GRID, linewidth=0.6)
 
-    return svg(paint, HEIGHT, title, name)
+    return svg(paint, HEIGHT, plain(title), name)
 
 
 Box = tuple[float, float, float, float]
