@@ -10,10 +10,12 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from mlpdeploy.evidence.documents.matrix import Matrix, Row, Step
 from mlpdeploy.evidence.latency.machine import GPU
+from mlpdeploy.evidence.proof.accuracy import Share
 
 BUILD, VERIFY, EVALUATE = "build", "verify", "evaluate"
 TIMED = ("bench", "regress")
@@ -39,11 +41,23 @@ class Place:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """How right an engine is, of what: a share of right answers, or else the engine's largest relative error."""
+    """How right an engine is, of what: a share of right answers, or else the engine's largest relative error.
+
+    `images` are those that a share is of, 0 where it is none or that is not known.
+    """
 
     value: float
     of: str
     share: bool
+    images: int = 0
+
+    @property
+    def points(self) -> float:
+        """How many points to either side the 95 % interval of a share reaches; 0 where that is not known."""
+        if not self.images or self.value > 1:
+            return 0.0
+        low, high = Share(round(self.value * self.images), self.images).interval
+        return 50 * (high - low)
 
     @property
     def rank(self) -> float:
@@ -113,14 +127,15 @@ class Overview:
     networks: tuple[Network, ...]
     machines: tuple[Mapping[str, Any], ...]
 
-    @property
+    @cached_property
     def engines(self) -> list[Engine]:
         """All engines, in the order of the networks."""
         return [one for network in self.networks for one in network.engines]
 
-    def machine_of(self, row: Row) -> int | None:
-        """The number of the machine that did a job; None where none did."""
-        return None if row.machine is None else self.machines.index(row.machine) + 1
+    @cached_property
+    def places(self) -> list[Place]:
+        """Where engines were timed."""
+        return list(dict.fromkeys(one.place for one in self.engines if one.place is not None))
 
 
 def overview(document: Matrix) -> Overview:
@@ -144,10 +159,10 @@ def accuracy_of(row: Row) -> Accuracy | None:
     """A row's accuracy: top-1 where it was evaluated, else the error that verify found; None where neither is known."""
     asked, found = _asked(row, EVALUATE), _found(row, EVALUATE)
     if row.facts.top1 is not None:
-        images = number(found.get("images"))
-        count = "" if images is None else f" of {images:.0f} images"
+        images = int(number(found.get("images")) or 0)
+        count = f" of {images} images" if images else ""
         told = [str(asked[name]) for name in ("data", "class-map") if name in asked]
-        return Accuracy(row.facts.top1, f"top-1{count}{' of ' * bool(told)}{', '.join(told)}", share=True)
+        return Accuracy(row.facts.top1, f"top-1{count}{' of ' * bool(told)}{', '.join(told)}", True, images)
     found = _found(row, VERIFY)
     if (error := number(found.get("error"))) is not None:
         return Accuracy(error, f"largest relative error on {found.get('inputs', 'unknown')} inputs", share=False)

@@ -130,7 +130,9 @@ def _notes(network: Network, pictures: int) -> Iterator[str]:
     if not bases:
         yield "Its accuracy is not known: neither evaluate nor verify measured an engine of it, so there is no chart"
         return
-    yield f"Accuracy is {'; '.join(bases)}"
+    points = max(one.accuracy.points for one in network.engines if one.accuracy is not None)
+    sure = f"; the 95 % interval of each reaches {points:.2g} points to either side at most" if points else ""
+    yield f"Accuracy is {'; '.join(bases)}{sure}"
     if not pictures:
         yield "There is no chart: no two engines of it compare"
         return

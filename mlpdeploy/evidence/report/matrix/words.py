@@ -88,7 +88,7 @@ def table(seen: Overview, engines: Sequence[Engine]) -> tuple[list[str], list[li
         ("job, s", lambda one: f"{one.row.seconds:.0f}" if one.row.seconds else ""),
         ("timed on", lambda one: "" if one.place is None else where(seen, one.place)),
     ]
-    if len({one.place for one in seen.engines} - {None}) < 2:
+    if len(seen.places) < 2:
         columns.pop()
     shown = [(name, of) for name, of in columns if any(of(one) for one in engines)]
     return [name for name, _ in shown], [[of(one) for _, of in shown] for one in engines]
@@ -103,8 +103,7 @@ def timed_at(seen: Overview, chosen: Best) -> str:
     """Where the times of a choice are from: `batch 8`, with the place where engines were timed at several."""
     if chosen.place is None:
         return "not timed"
-    several = len({one.place for one in seen.engines} - {None}) > 1
-    return f"batch {chosen.batch}" + (f", {where(seen, chosen.place)}" if several else "")
+    return f"batch {chosen.batch}" + (f", {where(seen, chosen.place)}" if len(seen.places) > 1 else "")
 
 
 def pick(chosen: Best, engine: Engine | None) -> str:
@@ -169,7 +168,7 @@ def _speed(document: Matrix, seen: Overview) -> Verdict:
         return Verdict(topic, UNKNOWN, "Not measured", "No bench and no regress came to a result")
     gated = [step for step in _steps(document, TIMED[1]) if step.found]
     failed = sum(step.outcome == FAILED for step in gated)
-    places = list(dict.fromkeys(one.place for one in timed if one.place is not None))
+    places = seen.places
     told_places = "; ".join(where(seen, place) for place in places[:4]) + (" and others" if len(places) > 4 else "")
     apart = f"At {len(places)} places, whose times do not compare: " if len(places) > 1 else "On "
     line = f"{failed} of {len(gated)} did not pass regress" if failed else f"{_count(len(timed), 'engine')} timed"
