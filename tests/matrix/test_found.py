@@ -25,6 +25,7 @@ def test_a_build_and_its_verification(cli: Cli) -> None:
     assert facts.engine_bytes is not None and facts.engine_bytes > 10_000 and facts.launches is None
     assert verified["passed"] and verified["sizes"] == [1]
     assert facts.of_budget is not None and 0 < facts.of_budget <= 1
+    assert 0 < verified["error"] < 1e-4
 
 
 def test_a_measurement_and_an_evaluation() -> None:
@@ -32,6 +33,9 @@ def test_a_measurement_and_an_evaluation() -> None:
     assert timed["latency_ms"] == {
         str(one["batch"]): one["contenders"][0]["median_ms"] for one in BENCH["measurements"]
     }
+    assert timed["threads"] == BENCH["settings"]["threads"] and timed["device"] is None
+    on_gpu = {**BENCH, "network": {**BENCH["network"], "device": "cuda"}}
+    assert essentials("bench", on_gpu)["device"] == "cuda"
     evaluated = essentials("evaluate", examples.evaluation({"recipe": {"name": "net"}}))
     facts = facts_of([Step("evaluate", found=evaluated), Step("bench", found=timed)])
     assert facts.top1 == 0.7 and facts.latency_ms == timed["latency_ms"] and facts.engine_bytes is None
