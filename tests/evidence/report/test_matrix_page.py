@@ -148,6 +148,15 @@ def test_without_an_evaluation_errors_are_drawn_in_powers_of_ten() -> None:
     assert "Accuracy is largest relative error on random inputs" in visible(found) and ">10⁻⁶</text>" in found
 
 
+def test_an_error_of_nothing_is_drawn_and_told() -> None:
+    first, second, *_ = (without(one, "evaluate", "bench") for one in whole(("mixer_s16",)).rows)
+    exact = tuple(
+        replace(step, found={**step.found, "error": 0.0}) if step.name == "verify" else step for step in first.steps
+    )
+    shown = visible(page(Result(document(replace(first, steps=exact), second))))
+    assert "an error of 0 is drawn at 1e-17" in shown and "0.0e" not in shown
+
+
 def test_an_engine_that_was_not_run_is_not_called_proved() -> None:
     one = row()
     steps = tuple(

@@ -9,6 +9,7 @@ from typing import Any
 from mlpdeploy._version import __version__
 from mlpdeploy.evidence.documents.matrix import DONE, FAILED, Row
 from mlpdeploy.evidence.latency.machine import differences
+from mlpdeploy.evidence.report.charts import SMALLEST
 from mlpdeploy.evidence.report.matrix.changes import ALIKE, BETTER, KINDS, WORSE
 from mlpdeploy.evidence.report.matrix.engines import Engine, Network, Overview
 from mlpdeploy.evidence.report.matrix.result import Result
@@ -132,7 +133,9 @@ def _notes(network: Network, pictures: int) -> Iterator[str]:
         return
     points = max(one.accuracy.points for one in network.engines if one.accuracy is not None)
     sure = f"; the 95 % interval of each reaches {points:.2g} points to either side at most" if points else ""
-    yield f"Accuracy is {'; '.join(bases)}{sure}"
+    exact = any(one.accuracy is not None and not one.accuracy.value for one in network.engines)
+    none = f"; an error of 0 is drawn at {SMALLEST:.0e}" if exact and not network.shares else ""
+    yield f"Accuracy is {'; '.join(bases)}{sure}{none}"
     if not pictures:
         yield "There is no chart: no two engines of it compare"
         return

@@ -198,7 +198,7 @@ def _time(batch: str) -> Callable[[Engine], str]:
 
 def _error(row: Row) -> str:
     found = next((number(step.found.get("error")) for step in row.steps if step.name == VERIFY), None)
-    return "" if found is None else f"{found:.1e}"
+    return "" if found is None else f"{found:.1e}" if found else "0"
 
 
 def _whole(value: int | None) -> str:
