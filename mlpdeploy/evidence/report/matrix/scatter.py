@@ -65,7 +65,7 @@ def scatter(marks: Sequence[Mark], cost: str, accuracy: str, title: str, name: s
     best = front(marks, 1 if share else -1)
     values = [100 * one.accuracy if share else max(one.accuracy, SMALLEST) for one in marks]
     low, high = _ends(values, share)
-    right = 1.08 * max(one.cost for one in marks) or 1.0
+    right = 1.16 * max(one.cost for one in marks) or 1.0
 
     def height(value: float) -> float:
         place = (value - low) / (high - low) if share else math.log(value / low) / math.log(high / low)
@@ -86,6 +86,7 @@ def scatter(marks: Sequence[Mark], cost: str, accuracy: str, title: str, name: s
         if not share:
             in_tens(ax, "y")
         ax.set_xlim(0, right)
+        ax.locator_params(axis="x", nbins=6)
         ax.set_ylim(low, high)
         ax.set_xlabel(plain(cost)[:LONGEST], fontsize=TEXT, color=MUTED, parse_math=False)
         ax.set_ylabel(accuracy, fontsize=TEXT, color=MUTED)
@@ -98,17 +99,17 @@ Box = tuple[float, float, float, float]
 
 
 def _label(ax: Axes, one: Mark, value: float, spot: tuple[float, float], taken: list[Box]) -> None:
-    """The name of a mark where there is room for it, beside the mark or near it; without a place it has none."""
+    """The name of a mark where there is room for it, beside, above or below it; without a place it has none."""
     width = CHARACTER * min(len(one.label), LONGEST)
     sides = (1, -1) if spot[0] + width + MARK < AREA[0] else (-1, 1)
     for lines in SHIFTS:
-        for side in sides:
-            edge, middle = spot[0] + side * MARK, spot[1] + lines * LINE
-            left = edge if side > 0 else edge - width
+        for side in (0, *sides) if lines else sides:
+            left = spot[0] + side * MARK - width * (1 - side) / 2
+            middle = spot[1] + lines * LINE
             box = (left, middle - LINE / 2, left + width, middle + LINE / 2)
             if box[0] >= 0 and box[2] <= AREA[0] + MARK and _free(box, taken):
                 taken.append(box)
-                look = {"ha": "left" if side > 0 else "right", "fontsize": TEXT - 1}
+                look = {"ha": ("center", "left", "right")[side], "fontsize": TEXT - 1}
                 write(ax, one.label, one.cost, value, side * MARK, lines * LINE, **look)
                 return
 
