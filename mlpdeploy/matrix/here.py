@@ -50,7 +50,7 @@ class Here:
 
         An engine that PyTorch itself compiles depends on its threads, so there they are what they are without us.
         """
-        backend = _backend(job)
+        backend = backend_here(job)
         if self.at_once == 1 or THREADS in os.environ or backend is None or not backend.reads_file:
             return None
         return {**os.environ, THREADS: str(job.needs.cpus or max(1, cores() // self.at_once))}
@@ -67,11 +67,11 @@ def _measures(job: Job, asked: Asked) -> bool:
         return True
     if asked.name == BUILD and ("search" in asked.options or asked.options.get("worth")):
         return True
-    backend = _backend(job)
+    backend = backend_here(job)
     return backend is not None and backend.gpu(job.selection.gpus) is not None
 
 
-def _backend(job: Job) -> Backend | None:
+def backend_here(job: Job) -> Backend | None:
     """The backend that builds a job here; None where none does, which its own command will say."""
     try:
         return pick(job.selection.backend, job.selection.precision, job.selection.gpus)

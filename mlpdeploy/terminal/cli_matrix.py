@@ -11,8 +11,9 @@ import typer
 
 from mlpdeploy.errors import InputError, MlpdeployError
 from mlpdeploy.evidence.documents.matrix import PENDING
+from mlpdeploy.matrix.executor import Executor
 from mlpdeploy.matrix.job import Job
-from mlpdeploy.selection.checks import at_least
+from mlpdeploy.selection.checks import at_least, one_of
 from mlpdeploy.terminal.matrix_results import (
     Earlier,
     Html,
@@ -43,7 +44,14 @@ Save = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="The result's file; default: matrix/<plan>.json among the artifacts."),
 ]
+On = Annotated[str, typer.Option("--on", metavar="WHERE", help="Where jobs run: here, or ray for a cluster.")]
+Address = Annotated[
+    str | None, typer.Option(metavar="HOST:PORT", help="On ray: the cluster, or auto; default: one of this machine.")
+]
 Store = Annotated[
+    str | None, typer.Option(metavar="URL", help="On ray: where artifacts come to, as fsspec has it; default: --out.")
+]
+Out = Annotated[
     Path | None, typer.Option("--out", metavar="DIR", help="Where artifacts lie; default: as the plan says, artifacts.")
 ]
 
@@ -59,7 +67,10 @@ def matrix(
     resume: Resume = False,
     dry_run: DryRun = False,
     save: Save = None,
-    out: Store = None,
+    on: On = "here",
+    address: Address = None,
+    store: Store = None,
+    out: Out = None,
     html: Html = None,
     markdown: InMarkdown = None,
     diff: Earlier = None,
@@ -71,13 +82,13 @@ def matrix(
     """Build, verify and measure all that a plan lists, each job by itself; exit 1 where one of them failed."""
     from mlpdeploy.matrix import running, shards
     from mlpdeploy.matrix.executor import Order
-    from mlpdeploy.matrix.here import Here
     from mlpdeploy.matrix.plan import read
     from mlpdeploy.terminal.matrix_table import LiveMatrix, print_jobs, print_matrix
 
     _check(results or [], join, resume or dry_run or retries > 0 or at_once != 1)
     at_least("--jobs", at_once, 1)
     at_least("--retries", retries, 0)
+    one_of("--on", on, ("here", "ray"))
     found, which = read(plan, out), None if shard is None else shards.parse(shard)
     jobs = tuple(job for job in found.jobs if only is None or _fits(job.name, only))
     if not jobs:
@@ -101,9 +112,10 @@ def matrix(
         if missing := [row.job for row in document.rows if row.state == PENDING]:
             warn(f"{len(missing)} jobs are in no result, or were not begun: {', '.join(missing)}")
     else:
+        executor = _on_ray(found.out, address, store, at_once) if on == "ray" else _here(at_once, address, store)
         with LiveMatrix(Terminal(stderr=True), len(jobs)).shown() as live:
             order = Order(retries, found.out / "matrix" / plan.stem)
-            document, where = running.run(part, Here(at_once), order, live, resume=resume), str(part.saved)
+            document, where = running.run(part, executor, order, live, resume=resume), str(part.saved)
     result = asked.of(document, whole=only is None)
     asked.write(result)
     with printing():
@@ -114,6 +126,24 @@ def matrix(
             print_result(Terminal(), result)
     if not document.passed:
         raise typer.Exit(1)
+
+
+def _here(at_once: int, address: str | None, store: str | None) -> Executor:
+    from mlpdeploy.matrix.here import Here
+
+    for flag, value in (("--address", address), ("--store", store)):
+        if value is not None:
+            raise InputError(f"{flag} {value}: that is for --on ray; on this machine artifacts lie in --out")
+    return Here(at_once)
+
+
+def _on_ray(out: Path, address: str | None, store: str | None, at_once: int) -> Executor:
+    from mlpdeploy.artifact.depot import depot_at
+    from mlpdeploy.matrix.on_ray import OnRay
+
+    if at_once != 1:
+        raise InputError("--jobs is for --on here: on Ray run as many at once as there are CPUs (needs = { cpus = N })")
+    return OnRay(depot_at(store or str(out)), out, address)
 
 
 def _key(job: Job) -> str | None:
