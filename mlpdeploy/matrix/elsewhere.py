@@ -82,17 +82,23 @@ def work(asked: Sent, depot: Depot, tell: Callable[[Running], None]) -> Came:
     """
     with suppress(OSError):  # where it is not there, what is relative to it is not found, and that is said
         os.chdir(asked.folder)
-    row = asked.given or asked.job.row()
-    with workplace() as folder:
-        log = folder / "log"
+    with workplace() as folder, ThreadPoolExecutor(1, "mlpdeploy-job") as pool, Children() as children:
+        log, row = folder / "log", replace(asked.given or asked.job.row(), worker=worker())
+        # A thread does it, so that this one can be interrupted, and never waits for the depot: a cluster would take
+        # that for a pause, and give the cores of this job to another one.
+        done = pool.submit(_done, asked, depot, tell, folder, log, children)
+        while not done.done():
+            wait([done], LOOK)
         try:
-            row = _done(asked, depot, tell, folder, log)
+            row = done.result()
         except MlpdeployError as error:
-            row = failed(replace(row, worker=worker()), str(error).splitlines()[0])
+            row = failed(row, str(error).splitlines()[0])
         return Came(row, _end_of(log))
 
 
-def _done(asked: Sent, depot: Depot, tell: Callable[[Running], None], folder: Path, log: Path) -> Row:
+def _done(
+    asked: Sent, depot: Depot, tell: Callable[[Running], None], folder: Path, log: Path, children: Children
+) -> Row:
     if cache.sources() != asked.sources:
         raise MachineLacks(
             f"{worker()} has another mlpdeploy than the machine that runs the plan: install the same one"
@@ -105,7 +111,7 @@ def _done(asked: Sent, depot: Depot, tell: Callable[[Running], None], folder: Pa
         if before is None:
             raise ArtifactError(f"the artifact of {job.name} is not in the store any more: run it again")
         row = replace(row, folder=str(folder / "out" / str(place)))
-    row = _run(job, asked, tell, log, row)
+    row = _run(job, asked, tell, log, row, children)
     if row.folder is not None:
         artifact = store.open_artifact(Path(row.folder))
         place = artifact.folder.relative_to(folder / "out").as_posix()
@@ -137,22 +143,18 @@ def _taken(depot: Depot, place: str, folder: Path, log: Path) -> str | None:
     return sha256(packed)
 
 
-def _run(job: Job, asked: Sent, tell: Callable[[Running], None], log: Path, given: Row | None) -> Row:
-    """The job's row, of a thread that waits for its commands: this one can be interrupted meanwhile."""
-    with ThreadPoolExecutor(1, "mlpdeploy-job") as pool, Children() as children:
-        manner = Manner(
-            asked.retries,
-            _environment(job, asked),
-            children,
-            lambda step, attempt: tell(Running(job.name, step, worker(), attempt)),
-            _tied(COMMAND),
-        )
-        names = None if given is not None else beside_others(job)
-        running = pool.submit(run_job, job, log, manner, names=names, given=given)
-        while not running.done():
-            wait([running], LOOK)
-        row = running.result()
-    # None of this process's own ended it: whoever else did may have another try elsewhere.
+def _run(
+    job: Job, asked: Sent, tell: Callable[[Running], None], log: Path, given: Row | None, children: Children
+) -> Row:
+    manner = Manner(
+        asked.retries,
+        _environment(job, asked),
+        children,
+        lambda step, attempt: tell(Running(job.name, step, worker(), attempt)),
+        _tied(COMMAND),
+    )
+    names = None if given is not None else beside_others(job)
+    row = run_job(job, log, manner, names=names, given=given)
     return failed(row, row.error or "ended from outside") if row.state == CANCELLED else row
 
 

@@ -14,8 +14,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from mlpdeploy.engine.host import cores
 from mlpdeploy.errors import InputError, MachineLacks
-from mlpdeploy.system.leftovers import temporary_folder
+from mlpdeploy.system.leftovers import workplace
 
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
 """What Ray reads when it is imported: it reports nothing, and starts workers as any other program does."""
@@ -23,7 +24,7 @@ OWN = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_AUTH_MODE": "token", "RAY
 """The same of a cluster that begins and ends with the run: a job that names no GPU may see this machine's, and nobody
 else on it may send work. Without a token of its own Ray would write one into the user's home."""
 LOOPBACK = "127.0.0.1"
-LONGEST = 40
+LONGEST = 36
 """Characters of a temporary folder: the path of a socket, which is in it, may have no more than 107."""
 PATIENCE = 5.0
 """Seconds in which a cluster's head has to answer."""
@@ -46,7 +47,7 @@ def connected(address: str | None) -> Iterator[Session]:
     with contextlib.ExitStack() as stack:
         if address is not None:
             _require(address)
-        how = {"address": address} if address is not None else _here(str(stack.enter_context(temporary_folder("mr-"))))
+        how = {"address": address} if address is not None else _here(str(stack.enter_context(workplace())))
         session = stack.enter_context(_deferred(ray))
         stack.callback(ray.shutdown)
         try:
@@ -68,7 +69,7 @@ def _here(folder: str) -> dict[str, Any]:
     if len(folder) > LONGEST:
         raise InputError(f"{folder}: too long a path for Ray's sockets: set TMPDIR to a shorter one, such as /tmp")
     own = {"_temp_dir": folder, "_node_ip_address": LOOPBACK}
-    return {"address": "local", "include_dashboard": False, **own}
+    return {"address": "local", "num_cpus": cores(), "include_dashboard": False, **own}
 
 
 def _require(address: str) -> None:
