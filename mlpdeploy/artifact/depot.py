@@ -70,6 +70,7 @@ class Remote:
     """A store that fsspec reaches by a URL.
 
     Raises InputError, on creation, for a URL of no known kind, MachineLacks where the library for it is not installed.
+    A bucket is not made where there is none.
     """
 
     def __init__(self, url: str) -> None:
@@ -93,33 +94,48 @@ class Remote:
 
     def put(self, path: Path, place: str) -> None:
         """See Depot.put: it is written beside the place, read back, held against its manifest, and moved there."""
-        from fsspec.asyn import AsyncFileSystem
-
         with temporary_folder() as folder, _told(self.url):
             unpack(path, folder / "sent")
             files, root = _filesystem(self.url)
             target = f"{root}/{place}.zip"
-            draft = f"{target}.draft-{uuid.uuid4().hex}"
-            if not isinstance(files, AsyncFileSystem):  # those have buckets: there, only a bucket would be made
-                files.makedirs(target.rpartition("/")[0], exist_ok=True)
-            try:
+            with self._draft(target) as draft:
                 files.put_file(str(path), draft)
                 files.get_file(draft, str(folder / "back"))
                 if sha256(folder / "back") != sha256(path):
                     raise ArtifactError(f"what arrived at {self.where(place)} is not what was built")
                 files.mv(draft, target)
-            finally:
-                with suppress(Exception):
-                    if files.exists(draft):
-                        files.rm_file(draft)
+
+    def require(self) -> None:
+        """Write and remove a file: where that fails, it is said before anything was built."""
+        with _told(self.url):
+            files, root = _filesystem(self.url)
+            with self._draft(f"{root}/probe") as draft:
+                files.pipe_file(draft, b"mlpdeploy")
+
+    @contextmanager
+    def _draft(self, target: str) -> Iterator[str]:
+        """The name of a file beside another one, that is gone behind the body."""
+        from fsspec.asyn import AsyncFileSystem
+
+        files, _ = _filesystem(self.url)
+        if not isinstance(files, AsyncFileSystem):  # buckets have no folders: there, a bucket would be made
+            files.makedirs(target.rpartition("/")[0], exist_ok=True)
+        draft = f"{target}.draft-{uuid.uuid4().hex}"
+        try:
+            yield draft
+        finally:
+            with suppress(Exception):  # it was moved, or its store is out of reach
+                files.rm_file(draft)
 
 
 def depot_at(store: str) -> Depot:
-    """The store of a URL or a path. Raises InputError and MachineLacks where it cannot be reached."""
+    """The store of a URL or a path. Raises InputError or MachineLacks where nothing can be written there."""
     parts = urlsplit(store)
     if "://" not in store or parts.scheme in LOCAL:
         return Folder(Path(store.partition("://")[2] if "://" in store else store))
-    return Remote(store)
+    remote = Remote(store)
+    remote.require()
+    return remote
 
 
 def _filesystem(url: str) -> tuple[AbstractFileSystem, str]:

@@ -68,11 +68,8 @@ def sent(job: Job, out: Path, retries: int, given: Row | None = None) -> Sent:
 
 def failed(row: Row, reason: str) -> Row:
     """A row whose job could not be gone on with, outside of any command."""
-    steps = [*row.steps]
-    for place, step in enumerate(steps):
-        if step.outcome == PENDING:
-            steps[place] = replace(step, outcome=SKIPPED)
-    return replace(row, steps=tuple(steps), state=FAILED, error=reason)
+    steps = tuple(replace(step, outcome=SKIPPED) if step.outcome == PENDING else step for step in row.steps)
+    return replace(row, steps=steps, state=FAILED, error=" ".join(reason.split()))
 
 
 def work(asked: Sent, depot: Depot, tell: Callable[[Running], None]) -> Came:
@@ -92,7 +89,7 @@ def work(asked: Sent, depot: Depot, tell: Callable[[Running], None]) -> Came:
         try:
             row = done.result()
         except MlpdeployError as error:
-            row = failed(row, str(error).splitlines()[0])
+            row = failed(row, str(error))
         return Came(row, _end_of(log))
 
 
@@ -112,13 +109,16 @@ def _done(
             raise ArtifactError(f"the artifact of {job.name} is not in the store any more: run it again")
         row = replace(row, folder=str(folder / "out" / str(place)))
     row = _run(job, asked, tell, log, row, children)
-    if row.folder is not None:
-        artifact = store.open_artifact(Path(row.folder))
-        place = artifact.folder.relative_to(folder / "out").as_posix()
+    if row.folder is None:
+        return row
+    artifact = store.open_artifact(Path(row.folder))
+    place = artifact.folder.relative_to(folder / "out").as_posix()
+    try:
         if sha256(pack(artifact, folder / "packed")) != before:
             depot.put(folder / "packed", place)
-        row = replace(row, folder=depot.where(place))
-    return row
+    except MlpdeployError as error:
+        return failed(replace(row, folder=None), str(error))
+    return replace(row, folder=depot.where(place))
 
 
 def _place(job: Job, folder: Path) -> str | None:

@@ -36,6 +36,8 @@ def connected(address: str | None) -> Iterator[Session]:
 
     Raises MachineLacks where Ray is not installed, or no cluster answers; InputError for an address that is none.
     """
+    if address is not None:
+        _require(address)
     for name, value in (QUIET | OWN if address is None else QUIET).items():
         os.environ.setdefault(name, value)
     try:
@@ -45,8 +47,6 @@ def connected(address: str | None) -> Iterator[Session]:
     except ImportError as error:
         raise MachineLacks("--on ray needs Ray, which is not installed: pip install 'mlpdeploy[ray]'") from error
     with contextlib.ExitStack() as stack:
-        if address is not None:
-            _require(address)
         how = {"address": address} if address is not None else _here(str(stack.enter_context(workplace())))
         session = stack.enter_context(_deferred(ray))
         stack.callback(ray.shutdown)
