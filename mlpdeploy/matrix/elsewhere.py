@@ -39,8 +39,8 @@ LONGEST_LOG = 4 << 20
 class Sent:
     """A job as it is sent: all of it that may run beside others, or, with the row `given`, the rest of it, alone.
 
-    `below` is where among the artifacts it keeps its own. `folder` and `path` are the current folder and PYTHONPATH of
-    who sends it, and `sources` the hash of their mlpdeploy.
+    `below` is where among the artifacts it keeps its own. `folder`, `path` and `threads` are the current folder,
+    PYTHONPATH and OMP_NUM_THREADS of who sends it, and `sources` the hash of their mlpdeploy.
     """
 
     job: Job
@@ -48,6 +48,7 @@ class Sent:
     retries: int
     folder: str
     path: str | None
+    threads: str | None
     sources: str
     given: Row | None = None
 
@@ -63,7 +64,8 @@ class Came:
 def sent(job: Job, out: Path, retries: int, given: Row | None = None) -> Sent:
     """A job as this process sends it, its artifacts being all below `out`."""
     below = Path(os.path.relpath(job.selection.out, out)).as_posix()
-    return Sent(job, below, retries, os.getcwd(), os.environ.get("PYTHONPATH"), cache.sources(), given)
+    path, threads = (os.environ.get(name) for name in ("PYTHONPATH", THREADS))
+    return Sent(job, below, retries, os.getcwd(), path, threads, cache.sources(), given)
 
 
 def failed(row: Row, reason: str) -> Row:
@@ -161,14 +163,16 @@ def _run(
 def _environment(job: Job, asked: Sent) -> Mapping[str, str]:
     """The environment of a job's commands: this machine's, and where the code of who sends it lies.
 
-    A cluster says how many threads belong to a job. What measures has all; and an engine that PyTorch itself compiles
-    depends on their number, so there it is what it is without a cluster.
+    A cluster says how many threads belong to a job, where who sends it does not. What measures has all; and an engine
+    that PyTorch itself compiles depends on their number, so there it is what it is without a cluster.
     """
     found = dict(os.environ)
     if asked.path is not None:
         found["PYTHONPATH"] = asked.path
     backend = backend_here(job)
-    if asked.given is not None or (backend is not None and not backend.reads_file):
+    if asked.threads is not None:
+        found[THREADS] = asked.threads
+    elif asked.given is not None or (backend is not None and not backend.reads_file):
         found.pop(THREADS, None)
     return found
 

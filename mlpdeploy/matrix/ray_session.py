@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import logging
 import os
 import secrets
@@ -36,16 +37,12 @@ def connected(address: str | None) -> Iterator[Session]:
 
     Raises MachineLacks where Ray is not installed, or no cluster answers; InputError for an address that is none.
     """
-    if address is not None:
-        _require(address)
+    require(address)
     for name, value in (QUIET | OWN if address is None else QUIET).items():
         os.environ.setdefault(name, value)
-    try:
-        import ray
+    import ray
 
-        logging.getLogger("ray").setLevel(logging.ERROR)
-    except ImportError as error:
-        raise MachineLacks("--on ray needs Ray, which is not installed: pip install 'mlpdeploy[ray]'") from error
+    logging.getLogger("ray").setLevel(logging.ERROR)
     with contextlib.ExitStack() as stack:
         how = {"address": address} if address is not None else _here(str(stack.enter_context(workplace())))
         session = stack.enter_context(_deferred(ray))
@@ -72,19 +69,25 @@ def _here(folder: str) -> dict[str, Any]:
     return {"address": "local", "num_cpus": cores(), "include_dashboard": False, **own}
 
 
-def _require(address: str) -> None:
-    """Raise where nobody listens at an address: Ray itself would try for minutes."""
-    if address == "auto":
-        return
-    host, colon, port = address.rpartition(":")
-    if "://" in address or not colon or not port.isdigit() or not host:
-        raise InputError(
-            f"--address {address}: give HOST:PORT as `ray start` says it, or auto, on a machine of the cluster"
-        )
+def require(address: str | None) -> None:
+    """Raise what `connected` raises, as far as it can be known without connecting: Ray would try for minutes."""
+    if address is not None and address != "auto":
+        host, _, port = address.rpartition(":")
+        if "://" in address or not port.isdigit() or not host:
+            raise InputError(
+                f"--address {address}: give HOST:PORT as `ray start` says it, or auto, on a machine of the cluster"
+            )
     try:
-        socket.create_connection((host, int(port)), PATIENCE).close()
-    except (OSError, OverflowError) as error:
-        raise MachineLacks(f"--address {address}: no Ray cluster answers there ({error})") from error
+        found = importlib.util.find_spec("ray")
+    except ValueError:  # of a module that was taken away
+        found = None
+    if found is None:
+        raise MachineLacks("--on ray needs Ray, which is not installed: pip install 'mlpdeploy[ray]'")
+    if address is not None and address != "auto":
+        try:
+            socket.create_connection((host, int(port)), PATIENCE).close()
+        except (OSError, OverflowError) as error:
+            raise MachineLacks(f"--address {address}: no Ray cluster answers there ({error})") from error
 
 
 @dataclass(frozen=True)

@@ -82,13 +82,14 @@ def matrix(
     """Build, verify and measure all that a plan lists, each job by itself; exit 1 where one of them failed."""
     from mlpdeploy.matrix import running, shards
     from mlpdeploy.matrix.executor import Order
+    from mlpdeploy.matrix.here import Here
     from mlpdeploy.matrix.plan import read
     from mlpdeploy.terminal.matrix_table import LiveMatrix, print_jobs, print_matrix
 
-    _check(results or [], join, resume or dry_run or retries > 0 or at_once != 1)
+    _check(results or [], join, resume or dry_run or retries > 0 or at_once != 1 or on != "here")
     at_least("--jobs", at_once, 1)
     at_least("--retries", retries, 0)
-    one_of("--on", on, ("here", "ray"))
+    _check_on(on, address, store, at_once)
     found, which = read(plan, out), None if shard is None else shards.parse(shard)
     jobs = tuple(job for job in found.jobs if only is None or _fits(job.name, only))
     if not jobs:
@@ -112,7 +113,7 @@ def matrix(
         if missing := [row.job for row in document.rows if row.state == PENDING]:
             warn(f"{len(missing)} jobs are in no result, or were not begun: {', '.join(missing)}")
     else:
-        executor = _on_ray(found.out, address, store, at_once) if on == "ray" else _here(at_once, address, store)
+        executor = _on_ray(found.out, address, store) if on == "ray" else Here(at_once)
         with LiveMatrix(Terminal(stderr=True), len(jobs)).shown() as live:
             order = Order(retries, found.out / "matrix" / plan.stem)
             document, where = running.run(part, executor, order, live, resume=resume), str(part.saved)
@@ -128,22 +129,23 @@ def matrix(
         raise typer.Exit(1)
 
 
-def _here(at_once: int, address: str | None, store: str | None) -> Executor:
-    from mlpdeploy.matrix.here import Here
-
-    for flag, value in (("--address", address), ("--store", store)):
-        if value is not None:
-            raise InputError(f"{flag} {value}: that is for --on ray; on this machine artifacts lie in --out")
-    return Here(at_once)
-
-
-def _on_ray(out: Path, address: str | None, store: str | None, at_once: int) -> Executor:
+def _on_ray(out: Path, address: str | None, store: str | None) -> Executor:
     from mlpdeploy.artifact.depot import depot_at
     from mlpdeploy.matrix.on_ray import OnRay
+    from mlpdeploy.matrix.ray_session import require
 
-    if at_once != 1:
-        raise InputError("--jobs is for --on here: on Ray run as many at once as there are CPUs (needs = { cpus = N })")
+    require(address)
     return OnRay(depot_at(store or str(out)), out, address)
+
+
+def _check_on(on: str, address: str | None, store: str | None, at_once: int) -> None:
+    """Raise InputError where an option belongs to another place than jobs are to run in."""
+    one_of("--on", on, ("here", "ray"))
+    for flag, value in (("--address", address), ("--store", store)):
+        if value is not None and on == "here":
+            raise InputError(f"{flag} {value}: that is for --on ray; on this machine artifacts lie in --out")
+    if on == "ray" and at_once != 1:
+        raise InputError("--jobs is for --on here: on Ray run as many at once as there are CPUs (needs = { cpus = N })")
 
 
 def _key(job: Job) -> str | None:
@@ -165,4 +167,4 @@ def _check(results: list[Path], join: bool, runs: bool) -> None:
     if join and not results:
         raise InputError("--join: give the results to join, as in `mlpdeploy matrix plan.toml --join shards/*.json`")
     if join and runs:
-        raise InputError("--join runs nothing: drop --dry-run, --resume, --retries and --jobs")
+        raise InputError("--join runs nothing: drop --dry-run, --resume, --retries, --jobs and --on")
