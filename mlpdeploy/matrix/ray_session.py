@@ -18,6 +18,7 @@ from typing import Any
 from mlpdeploy.engine.host import cores
 from mlpdeploy.errors import InputError, MachineLacks
 from mlpdeploy.system.leftovers import workplace
+from mlpdeploy.system.streams import aside
 
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
 """What Ray reads when it is imported: it reports nothing, and starts workers as any other program does."""
@@ -45,6 +46,7 @@ def connected(address: str | None) -> Iterator[Session]:
     logging.getLogger("ray").setLevel(logging.ERROR)
     with contextlib.ExitStack() as stack:
         how = {"address": address} if address is not None else _here(str(stack.enter_context(workplace())))
+        stack.enter_context(aside())  # Ray prints there which workers died
         session = stack.enter_context(_deferred(ray))
         stack.callback(ray.shutdown)
         try:
