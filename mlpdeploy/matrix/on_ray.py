@@ -34,16 +34,18 @@ CALLS = 8
 class OnRay:
     """Jobs on the cluster at `address`, or on one of this machine alone, that begins and ends with the run.
 
-    Artifacts lie below `out`, as the plan says, and come to the same place below the depot.
+    The latter has so many `cpus`, all cores where that is not said. Artifacts lie below `out`, as the plan says, and
+    come to the same place below the depot.
     """
 
     depot: Depot
     out: Path
     address: str | None = None
+    cpus: int | None = None
 
     def run(self, jobs: Sequence[Job], order: Order) -> Generator[Running | Row, None, None]:
         """See Executor.run. Raises MachineLacks where there is no Ray, or no such cluster."""
-        with ray_session.connected(self.address) as session:
+        with ray_session.connected(self.address, self.cpus) as session:
             cluster = _Cluster(session.ray, self, order)
             try:
                 for job in jobs:

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from mlpdeploy.engine.host import cores
@@ -33,7 +34,7 @@ PATIENCE = 5.0
 
 
 @contextmanager
-def connected(address: str | None) -> Iterator[Session]:
+def connected(address: str | None, cpus: int | None = None) -> Iterator[Session]:
     """Ray, connected to the cluster at an address, or to one of this machine that ends with the body.
 
     Raises MachineLacks where Ray is not installed, or no cluster answers; InputError for an address that is none.
@@ -45,7 +46,7 @@ def connected(address: str | None) -> Iterator[Session]:
 
     logging.getLogger("ray").setLevel(logging.ERROR)
     with contextlib.ExitStack() as stack:
-        how = {"address": address} if address is not None else _here(str(stack.enter_context(workplace())))
+        how = {"address": address} if address is not None else _here(stack.enter_context(workplace()), cpus or cores())
         stack.enter_context(aside())  # Ray prints there which workers died
         session = stack.enter_context(_deferred(ray))
         stack.callback(ray.shutdown)
@@ -63,12 +64,12 @@ def connected(address: str | None) -> Iterator[Session]:
         yield session
 
 
-def _here(folder: str) -> dict[str, Any]:
+def _here(folder: Path, cpus: int) -> dict[str, Any]:
     """A cluster of this machine alone, which nobody else can reach."""
-    if len(folder) > LONGEST:
+    if len(str(folder)) > LONGEST:
         raise InputError(f"{folder}: too long a path for Ray's sockets: set TMPDIR to a shorter one, such as /tmp")
-    own = {"_temp_dir": folder, "_node_ip_address": LOOPBACK}
-    return {"address": "local", "num_cpus": cores(), "include_dashboard": False, **own}
+    own = {"_temp_dir": str(folder), "_node_ip_address": LOOPBACK}
+    return {"address": "local", "num_cpus": cpus, "include_dashboard": False, **own}
 
 
 def require(address: str | None) -> None:

@@ -73,7 +73,7 @@ def test_where_no_cluster_answers_that_is_said_at_once(monkeypatch: pytest.Monke
 
 def test_a_path_that_is_too_long_for_sockets_is_said() -> None:
     with pytest.raises(InputError, match="set TMPDIR to a shorter one"):
-        ray_session._here("/" + "x" * 40)
+        ray_session._here(Path("/" + "x" * 40), 1)
 
 
 def test_what_jobs_need_in_rays_words() -> None:
