@@ -139,6 +139,7 @@ class _Cluster:
     asked: OnRay
     order: Order
     waiting: dict[Any, tuple[Job, Row]] = field(default_factory=dict)
+    workers: dict[str, set[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         here = self._on(self.ray.get_runtime_context().get_node_id())
@@ -150,11 +151,11 @@ class _Cluster:
             depot = Folder(depot.root.absolute())
         self.desk = desk.remote(depot)
         self.depot = AtDesk(self.desk, self.asked.depot) if isinstance(depot, Folder) else depot
-        self.nodes = {one["NodeID"]: one["Resources"] for one in self.ray.nodes() if one["Alive"]}
+        self.known = self._nodes()
 
     def begin(self, job: Job) -> Row | None:
         """Send a job; its row where no node that is there has what it needs."""
-        if not any(_has(node, job.needs) for node in self.nodes.values()):
+        if not any(_has(node, job.needs) for node in self.known.values()):
             return failed(job.row(), f"no node of the cluster has {_said(job.needs)}")
         self._send(job, None, **_resources(job.needs))
         return None
@@ -172,13 +173,15 @@ class _Cluster:
                 continue
             row = self._kept(job, came)
             if row.state == PENDING:
-                alone = _resources(job.needs) | {"num_cpus": self.nodes.get(node, {}).get("CPU", 1)}
+                alone = _resources(job.needs) | {"num_cpus": self._nodes().get(node, {}).get("CPU", 1)}
                 self._send(job, row, **alone, scheduling_strategy=self._on(node))
             yield row
 
     def told(self) -> list[Running]:
         """What jobs told since the last time."""
         found: list[Running] = self.ray.get(self.desk.told.remote())
+        for one in found:
+            self.workers[one.job].add(one.worker)
         return found
 
     def end(self) -> None:
@@ -192,16 +195,22 @@ class _Cluster:
 
     def _send(self, job: Job, given: Row | None, **options: Any) -> None:
         asked = sent(job, self.asked.out, self.order.retries, given)
+        self.workers[job.name] = set()
         task = self.ray.remote(_task).options(max_retries=self.order.retries, name=job.name, **options)
         self.waiting[task.remote(asked, self.depot, self.desk)] = job, given or job.row()
 
     def _kept(self, job: Job, came: Came) -> Row:
-        """The row, with the log that is kept here."""
+        """The row, with the log that is kept here; an attempt whose worker died counts too."""
         path = self.order.logs / f"{slug(job.name)}.log"
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab") as file:
             file.write(came.log)
-        return replace(came.row, log=str(path))
+        died = max(0, len(self.workers[job.name]) - 1)
+        return replace(came.row, log=str(path), attempts=came.row.attempts + died)
+
+    def _nodes(self) -> dict[str, dict[str, float]]:
+        """What each node has that is there now."""
+        return {one["NodeID"]: one["Resources"] for one in self.ray.nodes() if one["Alive"]}
 
     def _on(self, node: str) -> Any:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -235,7 +244,8 @@ def _said(needs: Needs) -> str:
 
 def _reason(error: Exception) -> str:
     """Why a task gave nothing, in one line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     cause = getattr(error, "cause", None)
-    told = f"{type(cause).__name__}: {cause}" if cause is not None else (lines or [""])[0]
-    return f"its worker was lost ({type(error).__name__}): {' '.join(told.split())[:300]}"
+    if cause is not None:
+        return f"unexpected {type(cause).__name__} on its worker: {cause}"[:300]
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"its worker was lost ({type(error).__name__}: {lines[0] if lines else 'no reason is known'})"[:300]

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from mlpdeploy.artifact import store
+from mlpdeploy.artifact.archive import unpack
 from tests.conftest import REPOSITORY
 from tests.matrix.ray_cluster import ENVIRONMENT
 from tests.system.test_processes import until
@@ -134,6 +135,7 @@ def test_a_plan_of_24_with_a_worker_killed_one_failure_and_one_built_already(lab
     rows = json.loads(stdout)["rows"]
     states = Counter(row["state"] for row in rows)
     assert states == {"built": 22, "cached": 1, "failed": 1}, stdout
+    assert [row["job"] for row in rows if row["attempts"] > 1] == ["nets:c fp16 openvino 1:2:4"]
     (failed,) = [row for row in rows if row["state"] == "failed"]
     assert "missing.safetensors" in failed["error"] and failed["selection"]["name"] == "nets:f"
     for row in rows:
@@ -163,6 +165,51 @@ def test_what_measures_runs_on_a_cluster_that_begins_and_ends_with_the_run(lab: 
     assert all((lab.folder / row["folder"] / "bench.json").exists() for row in rows)
     assert all(row["folder"].startswith("engines/") for row in rows)
     assert lab.left() == []
+
+
+REMOTE = """
+import sys
+from pathlib import Path
+from mlpdeploy.artifact.depot import Remote
+from mlpdeploy.matrix import plan
+from mlpdeploy.matrix.executor import Order
+from mlpdeploy.matrix.on_ray import OnRay
+found = plan.read(Path("plan.toml"), Path("out"))
+events = list(OnRay(Remote(sys.argv[1]), Path("out"), cpus=1).run(found.jobs, Order(logs=Path("logs"))))
+print(events[-1].state, events[-1].folder, events[-1].error)
+"""
+
+
+def test_workers_reach_a_remote_store_by_themselves(lab: Lab) -> None:
+    (lab.folder / "plan.toml").write_text(
+        'network = "nets:a"\nprecision = "fp32"\nbackend = "onnxruntime"\nbatch = "1:2:4"\ninput-shape = "8"\n'
+    )
+    url = f"file://{lab.folder}/remote"
+    for state in ("built", "cached"):
+        command = [sys.executable, "-c", REMOTE, url]
+        found = subprocess.run(command, cwd=lab.folder, env=lab.environment, check=True, stdout=subprocess.PIPE)
+        assert found.stdout.decode().split() == [state, f"{url}/nets-a/fp32/onnxruntime.zip", "None"]
+    assert not (lab.folder / "out").exists()
+    artifact = unpack(lab.folder / "remote/nets-a/fp32/onnxruntime.zip", lab.folder / "unpacked")
+    assert store.open_artifact(artifact.folder).manifest["selection"]["name"] == "nets:a"
+
+
+def test_a_job_that_cannot_run_or_whose_worker_dies_is_a_row(lab: Lab) -> None:
+    (lab.folder / "plan.toml").write_text(
+        'backend = "onnxruntime"\nprecision = "fp32"\nbatch = "1:2:4"\ninput-shape = "8"\n'
+        '[[jobs]]\nnetwork = "nets:a"\nneeds = { cpus = 4096, memory = "1GiB", gpu = "L4" }\n'
+        '[[jobs]]\nnetwork = "nets:b"\n'
+    )
+    (lab.folder / "waits").write_text("nets:b")
+    process = lab.start("matrix", "plan.toml", "--on", "ray", "--json", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    until(lambda: not (lab.folder / "waits").exists() and len(lab.begun()) > 0)
+    os.kill(parent(int(lab.begun()[0].split()[0])), signal.SIGKILL)
+    stdout, stderr = process.communicate()
+    assert process.returncode == 1, stdout + stderr
+    first, second = json.loads(stdout)["rows"]
+    assert first["error"] == "no node of the cluster has 4096 CPU(s) and 1073741824 bytes of memory and a GPU (L4)"
+    assert second["state"] == "failed" and second["error"].startswith("its worker was lost (WorkerCrashedError: ")
+    until(lambda: lab.left() == [])  # the command of the worker that was killed ends a little later
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
