@@ -68,6 +68,11 @@ def sent(job: Job, out: Path, retries: int, given: Row | None = None) -> Sent:
     return Sent(job, below, retries, os.getcwd(), path, threads, cache.sources(), given)
 
 
+def sources() -> str:
+    """The hash of the mlpdeploy that is here."""
+    return cache.sources()
+
+
 def failed(row: Row, reason: str) -> Row:
     """A row whose job could not be gone on with, outside of any command."""
     steps = tuple(replace(step, outcome=SKIPPED) if step.outcome == PENDING else step for step in row.steps)

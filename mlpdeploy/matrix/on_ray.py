@@ -15,9 +15,10 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from mlpdeploy.artifact.depot import Depot, Folder
+from mlpdeploy.errors import MachineLacks
 from mlpdeploy.evidence.documents.matrix import ANY_GPU, PENDING, Needs, Row
 from mlpdeploy.matrix import ray_session
-from mlpdeploy.matrix.elsewhere import Came, Sent, failed, sent, work
+from mlpdeploy.matrix.elsewhere import Came, Sent, failed, sent, sources, work
 from mlpdeploy.matrix.executor import Order, Running
 from mlpdeploy.matrix.job import Job
 from mlpdeploy.matrix.naming import slug
@@ -47,6 +48,7 @@ class OnRay:
         """See Executor.run. Raises MachineLacks where there is no Ray, or no such cluster."""
         with ray_session.connected(self.address, self.cpus) as session:
             cluster = _Cluster(session.ray, self, order)
+            session.check()
             try:
                 for job in jobs:
                     if (lack := cluster.begin(job)) is not None:
@@ -143,6 +145,7 @@ class _Cluster:
 
     def __post_init__(self) -> None:
         here = self._on(self.ray.get_runtime_context().get_node_id())
+        self._require_same(here)
         desk = self.ray.remote(Desk).options(
             num_cpus=0, max_concurrency=CALLS, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here
         )
@@ -152,6 +155,19 @@ class _Cluster:
         self.desk = desk.remote(depot)
         self.depot = AtDesk(self.desk, self.asked.depot) if isinstance(depot, Folder) else depot
         self.known = self._nodes()
+
+    def _require_same(self, here: Any) -> None:
+        """Raise MachineLacks where Ray was begun with another mlpdeploy than this one; each job looks where it runs."""
+        found = self.ray.remote(sources).options(num_cpus=0, max_retries=0, scheduling_strategy=here).remote()
+        try:
+            same = self.ray.get(found) == sources()
+        except self.ray.exceptions.RayError:  # there is none at all
+            same = False
+        if not same:
+            raise MachineLacks(
+                "--on ray: the cluster has another mlpdeploy than this one, or none: install the same on each of its "
+                "machines, and begin Ray anew"
+            )
 
     def begin(self, job: Job) -> Row | None:
         """Send a job; its row where no node that is there has what it needs."""

@@ -1,6 +1,6 @@
 """A Ray cluster on the loopback of this machine: two nodes of one CPU each, until stdin is closed.
 
-    python -m tests.matrix.ray_cluster FOLDER
+    python tests/matrix/ray_cluster.py FOLDER
 
 It says its address on stdout. Who connects to it needs the environment of `ENVIRONMENT`.
 """

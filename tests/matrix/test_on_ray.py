@@ -14,6 +14,7 @@ import tempfile
 import uuid
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -92,19 +93,26 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
     until(lambda: made.left() == [])
 
 
-@pytest.fixture
-def address(lab: Lab) -> Iterator[str]:
-    """A cluster of two nodes with one CPU each."""
-    command = [sys.executable, "-m", "tests.matrix.ray_cluster"]
+@contextmanager
+def cluster(lab: Lab, path: Path = REPOSITORY) -> Iterator[str]:
+    """The address of a cluster of two nodes with one CPU each, whose mlpdeploy lies at a path."""
+    command = [sys.executable, str(Path(__file__).with_name("ray_cluster.py"))]
+    environment = {**lab.environment, "PYTHONPATH": str(path)}
     with tempfile.TemporaryDirectory(
         prefix="ray-", ignore_cleanup_errors=True
     ) as folder:  # its sockets' paths are short
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        with subprocess.Popen([*command, folder], cwd=REPOSITORY, env=lab.environment, **pipes) as process:
+        with subprocess.Popen([*command, folder], cwd=folder, env=environment, **pipes) as process:
             assert process.stdin is not None and process.stdout is not None
             yield process.stdout.readline().strip()
             process.stdin.close()
         assert process.returncode == 0
+
+
+@pytest.fixture
+def address(lab: Lab) -> Iterator[str]:
+    with cluster(lab) as found:
+        yield found
 
 
 def parent(pid: int) -> int:
@@ -165,6 +173,17 @@ def test_what_measures_runs_on_a_cluster_that_begins_and_ends_with_the_run(lab: 
     assert all((lab.folder / row["folder"] / "bench.json").exists() for row in rows)
     assert all(row["folder"].startswith("engines/") for row in rows)
     assert lab.left() == []
+
+
+def test_a_cluster_with_another_mlpdeploy_is_one_line(lab: Lab) -> None:
+    (lab.folder / "another" / "mlpdeploy").mkdir(parents=True)
+    (lab.folder / "another" / "mlpdeploy" / "__init__.py").touch()
+    (lab.folder / "plan.toml").write_text(USUAL + 'network = "nets:a"\n')
+    with cluster(lab, lab.folder / "another") as found:
+        process = lab.start("matrix", "plan.toml", "--on", "ray", "--address", found, stderr=subprocess.PIPE)
+        _, stderr = process.communicate()
+        (line,) = stderr.splitlines()
+        assert process.returncode == 3 and line.startswith("error: --on ray: the cluster has another mlpdeploy")
 
 
 REMOTE = """
