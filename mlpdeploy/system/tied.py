@@ -18,7 +18,7 @@ import time
 
 LOOK, GRACE = 0.25, 5.0
 """Seconds between two looks at the parent, and those that the command has to undo what it began."""
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name))
 
 
 def main(parent: int, command: list[str]) -> int:
