@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,9 @@ def test_a_run_that_is_asked_to_end_ends_its_jobs_and_keeps_what_is_done(fake: F
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     process = subprocess.Popen([sys.executable, "-c", program], env=environment, stderr=subprocess.PIPE, text=True)
     until(lambda: len(fake.calls("waiting")) == 2)
+    # The document is written before the run hears of what has begun behind it.
+    until(lambda: matrix.read(DOCUMENT).rows[0].done)
+    time.sleep(0.2)
     process.send_signal(number)
     _, err = process.communicate(timeout=100)
     assert process.returncode == code and "Traceback" not in err and err.splitlines()[-1].startswith("error: ")
