@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -73,7 +74,12 @@ def unsealed(folder: Path, seal: str | None = None) -> None:
 def ran(forged: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What of the forged artifact was run."""
     found: list[str] = []
-    monkeypatch.setattr("torch._inductor.aoti_load_package", lambda path: found.append(path))
+
+    def load(path: str) -> SimpleNamespace:
+        found.append(path)
+        return SimpleNamespace(loader=SimpleNamespace(run=None))
+
+    monkeypatch.setattr("torch._inductor.aoti_load_package", load)
     monkeypatch.delitem(sys.modules, "evil_code", raising=False)
     return found
 

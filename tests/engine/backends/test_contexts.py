@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -189,7 +190,8 @@ def test_a_fused_layer_names_every_node_that_it_came_from() -> None:
 def test_a_package_of_inductor_is_bound_where_it_runs_on_a_gpu(
     device: str, gpu: Gpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("torch._inductor.aoti_load_package", lambda path: lambda x: (2 * x, x.half()))
+    package = SimpleNamespace(loader=SimpleNamespace(run=lambda given: [2 * given[0], given[0].half()]))
+    monkeypatch.setattr("torch._inductor.aoti_load_package", lambda path: package)
     monkeypatch.setattr(nvidia, "probe", lambda: nvidia.Gpu("Stand-in", "sm90", "13.0"))
     signature = Signature((Port("x", (4,), "float32"),), tuple(OUTPUTS), 1, 4)
     backend = backends()["inductor"]
