@@ -26,9 +26,9 @@ from mlpdeploy.graph.layout.remaining import transposes
 from mlpdeploy.graph.tracing.trace import TensorSpec, trace
 
 BACKEND = "tensorrt-rtx"
-RESHAPING = ("flatten_rows",)
-"""Forms that only reshape, which launches nothing: their layers would hide what the rules do. `benchmarks.launches` has
-what they are worth.
+RESHAPING = ("flatten_rows", "transpose_last")
+"""Forms whose layers launch nothing, and would hide what the rules do: they reshape, or turn what a product turns by
+itself. `benchmarks.launches` has what they are worth.
 """
 PARTS = (("before", "total"), ("after", "total"), ("after", "outside"))
 
