@@ -5,13 +5,13 @@ from __future__ import annotations
 import fnmatch
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mlpdeploy.errors import InputError, MlpdeployError
-from mlpdeploy.evidence.documents.matrix import PENDING
-from mlpdeploy.matrix.executor import Executor
+from mlpdeploy.evidence.documents.matrix import PENDING, Matrix
+from mlpdeploy.matrix.executor import Executor, Order
 from mlpdeploy.matrix.job import Job
 from mlpdeploy.selection.checks import at_least, one_of
 from mlpdeploy.terminal.matrix_results import (
@@ -26,6 +26,9 @@ from mlpdeploy.terminal.matrix_results import (
 )
 from mlpdeploy.terminal.options import Json, print_json, printing, warn
 from mlpdeploy.terminal.screen import Terminal
+
+if TYPE_CHECKING:
+    from mlpdeploy.matrix.running import Part
 
 PlanFile = Annotated[
     Path, typer.Argument(metavar="PLAN", help="A plan in TOML: options of build, a list being several.")
@@ -80,53 +83,76 @@ def matrix(
     as_json: Json = False,
 ) -> None:
     """Build, verify and measure all that a plan lists, each job by itself; exit 1 where one of them failed."""
-    from mlpdeploy.matrix import running, shards
-    from mlpdeploy.matrix.executor import Order
     from mlpdeploy.matrix.here import Here
-    from mlpdeploy.matrix.plan import read
-    from mlpdeploy.terminal.matrix_table import LiveMatrix, print_jobs, print_matrix
+    from mlpdeploy.terminal.matrix_table import print_matrix
 
     _check(results or [], join, resume or dry_run or retries > 0 or at_once != 1 or on != "here")
     at_least("--jobs", at_once, 1)
     at_least("--retries", retries, 0)
     _check_on(on, address, store, at_once)
-    found, which = read(plan, out), None if shard is None else shards.parse(shard)
-    jobs = tuple(job for job in found.jobs if only is None or _fits(job.name, only))
-    if not jobs:
-        raise InputError(f"--only {only}: no job of {plan} fits; --dry-run lists them")
-    jobs = jobs if which is None else shards.part(jobs, *which)
-    name = "-".join([plan.stem, *(() if which is None else map(str, which)), *(() if only is None else ("only",))])
-    part = running.Part(found, jobs, save or found.out / "matrix" / f"{name}.json", which)
+    part = _part(plan, out, shard, only, save)
     kept = save if join else part.saved
     asked = wanted(html, markdown, diff, max_latency, min_top1, max_size, saved=None if dry_run else kept)
     if dry_run:
         if asked:
             raise InputError("--dry-run has no result: drop --html, --markdown, --diff and limits")
-        document = part.document({job.name: replace(job.row(), key=_key(job)) for job in jobs})
-        with printing():
-            print_json(document.to_json()) if as_json else print_jobs(Terminal(), document.rows)
-        return
+        return _list(part, as_json)
     if join:
-        document, where = running.join(part, results or []), None if save is None else str(save)
-        if save is not None:
-            running.write(part, {row.job: row for row in document.rows})
-        if missing := [row.job for row in document.rows if row.state == PENDING]:
-            warn(f"{len(missing)} jobs are in no result, or were not begun: {', '.join(missing)}")
+        document = _joined(part, results or [], save)
     else:
-        executor = _on_ray(found.out, address, store) if on == "ray" else Here(at_once)
-        with LiveMatrix(Terminal(stderr=True), len(jobs)).shown() as live:
-            order = Order(retries, found.out / "matrix" / plan.stem)
-            document, where = running.run(part, executor, order, live, resume=resume), str(part.saved)
+        executor = _on_ray(part.plan.out, address, store) if on == "ray" else Here(at_once)
+        document = _run(part, executor, Order(retries, part.plan.out / "matrix" / plan.stem), resume)
     result = asked.of(document, whole=only is None)
     asked.write(result)
     with printing():
         if as_json:
             print_json(result.to_json())
         else:
-            print_matrix(Terminal(), document, where)
+            print_matrix(Terminal(), document, None if kept is None else str(kept))
             print_result(Terminal(), result)
     if not document.passed:
         raise typer.Exit(1)
+
+
+def _part(plan: Path, out: Path | None, shard: str | None, only: str | None, save: Path | None) -> Part:
+    """The jobs that are meant, and where their result goes."""
+    from mlpdeploy.matrix import running, shards
+    from mlpdeploy.matrix.plan import read
+
+    found, which = read(plan, out), None if shard is None else shards.parse(shard)
+    jobs = tuple(job for job in found.jobs if only is None or _fits(job.name, only))
+    if not jobs:
+        raise InputError(f"--only {only}: no job of {plan} fits; --dry-run lists them")
+    jobs = jobs if which is None else shards.part(jobs, *which)
+    name = "-".join([plan.stem, *(() if which is None else map(str, which)), *(() if only is None else ("only",))])
+    return running.Part(found, jobs, save or found.out / "matrix" / f"{name}.json", which)
+
+
+def _list(part: Part, as_json: bool) -> None:
+    from mlpdeploy.terminal.matrix_table import print_jobs
+
+    document = part.document({job.name: replace(job.row(), key=_key(job)) for job in part.jobs})
+    with printing():
+        print_json(document.to_json()) if as_json else print_jobs(Terminal(), document.rows)
+
+
+def _joined(part: Part, results: list[Path], save: Path | None) -> Matrix:
+    from mlpdeploy.matrix import running
+
+    document = running.join(part, results)
+    if save is not None:
+        running.write(part, {row.job: row for row in document.rows})
+    if missing := [row.job for row in document.rows if row.state == PENDING]:
+        warn(f"{len(missing)} jobs are in no result, or were not begun: {', '.join(missing)}")
+    return document
+
+
+def _run(part: Part, executor: Executor, order: Order, resume: bool) -> Matrix:
+    from mlpdeploy.matrix import running
+    from mlpdeploy.terminal.matrix_table import LiveMatrix
+
+    with LiveMatrix(Terminal(stderr=True), len(part.jobs)).shown() as live:
+        return running.run(part, executor, order, live, resume=resume)
 
 
 def _on_ray(out: Path, address: str | None, store: str | None) -> Executor:
