@@ -83,7 +83,9 @@ def compile(
     class_labels: str | Path | Sequence[str] | None = None,
     features: Sequence[str] = (),
     timing_cache: str | Path | None = None,
+    build_route: str = "",
     search: float | None = None,
+    tactics: float | None = None,
     cuda_graphs: bool = True,
     out: str | Path | None = None,
     progress: Listener | None = None,
@@ -101,7 +103,8 @@ def compile(
     (default: the names that the network gives them). Images of a folder need `mean` and `std`, and so do `pixels` and
     `normalize`, with which the engine prepares images itself: the example is still what the network takes, and what
     comes from data is what the engine takes. `class_labels` are the classes' names, or a file of them. `search` are
-    seconds in which is found by measurement which rules and forms pay; what is found is kept in `out`. On a GPU what
+    seconds in which is found by measurement which rules and forms pay, `tactics` those for TensorRT's build routes;
+    what is found is kept in `out`. On a GPU what
     the engine computes is one CUDA graph for each batch size, unless `cuda_graphs` is False. The other options are
     those of `mlpdeploy build`. Threads take turns here; a network that another thread calls meanwhile can be torn by
     torch.export, which changes how modules are called in the whole process.
@@ -123,9 +126,9 @@ def compile(
             max_drop=max_drop, min_sqnr=min_sqnr, mean=floats(mean), std=floats(std), crop=crop, resize=resize,
             pixels=pixels, normalize=normalize, softmax=softmax, topk=topk, labels=_label_file(class_labels, folder),
             features=tuple(features), timing_cache=None if timing_cache is None else Path(timing_cache),
-            limit=limit, input_names=tuple(input_names), output_names=tuple(output_names),
+            limit=limit, route=build_route, input_names=tuple(input_names), output_names=tuple(output_names),
         )  # fmt: skip
-        artifact = pipeline.build(selection, source=source, search=search, progress=progress)
+        artifact = pipeline.build(selection, source=source, search=search, tactics=tactics, progress=progress)
         engine = Engine(artifact, source, loading=Loading(cuda_graphs=cuda_graphs))
     except BaseException:
         if out is None:

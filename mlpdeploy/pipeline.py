@@ -28,7 +28,7 @@ from mlpdeploy.artifact.lookup import (
 )
 from mlpdeploy.artifact.store import Artifact
 from mlpdeploy.calibration import Calibration, calibrate_network, calibrated_on, paid_off
-from mlpdeploy.engine.backend import pick
+from mlpdeploy.engine.backend import pick, unrouted
 from mlpdeploy.errors import InputError
 from mlpdeploy.network.source import Source
 from mlpdeploy.progress import Listener, Stages
@@ -62,13 +62,15 @@ def build(
     force: bool = False,
     worth: bool = True,
     search: float | None = None,
+    tactics: float | None = None,
     progress: Listener | None = None,
 ) -> Artifact:
     """Build the engine of a selection, or find that it is built already (`Artifact.cached`); `force` builds anyway.
 
     With `worth`, a build in 8 bits ends with how fast the same network is in these, FP16 and FP32 on the engines that
     run here. `search` are seconds in which is found which rules and forms pay (see `mlpdeploy.search`), unless that is
-    decided already; with `force` it is decided anew.
+    decided already, and `tactics` are seconds in which TensorRT's build routes are tried; with `force` both are decided
+    anew.
     `source` is the network itself where it is in hand; without it the selection's name finds it. Raises InputError (and
     its kinds), BuildError or MachineLacks; an artifact that was there before is then untouched.
     """
@@ -76,16 +78,20 @@ def build(
     from mlpdeploy.evidence.report.summary import report
 
     stages = Stages(progress)
-    if search is not None:
-        positive("--search", search)
+    for flag, seconds in (("--search", search), ("--tactics", tactics)):
+        if seconds is not None:
+            positive(flag, seconds)
+    effort = decisions.Effort(search, tactics)
     if selection.quantised:
         calibrated_on(selection)
     backend = pick(selection.backend, selection.precision, selection.gpus, selection.request())
     selection = selection.with_backend(backend.name)
+    if tactics is not None and not backend.has_routes:
+        raise InputError(f"{unrouted(backend)}: drop --tactics")
     folder = folder_of(selection, backend)
     with store.locked(folder, stages.say, optional=True) as refused:
         key = key_of(selection, backend)
-        if (found := cached(folder, key, force, stages, selection, backend, search)) is not None:
+        if (found := cached(folder, key, force, stages, selection, backend, effort)) is not None:
             return found
         if refused is not None and (force or key is not None):
             raise refused
@@ -93,7 +99,7 @@ def build(
         traced = trace_network(source, stages, selection.profile)
         source = source.with_outputs(traced.outputs)
         key = key or key_of(selection, backend, source, traced)
-        if (found := cached(folder, key, force, stages, selection, backend, search)) is not None:
+        if (found := cached(folder, key, force, stages, selection, backend, effort)) is not None:
             return found
         if refused is not None:
             raise refused
@@ -101,7 +107,7 @@ def build(
             stages.say(line)
         labels = named_classes(traced, selection)
         notes = check(source, traced, selection, stages)
-        case, decided = decide(traced, source, selection, backend, search, force, stages)
+        case, decided = decide(traced, source, selection, backend, effort, force, stages)
         chosen = decisions.applied(selection, decided)
         rewritten = rewrite_network(traced, chosen, stages)
         calibration = calibrate_network(rewritten, source, chosen, stages) if selection.quantised else None

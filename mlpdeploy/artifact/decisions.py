@@ -1,6 +1,7 @@
-"""What searches have decided: which rules and forms pay for a graph, in an engine, on a device; kept for later builds.
+"""What searches have decided: which rules, forms and settings of the engine's compiler pay for a graph, in an engine,
+on a device; kept for later builds.
 
-    <out>/decisions.json          of searches whose engines lie there (`mlpdeploy build NAME --search`)
+    <out>/decisions.json          of searches whose engines lie there (`mlpdeploy build NAME --search --tactics`)
     artifact/decided.json         those that come with mlpdeploy, which its benchmarks have measured
 
 An entry counts only where all of its `Case` is the same: what pays elsewhere is a guess. The file may be copied to
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlpdeploy.artifact import store
 from mlpdeploy.artifact.schema import DECISIONS
-from mlpdeploy.engine import form, host, nvidia
+from mlpdeploy.engine import build_route, form, host, nvidia
 from mlpdeploy.engine.backend import Backend
 from mlpdeploy.selection import Selection
 from mlpdeploy.selection.checks import rule_names
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 FILE, SHIPPED = "decisions.json", Path(__file__).with_name("decided.json")
 SCHEMA = 1
-LEFT_OUT, PUT_IN = "left out", "put in"
+LEFT_OUT, PUT_IN, SET = "left out", "put in", "set"
 KEPT, NO_BETTER, UNDECIDED, REFUSED, UNTRIED = "kept", "no better", "undecided", "refused", "no time"
 BY_TIME, BY_STRUCTURE = "time", "structure"
 NO_DEVICE = "not executed"
@@ -50,6 +51,20 @@ class Case:
 
 
 @dataclass(frozen=True)
+class Effort:
+    """Seconds that are asked for: to `search` rules and forms, and to try `tactics`, which are build routes.
+
+    None asks for nothing.
+    """
+
+    search: float | None = None
+    tactics: float | None = None
+
+
+NONE = Effort()
+
+
+@dataclass(frozen=True)
 class Ratio:
     """Time over that of the engine before the change; a bound is None where too few pairs tell none."""
 
@@ -66,7 +81,7 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Trial:
-    """A rule or form other than by default: the `change`, what came of it, and `why` where that is no ratio."""
+    """A rule, form or setting other than by default: `change`, what came of it, and `why` where that is no ratio."""
 
     name: str
     change: str
@@ -88,7 +103,10 @@ class Trial:
 
 @dataclass(frozen=True)
 class Decision:
-    """What a search found for a network at a batch size, each trial in order; judged by time, or by structure."""
+    """What a search found for a network at a batch size, each trial in order; judged by time, or by structure.
+
+    `seconds` were taken by rules and forms, `tactics` by build routes; 0 says that these were not searched.
+    """
 
     network: str
     created: str
@@ -96,6 +114,7 @@ class Decision:
     batch: int
     seconds: float
     trials: tuple[Trial, ...]
+    tactics: float = 0.0
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Decision:
@@ -103,13 +122,18 @@ class Decision:
         trials = tuple(Trial(**{**one, "ratio": one["ratio"] and Ratio(**one["ratio"])}) for one in values["trials"])
         return cls(**{**values, "trials": trials})
 
-    @property
-    def whole(self) -> bool:
-        """Whether the search tried all that there was."""
-        return all(trial.verdict != UNTRIED for trial in self.trials)
+    def of(self, routes: bool) -> tuple[Trial, ...]:
+        """The trials of build routes, or all others."""
+        return tuple(trial for trial in self.trials if (trial.change == SET) == routes)
+
+    def settled(self, routes: bool, seconds: float) -> bool:
+        """Whether all build routes, or all else, were tried, or for so many seconds."""
+        taken = self.tactics if routes else self.seconds
+        whole = all(trial.verdict != UNTRIED for trial in self.of(routes))
+        return taken > 0 and (whole or taken >= seconds)
 
     def kept(self, change: str) -> tuple[str, ...]:
-        """The rules and forms that are left out, or put in."""
+        """The rules and forms that are left out, or put in; or the words of the build route that are set."""
         return tuple(one.name for one in self.trials if one.verdict == KEPT and one.change == change)
 
 
@@ -171,9 +195,10 @@ def write(path: Path, entries: Iterable[Mapping[str, Any]]) -> Path:
     return store.place(path, json.dumps({"schema": SCHEMA, "decisions": [*entries]}, indent=1, allow_nan=False) + "\n")
 
 
-def suffices(decision: Decision | None, search: float | None) -> bool:
-    """Whether there is nothing to search for so many seconds: nothing is asked, all was tried, or it took as long."""
-    return search is None or (decision is not None and (decision.whole or decision.seconds >= search))
+def suffices(decision: Decision | None, effort: Effort) -> bool:
+    """Whether there is nothing to search with so much effort: nothing is asked, all was tried, or it took as long."""
+    asked = ((routes, seconds) for routes, seconds in ((False, effort.search), (True, effort.tactics)) if seconds)
+    return all(decision is not None and decision.settled(routes, seconds) for routes, seconds in asked)
 
 
 def applied(selection: Selection, decision: Decision | None) -> Selection:
@@ -182,8 +207,10 @@ def applied(selection: Selection, decision: Decision | None) -> Selection:
         return selection
     open_to_choice = {*rule_names(), *form.names()} - {*selection.disabled_rules, *selection.enabled_rules}
     without, extra = (tuple(open_to_choice & {*decision.kept(change)}) for change in (LEFT_OUT, PUT_IN))
+    words = (word for word in decision.kept(SET) if build_route.WORD.fullmatch(word))
     return replace(
         selection,
+        route=build_route.joined(*words, selection.route),
         disabled_rules=(*selection.disabled_rules, *without),
         enabled_rules=(*selection.enabled_rules, *extra),
     )
@@ -200,12 +227,12 @@ def of_manifest(manifest: Mapping[str, Any]) -> Decision | None:
     return None if found is None else Decision.from_json(found)
 
 
-def stands(manifest: Mapping[str, Any], selection: Selection, backend: Backend, search: float | None = None) -> bool:
-    """Whether an artifact was built by what is decided now, and nothing is to be searched for so many seconds."""
+def stands(manifest: Mapping[str, Any], selection: Selection, backend: Backend, effort: Effort = NONE) -> bool:
+    """Whether an artifact was built by what is decided now, and nothing is to be searched with so much effort."""
     if "decided" not in manifest:
         return False
     case, built_by = case_of(selection, backend, manifest["decided"]["case"]["graph"]), of_manifest(manifest)
-    return remembered(selection.out, case) == built_by and suffices(built_by, search)
+    return remembered(selection.out, case) == built_by and suffices(built_by, effort)
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

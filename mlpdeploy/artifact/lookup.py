@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlpdeploy.artifact import cache, decisions, store, trust
+from mlpdeploy.artifact.decisions import NONE, Effort
 from mlpdeploy.artifact.store import Artifact
 from mlpdeploy.engine.backend import Backend, backends, pick
 from mlpdeploy.errors import ArtifactError, InputError, MlpdeployError
@@ -67,11 +68,11 @@ def cached(
     stages: Stages,
     selection: Selection,
     backend: Backend,
-    search: float | None = None,
+    effort: Effort = NONE,
 ) -> Artifact | None:
     """The artifact at `folder` where it is whole, has this key, and was built by what is decided now.
 
-    With `search`, what is to be decided for so many seconds is.
+    What is to be decided with so much `effort` is.
     """
     if force or key is None or not os.path.exists(folder / store.MANIFEST):
         return None
@@ -80,7 +81,7 @@ def cached(
     except ArtifactError as error:
         stages.say(f"building again: {error}")
         return None
-    if artifact.manifest.get("key") != key or not decisions.stands(artifact.manifest, selection, backend, search):
+    if artifact.manifest.get("key") != key or not decisions.stands(artifact.manifest, selection, backend, effort):
         return None
     return Artifact(folder, artifact.manifest, cached=True)
 
@@ -88,10 +89,10 @@ def cached(
 def check_same(artifact: Artifact, selection: Selection, source: Source | None) -> None:
     """Raises ArtifactError where the artifact was built from another selection or network, naming what differs."""
     built, asked = Selection.from_json(artifact.manifest["selection"]).to_json(), selection.to_json()
-    # The same weights may lie elsewhere now; GPUs, builder level and plugins do not change what is computed.
+    # The same weights may lie elsewhere now; GPUs, level, plugins and build route do not change what is computed.
     # What an engine of 8 bits was calibrated on is in the artifact.
     calibrated = {"calibration", "calibrator", "max_drop", "min_sqnr", "limit"}
-    names = asked.keys() - {*FILES, "gpus", "level", "plugin"} - calibrated
+    names = asked.keys() - {*FILES, "gpus", "level", "plugin", "route"} - calibrated
     # How images are prepared may be left out, or said only when there are some.
     free = {name for name in IMAGES if None in (asked[name], built.get(name))}
     differ = sorted(name for name in names - free if asked[name] != built.get(name))

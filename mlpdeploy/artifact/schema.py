@@ -46,7 +46,7 @@ OPTIMISATION = [SIZE]
 BATCHES = {"min": SIZE, "opt": SIZE, "max": SIZE, "profiles?": [OPTIMISATION]}
 FACTS = {
     "backend": str, "precision": str, "inputs": [PORT, ...], "outputs": [PORT, ...], "batch": [SIZE],
-    "profiles?": [OPTIMISATION], "features?": [str], "structure?": str,
+    "profiles?": [OPTIMISATION], "features?": [str], "structure?": str, "build_route?": str,
     "versions": {str: str}, "engine_sha256": str, "build_seconds": AMOUNT, "threads?": (SIZE, None), "device?": str,
     "cpu?": str, "gpu?": (str, None), "gpus?": [str], "parsed?": PARSED, "executed?": str,
     "launches?": ({
@@ -80,7 +80,8 @@ TRIAL = {
 }  # fmt: skip
 CASE = {"graph": str, "backend": str, "versions": {str: str}, "device": str, "precision": str, "batch": str}
 DECISION = {
-    "network": str, "created": str, "judged_by": str, "batch": SIZE, "seconds": AMOUNT, "trials": [TRIAL],
+    "network": str, "created": str, "judged_by": str, "batch": SIZE, "seconds": AMOUNT, "tactics?": AMOUNT,
+    "trials": [TRIAL],
 }  # fmt: skip
 DECISIONS = {"schema": COUNT, "decisions": [{"case": CASE, "decision": DECISION}]}
 """What searches decided, for later builds."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mlpdeploy.artifact import decisions
-from mlpdeploy.artifact.decisions import LEFT_OUT, PUT_IN
+from mlpdeploy.artifact.decisions import LEFT_OUT, PUT_IN, SET
 from mlpdeploy.artifact.lookup import backend_of
 from mlpdeploy.artifact.store import Artifact
 from mlpdeploy.commands.baseline import Baseline
@@ -77,7 +77,7 @@ def _weights(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> tuple[str, s
 def _decided(manifest: Mapping[str, Any]) -> list[str]:
     """The changes that were kept."""
     found = decisions.of_manifest(manifest)
-    return [] if found is None else [f"{name} {how}" for how in (LEFT_OUT, PUT_IN) for name in found.kept(how)]
+    return [] if found is None else [f"{name} {how}" for how in (LEFT_OUT, PUT_IN, SET) for name in found.kept(how)]
 
 
 def _calibration(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[str, str | None, str | None]:

@@ -42,8 +42,8 @@ class BuildRequest:
     operation of a CPU engine uses (None: the engine's default). A backend ignores the one that is not its own.
     `plugin` says whether a TensorRT engine carries our plugins: "on", "off", or "auto", which keeps the faster way.
     `disabled` are forms of the file to leave out, by name. `features` are what else an engine of TensorRT's shall be,
-    `timing_cache` a file of kernels' times in the place of the user's own. `before` is the artifact of this user that
-    the build replaces: what of it still holds may be kept.
+    `timing_cache` a file of kernels' times in the place of the user's own, `route` settings of its compiler (see
+    `build_route`). `before` is the artifact of this user that the build replaces: what of it still holds may be kept.
     """
 
     precision: str
@@ -55,6 +55,7 @@ class BuildRequest:
     disabled: tuple[str, ...] = ()
     features: tuple[str, ...] = ()
     timing_cache: Path | None = None
+    route: str = ""
     before: Path | None = None
 
 
@@ -113,6 +114,8 @@ class Backend(Protocol):
     """Whether its engines can have several optimisation profiles."""
     times_kernels: bool
     """Whether it keeps, from build to build, the times of kernels."""
+    has_routes: bool
+    """Whether its builder takes build routes (see `build_route`)."""
 
     def off_for(self, gpus: Collection[str] = ()) -> tuple[str, ...]:
         """`off`, and what else is off in an engine for these GPUs."""
@@ -136,6 +139,12 @@ class Backend(Protocol):
         """None where its engines can have a feature (see `features`), else one line: why not.
 
         Raises MachineLacks where they can, and this machine cannot build them.
+        """
+
+    def routes(self) -> tuple[str, ...]:
+        """The settings of its compiler other than by default, each a build route of one word; () where it has none.
+
+        Raises MachineLacks where the library that is installed, or this machine, offers none.
         """
 
     def versions(self) -> dict[str, str]:
@@ -222,8 +231,15 @@ def _unmet(backend: Backend, request: BuildRequest) -> str | None:
         )
     if request.timing_cache is not None and not backend.times_kernels:
         return f"backend {backend.name} times no kernels while it builds: drop --timing-cache"
+    if request.route and not backend.has_routes:
+        return f"{unrouted(backend)}: drop --build-route"
     lacking = (backend.lacking(feature, request.precision) for feature in request.features)
     return next((reason for reason in lacking if reason is not None), None)
+
+
+def unrouted(backend: Backend) -> str:
+    """What is said of a backend without build routes."""
+    return f"backend {backend.name} has no build routes, which are those of --backend tensorrt"
 
 
 def _pick(table: Mapping[str, Backend], name: str, precision: str, gpus: Collection[str]) -> Backend:

@@ -45,6 +45,7 @@ class EngineBackend(ABC):
     has_profiles = False
     times_kernels = False
     has_levels = False
+    has_routes = False
     concurrent = False  # whether its contexts compute at once; if not, there is one, and calls take turns
 
     @abstractmethod
@@ -94,6 +95,10 @@ class EngineBackend(ABC):
     def lacking(self, feature: str, precision: str) -> str | None:
         """See Backend.lacking."""
         return f"backend {self.name} builds no {feature} engine, which are TensorRT's: drop --features"
+
+    def routes(self) -> tuple[str, ...]:
+        """See Backend.routes."""
+        return ()
 
     def versions(self) -> dict[str, str]:
         """The versions of the installed packages that an engine depends on; "none" where one is missing."""

@@ -65,7 +65,7 @@ def beside_others(job: Job) -> tuple[str, ...]:
 def _measures(job: Job, asked: Asked) -> bool:
     if asked.name in TIMED:
         return True
-    if asked.name == BUILD and ("search" in asked.options or asked.options.get("worth")):
+    if asked.name == BUILD and (asked.options.keys() & {"search", "tactics"} or asked.options.get("worth")):
         return True
     backend = backend_here(job)
     return backend is not None and backend.gpu(job.selection.gpus) is not None

@@ -29,7 +29,7 @@ TEXTS = (str, [str])
 WHOLE, SECONDS = Number(whole=True, least=1), Number(least=0, above=True)
 SIZES = (str, WHOLE, [WHOLE])
 STEPS: dict[str, dict[str, Any]] = {
-    BUILD: {"search": SECONDS, "worth": bool},
+    BUILD: {"search": SECONDS, "tactics": SECONDS, "worth": bool},
     VERIFY: {"data": str, "quick": bool, "trust": bool},
     EVALUATE: {
         "data": str, "only": TEXTS, "class-map": str, "limit": WHOLE, "workers": WHOLE, "trust": bool,

@@ -1,8 +1,9 @@
-"""The search of a build: which rules and forms pay for this network, in this engine, on this device.
+"""The search of a build: which rules, forms and build routes pay for this network, in this engine, on this device.
 
     defaults -> each change at first sight -> the most promising first: built, proved, judged against the best so far
 
-A change leaves out a rule or form that fired, or puts in one that is off. What is decided better is kept, and the next
+A change leaves out a rule or form that fired, or puts in one that is off, or sets one setting of the engine's compiler
+to a value other than its default (a word of a build route). What is decided better is kept, and the next
 ones are tried on top of it. Every variant passes the ladder's float64 rung before it is judged: by time, in pairs of
 loads as the gate of `regress` has them; where its engines cannot run here, by what they launch and move.
 """
@@ -11,12 +12,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from mlpdeploy.artifact import decisions
-from mlpdeploy.artifact.decisions import BY_STRUCTURE, BY_TIME, KEPT, NO_BETTER, REFUSED, UNTRIED, Case, Decision, Trial
+from mlpdeploy.artifact.decisions import (
+    BY_STRUCTURE,
+    BY_TIME,
+    KEPT,
+    NO_BETTER,
+    REFUSED,
+    UNTRIED,
+    Case,
+    Decision,
+    Effort,
+    Trial,
+)
 from mlpdeploy.engine.backend import Backend
 from mlpdeploy.engine.base import one_line
 from mlpdeploy.errors import MlpdeployError
@@ -30,8 +43,8 @@ from mlpdeploy.system.leftovers import workplace
 if TYPE_CHECKING:
     from mlpdeploy.graph.tracing.trace import Traced
 
-SECONDS = 120.0
-"""How long a search lasts unless something else is asked for."""
+SECONDS, TACTICS = 120.0, 3600.0
+"""How long a search lasts, of rules and forms, and of build routes, unless something else is asked for."""
 GLANCES, SHARE = 0.4, 0.75
 """The shares of the time in which changes are looked at for the first time, and of what is left that one may take."""
 
@@ -44,21 +57,23 @@ def decide(
     source: Source,
     selection: Selection,
     backend: Backend,
-    seconds: float | None,
+    effort: Effort,
     anew: bool,
     stages: Stages,
 ) -> tuple[Case, Decision | None]:
-    """The case of a build, and what is decided for it: remembered, or searched for where `seconds` are given for that.
+    """The case of a build, and what is decided for it: remembered, or searched for where `effort` asks for that.
 
-    What is remembered is searched for again `anew`, or where the search before had fewer seconds than it needed.
+    What is remembered is searched for again `anew`, or where the search before had fewer seconds than it needed. Build
+    routes are tried on top of the rules and forms that were decided.
     """
     case = decisions.case_of(selection, backend, decisions.structure(traced))
     known = decisions.remembered(selection.out, case)
-    if seconds is None or (decisions.suffices(known, seconds) and not anew):
-        return case, known
-    found = search(traced, source, selection, backend, seconds, stages)
-    stages.say(f"decisions kept in {decisions.remember(selection.out, case, found)}")
-    return case, found
+    for routes, seconds in ((False, effort.search), (True, effort.tactics)):
+        if seconds is None or (known is not None and known.settled(routes, seconds) and not anew):
+            continue
+        known = search(traced, source, selection, backend, seconds, stages, routes=routes, known=known)
+        stages.say(f"decisions kept in {decisions.remember(selection.out, case, known)}")
+    return case, known
 
 
 def search(
@@ -69,28 +84,36 @@ def search(
     seconds: float,
     stages: Stages,
     clock: Callable[[], float] = time.monotonic,
+    *,
+    routes: bool = False,
+    known: Decision | None = None,
 ) -> Decision:
     """What pays for a selection whose backend is decided, found within about so many seconds.
 
-    Raises what a build raises where the engine cannot be built by default, and MachineLacks where its engines neither
-    run here nor tell what they launch.
+    Of build routes where `routes` says so, otherwise of rules and forms; what is `known` of the other kind is taken as
+    it is. Raises what a build raises where the engine cannot be built by default, and MachineLacks where its engines
+    neither run here nor tell what they launch, or where no build routes are offered.
     """
-    began = clock()
+    began, others = clock(), () if known is None else known.of(not routes)
+    selection = selection if known is None else decisions.applied(selection, replace(known, trials=others))
     with stages("search"), workplace() as folder:
         shop = Workshop(traced, source, selection, backend, folder)
+        offered = shop.routes() if routes else []
         incumbent = shop.make(selection)
-        changes = shop.changes(incumbent)
+        changes = offered if routes else shop.changes(incumbent)
         timed = backend.executable() is None
         judge = by_time(shop, len(changes)) if timed else by_structure(backend)
         run = _Search(shop, judge, incumbent, began + seconds, clock, stages)
         trials = run.through(sorted(changes, key=_rank(backend)), began + GLANCES * seconds)
+    taken = max(0.1, round(clock() - began, 1))
     return Decision(
         network=selection.name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         judged_by=BY_TIME if timed else BY_STRUCTURE,
         batch=selection.profile.opt,
-        seconds=round(clock() - began, 1),
-        trials=tuple(trials),
+        seconds=taken if not routes else 0.0 if known is None else known.seconds,
+        trials=(*others, *trials) if routes else (*trials, *others),
+        tactics=taken if routes else 0.0 if known is None else known.tactics,
     )
 
 

@@ -1,4 +1,4 @@
-"""What a search tries: one rule or form other than by default, and the engine that comes of it."""
+"""What a search tries: one rule, form or build route other than by default, and the engine that comes of it."""
 
 from __future__ import annotations
 
@@ -10,20 +10,24 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlpdeploy.artifact.decisions import LEFT_OUT, PUT_IN, Ratio, Trial
+from mlpdeploy.artifact.decisions import LEFT_OUT, PUT_IN, SET, Ratio, Trial
 from mlpdeploy.calibration import calibrate_network
 from mlpdeploy.engine import form
-from mlpdeploy.engine.backend import Backend
+from mlpdeploy.engine.backend import Backend, Built
 from mlpdeploy.engine.batch import Batch
+from mlpdeploy.engine.build_route import joined, settings
 from mlpdeploy.errors import BuildError
 from mlpdeploy.network.source import Source
 from mlpdeploy.progress import Stages
 from mlpdeploy.selection import Selection
-from mlpdeploy.stages import plan_network, rewrite_network
+from mlpdeploy.stages import Compiled, plan_network, rewrite_network
 
 if TYPE_CHECKING:
+    from mlpdeploy.engine.runner import Arrays
     from mlpdeploy.evidence.latency.contenders import Loadable
     from mlpdeploy.evidence.proof.ladder import Stage
+    from mlpdeploy.evidence.proof.runs import Run
+    from mlpdeploy.graph.precision.typed import Typed
     from mlpdeploy.graph.quantisation.sites import Quantisation
     from mlpdeploy.graph.rewrite import Rewritten
     from mlpdeploy.graph.tracing.trace import Traced
@@ -31,7 +35,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Change:
-    """A rule or form that is left out, or put in, and at how many places it fires."""
+    """A rule or form that is left out, or put in, and at how many places it fires; or a word of a build route."""
 
     name: str
     change: str
@@ -42,6 +46,8 @@ class Change:
 
     def applied(self, selection: Selection) -> Selection:
         """The selection with it."""
+        if self.change == SET:
+            return replace(selection, route=joined(selection.route, self.name))
         if self.change == PUT_IN:
             return replace(selection, enabled_rules=(*selection.enabled_rules, self.name))
         return replace(selection, disabled_rules=(*selection.disabled_rules, self.name))
@@ -66,17 +72,22 @@ class Unchanged(Exception):
 
 
 class Workshop:
-    """Makes the engines of one traced network, each of which the network proves in float64."""
+    """Makes the engines of one traced network, each of which the network proves in float64.
+
+    What a build route makes of the same graph only the engine shows: with one, it is run and proved too.
+    """
 
     def __init__(self, traced: Traced, source: Source, selection: Selection, backend: Backend, folder: Path) -> None:
         self.traced, self.source, self.selection, self.backend, self.folder = traced, source, selection, backend, folder
         self.stages = Stages()
         self._made = 0
+        self._proof: Callable[[Typed, Run], Stage] | None = None
 
     def make(self, selection: Selection, unlike: Variant | None = None) -> Variant:
         """The engine of a selection. Raises Unchanged where its file is that of `unlike`.
 
-        Raises BuildError where the rewritten graph is not the network in float64, and what a build raises.
+        Raises BuildError where the rewritten graph is not the network in float64, or the engine of a build route not
+        within the budget of its precision, and what a build raises.
         """
         from mlpdeploy.engine.onnx.emit import emit
         from mlpdeploy.evidence.latency.contenders import Loadable
@@ -88,7 +99,9 @@ class Workshop:
             self.traced, rewritten, selection, self.stages, calibration, self.backend.beside(selection.precision)
         )
         emitted, request = emit(compiled.served), selection.request(batch=self._batch)
-        digest = hashlib.sha256(f"{request.disabled}\0".encode() + emitted.model.SerializeToString()).hexdigest()
+        digest = hashlib.sha256(
+            f"{request.disabled}{request.route}\0".encode() + emitted.model.SerializeToString()
+        ).hexdigest()
         if unlike is not None and digest == unlike.digest:
             raise Unchanged("it makes no other file")
         stage = self._exactly(rewritten, None if calibration is None else calibration.quantisation)
@@ -98,6 +111,8 @@ class Workshop:
         folder = self.folder / str(self._made)
         folder.mkdir()
         built = self.backend.build(emitted, request, folder, self.stages)
+        if selection.route:
+            self._require_right(compiled, built)
         fired = {one.name: one.fired for one in rewritten.report}
         fired |= {one.name: one.fired for one in built.prepared.forms}
         return Variant(selection, Loadable(self.backend, built.engine, built.facts), fired, digest)
@@ -117,6 +132,14 @@ class Workshop:
             *(Change(name, PUT_IN, count) for name, count in extra.items()),
         ]
 
+    def routes(self) -> list[Change]:
+        """The settings of the engine's compiler that can be other than by default, but what its selection says itself.
+
+        Raises MachineLacks where the engine's library offers none.
+        """
+        said = settings(self.selection.route).keys()
+        return [Change(word, SET, 1) for word in self.backend.routes() if not settings(word).keys() & said]
+
     @property
     def _off(self) -> dict[str, int]:
         """How often each rule fires that is off by default."""
@@ -133,6 +156,36 @@ class Workshop:
         """
         opt = self.selection.profile.opt
         return None if self.backend.executable() is None else Batch(opt, opt, opt)
+
+    def _require_right(self, compiled: Compiled, built: Built) -> None:
+        """Raise BuildError where an engine is not its network, within the budget of its precision."""
+        from mlpdeploy.evidence.proof.ladder import PASSED
+
+        rows = None if compiled.calibration is None else compiled.calibration.rows
+        self._proof = self._proof or self._prove_engines(rows)
+        with self.backend.load(built.engine, built.facts) as engine:
+            stage = self._proof(compiled.typed, engine)
+        if stage.status != PASSED:
+            raise BuildError(f"{stage.name}: {stage.reason}")
+
+    def _prove_engines(self, rows: Arrays | None) -> Callable[[Typed, Run], Stage]:
+        from mlpdeploy.evidence.proof.culprit import own_precision
+        from mlpdeploy.evidence.proof.engine_rung import in_engine
+
+        chosen = self.selection
+        beside = None if chosen.quantised else self.backend.beside(chosen.precision)
+        precision, own = beside or chosen.precision, own_precision(self.traced.module)
+        budget = self.source.recipe.budget(precision, own, chosen.low_io)
+        return in_engine(
+            self.source.network,
+            self.traced,
+            chosen.profile,
+            (precision, budget),
+            rows,
+            chosen,
+            chosen.seed,
+            self.stages,
+        )
 
     @cached_property
     def _exactly(self) -> Callable[[Rewritten, Quantisation | None], Stage]:

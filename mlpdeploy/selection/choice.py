@@ -15,6 +15,7 @@ from pathlib import Path
 from mlpdeploy.engine import form
 from mlpdeploy.engine.backend import BuildRequest, backends
 from mlpdeploy.engine.batch import Batch
+from mlpdeploy.engine.build_route import joined
 from mlpdeploy.engine.features import FEATURES
 from mlpdeploy.errors import InputError
 from mlpdeploy.precisions import PRECISIONS, QUANTISED
@@ -123,8 +124,8 @@ class EngineChoice:
     TensorRT engine. `gpus` are compute capabilities such as sm86, or `current` for this machine's (none: what the
     backend builds for by itself). `io` is the dtype of inputs and outputs. `level` is TensorRT's builder optimisation
     level, 0 to 5; `features` are what else its engines are (see `FEATURES`); `timing_cache` is where it keeps times of
-    kernels, which decides no content. `plugin` says whether a TensorRT engine carries our plugins; `auto` keeps the
-    faster way.
+    kernels, which decides no content; `route` are settings of its compiler (see `build_route`). `plugin` says whether
+    a TensorRT engine carries our plugins; `auto` keeps the faster way.
     Raises InputError, on creation, where a value cannot be used.
     """
 
@@ -160,6 +161,7 @@ class EngineChoice:
         None, "TensorRT's timing cache; default: one of your own for each GPU.", metavar="FILE"
     )
     plugin: str = option("auto", "TensorRT plugins: on, off, or auto, which keeps the faster engine.")
+    route: str = option("", "TensorRT's build route: settings of its compiler.", metavar="WORDS", flag="--build-route")
 
     def __post_init__(self) -> None:
         for names in ("disabled_rules", "enabled_rules", "features"):
@@ -167,6 +169,7 @@ class EngineChoice:
         one_of("precision", self.precision, PRECISIONS)
         one_of("io", self.io, IO)
         one_of("plugin", self.plugin, PLUGIN)
+        object.__setattr__(self, "route", joined(self.route))
         for feature in self.features:
             one_of("feature", feature, tuple(FEATURES))
         distinct("--features", self.features)
@@ -210,6 +213,7 @@ class EngineChoice:
             disabled=left_out,
             features=self.features,
             timing_cache=self.timing_cache,
+            route=self.route,
         )
 
     @property

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mlpdeploy.errors import InputError
-from mlpdeploy.search import SECONDS
+from mlpdeploy.search import SECONDS, TACTICS
+
+USUAL = {"--search": SECONDS, "--tactics": TACTICS}
+"""Options whose seconds may be left out."""
 
 
 def device_first(arguments: list[str]) -> list[str]:
@@ -19,10 +22,10 @@ def device_first(arguments: list[str]) -> list[str]:
 
 
 def with_seconds(arguments: list[str]) -> list[str]:
-    """With the usual seconds behind a `--search` that is given none."""
+    """With the usual seconds behind a `--search` or `--tactics` that is given none."""
     found = []
     for word, behind in zip(arguments, [*arguments[1:], ""], strict=False):
-        found += [word, f"{SECONDS:g}"] if word == "--search" and not _is_number(behind) else [word]
+        found += [word, f"{USUAL[word]:g}"] if word in USUAL and not _is_number(behind) else [word]
     return found
 
 

@@ -25,7 +25,7 @@ from mlpdeploy.commands.rulebook import rulebook
 from mlpdeploy.engine import nvidia
 from mlpdeploy.errors import InputError, MlpdeployError
 from mlpdeploy.export.folders import require_new
-from mlpdeploy.search import SECONDS
+from mlpdeploy.search import SECONDS, TACTICS
 from mlpdeploy.selection import OUT, Selection
 from mlpdeploy.selection.arguments import TAKES
 from mlpdeploy.system import streams
@@ -91,6 +91,9 @@ Search = Annotated[
         help=f"Find by measurement which rules and forms pay, for {SECONDS:g} s or as many as are given.",
     ),
 ]
+Tactics = Annotated[
+    float | None, typer.Option(metavar="[SECONDS]", help=f"Try TensorRT's build routes, for {TACTICS:g} s or as given.")
+]
 Version = Annotated[bool, typer.Option("--version", help="Show the version and exit.")]
 
 
@@ -130,11 +133,12 @@ def build(
         bool, typer.Option(help="INT8, FP8: time it beside FP16 and FP32 on the engines that run here.")
     ] = True,
     search: Search = None,
+    tactics: Tactics = None,
     as_json: Json = False,
 ) -> None:
     """Build an engine, with its ONNX file, manifest and report; the same build again is found, not built."""
     with Live(Terminal(stderr=True)).shown() as live:
-        artifact = pipeline.build(selection, force=force, worth=worth, search=search, progress=live)
+        artifact = pipeline.build(selection, force=force, worth=worth, search=search, tactics=tactics, progress=live)
     if as_json:
         print_json({"cached": artifact.cached, "folder": str(artifact.folder), "manifest": artifact.manifest})
     else:

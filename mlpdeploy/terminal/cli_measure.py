@@ -163,7 +163,9 @@ def _keep_benchmark(path: Path | None, document: dict[str, Any]) -> None:
     keep(path, found)
 
 
-_FIXED = ("backend", "batch", "gpus", "io", "level", "features", "timing_cache", "plugin", "max_drop", "min_sqnr")
+_FIXED = (
+    "backend", "batch", "gpus", "io", "level", "features", "timing_cache", "plugin", "route", "max_drop", "min_sqnr",
+)  # fmt: skip
 """What sensitivity has nothing to do with, or is about."""
 
 

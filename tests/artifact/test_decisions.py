@@ -18,9 +18,11 @@ from mlpdeploy.artifact.decisions import (
     LEFT_OUT,
     NO_DEVICE,
     PUT_IN,
+    SET,
     UNTRIED,
     Case,
     Decision,
+    Effort,
     Ratio,
     Trial,
     applied,
@@ -87,8 +89,38 @@ def test_a_rule_that_there_is_no_more_is_left_alone() -> None:
 
 def test_a_search_that_tried_all_or_had_as_long_suffices() -> None:
     cut = replace(DECISION, trials=(*TRIALS, Trial("convolve_lines", LEFT_OUT, UNTRIED)))
-    assert suffices(DECISION, 1000) and suffices(None, None) and suffices(cut, None) and suffices(cut, 60)
-    assert not suffices(None, 10) and not suffices(cut, 120)
+    assert suffices(DECISION, Effort(1000)) and suffices(None, Effort()) and suffices(cut, Effort())
+    assert suffices(cut, Effort(60)) and not suffices(None, Effort(10)) and not suffices(cut, Effort(120))
+
+
+ROUTES = (Trial("-copy_ppg=off", SET, KEPT), Trial("-tile=2", SET, KEPT), Trial("-tile=3", SET, KEPT))
+
+
+def test_rules_and_build_routes_are_searched_each_for_itself() -> None:
+    assert not suffices(DECISION, Effort(tactics=1)) and not suffices(DECISION, Effort(10, 10))
+    both = replace(DECISION, trials=(*TRIALS, *ROUTES), tactics=9.0)
+    assert suffices(both, Effort(1000, 1000))
+    assert (both.of(routes=True), both.of(routes=False)) == (ROUTES, TRIALS)
+    cut = replace(both, trials=(*both.trials, Trial("-tile=4", SET, UNTRIED)))
+    assert suffices(cut, Effort(1000, 9)) and not suffices(cut, Effort(tactics=10))
+    assert not suffices(replace(both, trials=ROUTES, seconds=0.0), Effort(1))  # routes alone were tried
+
+
+def test_of_a_setting_the_last_value_that_was_kept_counts_and_the_users_own_most() -> None:
+    odd = (Trial("no route", SET, KEPT), Trial("-a=1 -b=2", SET, KEPT), Trial("-c=1", SET, "no better"))
+    decided = replace(DECISION, trials=(*ROUTES, *odd))
+    assert applied(SELECTION, decided).route == "-copy_ppg=off -tile=3"
+    assert applied(replace(SELECTION, route="-tile=1"), decided).route == "-copy_ppg=off -tile=1"
+
+
+def test_routes_come_back_and_a_file_of_before_them_is_read(tmp_path: Path) -> None:
+    decided = replace(DECISION, trials=(*TRIALS, *ROUTES), tactics=9.0)
+    path = remember(tmp_path, CASE, decided)
+    assert remembered(tmp_path, CASE) == decided
+    document = json.loads(path.read_text())
+    del document["decisions"][0]["decision"]["tactics"]
+    path.write_text(json.dumps(document))
+    assert remembered(tmp_path, CASE) == replace(decided, tactics=0.0)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mlpdeploy.artifact.decisions import KEPT, LEFT_OUT, NO_BETTER, PUT_IN, REFUSED, UNDECIDED, UNTRIED
+from mlpdeploy.artifact.decisions import KEPT, LEFT_OUT, NO_BETTER, PUT_IN, REFUSED, SET, UNDECIDED, UNTRIED
 from mlpdeploy.errors import ArtifactError, BuildError, MachineLacks
 from mlpdeploy.evidence.latency import load_pairs
 from mlpdeploy.progress import Stages
@@ -158,6 +158,22 @@ def test_it_stops_at_its_time_and_says_what_was_not_tried(seconds: float, untrie
     found = list(searched(Shop(), scales, ALL, seconds).values())
     assert found.count(UNTRIED) == untried and scales.now <= seconds + 1
     assert all(end <= seconds for end in scales.ends)
+
+
+def test_words_of_a_build_route_are_set_on_top_of_each_other_each_setting_once() -> None:
+    costs = {"": 1.0, "-a=1": 0.98, "-a=2": 0.97, "-b=1": 0.99, "-c=1": 1.2}
+
+    class Routes(Scales):
+        def cost(self, variant: Any) -> float:
+            cost = 1.0
+            for word in variant.selection.route.split():
+                cost *= costs[word]
+            return cost
+
+    shop, scales = Shop(), Routes()
+    found = searched(shop, scales, [change(word, SET) for word in costs if word])
+    assert found == {"-a=2": KEPT, "-a=1": NO_BETTER, "-b=1": KEPT, "-c=1": NO_BETTER}
+    assert [one.route for one in scales.decided] == ["-a=2", "-a=1", "-a=2 -b=1", "-a=2 -b=1 -c=1"]
 
 
 def test_an_interruption_is_none_of_its_own() -> None:

@@ -28,12 +28,13 @@ OTHERS: dict[str, Any] = {
     "max_drop": 0.0, "min_sqnr": 30.5, "mean": (0.5, 0.25, 0.125), "std": (0.5, 1.0, 2.0), "crop": 0.9, "resize": "box",
     "limit": 64, "inputs": ("x:3,8,8", "ids:5:int64:0..9"), "input_names": ("a", "b"), "output_names": ("c",),
     "ema": False, "features": ("stripped", "weight-streaming"), "timing_cache": Path("a.cache"),
+    "route": "-copy_ppg=off -kgen:codegen:cuda_tile=2",
     "pixels": "hwc:20x30", "normalize": True, "softmax": True, "topk": 3, "labels": Path("a b.txt"),
 }  # fmt: skip
 """For each field a value that is not the usual one."""
 
 
-TENSORRT = ("features", "timing_cache")
+TENSORRT = ("features", "timing_cache", "route")
 
 
 def places(selection: Selection) -> dict[str, str]:

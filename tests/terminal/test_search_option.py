@@ -180,6 +180,17 @@ def test_where_engines_cannot_run_their_structure_decides(run: Any) -> None:
         (("--search", "inf"), "--search inf: give seconds above 0"),
         (("--search=soon",), "Invalid value for '--search'"),
         (("--search", "soon"), "unexpected extra argument"),
+        (("--tactics", "0"), "--tactics 0: give seconds above 0"),
+        (
+            ("--tactics",),
+            "backend onnxruntime has no build routes, which are those of --backend tensorrt: drop --tactics",
+        ),
+        (
+            ("--build-route", "-a=b"),
+            "onnxruntime has no build routes, which are those of --backend tensorrt: drop --build",
+        ),
+        (("--build-route", "-a=[b|c]"), "build route '-a=[b|c]': give words such as -copy_ppg=off"),
+        (("--build-route=-a=b -a=c",), "build route: -a stands there twice"),
     ],
 )
 def test_seconds_that_are_none_are_one_line(run: Any, words: tuple[str, ...], line: str) -> None:
@@ -195,6 +206,7 @@ def test_seconds_that_are_none_are_one_line(run: Any, words: tuple[str, ...], li
         (["build", "--search", "30", "mixer_s32"], ["build", "--search", "30", "mixer_s32"]),
         (["build", "--search=30", "mixer_s32"], ["build", "--search=30", "mixer_s32"]),
         (["build", "--search", "--json", "x"], ["build", "--search", f"{SECONDS:g}", "--json", "x"]),
+        (["build", "--tactics", "x", "--search"], ["build", "--tactics", "3600", "x", "--search", f"{SECONDS:g}"]),
     ],
 )
 def test_seconds_may_be_left_out(words: list[str], expected: list[str]) -> None:

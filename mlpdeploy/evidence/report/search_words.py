@@ -8,7 +8,7 @@ from typing import Any
 
 from mlpdeploy.artifact.decisions import of_manifest
 
-HEADER = ("rule or form", "change", "time with it / without it", "result")
+HEADER = ("rule, form, route", "change", "time with it / without it", "result")
 
 
 def search_text(decided: Mapping[str, Any] | None) -> str:
@@ -19,7 +19,8 @@ def search_text(decided: Mapping[str, Any] | None) -> str:
     found = Counter(trial["verdict"] for trial in decision["trials"])
     results = ", ".join(f"{count} {verdict}" for verdict, count in found.items()) or "there was nothing to try"
     judged = f"judged by {decision['judged_by']} at batch {decision['batch']} ({decided['case']['device']})"
-    return f"{len(decision['trials'])} changes in {decision['seconds']:.0f} s, {judged}: {results}"
+    seconds = decision["seconds"] + decision.get("tactics", 0.0)
+    return f"{len(decision['trials'])} changes in {seconds:.0f} s, {judged}: {results}"
 
 
 def search_rows(decided: Mapping[str, Any] | None) -> list[Sequence[str]]:

@@ -22,13 +22,14 @@ from mlpdeploy import kernels
 from mlpdeploy.engine import nvidia
 from mlpdeploy.engine.backend import BuildRequest
 from mlpdeploy.engine.backends import tensorrt as backend
-from mlpdeploy.engine.backends.tensorrt import _configuration, _contexts, _features, _parser, _polygraphy
+from mlpdeploy.engine.backends.tensorrt import _configuration, _contexts, _features, _parser, _polygraphy, _routes
+from mlpdeploy.engine.backends.tensorrt._targets import version_numbers
 from mlpdeploy.engine.batch import Batch
 from mlpdeploy.engine.features import FEATURES
 from mlpdeploy.engine.on_gpu import OnGpu
 from mlpdeploy.engine.runner import AS_CALLED
 from mlpdeploy.engine.signature import Port, Signature
-from mlpdeploy.errors import BuildError
+from mlpdeploy.errors import BuildError, MachineLacks
 from mlpdeploy.evidence.latency import clocks
 from tests.conftest import REPOSITORY
 from tests.engine.backends import fake_tensorrt
@@ -117,6 +118,22 @@ def test_every_feature_is_asked_for_and_prepared(tmp_path: Path) -> None:
     _features.prepare(stand_in, engine, FEATURES, tmp_path / "model.onnx", [])
     assert engine.weight_streaming_budget_v2 == 5
     assert hasattr(trt.Runtime, "engine_host_code_allowed") and trt.HardwareCompatibilityLevel.AMPERE_PLUS is not None
+
+
+def test_build_routes_are_asked_for_since_they_are_there() -> None:
+    config = of("IBuilderConfig")
+    if version_numbers(trt.__version__) < (11, 1):
+        with pytest.raises(MachineLacks, match=r"has no build routes, which 11\.1 brought"):
+            _routes.offered(module(trt))
+        with pytest.raises(BuildError, match=r"has no build routes, which 11\.1 brought"):
+            _routes.ask(trt, config, "-copy_ppg=off")
+        return
+    with pytest.raises(MachineLacks, match="offers no build routes"):  # each text is empty
+        _routes.offered(module(trt))
+    _routes.ask(trt, config, "-copy_ppg=off")
+    assert config.build_route == "-copy_ppg=off"
+    with pytest.raises(AttributeError):
+        config.all_build_routes = ""
 
 
 def loaded(context: Typed) -> _contexts.Loaded:

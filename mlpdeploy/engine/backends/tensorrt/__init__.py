@@ -24,6 +24,7 @@ from mlpdeploy.engine.backends.tensorrt import (
     _layer_information,
     _polygraphy,
     _programme,
+    _routes,
 )
 from mlpdeploy.engine.backends.tensorrt._follows_plan import DTYPES, check, executed
 from mlpdeploy.engine.backends.tensorrt._launches import launches
@@ -37,7 +38,7 @@ from mlpdeploy.engine.nvidia import CURRENT
 from mlpdeploy.engine.on_gpu import OnGpu
 from mlpdeploy.engine.runner import Arrays, Contexts
 from mlpdeploy.engine.signature import Signature
-from mlpdeploy.errors import ArtifactError, BuildError, InputError
+from mlpdeploy.errors import ArtifactError, BuildError, InputError, MachineLacks
 from mlpdeploy.precisions import QUANTISED
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ class TensorRT(EngineBackend):
         self.module = flavour.replace("-", "_")
         self.packages = (flavour,)
         self.times_kernels = flavour == "tensorrt"  # TensorRT-RTX compiles kernels where they run
+        self.has_routes = flavour == "tensorrt"
 
     def versions(self) -> dict[str, str]:
         """The installed version; NVIDIA's wheels are called tensorrt, tensorrt-cu12 or tensorrt-cu13."""
@@ -122,6 +124,12 @@ class TensorRT(EngineBackend):
         """See Backend.lacking."""
         return _features.lacking(self.name, feature, precision)
 
+    def routes(self) -> tuple[str, ...]:
+        """See Backend.routes."""
+        if (reason := self.executable()) is not None:
+            raise MachineLacks(reason)
+        return _routes.offered(_polygraphy.bind(self.name))
+
     def _fits(self, package: str, built: str, here: str, facts: Mapping[str, Any]) -> bool:
         return _features.fits(package, built, here, facts.get("features", ()))
 
@@ -149,6 +157,7 @@ class TensorRT(EngineBackend):
             **request.batch.several(),
             **({"features": sorted(request.features)} if request.features else {}),
             **({} if structure is None else {"structure": structure}),
+            **({"build_route": request.route} if request.route else {}),
         }
 
     def _launched(self, programmes: Mapping[int, _programme.Programme], batch: Batch) -> dict[str, Any] | None:

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from mlpdeploy.engine.backends.tensorrt import _features, _polygraphy
+from mlpdeploy.engine.backends.tensorrt import _features, _polygraphy, _routes
 from mlpdeploy.engine.nvidia import CURRENT
 from mlpdeploy.errors import BuildError
 
@@ -49,8 +49,12 @@ def config(
         config = CreateConfigRTX(use_gpu=CURRENT in request.gpus, compute_capabilities=gpus, **common)
     else:
         config = CreateConfig(**common)
-    wanted = request.precision == "tf32"
-    made: Callable[..., Any] = PostprocessConfig(config, lambda builder, network, made: set_tf32(trt, made, wanted))
+
+    def finish(builder: Any, network: Any, made: Any) -> None:
+        set_tf32(trt, made, request.precision == "tf32")
+        _routes.ask(trt, made, request.route)
+
+    made: Callable[..., Any] = PostprocessConfig(config, finish)
     return made
 
 

@@ -109,7 +109,8 @@ def structure(model: onnx.ModelProto, request: BuildRequest, versions: Mapping[s
     for tensor in kept.graph.initializer:
         if tensor.data_type in (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16):
             tensor.ClearField("raw_data")
-    asked = [request.precision, request.batch.text, request.level, sorted(request.features), dict(versions), gpu]
+    how = [request.precision, request.batch.text, request.level, request.route, sorted(request.features)]
+    asked = [*how, dict(versions), gpu]
     return hashlib.sha256(kept.SerializeToString(deterministic=True) + json.dumps(asked).encode()).hexdigest()
 
 
