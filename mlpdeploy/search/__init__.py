@@ -3,9 +3,10 @@
     defaults -> each change at first sight -> the most promising first: built, proved, judged against the best so far
 
 A change leaves out a rule or form that fired, or puts in one that is off, or sets one setting of the engine's compiler
-to a value other than its default (a word of a build route). What is decided better is kept, and the next
-ones are tried on top of it. Every variant passes the ladder's float64 rung before it is judged: by time, in pairs of
-loads as the gate of `regress` has them; where its engines cannot run here, by what they launch and move.
+to a value other than its default (a word of a build route). What is decided better is kept, and the next ones are
+tried on top of it. Every variant passes the ladder's float64 rung before it is judged, and with a build route, which
+leaves the graph as it is, its engine's: by time, in pairs of loads as the gate of `regress` has them; where its engines
+cannot run here, by what they launch and move.
 """
 
 from __future__ import annotations

@@ -88,14 +88,7 @@ def register(trtp: Any, sm: int, cuda: str | None = None) -> None:
         # TensorRT asks with tactic 0 where it does not tune.
         config = tactics(found, sm)[max(inputs["tactic"], 1) - 1]
         launch = Launch(_compiled(found, config, sm, cuda), found, config)
-        batch = inputs["x"].shape_expr[0]
-        parameters = trtp.KernelLaunchParams()
-        parameters.grid_x = launch.tiles(batch)
-        parameters.block_x = launch.compiled.threads
-        parameters.shared_mem = launch.compiled.shared
-        arguments = trtp.SymIntExprs(1)
-        arguments[0] = trtp.SymInt32(batch)
-        return launch.compiled.entry, launch.compiled.ptx, parameters, arguments
+        return launch.compiled.entry, launch.compiled.ptx, *launched(trtp, launch, inputs["x"].shape_expr[0])
 
     tensor, text, numbers = trtp.TensorDesc, str | bytes, npt.NDArray[np.int32]
     taken = {**dict.fromkeys(("x", "weight"), tensor), **dict.fromkeys(("split", "tf32"), numbers)}
@@ -105,6 +98,17 @@ def register(trtp: Any, sm: int, cuda: str | None = None) -> None:
     trtp.register(identity)(_signed(describe, taken, tensor))
     trtp.autotune(identity)(_signed(autotune, taken | outputs, types.GenericAlias(list, (trtp.AutoTuneCombination,))))
     trtp.aot_impl(identity)(_signed(compiled, {**taken, **outputs, "tactic": int}, kernel))
+
+
+def launched(trtp: Any, launch: Launch, batch: Any) -> tuple[Any, Any]:
+    """How TensorRT launches a kernel for a batch, which is an expression, and what it passes beside the tensors."""
+    parameters = trtp.KernelLaunchParams()
+    parameters.grid_x = launch.tiles(batch)
+    parameters.block_x = launch.compiled.threads
+    parameters.shared_mem = launch.compiled.shared
+    arguments = trtp.SymIntExprs(1)
+    arguments[0] = trtp.SymInt32(batch)
+    return parameters, arguments
 
 
 _compiled = cache(compile_kernel)

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlpdeploy.engine import nvidia, programs
+from mlpdeploy.engine.backends import _ptx_op
 from mlpdeploy.engine.base import EngineBackend, installed_version, missing, one_line
 from mlpdeploy.engine.on_gpu import OnGpu
 from mlpdeploy.engine.signature import Signature
-from mlpdeploy.errors import ArtifactError, BuildError
+from mlpdeploy.errors import ArtifactError, BuildError, MachineLacks
 
 if TYPE_CHECKING:
     from mlpdeploy.engine.backend import BuildRequest, Progress
@@ -68,12 +69,22 @@ class TorchTensorRT(EngineBackend):
         """See Backend.gpu: always."""
         return super().gpu((nvidia.CURRENT,))
 
+    def plugins(self) -> str | None:
+        """Those of TensorRT can, with a kernel that Triton compiles."""
+        if FLAVOURS[1] in self.versions():
+            return f"{FLAVOURS[1]} has no plugins, which are TensorRT's; leave --plugin on out"
+        absent = missing("triton", "triton")
+        return None if absent is None else f"backend {self.name}: {absent}, or leave --plugin on out"
+
     def _build(self, emitted: Emitted, request: BuildRequest, engine: Path, progress: Progress) -> dict[str, Any]:
         import torch_tensorrt
         from torch.export.passes import move_to_device_pass
 
-        # Torch-TensorRT has no kernel for our operation, but one for each operation that it means.
-        program = programs.exported(emitted, request.batch).run_decompositions(programs.meanings())
+        program, carried = programs.exported(emitted, request.batch), dict[Any, Any]()
+        if request.plugin == "on":
+            carried = self._carried(program, request.precision == "tf32")
+        # Torch-TensorRT has no kernel for our operation by itself, but one for each operation that it means.
+        program = program.run_decompositions(programs.meanings() | carried)
         progress.step("exporting", 1, _STEPS)
         inputs = [_input(torch_tensorrt, spec, request.batch) for spec in emitted.typed.inputs]
         options = {} if request.level is None else {"optimization_level": request.level}
@@ -92,9 +103,25 @@ class TorchTensorRT(EngineBackend):
         except Exception as error:  # it has no error of its own: whatever TensorRT, Dynamo or export raise
             raise BuildError(f"Torch-TensorRT cannot compile the graph: {one_line(error)}\n{error}") from error
         progress.step("saving", 3, _STEPS)
+        if any(_ptx_op.is_ours(node.target) for graph in _outside(compiled) for node in graph.nodes):
+            raise BuildError("the engine cannot carry the plugin: Torch-TensorRT left it to PyTorch; drop --plugin on")
         share = placed(compiled, program.graph)
         executed = f"{request.precision}, {share['in_tensorrt']:.0%} of the operations in TensorRT"
-        return {"executed": executed, "placed": share}
+        facts = {"executed": executed, "placed": share}
+        return facts | ({"plugin": {"used": True, "reason": None, "milliseconds": {}}} if carried else {})
+
+    def _carried(self, program: Any, tf32: bool) -> dict[Any, Any]:
+        """The projections of a program as the kernel that an engine carries. Raises BuildError where it cannot."""
+        gpu = nvidia.probe()
+        if isinstance(gpu, str):
+            raise MachineLacks(gpu)
+        try:
+            carried = _ptx_op.carried(program, tf32, int(gpu.capability.removeprefix("sm")), gpu.driver)
+        except Exception as error:  # Torch-TensorRT, TensorRT's decorators and Triton raise what they like
+            raise BuildError(f"the plugin cannot be registered: {type(error).__name__}: {one_line(error)}") from error
+        if not carried:
+            raise BuildError("the engine cannot carry the plugin: the network has no operation that has a plugin")
+        return carried
 
     @contextmanager
     def _load(self, engine: Path, signature: Signature, facts: Mapping[str, Any]) -> Iterator[OnGpu]:
@@ -120,12 +147,17 @@ def placed(compiled: Any, graph: Any) -> dict[str, Any]:
     `compiled` is Torch-TensorRT's result, whose children called `_run_on_acc_N` are engines. It breaks operations up,
     so what PyTorch runs is counted as it will run.
     """
-    modules = [compiled, *(child for name, child in compiled.named_children() if "_run_on_acc" not in name)]
-    left = sum(_operations(module.graph) for module in modules if hasattr(module, "graph"))
+    left = sum(map(_operations, _outside(compiled)))
     engines = sum("_run_on_acc" in name for name, _ in compiled.named_children())
     total = _operations(graph)
     share = max(0.0, 1 - left / total) if total and engines else 0.0
     return {"operations": total, "in_pytorch": left, "engines": engines, "in_tensorrt": round(share, 4)}
+
+
+def _outside(compiled: Any) -> list[Any]:
+    """The graphs of what was compiled that PyTorch runs."""
+    modules = [compiled, *(child for name, child in compiled.named_children() if "_run_on_acc" not in name)]
+    return [module.graph for module in modules if hasattr(module, "graph")]
 
 
 def _operations(graph: Any) -> int:
