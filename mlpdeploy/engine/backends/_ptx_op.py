@@ -16,12 +16,11 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from mlpdeploy import kernels
-from mlpdeploy.engine.onnx.functions import SEGMENTS
-from mlpdeploy.graph.custom_ops import DOMAIN
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+DOMAIN, SEGMENTS = "mlpdeploy", "segment_grouped_projection"
 SCHEMA = "(Tensor x, Tensor weight) -> Tensor"
 
 

@@ -264,6 +264,7 @@ def _build_call(manifest: Mapping[str, Any]) -> str:
     selection, ours = manifest["selection"], ("name", "precision", "backend", "batch")
     defaults = {"io": "fp32", "seed": 0, "level": None, "gpus": [], "disabled_rules": [], "enabled_rules": []}
     given = {name: selection[name] for name in ours} | {"name": str(selection["name"]).removeprefix(GIVEN)}
+    given |= {"build_route": selection["route"]} if selection.get("route") else {}
     given |= {name: selection[name] for name, usual in defaults.items() if selection.get(name, usual) != usual}
     bounded = [(port["low"], port["high"]) for port in manifest["inputs"] if "low" in port and port["dtype"] != "int64"]
     if bounded:
