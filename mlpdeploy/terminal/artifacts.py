@@ -244,8 +244,6 @@ def _summary(manifest: Mapping[str, Any]) -> dict[str, str]:
         rows |= moving_facts(manifest["facts"]["launches"])
     if features := manifest["facts"].get("features"):
         rows["features"] = ", ".join(features)
-    if route := manifest["facts"].get("build_route"):
-        rows["build route"] = route
     if "plugin" in manifest["facts"]:
         rows["plugin"] = _plugin(manifest["facts"]["plugin"])
     return rows
