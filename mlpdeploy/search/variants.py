@@ -104,7 +104,7 @@ class Workshop:
         ).hexdigest()
         if unlike is not None and digest == unlike.digest:
             raise Unchanged("it makes no other file")
-        stage = self._exactly(rewritten, None if calibration is None else calibration.quantisation)
+        stage = self._exactly(compiled.balanced, None if calibration is None else calibration.quantisation)
         if stage.status != PASSED:
             raise BuildError(f"{stage.name}: {stage.reason}")
         self._made += 1

@@ -23,7 +23,7 @@ NETWORK = """
 from torch import nn
 
 def net():
-    return nn.Sequential(nn.Flatten(1), nn.Linear(12, 8), nn.GELU(), nn.Linear(8, 3))
+    return nn.Sequential(nn.Flatten(1), nn.Linear(12, 32), nn.GELU(), nn.Linear(32, 32), nn.GELU(), nn.Linear(32, 3))
 """
 ORT = (
     "tactics_nets:net", "--input-shape", "3,2,2", "--batch", "1:2:3", "--precision", "fp32", "--backend", "onnxruntime",
@@ -107,6 +107,18 @@ def test_routes_are_built_proved_judged_and_remembered(said: Said, asked: list[s
     assert asked[-1] == FAST and built(said, "--search", "500", "--tactics", "500")["cached"]
     decided = json.loads((Path("artifacts") / FILE).read_text())["decisions"]
     assert len(decided) == 1 and decided[0]["decision"]["tactics"] > 0 < decided[0]["decision"]["seconds"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words", [("--softmax", "--topk", "2"), ("--precision", "int8", "--calibration", "random", "--no-worth")]
+)
+def test_an_engine_that_gives_answers_or_multiplies_codes_is_proved_too(
+    said: Said, asked: list[str], words: tuple[str, ...]
+) -> None:
+    tried = trials(built(said, *words, "--tactics", "500")["manifest"])
+    verdicts = {name: one["verdict"] for name, one in tried.items()}
+    assert verdicts == {SLOW: NO_BETTER, WRONG: REFUSED, FAST: KEPT, BROKEN: REFUSED}, tried
 
 
 @pytest.mark.slow
