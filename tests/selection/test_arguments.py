@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import typer
 
-from mlpdeploy.commands import baseline
+from mlpdeploy.commands import abroad
 from mlpdeploy.engine.backend import BuildRequest
 from mlpdeploy.engine.batch import Batch
 from mlpdeploy.errors import InputError
@@ -116,6 +116,6 @@ def test_files_are_found_from_another_folder_and_words_stay_words(
     for name in ("random", "photos"):
         (tmp_path / name).mkdir()
     given = Selection("mixer_s32", "int8", calibration="photos", checkpoint=Path("a.pth"))
-    found = baseline._abroad(given, Path("out"))
+    found = abroad._given(given, Path("out"))
     assert (found["calibration"], found["checkpoint"]) == (str(tmp_path / "photos"), str(tmp_path / "a.pth"))
-    assert baseline._abroad(replace(given, calibration="random"), Path("out"))["calibration"] == "random"
+    assert abroad._given(replace(given, calibration="random"), Path("out"))["calibration"] == "random"
