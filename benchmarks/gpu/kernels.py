@@ -216,7 +216,7 @@ def _epilogue(case: Case, wanted: Tensor, dtype: torch.dtype) -> tuple[dict[str,
     changed = torch.nn.functional.gelu(wanted + made["bias"].double().reshape(k, 1, t, *([1] * len(trailing))))
     factor = made["scale"].double().reshape(images, 1, 1, q, t, *trailing)
     changed = (changed.reshape(images, case.entries, *wanted.shape[1:]) * factor).reshape(wanted.shape)
-    return {**made, "gelu": True}, changed + made["accumulate"].double()
+    return {**made, "gelu": "erf"}, changed + made["accumulate"].double()
 
 
 def _error(got: Tensor, wanted: Tensor) -> float:

@@ -120,6 +120,9 @@ class Backend(Protocol):
     def off_for(self, gpus: Collection[str] = ()) -> tuple[str, ...]:
         """`off`, and what else is off in an engine for these GPUs."""
 
+    def carries_kernel(self, gpus: Collection[str] = ()) -> bool:
+        """Whether its engines for these GPUs carry our kernel with its epilogues, where that was measured faster."""
+
     def available(self) -> str | None:
         """None where this machine can build with it, else one line: why not, and what to install."""
 

@@ -88,6 +88,10 @@ class EngineBackend(ABC):
         """See Backend.off_for: nothing else."""
         return self.off
 
+    def carries_kernel(self, gpus: Collection[str] = ()) -> bool:
+        """See Backend.carries_kernel."""
+        return False
+
     def plugins(self) -> str | None:
         """See Backend.plugins."""
         return f"backend {self.name} has no plugins: --plugin on needs --backend tensorrt"

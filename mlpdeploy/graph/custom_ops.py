@@ -12,6 +12,9 @@ from mlpdeploy import kernels
 
 DOMAIN = "mlpdeploy"
 
+GELUS = {"erf": "none", "tanh": "tanh"}
+"""How an epilogue computes GELU, exactly or by its approximation, to the `approximate` of ATen's and ONNX's."""
+
 _TRITON = importlib.util.find_spec("triton") is not None
 # Compilers look into a `triton_op`: they fuse its meaning, and on a GPU they see its kernel. Without Triton there is
 # no kernel to see, and PyTorch would warn.
@@ -41,23 +44,35 @@ def by_permuting(
     weight: Tensor,
     segments: int,
     bias: Tensor | None = None,
-    gelu: bool = False,
+    gelu: str | None = None,
     scale: Tensor | None = None,
     accumulate: Tensor | None = None,
 ) -> Tensor:
     """What both operations mean: permute, multiply, permute, and each step of the epilogue by itself."""
-    b, p, q, s, *trailing = x.shape
-    rows = x.movedim((1, 3), (-2, -1)).reshape(b, q, *trailing, p * s)
-    projected: Tensor = torch.nn.functional.linear(rows, weight).unflatten(-1, (segments, weight.shape[0] // segments))
-    result = projected.movedim((-2, -1), (1, 3)).contiguous()
+    _, p, q, _, *trailing = x.shape
+    result = _from_the_left(x, weight) if trailing and p == q == segments == 1 else _permuted(x, weight, segments)
     if bias is not None:
         result = result + bias
-    if gelu:
-        result = torch.nn.functional.gelu(result)
+    if gelu is not None:
+        result = torch.nn.functional.gelu(result, approximate=GELUS[gelu])
     if accumulate is None:
         return result
     seen = result.reshape(accumulate.shape)
     return (accumulate + (seen if scale is None else seen * scale)).contiguous()
+
+
+def _from_the_left(x: Tensor, weight: Tensor) -> Tensor:
+    """A projection (B, 1, 1, S, O) with one segment: nothing is permuted."""
+    result: Tensor = weight @ x.flatten(0, 2)
+    return result[:, None, None].contiguous()
+
+
+def _permuted(x: Tensor, weight: Tensor, segments: int) -> Tensor:
+    """Any other."""
+    b, p, q, s, *trailing = x.shape
+    rows = x.movedim((1, 3), (-2, -1)).reshape(b, q, *trailing, p * s)
+    projected: Tensor = torch.nn.functional.linear(rows, weight).unflatten(-1, (segments, weight.shape[0] // segments))
+    return projected.movedim((-2, -1), (1, 3)).contiguous()
 
 
 @_define("mlpdeploy::segment_grouped_projection_epilogue", mutates_args=())
@@ -66,13 +81,13 @@ def segment_grouped_projection_epilogue(
     weight: Tensor,
     segments: int,
     bias: Tensor | None,
-    gelu: bool,
+    gelu: str | None,
     scale: Tensor | None,
     accumulate: Tensor | None,
 ) -> Tensor:
     """`accumulate + scale * gelu(projection + bias)`: a segment-grouped projection and what follows it.
 
-    Each part is left out where it is not given; `gelu` is the exact one. `bias`: (K, 1, T), or (K, 1, T, 1) with a
+    Each part is left out where it is not given; `gelu` is one of GELUS. `bias`: (K, 1, T), or (K, 1, T, 1) with a
     trailing axis. `accumulate`: (images, ..., channels), the elements of the projection in another shape, which is that
     of the result. `scale`: (images, 1, ..., 1, channels), with an `accumulate` only. Returns what the projection does
     where there is none, contiguous. On NVIDIA GPUs all of it is one kernel, unless that was measured to be slower.

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from mlpdeploy.graph.custom_ops import GELUS
 from mlpdeploy.graph.layout.view import Size, View, concrete, meaning, size_of
 
 aten = torch.ops.aten
@@ -135,6 +136,14 @@ def rearranged(node: fx.Node, view: View) -> View | None:
 def _number(node: fx.Node) -> Any:
     value = node.meta["val"]
     return concrete(size_of(value)) if isinstance(value, int | torch.SymInt) else value
+
+
+def gelu_of(node: fx.Node) -> str | None:
+    """How a node computes GELU, as an epilogue does it (`custom_ops.GELUS`); None where it is something else."""
+    if node.target is not aten.gelu.default:
+        return None
+    approximate = arguments(node)["approximate"]
+    return next(name for name, spelled in GELUS.items() if spelled == approximate)
 
 
 def convolution_arguments(node: fx.Node) -> tuple[Any, ...]:

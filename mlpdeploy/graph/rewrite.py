@@ -47,6 +47,11 @@ def on_by_default(off: Collection[str] = ()) -> set[str]:
     return {name for name, rule in all_rules().items() if rule.default and name not in off}
 
 
+def for_kernel() -> set[str]:
+    """The names of the rules that pay only in engines that carry our kernel with its epilogues."""
+    return {name for name, rule in all_rules().items() if isinstance(rule, Rule) and rule.for_kernel}
+
+
 def rewrite(
     traced: Traced, disabled: Collection[str] = (), enabled: Collection[str] = (), off: Collection[str] = ()
 ) -> Rewritten:

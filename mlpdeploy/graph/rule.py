@@ -69,7 +69,8 @@ class Rule:
 
     `find` and `replace`: see there. `phase`: one of PHASES, in which order rules run; within a phase a rule runs behind
     those that it names as `after`. `backwards`: whether it sees the last operation first. `default`: whether it runs
-    unless asked for; an engine may have it off (`Backend.off`).
+    unless asked for; an engine may have it off (`Backend.off`). `for_kernel`: whether it pays only in engines that
+    carry our kernel with its epilogues.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Rule:
     after: tuple[str, ...] = ()
     backwards: bool = False
     default: bool = True
+    for_kernel: bool = False
 
 
 def run(rule: Rule, editor: Editor, log: Log) -> None:

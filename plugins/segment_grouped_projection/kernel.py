@@ -39,8 +39,8 @@ def project(  # type: ignore[no-untyped-def]
 ):
     """`x` (batch, P, Q, S, O), contiguous, to `y` (batch, K, Q, T, O); the pointers before `batch` may be None.
 
-    `weight[n, c]` lies at n * WEIGHT_ROW + c * WEIGHT_COLUMN. In this order: `bias` (K*T,) is added, GELU is applied,
-    the result is multiplied by `scale` (batch / SHARE, CHANNELS) of its image and channel, and added to `accumulate`,
+    `weight[n, c]` lies at n * WEIGHT_ROW + c * WEIGHT_COLUMN. In this order: `bias` (K*T,) is added, GELU is applied
+    ("erf", "tanh"), the result is multiplied by `scale` (batch / SHARE, CHANNELS) of its image and channel, and added to `accumulate`,
     which lies as `y` and may be `y`. A channel is (q % (CHANNELS / (T * O)), t, o); SHARE batch entries are one image.
     WIDE: the addresses need 64 bits. The grid is tiles of rows times tiles of columns, the latter fastest, so that the
     tiles which read the same activations run together.
@@ -75,8 +75,10 @@ def project(  # type: ignore[no-untyped-def]
     k, t = n // T, n % T
     if bias is not None:
         total += tl.load(bias + n, mask=inside_n, other=0.0).to(tl.float32)[None, :]
-    if GELU:
+    if GELU == "erf":
         total = 0.5 * total * (1.0 + tl.erf(total * 0.7071067811865476))
+    if GELU == "tanh":  # 1 + tanh(u) is 2 sigmoid(2 u)
+        total = total * tl.sigmoid(total * (1.5957691216057308 + 0.07135481282553494 * total * total))
     if scale is not None:
         channel = ((q % (CHANNELS // (T * O))) * (T * O) + o)[:, None] + (t * O)[None, :]
         weights = scale + (b // SHARE * CHANNELS)[:, None] + channel

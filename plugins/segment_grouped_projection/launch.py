@@ -35,7 +35,7 @@ def dispatch(x: Tensor, weight: Tensor, segments: int, *following: Any) -> Tenso
 
 
 def _flat(
-    bias: Tensor | None = None, gelu: bool = False, scale: Tensor | None = None, accumulate: Tensor | None = None
+    bias: Tensor | None = None, gelu: str | None = None, scale: Tensor | None = None, accumulate: Tensor | None = None
 ) -> dict[str, Any]:
     """The epilogue of an operation as `project` takes it: contiguous, the bias (K*T,), the scale (images, channels)."""
     return {
@@ -54,7 +54,7 @@ def describe(
     bias: Tensor | None = None,
     scale: Tensor | None = None,
     accumulate: Tensor | None = None,
-    gelu: bool = False,
+    gelu: str | None = None,
     tf32: bool | None = None,
 ) -> Problem:
     """The problem that these tensors are; see `project`. Raises ValueError where they do not fit each other.
@@ -105,7 +105,7 @@ def project(
     bias: Tensor | None = None,
     scale: Tensor | None = None,
     accumulate: Tensor | None = None,
-    gelu: bool = False,
+    gelu: str | None = None,
     out: Tensor | None = None,
     tf32: bool | None = None,
     kernel: Any = kernel,
@@ -133,8 +133,9 @@ def tune(operands: Sequence[Any], library: Callable[..., Tensor]) -> dict[tuning
     """Measure the configurations for an operation on this machine's GPU: seconds of each.
 
     `operands`: the arguments of `dispatch`, of whose tensors shape and dtype count. `library(*operands)` computes the
-    same without the kernel, and competes. `dispatch` will use the fastest from now on. None where the kernel does not
-    serve.
+    same without the kernel, and competes, with an epilogue as Inductor compiles it: Inductor fuses its steps among
+    themselves, which launched one by one would lose. `dispatch` will use the fastest from now on. None where the kernel
+    does not serve.
     """
     drawn: list[Any] = [_drawn(one) if isinstance(one, Tensor) else one for one in operands]
     x, weight, segments, *following = drawn
@@ -142,13 +143,37 @@ def tune(operands: Sequence[Any], library: Callable[..., Tensor]) -> dict[tuning
     if not serves(x, weight):
         return None
 
-    def run(choice: tuning.Choice) -> Callable[[], Tensor]:
+    def run(choice: tuning.Choice) -> Callable[[], Any]:
         if isinstance(choice, str):
-            return lambda: library(*drawn)
+            return compiled(library, drawn) if following else lambda: library(*drawn)
         return lambda: project(x, weight, segments, choice, **epilogue)
 
     problem = describe(x, weight, segments, **epilogue)
     return tuning.timings(problem, x.shape[0], compute_capability(x.device), run, tuning.seconds)
+
+
+def compiled(function: Callable[..., Tensor], operands: Sequence[Any]) -> Callable[[], Any]:
+    """A function of these operands as Inductor compiles it.
+
+    Not by torch.compile, which stops compiling a function after a number of shapes and would then run it as it is.
+    """
+    from torch._inductor import compile as by_inductor
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    tensors = [one for one in operands if isinstance(one, Tensor)]
+
+    def flat(*given: Tensor) -> Tensor:
+        left = iter(given)
+        return function(*(next(left) if isinstance(one, Tensor) else one for one in operands))
+
+    with torch.no_grad():
+        program = by_inductor(make_fx(flat)(*tensors), tensors)
+
+    def run() -> Any:
+        with torch.no_grad():
+            return program(*tensors)
+
+    return run
 
 
 def is_tuned(operands: Sequence[Any]) -> bool:

@@ -11,6 +11,8 @@ POINTERS = {"fp16": "*fp16", "bf16": "*bf16", "fp32": "*fp32", "tf32": "*fp32"}
 """Precision to the type of the kernel's pointers; TF32 is how the products of FP32 numbers are formed."""
 
 BYTES = {"fp16": 2, "bf16": 2, "fp32": 4, "tf32": 4}
+GELUS = (None, "erf", "tanh")
+"""No GELU, the exact one, and its approximation by tanh."""
 OLDEST = 80
 """The first compute capability whose tensor cores and asynchronous copies the kernel is made for."""
 
@@ -59,7 +61,7 @@ class Problem:
     precision: str
     columns_first: bool = False
     bias: bool = False
-    gelu: bool = False
+    gelu: str | None = None
     accumulate: bool = False
     channels: int = 0
     share: int = 1
@@ -69,6 +71,8 @@ class Problem:
         sizes = (self.p, self.q, self.s, self.o, self.k, self.t, self.share)
         if min(sizes) < 1 or self.precision not in POINTERS:
             raise ValueError(f"sizes must be positive and the precision one of {', '.join(POINTERS)}: {self}")
+        if self.gelu not in GELUS:
+            raise ValueError(f"GELU is by erf or by tanh, not by {self.gelu}")
         if self.channels and (self.channels % (self.t * self.o) or self.q % (self.channels // (self.t * self.o))):
             raise ValueError(f"a scale of {self.channels} channels does not fit q={self.q}, t={self.t}, o={self.o}")
 
@@ -117,7 +121,8 @@ class Problem:
     def shape_class(self, batch: int) -> str:
         """Projections that share a configuration: equal but for the batch, whose rows count in powers of two."""
         rows = 1 << (batch * self.rows - 1).bit_length()
-        flags = [name for name in ("columns_first", "bias", "gelu", "accumulate", "wide") if getattr(self, name)]
+        flags = [name for name in ("columns_first", "bias", "accumulate", "wide") if getattr(self, name)]
+        flags += [f"gelu {self.gelu}"] if self.gelu else []
         flags += ["scale"] if self.channels else []
         return " ".join([self.precision, f"rows {rows}", f"p{self.p} s{self.s} o{self.o} k{self.k} t{self.t}", *flags])
 

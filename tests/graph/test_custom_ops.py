@@ -47,7 +47,7 @@ def _epilogue(sizes: tuple[int, ...], dtype: torch.dtype = torch.float64) -> tup
     generator = torch.Generator().manual_seed(sum(sizes))
     shapes = ((k, 1, t), (b, 1, 1, q * t), (b, k, 1, q * t))
     bias, scale, accumulate = (torch.randn(shape, generator=generator, dtype=dtype) for shape in shapes)
-    return bias, True, scale, accumulate
+    return bias, "erf", scale, accumulate
 
 
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
@@ -55,12 +55,14 @@ def test_its_epilogue_is_what_it_says(sizes: tuple[int, ...]) -> None:
     example, (bias, _, scale, accumulate) = _example(sizes), _epilogue(sizes)
     projected = _einsum(*example)
     run = torch.ops.mlpdeploy.segment_grouped_projection_epilogue
-    shifted = run(*example, bias, False, None, None)
+    shifted = run(*example, bias, None, None, None)
     torch.testing.assert_close(shifted, projected + bias, rtol=1e-12, atol=1e-12)
     wanted = accumulate + scale * F.gelu(projected + bias).reshape(accumulate.shape)
-    got = run(*example, bias, True, scale, accumulate)
+    got = run(*example, bias, "erf", scale, accumulate)
     torch.testing.assert_close(got, wanted, rtol=1e-12, atol=1e-12)
-    added = run(*example, None, False, None, accumulate.transpose(1, 3).contiguous().transpose(1, 3))
+    near = run(*example, bias, "tanh", None, None)
+    torch.testing.assert_close(near, F.gelu(projected + bias, approximate="tanh"), rtol=1e-12, atol=1e-12)
+    added = run(*example, None, None, None, accumulate.transpose(1, 3).contiguous().transpose(1, 3))
     torch.testing.assert_close(added, accumulate + projected.reshape(accumulate.shape), rtol=1e-12, atol=1e-12)
     assert shifted.is_contiguous() and got.is_contiguous() and added.is_contiguous()
 
@@ -68,6 +70,6 @@ def test_its_epilogue_is_what_it_says(sizes: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("parts", [(0,), (0, 1), (0, 1, 2, 3), (3,)], ids=str)
 def test_its_epilogue_passes_opcheck(parts: tuple[int, ...]) -> None:
     given = [part if index in parts else default for index, (part, default) in
-             enumerate(zip(_epilogue(SIZES[0]), (None, False, None, None), strict=True))]  # fmt: skip
+             enumerate(zip(_epilogue(SIZES[0]), (None, None, None, None), strict=True))]  # fmt: skip
     tests = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
     torch.library.opcheck(custom_ops.WITH_EPILOGUE, (*_example(SIZES[0]), *given), test_utils=tests)

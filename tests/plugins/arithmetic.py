@@ -69,9 +69,9 @@ def test_its_epilogue(sizes, config, dtype, seed, data) -> None:
     if data.draw(st.booleans()):
         options["bias"] = drawn((k * t,), dtype, seed + 2)
         wanted = wanted + options["bias"].double().reshape(k, 1, t, 1)
-    if data.draw(st.booleans()):
-        options["gelu"] = True
-        wanted = torch.nn.functional.gelu(wanted)
+    if (gelu := data.draw(st.sampled_from([None, *custom_ops.GELUS]))) is not None:
+        options["gelu"] = gelu
+        wanted = torch.nn.functional.gelu(wanted, approximate=custom_ops.GELUS[gelu])
     if data.draw(st.booleans()):
         share = data.draw(st.sampled_from([n for n in range(1, b + 1) if b % n == 0]))
         segments = data.draw(st.sampled_from([n for n in range(1, q + 1) if q % n == 0]))
@@ -114,7 +114,7 @@ def test_operands_as_the_operation_has_them(parts: str) -> None:
     accumulate = drawn((b, q * t, 1, k), torch.float32, 4).permute(0, 3, 2, 1)
     bias = drawn((k, 1, t), torch.float32, 2)
     given = (
-        bias if "bias" in parts else None, "gelu" in parts,
+        bias if "bias" in parts else None, "erf" if "gelu" in parts else None,
         scale if "scale" in parts else None, accumulate if "accumulate" in parts else None,
     )  # fmt: skip
     double = [one.double() if isinstance(one, Tensor) else one for one in given]

@@ -117,7 +117,7 @@ def test_tiles_of_128_x_128_are_tried_with_either_number_of_warps() -> None:
 
 @pytest.mark.slow
 def test_the_epilogue_reads_and_writes_as_widely() -> None:
-    full = Problem(16, 256, 24, 1, 16, 24, "fp16", bias=True, gelu=True, accumulate=True, channels=384)
+    full = Problem(16, 256, 24, 1, 16, 24, "fp16", bias=True, gelu="erf", accumulate=True, channels=384)
     found = instructions(ahead.compile_kernel(full, LARGE[2], 90).ptx)
     assert found["load 16"] > 24 and widths(found, "store") == {16} and not found["local"]
 

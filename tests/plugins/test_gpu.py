@@ -89,7 +89,7 @@ def test_its_epilogue_is_the_same_eager_compiled_and_tuned(rows: int) -> None:
         weight = torch.randn(384, 384, device="cuda", dtype=torch.float16) / 384**0.5
         scale = torch.randn(batch, 1, 1, 384, 3, device="cuda", dtype=torch.float16)[..., 1]
         accumulate = torch.randn(batch, 16, 16, 384, device="cuda", dtype=torch.float16)
-        given = (x, weight, 16, None, False, scale, accumulate)
+        given = (x, weight, 16, None, None, scale, accumulate)
         exact = [one.double() if isinstance(one, torch.Tensor) else one for one in given]
         wanted = custom_ops.by_permuting(*exact)  # type: ignore[arg-type]
         agree(run(*given), wanted)

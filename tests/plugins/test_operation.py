@@ -56,7 +56,7 @@ class Weighted(torch.nn.Module):
     def forward(self, x: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor]:
         scale = x.mean((1, 2), keepdim=True).repeat_interleave(3, -1).unflatten(-1, (384, 3))[..., 1]
         run = torch.ops.mlpdeploy.segment_grouped_projection_epilogue
-        return (run(x.reshape(-1, 16, 16, 24), weight, 16, None, False, scale, x.sin()),)
+        return (run(x.reshape(-1, 16, 16, 24), weight, 16, None, None, scale, x.sin()),)
 
 
 def compiled_graph(
@@ -258,8 +258,8 @@ def test_a_build_measures_epilogues_with_all_their_operands(monkeypatch: pytest.
     monkeypatch.setattr(launch, "is_tuned", lambda operands: False)
     monkeypatch.setattr(launch, "tune", lambda operands, meaning: measured.append(shapes_of(operands)))
     programs.tune(typed.module, 8)
-    scaled = (None, False, (8, 1, 1, 12), (8, 4, 4, 12))
-    added = (None, False, None, (8, 12))
+    scaled = (None, None, (8, 1, 1, 12), (8, 4, 4, 12))
+    added = (None, None, None, (8, 12))
     assert {*measured} == {
         ((8, 4, 16, 3), (12, 12), 4, *scaled), ((32, 4, 4, 3), (12, 12), 4, *scaled),
         ((8, 4, 4, 3), (3, 12), 1, *added),
@@ -268,7 +268,7 @@ def test_a_build_measures_epilogues_with_all_their_operands(monkeypatch: pytest.
         x, weight, segments, _, _, scale, accumulate = operands
         tensors = [None if one is None else torch.empty(one, device="meta", dtype=torch.float16)
                    for one in (x, weight, scale, accumulate)]  # fmt: skip
-        epilogue = launch._flat(None, False, *tensors[2:])
+        epilogue = launch._flat(None, None, *tensors[2:])
         found = launch.describe(tensors[0], tensors[1], segments, **epilogue)
         assert (
             found.accumulate and found.channels == (12 if scale else 0) and found.share == (x[0] // 8 if scale else 1)

@@ -65,6 +65,10 @@ class Inductor(EngineBackend):
         """See Backend.off_for."""
         return (*self.off, *SHIFTS) if gpus else self.off
 
+    def carries_kernel(self, gpus: Collection[str] = ()) -> bool:
+        """See Backend.carries_kernel: on a GPU."""
+        return bool(gpus)
+
     def device(self, facts: Mapping[str, Any]) -> str:
         """See Backend.device: where it was compiled for."""
         return str(facts.get("device", "cpu"))

@@ -148,13 +148,19 @@ def _segment_grouped_projection(x: Any, weight: Any, segments: int) -> Any:
 
 
 def _with_epilogue(
-    x: Any, weight: Any, segments: int, bias: Any = None, gelu: bool = False, scale: Any = None, accumulate: Any = None
+    x: Any,
+    weight: Any,
+    segments: int,
+    bias: Any = None,
+    gelu: str | None = None,
+    scale: Any = None,
+    accumulate: Any = None,
 ) -> Any:
     result = _segment_grouped_projection(x, weight, segments)
     if bias is not None:
         result = opset20.Add(result, bias)
-    if gelu:
-        result = opset20.Gelu(result)
+    if gelu is not None:
+        result = opset20.Gelu(result, approximate=custom_ops.GELUS[gelu])
     if accumulate is None:
         return result
     shape: Any = opset20.Constant(value_ints=[-1, *map(int, accumulate.shape[1:])])

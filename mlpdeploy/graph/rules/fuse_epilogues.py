@@ -22,7 +22,7 @@ from torch import fx
 
 from mlpdeploy.graph.custom_ops import SEGMENT_GROUPED_PROJECTION, WITH_EPILOGUE
 from mlpdeploy.graph.editor import Editor, weight
-from mlpdeploy.graph.kinds import shape_of, summands
+from mlpdeploy.graph.kinds import gelu_of, shape_of, summands
 from mlpdeploy.graph.rule import Refused, Rule
 
 aten = torch.ops.aten
@@ -34,7 +34,7 @@ class _Followed:
 
     projection: fx.Node
     bias: fx.Node | None = None
-    gelu: bool = False
+    gelu: str | None = None
     scale: fx.Node | None = None
 
 
@@ -111,9 +111,9 @@ def _followed(editor: Editor, node: fx.Node) -> _Followed | None:
     """The projection that `node` is, or whose bias or GELU it is, where nothing else reads what is before it."""
     if not node.users or node.op != "call_function":
         return None
-    gelu = bool(node.target is aten.gelu.default and node.kwargs.get("approximate", "none") == "none")
-    read: Any = node.args[0] if gelu else node
-    shifted: Any = read.args[0] if gelu and read.target is aten.reshape.default else read
+    gelu = gelu_of(node)
+    read: Any = node.args[0] if gelu is not None else node
+    shifted: Any = read.args[0] if gelu is not None and read.target is aten.reshape.default else read
     projection, bias = _biased(editor, shifted) or (shifted, None)
     if projection.target is not SEGMENT_GROUPED_PROJECTION:
         return None
