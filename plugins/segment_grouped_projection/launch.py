@@ -160,7 +160,7 @@ def compiled(function: Callable[..., Tensor], operands: Sequence[Any]) -> Callab
     from torch._inductor import compile as by_inductor
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    tensors = [one for one in operands if isinstance(one, Tensor)]
+    tensors: list[Any] = [one for one in operands if isinstance(one, Tensor)]
 
     def flat(*given: Tensor) -> Tensor:
         left = iter(given)

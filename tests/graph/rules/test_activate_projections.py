@@ -159,7 +159,7 @@ def test_a_network_that_rounds_by_itself_is_left_alone(dtype: torch.dtype) -> No
 
 def test_a_batch_that_is_contracted_is_left_alone() -> None:
     network = Net(lambda net, x: F.gelu(net.matrix @ x.transpose(0, 1)).transpose(0, 1), matrix=(5, T))
-    result = prove(network, (T,), enabled=[RULE], disabled=["layout", "normalise_contractions"])
+    result = prove(network, (T,), enabled=[RULE], disabled=["propagate_layout", "normalise_contractions"])
     assert kept(result) and reasons(result, RULE) == ["its sizes depend on the batch"]
 
 

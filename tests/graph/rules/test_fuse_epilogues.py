@@ -65,7 +65,7 @@ def near_miss(after: Forward, *why: str) -> NearMiss:
 NOT_EACH = "its scale is not one number for each image and channel"
 NEAR_MISSES = {
     "nothing follows": near_miss(lambda net, h, x: F.relu(h)),
-    "GELU by tanh": near_miss(lambda net, h, x: F.gelu(h, approximate="tanh")),
+    "another activation": near_miss(lambda net, h, x: F.silu(h)),
     "what is before GELU is read as well": near_miss(lambda net, h, x: F.gelu(h) * h),
     "what is added to is read as well": near_miss(lambda net, h, x: (x + h) * h),
     "what is scaled is read as well": near_miss(lambda net, h, x: (x + h * net.scale(x)) * h),
@@ -90,6 +90,7 @@ FUSED: dict[str, tuple[Forward, bool, tuple[bool, bool, bool, bool]]] = {
     "bias": (lambda net, h, x: F.relu(h), True, (True, False, False, False)),
     "bias and GELU": (lambda net, h, x: F.gelu(h), True, (True, True, False, False)),
     "GELU": (lambda net, h, x: F.gelu(h), False, (False, True, False, False)),
+    "GELU by tanh": (lambda net, h, x: F.gelu(h, approximate="tanh"), False, (False, True, False, False)),
     "a residual": (lambda net, h, x: x + h, False, (False, False, False, True)),
     "a residual, the other way round, with a bias": (lambda net, h, x: h + x, True, (True, False, False, True)),
     "a residual behind bias and GELU": (lambda net, h, x: F.gelu(h) + x, True, (True, True, False, True)),

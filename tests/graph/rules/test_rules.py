@@ -94,7 +94,9 @@ def test_nothing_is_left_to_do(network: str) -> None:
     assert {name: count for name, count in fired(twice).items() if count} == {n: c for n, c in again.items() if c}
     before, after = targets(once), targets(twice)
     reshape = torch.ops.aten.reshape.default
-    assert after.pop(reshape, 0) <= before.pop(reshape, 0)  # the layout pass may merge those that later rules made
+    # The layout pass may merge those that later rules made, and have a linear read rows as our operation stores them.
+    flat = fired(once)["activate_projections"]
+    assert after.pop(reshape, 0) <= before.pop(reshape, 0) + flat
     assert after == before
     assert_same(traced(build, shape)[0], twice, [shape])
 
