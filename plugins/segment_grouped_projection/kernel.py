@@ -41,9 +41,9 @@ def project(  # type: ignore[no-untyped-def]
 
     `weight[n, c]` lies at n * WEIGHT_ROW + c * WEIGHT_COLUMN. In this order: `bias` (K*T,) is added, GELU is applied
     ("erf" or "tanh"), the result is multiplied by `scale` (batch / SHARE, CHANNELS) of its image and channel, and added
-    to `accumulate`, which lies as `y` and may be `y`. A channel is (q % (CHANNELS / (T * O)), t, o); SHARE batch entries
-    are one image. WIDE: the addresses need 64 bits. The grid is tiles of rows times tiles of columns, the latter fastest, so that the
-    tiles which read the same activations run together.
+    to `accumulate`, which lies as `y` and may be `y`. A channel is (q % (CHANNELS / (T * O)), t, o); SHARE batch
+    entries are one image. WIDE: the addresses need 64 bits. The grid is tiles of rows times tiles of columns, the
+    latter fastest, so that the tiles which read the same activations run together.
     """
     columns: tl.constexpr = (K * T + BLOCK_N - 1) // BLOCK_N
     tile = tl.program_id(0)

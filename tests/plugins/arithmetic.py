@@ -18,6 +18,9 @@ from mlpdeploy.graph import custom_ops
 launch = kernels.load("segment_grouped_projection.launch")
 problem = kernels.load("segment_grouped_projection.problem")
 
+# The exponential of GELU by tanh may be infinite, on a GPU too; here NumPy says so.
+pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
+
 SMALL = st.integers(1, 7)
 SIZES = st.tuples(st.integers(1, 3), SMALL, SMALL, SMALL, st.sampled_from([1, 1, 2, 5]), st.integers(1, 5), SMALL)
 """B, P, Q, S, O, K, T."""
@@ -122,6 +125,24 @@ def test_operands_as_the_operation_has_them(parts: str) -> None:
     wanted = custom_ops.by_permuting(x.double(), weight.double(), k, *double)
     assert got.shape == wanted.shape and got.is_contiguous()
     agree(got, wanted)
+
+
+@pytest.mark.parametrize("gelu", custom_ops.GELUS)
+@pytest.mark.parametrize("shape", [(5, 1, 1, 9), (2, 1, 1, 49, 3), (1, 1, 1, 7, 20)], ids=str)
+def test_mlps_over_channels_and_tokens(shape: tuple[int, ...], gelu: str) -> None:
+    """Bias and GELU behind a plain linear and behind a product from the left, which are one segment with q = 1."""
+    x, weight, behind = drawn(shape, torch.float32, 0), drawn((18, shape[3]), torch.float32, 1), [1] * (len(shape) - 4)
+    given = drawn((1, 1, 18, *behind), torch.float32, 2), gelu, None, None
+    got = launch.project(x, weight, 1, problem.Config(16, 16, 16, 4, 2), tf32=False, **launch._flat(*given))
+    rows = x.double().movedim(3, -1) @ weight.double().T + given[0].double().flatten()
+    agree(got, torch.nn.functional.gelu(rows, approximate=custom_ops.GELUS[gelu]).movedim(-1, 3))
+
+
+def test_gelu_by_tanh_ends_as_it_should() -> None:
+    """Where its exponential is infinite, or vanishes."""
+    x = torch.tensor([-1e18, -300.0, -20.0, 0.0, 20.0, 300.0, 1e18]).reshape(7, 1, 1, 1)
+    got = launch.project(x, torch.ones(1, 1), 1, problem.Config(16, 16, 16, 4, 2), tf32=False, gelu="tanh")
+    assert got.flatten().tolist() == x.clamp(min=0).flatten().tolist()
 
 
 def test_addresses_of_64_bits_are_the_same_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
