@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import fx
 
+from mlpdeploy.graph.custom_ops import WITH_EPILOGUE, by_permuting
 from mlpdeploy.graph.kinds import packet, root_of
 from mlpdeploy.graph.precision.extremes import LARGE, extremes
 from mlpdeploy.graph.rewrite import Rewritten
@@ -37,7 +38,7 @@ class Peaks:
     """By node name, the largest magnitude, weights and inputs included.
 
     `inside`: the largest number formed on the way to a value, where that is another one: the sum that a mean divides,
-    the squares below a root.
+    the squares below a root, the projection in front of an epilogue.
     """
 
     values: Mapping[str, float]
@@ -127,8 +128,7 @@ class _Run(fx.Interpreter):
         return result
 
     def see(self, node: fx.Node, magnitudes: torch.Tensor) -> None:
-        # Infinity is a mask's, or the quotient of 0: every precision has it.
-        magnitudes = magnitudes.nan_to_num(0.0 if self.finite_only else math.nan, 0.0, 0.0)
+        magnitudes = self.finite(magnitudes)
         peak = float(magnitudes.amax())
         self.peaks[node.name] = _larger(self.peaks.get(node.name, 0.0), peak)
         if (formed := self.formed(node, peak, magnitudes.numel())) is not None:
@@ -137,8 +137,14 @@ class _Run(fx.Interpreter):
             low = power(float(magnitudes[some].amin()), root_of(node))
             self.lows[node.name] = min(self.lows.get(node.name, low), low)
 
+    def finite(self, magnitudes: torch.Tensor) -> torch.Tensor:
+        """Without infinity, which is a mask's, or the quotient of 0: every precision has it."""
+        return magnitudes.nan_to_num(0.0 if self.finite_only else math.nan, 0.0, 0.0)
+
     def formed(self, node: fx.Node, peak: float, count: int) -> float | None:
         """The largest number on the way to `count` values that reach `peak`, where it is another one."""
+        if node.target is WITH_EPILOGUE:
+            return self._projected(node)
         kind, root = packet(node), root_of(node)
         formed = power(peak, root)
         if kind not in MEANS | VARIANCES:
@@ -146,6 +152,13 @@ class _Run(fx.Interpreter):
         terms: float = self.env[node.all_input_nodes[0]].numel() / count
         # A variance is put together from a mean of squares and the number of terms, each in the file's precision.
         return max(formed * terms, terms) if kind in VARIANCES else formed * terms
+
+    def _projected(self, node: fx.Node) -> float:
+        """What a projection reaches before its bias, and before GELU, where its meaning, step by step, rounds it."""
+        x, matrix, segments, bias = fx.map_arg(node.args[:4], self.env.__getitem__)  # type: ignore[arg-type]
+        product = by_permuting(x, matrix, segments)
+        shifted = product if bias is None else product + bias
+        return _larger(*(float(self.finite(one.abs()).amax()) for one in (product, shifted)))
 
 
 def power(number: float, exponent: float) -> float:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mlpdeploy.graph.precision.plan import plan
@@ -47,3 +48,27 @@ def test_given_rows_count_beside_random_ones() -> None:
 
     assert largest({"x": np.full((1, 8), 50.0, np.float32)}) == 50.0
     assert largest({"x": np.zeros((1, 8), np.float32)}) == largest(None) > 1.0
+
+
+class Silenced(nn.Module):
+    """A product that is far below zero, of which GELU leaves nothing; over channels, or over tokens."""
+
+    def __init__(self, number: float, tokens: bool) -> None:
+        super().__init__()
+        self.tokens, self.up, self.down = tokens, nn.Linear(8, 8), nn.Linear(8, 8)
+        with torch.no_grad():
+            self.up.weight.fill_(number)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.abs() + 5
+        y = self.down(F.gelu(self.up(x.transpose(1, 2) if self.tokens else x)))
+        return y.transpose(1, 2) if self.tokens else y
+
+
+@pytest.mark.parametrize("tokens", [False, True])
+@pytest.mark.parametrize(("number", "kept"), [(-0.2, False), (-2000.0, True)])
+def test_an_epilogue_is_judged_by_the_projection_in_front_of_it(number: float, kept: bool, tokens: bool) -> None:
+    """FP16 would have infinity there, of which GELU is no number, although what it leaves is 0."""
+    before = trace(Silenced(number, tokens).eval(), [TensorSpec("x", (8, 8), torch.float32)])
+    planned = plan(rewrite(before, enabled=["activate_projections"]), "fp16")
+    assert any("epilogue" in one.node and "reaches" in one.reason for one in planned.kept) == kept
