@@ -9,14 +9,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from mlpdeploy.artifact.decisions import KEPT, LEFT_OUT, NO_BETTER, PUT_IN, REFUSED, SET, UNDECIDED, UNTRIED
+from mlpdeploy.engine.backend import backends
 from mlpdeploy.errors import ArtifactError, BuildError, MachineLacks
 from mlpdeploy.evidence.latency import load_pairs
+from mlpdeploy.graph.tracing.trace import TensorSpec, trace
 from mlpdeploy.progress import Stages
 from mlpdeploy.search import _Search
 from mlpdeploy.search.judging import Judgement, by_structure, by_time
-from mlpdeploy.search.variants import Change, Unchanged, Variant
+from mlpdeploy.search.variants import Change, Unchanged, Variant, Workshop
 from mlpdeploy.selection import Selection
 
 DEFAULT = Selection("mixer_s32", "fp32", "onnxruntime", "1")
@@ -271,3 +274,23 @@ def test_an_engine_that_tells_nothing_and_runs_nowhere_cannot_be_judged(tmp_path
     silent: Any = SimpleNamespace(engine=SimpleNamespace(facts={}))
     with pytest.raises(MachineLacks, match="nothing can be searched for rtx"):
         judge.glance(silent, silent)
+
+
+@pytest.mark.parametrize(
+    ("name", "gpus", "tried"),
+    [
+        ("onnxruntime", (), False),
+        ("inductor", (), False),
+        ("inductor", ("current",), True),
+        ("tensorrt", ("sm90",), False),
+    ],
+)
+def test_rules_for_our_kernel_are_tried_where_engines_carry_it(
+    name: str, gpus: tuple[str, ...], tried: bool, tmp_path: Path
+) -> None:
+    network = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.GELU()).eval()
+    traced = trace(network, [TensorSpec("x", (4,), torch.float32)])
+    selection = Selection("n", "fp16", name, "1", gpus=gpus)
+    shop = Workshop(traced, None, selection, backends()[name], tmp_path)  # type: ignore[arg-type]
+    found = {one.name: one.change for one in shop.changes(SimpleNamespace(fired={}))}  # type: ignore[arg-type]
+    assert found.get("activate_projections") == (PUT_IN if tried else None)
