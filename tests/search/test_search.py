@@ -290,7 +290,7 @@ def test_rules_for_our_kernel_are_tried_where_engines_carry_it(
 ) -> None:
     network = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.GELU()).eval()
     traced = trace(network, [TensorSpec("x", (4,), torch.float32)])
-    selection = Selection("n", "fp16", name, "1", gpus=gpus)
+    selection = Selection("mixer_s32", "fp16", name, "1", gpus=gpus)
     shop = Workshop(traced, None, selection, backends()[name], tmp_path)  # type: ignore[arg-type]
     found = {one.name: one.change for one in shop.changes(SimpleNamespace(fired={}))}  # type: ignore[arg-type]
     assert found.get("activate_projections") == (PUT_IN if tried else None)
