@@ -49,7 +49,8 @@ def by_permuting(
     accumulate: Tensor | None = None,
 ) -> Tensor:
     """What both operations mean: permute, multiply, permute, and each step of the epilogue by itself."""
-    _, p, q, _, *trailing = x.shape
+    _, p, q, s, *trailing = x.shape
+    weight = weight[:, : p * s] if weight.shape[1] > p * s else weight
     result = _from_the_left(x, weight) if trailing and p == q == segments == 1 else _permuted(x, weight, segments)
     if bias is not None:
         result = result + bias
@@ -89,8 +90,9 @@ def segment_grouped_projection_epilogue(
 
     Each part is left out where it is not given; `gelu` is one of GELUS. `bias`: (K, 1, T), or (K, 1, T, 1) with a
     trailing axis. `accumulate`: (images, ..., channels), the elements of the projection in another shape, which is that
-    of the result. `scale`: (images, 1, ..., 1, channels), with an `accumulate` only. Returns what the projection does
-    where there is none, contiguous. On NVIDIA GPUs all of it is one kernel, unless that was measured to be slower.
+    of the result. `scale`: (images, 1, ..., 1, channels), with an `accumulate` only. Rows of `weight` may be longer, if
+    they end in zeros (see `programs.padded`). Returns what the projection does where there is none, contiguous. On
+    NVIDIA GPUs all of it is one kernel, unless that was measured to be slower.
     """
     given = (x, weight, segments, bias, gelu, scale, accumulate)
     result = _on_gpu(*given)

@@ -39,11 +39,12 @@ def project(  # type: ignore[no-untyped-def]
 ):
     """`x` (batch, P, Q, S, O), contiguous, to `y` (batch, K, Q, T, O); the pointers before `batch` may be None.
 
-    `weight[n, c]` lies at n * WEIGHT_ROW + c * WEIGHT_COLUMN. In this order: `bias` (K*T,) is added, GELU is applied
-    ("erf" or "tanh"), the result is multiplied by `scale` (batch / SHARE, CHANNELS) of its image and channel, and added
-    to `accumulate`, which lies as `y` and may be `y`. A channel is (q % (CHANNELS / (T * O)), t, o); SHARE batch
-    entries are one image. WIDE: the addresses need 64 bits. The grid is tiles of rows times tiles of columns, the
-    latter fastest, so that the tiles which read the same activations run together.
+    `weight[n, c]` lies at n * WEIGHT_ROW + c * WEIGHT_COLUMN; rows that are longer than P * S end in zeros. In this
+    order: `bias` (K*T,) is added, GELU is applied ("erf" or "tanh"), the result is multiplied by `scale`
+    (batch / SHARE, CHANNELS) of its image and channel, and added to `accumulate`, which lies as `y` and may be `y`. A
+    channel is (q % (CHANNELS / (T * O)), t, o); SHARE batch entries are one image. WIDE: the addresses need 64 bits.
+    The grid is tiles of rows times tiles of columns, the latter fastest, so that the tiles which read the same
+    activations run together.
     """
     columns: tl.constexpr = (K * T + BLOCK_N - 1) // BLOCK_N
     tile = tl.program_id(0)
@@ -69,8 +70,9 @@ def project(  # type: ignore[no-untyped-def]
             right = tl.load(w, mask=inside_n[None, :], other=0.0)
         else:
             inside_c = c < P * S
+            read = c < WEIGHT_ROW if WEIGHT_COLUMN == 1 else inside_c  # zeros of a padded row too, in whole vectors
             left = tl.load(a, mask=inside_m[:, None] & inside_c[None, :], other=0.0)
-            right = tl.load(w, mask=inside_n[None, :] & inside_c[:, None], other=0.0)
+            right = tl.load(w, mask=inside_n[None, :] & read[:, None], other=0.0)
         total = tl.dot(left, right, total, input_precision=PRECISION)
     k, t = n // T, n % T
     if bias is not None:

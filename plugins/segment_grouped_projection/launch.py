@@ -64,7 +64,7 @@ def describe(
     p, q, s, *trailing = map(int, x.shape[1:])
     o, segments = trailing[0] if trailing else 1, int(segments)
     rows, columns = map(int, weight.shape)
-    if columns != p * s or rows % segments:
+    if columns < p * s or rows % segments:
         raise ValueError(f"a weight {list(weight.shape)} does not contract x {list(x.shape)} into {segments} segments")
     t = rows // segments
     if tf32 is None:
@@ -78,6 +78,7 @@ def describe(
         accumulate=accumulate is not None,
         channels=0 if scale is None else int(scale.shape[1]),
         share=1 if scale is None else _share(x, scale),
+        pitch=0 if columns == p * s else columns,
     )  # fmt: skip
     return problem.for_batch(_largest(x.shape[0]))
 
@@ -112,10 +113,11 @@ def project(
 ) -> Tensor:
     """`accumulate + scale * gelu(x * weight + bias)`, of which all but the projection is optional.
 
-    `x`: (B, P, Q, S) or (B, P, Q, S, O). `weight`: (K*T, P*S). `segments`: K. Returns (B, K, Q, T) or (B, K, Q, T, O),
-    in `out` where it is given. `bias`: (K*T,). `scale`: (images, channels), where B is a multiple of images, whose
-    entries are consecutive, and a channel is (the last part of q, t, o). `accumulate`: the elements of the result in
-    the same order, in any shape, which the result then has; it may be `out`. All contiguous and of one dtype.
+    `x`: (B, P, Q, S) or (B, P, Q, S, O). `weight`: (K*T, P*S), or longer rows that end in zeros. `segments`: K. Returns
+    (B, K, Q, T) or (B, K, Q, T, O), in `out` where it is given. `bias`: (K*T,). `scale`: (images, channels), where B is
+    a multiple of images, whose entries are consecutive, and a channel is (the last part of q, t, o). `accumulate`: the
+    elements of the result in the same order, in any shape, which the result then has; it may be `out`. All contiguous
+    and of one dtype.
     `tf32`: for FP32 (None: as `torch.set_float32_matmul_precision` says). `kernel`: wrapped, where a compiler traces.
     """
     problem = describe(x, weight, segments, bias=bias, scale=scale, accumulate=accumulate, gelu=gelu, tf32=tf32)

@@ -49,7 +49,8 @@ class Problem:
     """y[b, k, q, t, o] = sum over p, s of x[b, p, q, s, o] * weight[(k t), (p s)], with everything but the batch.
 
     `columns_first`: the weight is stored as (P*S, K*T), as ONNX has it. `channels` and `share` belong to the scale: its
-    channels (0: there is none) and how many batch entries are one image. `wide`: the addresses need 64 bits.
+    channels (0: there is none) and how many batch entries are one image. `wide`: the addresses need 64 bits. `pitch`:
+    how long the rows of the weight are where zeros make them longer; 0 where none do.
     """
 
     p: int
@@ -66,6 +67,7 @@ class Problem:
     channels: int = 0
     share: int = 1
     wide: bool = False
+    pitch: int = 0
 
     def __post_init__(self) -> None:
         sizes = (self.p, self.q, self.s, self.o, self.k, self.t, self.share)
@@ -103,7 +105,7 @@ class Problem:
 
     def constants(self, config: Config) -> dict[str, Any]:
         """The kernel's compile-time arguments."""
-        row, column = (1, self.columns) if self.columns_first else (self.depth, 1)
+        row, column = (1, self.columns) if self.columns_first else (self.pitch or self.depth, 1)
         return {
             **{name.upper(): value for name, value in asdict(self).items() if name in ("p", "q", "s", "o", "k", "t")},
             "WEIGHT_ROW": row,
@@ -124,6 +126,7 @@ class Problem:
         flags = [name for name in ("columns_first", "bias", "accumulate", "wide") if getattr(self, name)]
         flags += [f"gelu {self.gelu}"] if self.gelu else []
         flags += ["scale"] if self.channels else []
+        flags += [f"pitch {self.pitch}"] if self.pitch else []
         return " ".join([self.precision, f"rows {rows}", f"p{self.p} s{self.s} o{self.o} k{self.k} t{self.t}", *flags])
 
 

@@ -138,6 +138,19 @@ def test_mlps_over_channels_and_tokens(shape: tuple[int, ...], gelu: str) -> Non
     agree(got, torch.nn.functional.gelu(rows, approximate=custom_ops.GELUS[gelu]).movedim(-1, 3))
 
 
+@pytest.mark.parametrize(("shape", "pitch"), [((3, 1, 1, 9), 16), ((2, 1, 1, 49, 3), 56), ((2, 2, 3, 7), 16)], ids=str)
+def test_rows_of_a_weight_that_end_in_zeros(shape: tuple[int, ...], pitch: int) -> None:
+    """What stands behind a row of x belongs to the next, and counts for nothing."""
+    depth, given = shape[1] * shape[3], (None, "erf", None, None)
+    x, weight = drawn(shape, torch.float32, 0), drawn((18, depth), torch.float32, 1)
+    longer = torch.nn.functional.pad(weight, (0, pitch - depth))
+    for block_k in (16, 32):
+        config = problem.Config(16, 16, block_k, 4, 2)
+        got = launch.project(x, longer, 2, config, tf32=False, **launch._flat(*given))
+        agree(got, custom_ops.by_permuting(x.double(), weight.double(), 2, *given))
+    torch.testing.assert_close(*(custom_ops.by_permuting(x, one, 2, *given) for one in (longer, weight)))
+
+
 def test_gelu_by_tanh_ends_as_it_should() -> None:
     """Where its exponential is infinite, or vanishes."""
     x = torch.tensor([-1e18, -300.0, -20.0, 0.0, 20.0, 300.0, 1e18]).reshape(7, 1, 1, 1)

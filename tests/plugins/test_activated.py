@@ -27,6 +27,7 @@ tuning: Any = kernels.load("segment_grouped_projection.tuning")
 aten = torch.ops.aten
 
 CHANNELS = problem.Problem(1, 1, 192, 1, 1, 768, "fp16", bias=True, gelu="erf")
+PADDED = problem.Problem(1, 1, 196, 192, 1, 384, "fp16", bias=True, gelu="tanh", pitch=200)
 TOKENS = problem.Problem(1, 1, 196, 192, 1, 384, "fp16", bias=True, gelu="tanh")
 
 
@@ -43,11 +44,11 @@ class Block(nn.Module):
         return x + self.channels(x)
 
 
-def typed() -> Typed:
+def typed(precision: str = "fp16") -> Typed:
     rewritten = rewrite(
         trace(Block().eval(), [TensorSpec("x", (196, 8), torch.float32)]), enabled=["activate_projections"]
     )
-    return apply(rewritten, plan(rewritten, "fp16"))
+    return apply(rewritten, plan(rewritten, precision))
 
 
 def test_a_build_measures_both_mlps_at_its_batch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,16 +147,39 @@ def test_where_the_library_was_faster_nothing_is_moved(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sm", [80, 90, 120])
-@pytest.mark.parametrize("given", [CHANNELS, TOKENS], ids=["channels", "tokens"])
+@pytest.mark.parametrize("given", [CHANNELS, TOKENS, PADDED], ids=["channels", "tokens", "padded"])
 def test_it_runs_on_tensor_cores_and_reads_and_writes_widely(given: Any, sm: int) -> None:
-    """Rows of 196 numbers of a weight are 8 bytes apart from 16; all else is moved 16 bytes at a time."""
+    """Rows of 196 numbers of a weight are read 8 bytes at a time, unless they are padded; all else 16 at a time."""
     found = instructions(ahead.compile_kernel(given, problem.Config(128, 128, 32, 4, 3), sm).ptx)
     assert found[TENSOR_CORES[sm]] and not found["local"] and widths(found, "store") == {16}
-    assert widths(found, "load") - {2, 4} == ({16} if given is CHANNELS else {8, 16})
+    assert widths(found, "load") - {2, 4} == ({8, 16} if given is TOKENS else {16})
+
+
+@pytest.mark.parametrize(("precision", "length"), [("fp16", 200), ("fp32", 196)])
+def test_rows_of_196_numbers_are_padded_where_that_begins_a_vector(precision: str, length: int) -> None:
+    """In FP32 they have 784 bytes, which are whole vectors; the graph computes the same, and the other one is left."""
+    given = typed(precision)
+    before, state = str(given.module.graph), {*given.module.state_dict()}
+    longer = programs.padded(given)
+    assert str(given.module.graph) == before and {*given.module.state_dict()} == state
+    nodes = [node for node in longer.module.graph.nodes if node.target is custom_ops.WITH_EPILOGUE]
+    shapes = [tuple(node.args[1].meta["val"].shape) for node in nodes]
+    assert shapes == [(12, length), (24, 8)]
+    x = torch.randn(3, 196, 8)
+    with torch.no_grad():
+        assert torch.equal(*(one.module(x)[0] for one in (given, longer)))
+    measured: list[Any] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(launch, "is_tuned", lambda operands: False)
+        patch.setattr(launch, "tune", lambda operands, meaning: measured.append(operands))
+        programs.tune(longer.module, 4)
+    assert tuple(measured[0][1].shape) == (12, length)
+    assert launch.describe(*measured[0][:3]).pitch == (200 if length == 200 else 0)
 
 
 def test_the_two_kinds_of_gelu_are_measured_apart_and_others_are_refused() -> None:
     names = [problem.Problem(1, 1, 8, 1, 1, 8, "fp16", gelu=gelu).shape_class(4) for gelu in problem.GELUS]
+    assert PADDED.shape_class(4) != TOKENS.shape_class(4)
     assert len({*names}) == 3 and set(problem.GELUS) == {None, *custom_ops.GELUS}
     with pytest.raises(ValueError, match="by erf or by tanh, not by none"):
         problem.Problem(1, 1, 8, 1, 1, 8, "fp16", gelu="none")

@@ -22,4 +22,4 @@ def test_the_kernel_by_the_interpreter() -> None:
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0 and "18 passed" in done.stdout, done.stdout + done.stderr
+    assert done.returncode == 0 and "21 passed" in done.stdout, done.stdout + done.stderr

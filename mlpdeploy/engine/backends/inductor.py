@@ -11,6 +11,7 @@ import contextlib
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,6 +98,8 @@ class Inductor(EngineBackend):
 
         device = "cuda" if request.gpus else "cpu"
         try:
+            if device == "cuda":
+                emitted = replace(emitted, typed=programs.padded(emitted.typed))
             exported = programs.exported(emitted, request.batch)
             if device == "cuda":
                 programs.tune(emitted.typed.module, request.batch.opt)

@@ -155,7 +155,8 @@ class _Run(fx.Interpreter):
 
     def _projected(self, node: fx.Node) -> float:
         """What a projection reaches before its bias, and before GELU, where its meaning, step by step, rounds it."""
-        x, matrix, segments, bias = fx.map_arg(node.args[:4], self.env.__getitem__)  # type: ignore[arg-type]
+        operands: Any = fx.map_arg(node.args[:4], self.env.__getitem__)
+        x, matrix, segments, bias = operands
         product = by_permuting(x, matrix, segments)
         shifted = product if bias is None else product + bias
         return _larger(*(float(self.finite(one.abs()).amax()) for one in (product, shifted)))
