@@ -112,18 +112,23 @@ class Activated(nn.Module):
         return (run(x, weight, 1, weight[0].reshape(self.bias), self.gelu, None, None).sin(),)
 
 
-FORMS = [((1, 1, 384), (1, 1, 384), "tanh"), ((1, 1, 384, 8), (1, 1, 384, 1), "erf")]
-"""x without its batch, bias and GELU of a linear, and of a product from the left."""
+FORMS = {
+    "channels": ((1, 1, 384), (1, 1, 384), "tanh"),
+    "tokens": ((1, 1, 384, 8), (1, 1, 384, 1), "erf"),
+    "padded": ((1, 1, 380, 8), (1, 1, 384, 1), "erf"),
+}
+"""x without its batch, bias and GELU of a linear, of a product from the left, and of one with longer rows of 384."""
 
 
-@pytest.mark.parametrize(("shape", "bias", "gelu"), FORMS, ids=["channels", "tokens"])
+@pytest.mark.parametrize(("shape", "bias", "gelu"), FORMS.values(), ids=FORMS)
 def test_compilers_see_gelu_in_the_kernel(
     pretended: None, shape: tuple[int, ...], bias: tuple[int, ...], gelu: str
 ) -> None:
     graph = compiled_graph(shape=shape, network=Activated(bias, gelu))
     (call,) = kernel_calls(graph)
     used = call.kwargs["kwargs"]
-    assert (used["GELU"], used["P"], used["Q"], used["K"], used["S"], used["T"]) == (gelu, 1, 1, 1, 384, 384)
+    assert (used["GELU"], used["P"], used["Q"], used["K"], used["S"], used["T"]) == (gelu, 1, 1, 1, shape[2], 384)
+    assert used["WEIGHT_ROW"] == 384
     assert not {node.target for node in graph.nodes} & {
         aten.gelu.default,
         aten.add.Tensor,
@@ -132,13 +137,13 @@ def test_compilers_see_gelu_in_the_kernel(
     }
 
 
-@pytest.mark.parametrize(("shape", "bias", "gelu"), FORMS, ids=["channels", "tokens"])
+@pytest.mark.parametrize(("shape", "bias", "gelu"), FORMS.values(), ids=FORMS)
 def test_where_the_library_was_faster_nothing_is_moved(
     pretended: None, shape: tuple[int, ...], bias: tuple[int, ...], gelu: str
 ) -> None:
     """The product from the left stays one: to permute its operand would be what Inductor itself does not do."""
     (s, *o), t = shape[2:], 384
-    known = problem.Problem(1, 1, s, *(o or [1]), 1, t, "fp16", bias=True, gelu=gelu)
+    known = problem.Problem(1, 1, s, *(o or [1]), 1, t, "fp16", bias=True, gelu=gelu, pitch=384 * (s != 384))
     tuning.remember({known.shape_class(4): tuning.LIBRARY}, 90)
     found = [node.target for node in compiled_graph(shape=shape, network=Activated(bias, gelu)).nodes]
     assert "triton_kernel_wrapper" not in str(found) and found.count(aten.gelu.default) == 1
