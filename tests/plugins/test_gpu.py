@@ -98,7 +98,30 @@ def test_its_epilogue_is_the_same_eager_compiled_and_tuned(rows: int) -> None:
     agree(run(*given), wanted)
 
 
-@pytest.mark.parametrize("rules", [(), ("fuse_epilogues", "hoist_reweighting")], ids=["default", "epilogues"])
+@pytest.mark.parametrize("gelu", custom_ops.GELUS)
+@pytest.mark.parametrize("shape", [(784, 1, 1, 192), (4, 1, 1, 196, 192)], ids=["channels", "tokens"])
+def test_mlps_are_the_same_eager_compiled_and_tuned(shape: tuple[int, ...], gelu: str) -> None:
+    """The rows of the weight of the tokens are 200 numbers, of which 196 count."""
+    run = torch.ops.mlpdeploy.segment_grouped_projection_epilogue
+    x = torch.randn(shape, device="cuda", dtype=torch.float16)
+    weight = torch.randn(384, shape[3], device="cuda", dtype=torch.float16) / shape[3] ** 0.5
+    weight = torch.nn.functional.pad(weight, (0, -shape[3] % 8))
+    bias = torch.randn(1, 1, 384, *[1] * (len(shape) - 4), device="cuda", dtype=torch.float16)
+    given = (x, weight, 1, bias, gelu, None, None)
+    wanted = custom_ops.by_permuting(x.double(), weight.double(), 1, bias.double(), gelu)
+    agree(run(*given), wanted)
+    agree(torch.compile(lambda *given: run(*given).relu())(*given), wanted.relu())
+    taken = launch.tune(given, custom_ops.by_permuting)
+    assert tuning.LIBRARY in taken and launch.is_tuned(given)
+    agree(run(*given), wanted)
+    agree(launch.compiled(custom_ops.by_permuting, given)(), wanted)
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [(), ("fuse_epilogues", "hoist_reweighting"), ("activate_projections",)],
+    ids=["default", "epilogues", "activated"],
+)
 def test_the_inductor_backend_carries_the_kernel(rules: tuple[str, ...], tmp_path: Path) -> None:
     from mlpdeploy.engine.onnx.emit import Emitted
     from mlpdeploy.graph.precision.plan import plan
