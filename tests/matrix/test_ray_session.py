@@ -14,7 +14,7 @@ from mlpdeploy.evidence.documents.matrix import Needs
 from mlpdeploy.matrix import on_ray, ray_session
 from mlpdeploy.matrix.on_ray import Desk
 from mlpdeploy.terminal import cli
-from tests.matrix.test_elsewhere import PLACE, Away, away  # noqa: F401
+from tests.matrix.test_matrix_elsewhere import PLACE, Away, away  # noqa: F401
 
 PLAN = 'network = "mixer_s32"\n'
 

@@ -92,7 +92,8 @@ def test_an_attention_transposes_its_keys_itself() -> None:
 def test_each_transpose_that_tensorrt_parses_is_explained(network: nn.Module) -> None:
     spec = TensorSpec("input", (5, 8), torch.float32)
     rewritten = rewrite(trace(network.eval(), [spec]))
-    parsed = parse_prepared(emit(apply(rewritten, plan(rewritten, "fp16"))).model)
+    # The form would make two of what TensorRT turns by itself.
+    parsed = parse_prepared(emit(apply(rewritten, plan(rewritten, "fp16"))).model, disabled=["transpose_last"])
     assert parsed.total.transposes == len(left(network, 5, 8))
 
 
