@@ -91,6 +91,19 @@ def call(document: Document) -> list[str]:
     return [*table(head, rows), "", *source(document, ["onnxruntime", "openvino", "torch"])]
 
 
+def matrix(document: Document) -> list[str]:
+    """Seconds of a plan's jobs on one worker of a cluster and on several, and how many times as fast these were."""
+    jobs, workers = document["settings"]["jobs"], document["settings"]["workers"]
+    rows = []
+    for name, row in document["results"].items():
+        taken = [f"{median(run['seconds'] for run in row[side]):.0f}" for side in ("one", "several")]
+        ratio, high = row["ratio"], row["ratio"]["high"]
+        bounds = f"from {ratio['low']:.2f}" + ("" if high is None else f" to {high:.2f}")
+        rows.append([f"`{name}`", str(jobs), *taken, f"{ratio['value']:.2f} ({bounds})"])
+    head = ["network", "equal builds", "one worker, s", f"{workers} workers, s", "times as fast"]
+    return [*table(head, rows), "", *source(document, ["onnxruntime", "torch"])]
+
+
 SUMMED_UP = ("mixer_b16", "resmlp_24", "gmlp_s16", "gmixer_24", "vip_s7")
 
 
