@@ -4,24 +4,24 @@
 
 The jobs are equal but for their seeds. Each round builds them once with one worker and once with several, one after the
 other in an order that alternates, on a cluster of this machine that begins and ends with the run, both of which count.
-A ratio's interval is that of the signed-rank test over the rounds (`evidence.latency.sequential_test`). Nothing else
-may run meanwhile: `load` is what the system said just before. The machine must have a core for each worker.
+What is told of the ratios of the rounds is their median, the least and the most. Nothing else may run meanwhile: `load`
+is what the system said just before. The machine must have a core for each worker.
 """
 
 from __future__ import annotations
 
-import math
 import os
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from benchmarks import common
 from mlpdeploy.artifact.depot import Folder
 from mlpdeploy.engine.host import cores
 from mlpdeploy.evidence.documents.matrix import BUILT, Row
-from mlpdeploy.evidence.latency.sequential_test import judge
 from mlpdeploy.matrix import plan
 from mlpdeploy.matrix.executor import Order, Running
 from mlpdeploy.matrix.on_ray import OnRay
@@ -56,10 +56,13 @@ def measure(name: str, arguments: Any) -> dict[str, Any]:
         for workers in order:
             sides[workers].append(run(name, arguments.jobs, workers, arguments.seed))
             print(f"  round {round_ + 1}, {workers} worker(s): {sides[workers][-1]['seconds']:.1f} s", flush=True)
-    pairs = zip(sides[1], sides[arguments.workers], strict=True)
-    found = judge([math.log(one["seconds"] / several["seconds"]) for one, several in pairs], 0.0, looks=1)
-    ratio = {"value": 1 + found.value, "low": 1 + found.low, "high": None if math.isinf(found.high) else 1 + found.high}
-    return {"ratio": ratio, "one": sides[1], "several": sides[arguments.workers]}
+    return {"ratio": ratio(*sides.values()), "one": sides[1], "several": sides[arguments.workers]}
+
+
+def ratio(one: Sequence[Mapping[str, float]], several: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """How many times as fast several workers were: the median of the rounds, the least and the most."""
+    ratios = [round(slow["seconds"] / fast["seconds"], 3) for slow, fast in zip(one, several, strict=True)]
+    return {"value": median(ratios), "low": min(ratios), "high": max(ratios)}
 
 
 def main() -> None:
@@ -73,9 +76,8 @@ def main() -> None:
     results = {}
     for name in arguments.recipes:
         results[name] = row = measure(name, arguments)
-        ratio = row["ratio"]
-        low, high = ratio["low"], ratio["high"] or math.inf
-        print(f"{name:12s} {ratio['value']:.2f} times as fast (from {low:.2f} to {high:.2f})")
+        value, low, high = row["ratio"].values()
+        print(f"{name:12s} {value:.2f} times as fast ({low:.2f} to {high:.2f})")
     settings = {"jobs": arguments.jobs, "workers": arguments.workers, "rounds": arguments.rounds, "threads": 1}
     print(common.write("matrix", results, settings, arguments.out))
 

@@ -97,9 +97,8 @@ def matrix(document: Document) -> list[str]:
     rows = []
     for name, row in document["results"].items():
         taken = [f"{median(run['seconds'] for run in row[side]):.0f}" for side in ("one", "several")]
-        ratio, high = row["ratio"], row["ratio"]["high"]
-        bounds = f"from {ratio['low']:.2f}" + ("" if high is None else f" to {high:.2f}")
-        rows.append([f"`{name}`", str(jobs), *taken, f"{ratio['value']:.2f} ({bounds})"])
+        value, low, high = row["ratio"].values()
+        rows.append([f"`{name}`", str(jobs), *taken, f"{value:.2f} ({low:.2f} to {high:.2f})"])
     head = ["network", "equal builds", "one worker, s", f"{workers} workers, s", "times as fast"]
     return [*table(head, rows), "", *source(document, ["onnxruntime", "torch"])]
 

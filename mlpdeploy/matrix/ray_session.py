@@ -23,10 +23,15 @@ from mlpdeploy.system.streams import aside
 
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
 """What Ray reads when it is imported: it reports nothing, and starts workers as any other program does."""
-OWN = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-"""The same of a cluster that begins and ends with the run: a job that names no GPU may see this machine's, and nobody
-else on it may send work. Without a token of its own Ray would write one into the user's home."""
-LOOPBACK = "127.0.0.1"
+OWN = {
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": secrets.token_hex(32),
+}
+"""The same of a cluster that begins and ends with the run: a job that names no GPU may see this machine's; it listens
+on the loopback alone, as Ray does elsewhere than on Linux; and nobody else on the machine may send work. Without a
+token of its own Ray would write one into the user's home."""
 LONGEST = 36
 """Characters of a temporary folder: the path of a socket, which is in it, may have no more than 107."""
 PATIENCE = 5.0
@@ -68,8 +73,7 @@ def _here(folder: Path, cpus: int) -> dict[str, Any]:
     """A cluster of this machine alone, which nobody else can reach."""
     if len(str(folder)) > LONGEST:
         raise InputError(f"{folder}: too long a path for Ray's sockets: set TMPDIR to a shorter one, such as /tmp")
-    own = {"_temp_dir": str(folder), "_node_ip_address": LOOPBACK}
-    return {"address": "local", "num_cpus": cpus, "include_dashboard": False, **own}
+    return {"address": "local", "num_cpus": cpus, "include_dashboard": False, "_temp_dir": str(folder)}
 
 
 def require(address: str | None) -> None:

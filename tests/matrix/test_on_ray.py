@@ -258,3 +258,23 @@ def test_a_run_that_is_asked_to_end_leaves_no_process(
         until(lambda: own == [] or not (Counter(one for one in lab.left() if "raylet" in one) - before))
     else:
         assert lab.left() == []
+
+
+ADDRESSES = """
+import json
+from mlpdeploy.matrix.ray_session import connected
+with connected(None, 1) as session:
+    listening = [line.split()[1] for name in ("tcp", "tcp6") for line in open(f"/proc/net/{name}") if " 0A " in line]
+    nodes = [node["NodeManagerAddress"] for node in session.ray.nodes()]
+    print(json.dumps([nodes, session.ray.get_runtime_context().gcs_address, listening]))
+"""
+
+
+def test_the_runs_own_cluster_is_reached_from_this_machine_alone(lab: Lab) -> None:
+    how: dict[str, Any] = {"cwd": lab.folder, "env": lab.environment, "capture_output": True, "text": True}
+    ran = subprocess.run([sys.executable, "-c", ADDRESSES], check=True, **how)
+    nodes, gcs, listening = json.loads(ran.stdout.splitlines()[-1])
+    assert nodes == ["127.0.0.1"] and gcs.startswith("127.0.0.1:")
+    port = f"{int(gcs.rpartition(':')[2]):04X}"
+    (address,) = {one.rpartition(":")[0] for one in listening if one.endswith(f":{port}")}
+    assert address in ("0100007F", "0000000000000000FFFF00000100007F")  # 127.0.0.1, and the same in IPv6
