@@ -266,7 +266,8 @@ from mlpdeploy.matrix.ray_session import connected
 with connected(None, 1) as session:
     listening = [line.split()[1] for name in ("tcp", "tcp6") for line in open(f"/proc/net/{name}") if " 0A " in line]
     nodes = [node["NodeManagerAddress"] for node in session.ray.nodes()]
-    print(json.dumps([nodes, session.ray.get_runtime_context().gcs_address, listening]))
+    found = [nodes, session.ray.get_runtime_context().gcs_address, listening]
+print(json.dumps(found))
 """
 
 
