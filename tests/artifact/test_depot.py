@@ -70,6 +70,7 @@ def test_what_is_not_whole_is_not_put_there(depot: Depot, tmp_path: Path) -> Non
     assert content_of(depot, tmp_path) == b"first"
 
 
+@pytest.mark.parametrize("depot", ["folder", "file"], indirect=True)  # all who read fsspec's memory share one position
 def test_several_at_once_leave_one_of_theirs_whole(depot: Depot, tmp_path: Path) -> None:
     paths = [packed(tmp_path, bytes([65 + number]) * 5000) for number in range(4)]
     depot.put(paths[0], PLACE)
