@@ -12,6 +12,8 @@ import pytest
 
 from tests.acting import ACTION, BUILT, PULL_REQUEST, STEPS, Runner, accepted
 
+pytestmark = pytest.mark.slow
+
 STEP_KEYS = {"name", "id", "if", "env", "continue-on-error"}
 """What every step of a composite action may have; see `composite-step` in the runner's action_yaml.json."""
 EVIL = 'it\'s "$(touch pwned)" `touch pwned` $HOME; touch pwned %0A'

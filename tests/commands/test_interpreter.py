@@ -34,7 +34,10 @@ from tests.standin_interpreter import interpreter as standin
 from tests.system.test_processes import alive, until
 from tests.terminal.test_cli import in_process
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="stand-ins are programs of a POSIX shell")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(os.name != "posix", reason="stand-ins are programs of a POSIX shell"),
+]
 COMMAND = ("regress", "mixer_s32", "--precision", "fp32", "--backend", "onnxruntime")
 OLD = {
     "option": "print('No such option: --io; see help', file=sys.stderr); sys.exit(2)",

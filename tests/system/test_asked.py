@@ -15,7 +15,7 @@ from mlpdeploy.system.asked import NoAnswer
 from tests.conftest import REPOSITORY
 from tests.system.test_processes import alive, until
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="process groups of a POSIX system")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name != "posix", reason="process groups of a POSIX system")]
 
 ANSWERING = """
 import json, sys

@@ -13,7 +13,7 @@ import pytest
 from mlpdeploy.system import tied
 from tests.system.test_processes import alive, until
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="process groups of a POSIX system")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name != "posix", reason="process groups of a POSIX system")]
 TIED = (sys.executable, "-I", "-S", tied.__file__)
 CHILD = """
 import os, pathlib, signal, subprocess, sys, time

@@ -22,7 +22,10 @@ from mlpdeploy.graph.tracing.trace import TensorSpec
 from tests.standin_interpreter import interpreter, package
 from tests.system.test_processes import alive, until
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="stand-ins are programs of a POSIX shell")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(os.name != "posix", reason="stand-ins are programs of a POSIX shell"),
+]
 SPECS = (TensorSpec("x", (3,), torch.float32), TensorSpec("ids", (), torch.int64, 0, 9))
 FACTS = {"threads": 1, "inputs": [{"name": "x", "dtype": "bfloat16"}, {"name": "ids", "dtype": "int32"}]}
 
