@@ -42,13 +42,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The networks' own tests are no part of the short loop, `python -m pytest -m "not slow"`.
+    """The networks' own tests are no part of the short loop, `python -m pytest -m "not slow"`, nor is what is run apart.
 
     Tests of whole jobs, the longest, come first: so no worker has one left when the other one is done.
     """
     items.sort(key=lambda item: item.path.parent != REPOSITORY / "tests")
     for item in items:
-        if item.path.is_relative_to(REPOSITORY / "tests" / "zoo"):
+        apart = any(item.get_closest_marker(name) for name in ("large", "online"))
+        if apart or item.path.is_relative_to(REPOSITORY / "tests" / "zoo"):
             item.add_marker("slow")
 
 
