@@ -42,7 +42,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What the short loop, `python -m pytest -m "not slow"`, leaves out: the networks' own tests, and what is run apart.
+    """The short loop, `python -m pytest -m "not slow"`, leaves out the networks' own tests and what is run apart.
 
     Tests of whole jobs, the longest, come first: so no worker has one left when the other one is done.
     """
