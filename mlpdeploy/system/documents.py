@@ -14,12 +14,12 @@ file and what is wrong with it. A kind is
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlpdeploy.errors import ArtifactError
+from mlpdeploy.errors import ArtifactError, InputError
 from mlpdeploy.system import files
 
 if TYPE_CHECKING:
@@ -130,3 +130,22 @@ def _within(where: str, name: str) -> str:
 def _other(where: str, wanted: str, value: Any) -> str:
     given = {bool: "true or false", dict: "an object", list: "a list", str: "text", type(None): "null"}
     return f"{where or 'it'} is {given.get(type(value), 'a number')}, it must be {wanted}"
+
+
+def saved(path: Path, kinds: Collection[str], version: int, called: str, again: str) -> dict[str, Any]:
+    """A document of one of these kinds that a command saved, whose values are still to be looked at.
+
+    `called` is whose result it should be, `again` what to do for another. Raises InputError, one line, where it is
+    missing, is something else or of another version.
+    """
+    try:
+        document = files.read_json(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error}): give a saved result") from error
+    except ValueError as error:
+        raise InputError(f"{path}: is no JSON document ({error}): it was cut short, or is something else") from error
+    if not isinstance(document, dict) or document.get("kind") not in kinds:
+        raise InputError(f"{path}: is no result of {called}")
+    if document.get("schema") != version:
+        raise InputError(f"{path}: has schema {document.get('schema')}, this mlpdeploy reads {version}: {again}")
+    return document

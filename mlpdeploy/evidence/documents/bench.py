@@ -12,7 +12,7 @@ from typing import Any
 from mlpdeploy.artifact import schema
 from mlpdeploy.errors import InputError
 from mlpdeploy.evidence.latency.timing import Ratio, Timings
-from mlpdeploy.system import documents, files
+from mlpdeploy.system import documents
 
 SCHEMA = 1
 BENCH, REGRESS = "bench", "regress"
@@ -240,18 +240,8 @@ class Bench:
 
 def read(path: Path) -> dict[str, Any]:
     """A saved document of bench or regress. Raises InputError, one line, where it is missing or cannot be used."""
-    try:
-        document = files.read_json(path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error}): give a saved result") from error
-    except ValueError as error:
-        raise InputError(f"{path}: is no JSON document ({error}): it was cut short, or is something else") from error
-    if not isinstance(document, dict) or document.get("kind") not in (BENCH, REGRESS):
-        raise InputError(f"{path}: is no result of `mlpdeploy bench` or `mlpdeploy regress`")
-    if document.get("schema") != SCHEMA:
-        raise InputError(
-            f"{path}: has schema {document.get('schema')}, this mlpdeploy reads {SCHEMA}: measure it again"
-        )
+    called = "`mlpdeploy bench` or `mlpdeploy regress`"
+    document = documents.saved(path, [BENCH, REGRESS], SCHEMA, called, "measure it again")
     kind = schema.SAVED_BENCH if document["kind"] == BENCH else schema.SAVED_REGRESS
     if (problem := documents.wrong(document, kind)) is not None:
         raise InputError(f"{path}: is damaged or of another version ({problem}): measure it again")

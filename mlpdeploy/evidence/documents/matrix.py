@@ -15,7 +15,7 @@ from typing import Any
 
 from mlpdeploy.artifact import schema
 from mlpdeploy.errors import InputError
-from mlpdeploy.system import documents, files
+from mlpdeploy.system import documents
 from mlpdeploy.system.documents import Kind
 
 KIND, SCHEMA = "matrix", 1
@@ -187,16 +187,7 @@ _FIELDS = tuple(name for name in _MATRIX if name != "rows")
 
 def read(path: Path) -> Matrix:
     """A saved document. Raises InputError, one line, where it is missing or cannot be used."""
-    try:
-        document = files.read_json(path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error}): give a saved result") from error
-    except ValueError as error:
-        raise InputError(f"{path}: is no JSON document ({error}): it was cut short, or is something else") from error
-    if not isinstance(document, dict) or document.get("kind") != KIND:
-        raise InputError(f"{path}: is no result of `mlpdeploy matrix`")
-    if document.get("schema") != SCHEMA:
-        raise InputError(f"{path}: has schema {document.get('schema')}, this mlpdeploy reads {SCHEMA}: run it again")
+    document = documents.saved(path, [KIND], SCHEMA, "`mlpdeploy matrix`", "run it again")
     if (problem := documents.wrong(document, _MATRIX) or _unlike(document)) is not None:
         raise InputError(f"{path}: is damaged or of another version ({problem}): run it again")
     rows = tuple(Row.from_json({name: row[name] for name in _ROW}) for row in map(_known, document["rows"]))
