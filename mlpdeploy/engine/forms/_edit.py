@@ -1,10 +1,45 @@
-"""What forms share: a model with other nodes in the place of some, and the shapes that a file tells."""
+"""What forms share: a model with other nodes in the place of some, the nodes that a norm stands for, and shapes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import onnx
+from onnx import helper, numpy_helper
+
+
+class Operations:
+    """Nodes that take the place of one: each is named after it and numbered."""
+
+    def __init__(self, place: onnx.NodeProto) -> None:
+        self.place = place
+        self.nodes: list[onnx.NodeProto] = []
+
+    def add(self, kind: str, *inputs: str, output: str = "", **attributes: Any) -> str:
+        """One operation more; its result, which is called `output` where that is given."""
+        name = f"{self.place.name}/{len(self.nodes)}"
+        self.nodes.append(helper.make_node(kind, list(inputs), [output or name], name, **attributes))
+        return output or name
+
+    def constant(self, values: Any, dtype: type[np.generic]) -> str:
+        """A constant of these values."""
+        return self.add("Constant", value=numpy_helper.from_array(np.array(values, dtype)))
+
+    def centred_mean(self, x: str, axes: str) -> tuple[str, str, str]:
+        """The mean of `x` over `axes`, what `x` differs from it by, and the square of that."""
+        mean = self.add("ReduceMean", x, axes)
+        centred = self.add("Sub", x, mean)
+        return mean, centred, self.add("Mul", centred, centred)
+
+    def scaled(self, x: str) -> None:
+        """`x` in the dtype of what the norm at this place reads, times its scale, plus its shift: its result."""
+        given, scale, *shift = self.place.input
+        narrow = self.add("CastLike", x, given)
+        scaled = self.add("Mul", narrow, scale, output="" if shift else self.place.output[0])
+        if shift:
+            self.add("Add", scaled, shift[0], output=self.place.output[0])
 
 
 def replaced(model: onnx.ModelProto, made: Mapping[str, Sequence[onnx.NodeProto]]) -> onnx.ModelProto:
@@ -23,3 +58,8 @@ def shapes_of(model: onnx.ModelProto) -> dict[str, list[int]]:
     """The sizes of every tensor of the graph whose shape the file tells, 0 for one that it does not know."""
     told = (*model.graph.value_info, *model.graph.input, *model.graph.output)
     return {one.name: [dim.dim_value for dim in one.type.tensor_type.shape.dim] for one in told}
+
+
+def attributes(node: onnx.NodeProto) -> dict[str, Any]:
+    """The values of a node's attributes, by name."""
+    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}

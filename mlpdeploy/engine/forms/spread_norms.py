@@ -9,13 +9,10 @@ in FP16 would be 0, or a subnormal number.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
 
-from mlpdeploy.engine.forms._edit import replaced, shapes_of
+from mlpdeploy.engine.forms._edit import Operations, attributes, replaced, shapes_of
 
 
 def rewrite(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
@@ -25,35 +22,18 @@ def rewrite(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
     made: dict[str, list[onnx.NodeProto]] = {}
     for node in model.graph.node:
         if node.op_type == "LayerNormalization" and node.input[1] in scales and (shape := shapes.get(node.input[0])):
-            first = _attributes(node).get("axis", -1) % len(shape)
+            first = attributes(node).get("axis", -1) % len(shape)
             if scales[node.input[1]] != shape[first:]:
                 made[node.name] = _spread(node, list(range(first, len(shape))))
     return replaced(model, made), len(made)
 
 
-def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
-    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
-
-
 def _spread(node: onnx.NodeProto, over: list[int]) -> list[onnx.NodeProto]:
     """(x - mean) / sqrt(mean((x - mean)^2) + epsilon) * scale + shift, means over these axes."""
-    made: list[onnx.NodeProto] = []
-
-    def add(kind: str, *inputs: str, output: str = "", **attributes: Any) -> str:
-        name = f"{node.name}/{len(made)}"
-        made.append(helper.make_node(kind, list(inputs), [output or name], name, **attributes))
-        return output or name
-
-    x, scale, *shift = node.input
-    axes = add("Constant", value=numpy_helper.from_array(np.array(over, np.int64)))
-    epsilon = add(
-        "Constant", value=numpy_helper.from_array(np.array(_attributes(node).get("epsilon", 1e-5), np.float32))
-    )
-    wide = add("Cast", x, to=onnx.TensorProto.FLOAT)
-    centred = add("Sub", wide, add("ReduceMean", wide, axes))
-    variance = add("ReduceMean", add("Mul", centred, centred), axes)
-    normalised = add("Div", centred, add("Sqrt", add("Add", variance, epsilon)))
-    scaled = add("Mul", add("CastLike", normalised, x), scale, output="" if shift else node.output[0])
-    if shift:
-        add("Add", scaled, shift[0], output=node.output[0])
-    return made
+    made = Operations(node)
+    axes = made.constant(over, np.int64)
+    epsilon = made.constant(attributes(node).get("epsilon", 1e-5), np.float32)
+    _, centred, square = made.centred_mean(made.add("Cast", node.input[0], to=onnx.TensorProto.FLOAT), axes)
+    variance = made.add("ReduceMean", square, axes)
+    made.scaled(made.add("Div", centred, made.add("Sqrt", made.add("Add", variance, epsilon))))
+    return made.nodes

@@ -58,7 +58,7 @@ class TensorRT(EngineBackend):
     code = "compiled kernels"
     beside_codes = "fp16"
     multiplied = QUANTISED
-    forms = (Form("transpose_last"), Form("fill_ranks"), Form("flatten_rows"))
+    forms = (Form("stage_norms"), Form("transpose_last"), Form("fill_ranks"), Form("flatten_rows"))
     has_levels = has_profiles = concurrent = True
     # Of a split activation the products are joined again, and gelu then costs a launch of its own; convolutions of
     # shifts are more launches than the slices in their place (benchmarks/results/launches.json).

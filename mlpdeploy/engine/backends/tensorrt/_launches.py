@@ -27,7 +27,7 @@ class Launches:
 
     `fully_connected` and `corrltn` are products and convolutions, `runtime_fusion` a product with what follows it,
     `function` a kernel compiled for this network: pointwise operations, reductions, what moves data. Of these `copies`
-    compute nothing, and `transposes` (some of which compute as well) change the order of axes. `bytes_moved` is what
+    read something and compute nothing (what only writes zeros is none), and `transposes` (some of which compute as well) change the order of axes. `bytes_moved` is what
     all launches read and write, where the engine is for one batch size; None where it is for several. `where` counts
     copies and transposes by the module of the first node that a launch computes, with `*` for numbers in its path.
     """
@@ -46,7 +46,7 @@ def launches(programme: Programme) -> Launches:
     statements = programme.statements
     kinds = [one.kind for one in statements]
     moving = {
-        "copies": [one for one in statements if (done := _operations(one)) and set(done) <= _MOVES],
+        "copies": [one for one in statements if _copies(one, programme)],
         "transposes": [one for one in statements if "Tran" in _operations(one)],
     }
     return Launches(
@@ -64,6 +64,12 @@ def _module(statement: Statement) -> str:
     """The path of the module that a launch begins in, the same for all blocks of a kind."""
     names = [name for node in statement.nodes for name in origins(f"[ONNX Layer: {node}]") if "/" in name]
     return _NUMBER.sub("*", names[0].partition("/")[0]) if names else ITSELF
+
+
+def _copies(statement: Statement, programme: Programme) -> bool:
+    """Whether a launch moves what it reads and does nothing else."""
+    read = (programme.tensors.get(name) for name in statement.reads)
+    return bool(done := _operations(statement)) and set(done) <= _MOVES and any(not one or not one.host for one in read)
 
 
 def _operations(statement: Statement) -> list[str]:
