@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from mlpdeploy.engine.backend import BuildRequest, backends
+from mlpdeploy.engine.backend import ITSELF, BuildRequest, backends
 from mlpdeploy.engine.backends.tensorrt import TensorRT, _programme
 from mlpdeploy.engine.backends.tensorrt._launches import Launches
 from mlpdeploy.engine.backends.tensorrt._launches import launches as counted
@@ -201,6 +201,14 @@ def test_kernels_that_only_move_data_are_copies_and_some_transpose() -> None:
     assert found is not None and (found.total, found.copies, found.transposes) == (7, 3, 2)
 
 
+def test_what_only_writes_zeros_copies_nothing() -> None:
+    """A sum that blocks share begins with such a launch; a size that the CPU computes is nothing that it copies."""
+    size = tensor("n", "1", "int64").replace("mem_prop=0", "mem_prop=100")
+    zeros = kernel("__myl_Move").replace('"x"', "")
+    found = launches(with_kernels([size], [zeros, kernel("__myl_Move", reads="n"), kernel("__myl_Move")]))
+    assert found is not None and (found.total, found.copies, found.where) == (3, 1, {"copies": {ITSELF: 1}})
+
+
 def test_copies_and_transposes_are_told_by_module() -> None:
     nodes = {
         "Resh": "blocks.0.fc1/MatMul/rows0", "ReshTran": "blocks.11.fc1/MatMul_2",
@@ -216,7 +224,7 @@ def test_copies_and_transposes_are_told_by_module() -> None:
         "transposes": {"blocks.*.fc1": 1, "blocks.*.tokens": 1},
     }
     alone = launches(with_kernels([], [kernel("__myl_Resh")]))
-    assert alone is not None and alone.where == {"copies": {"(the network itself)": 1}}
+    assert alone is not None and alone.where == {"copies": {ITSELF: 1}}
     assert moving_facts(asdict(found)) == {
         "that only copy": "blocks.*.fc1 2, head 1", "that transpose": "blocks.*.fc1 1, blocks.*.tokens 1",
     }  # fmt: skip

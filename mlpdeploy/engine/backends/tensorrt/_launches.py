@@ -27,9 +27,10 @@ class Launches:
 
     `fully_connected` and `corrltn` are products and convolutions, `runtime_fusion` a product with what follows it,
     `function` a kernel compiled for this network: pointwise operations, reductions, what moves data. Of these `copies`
-    read something and compute nothing (what only writes zeros is none), and `transposes` (some of which compute as well) change the order of axes. `bytes_moved` is what
-    all launches read and write, where the engine is for one batch size; None where it is for several. `where` counts
-    copies and transposes by the module of the first node that a launch computes, with `*` for numbers in its path.
+    read something and compute nothing, and `transposes` (some of which compute as well) change the order of axes; what
+    only writes zeros is neither. `bytes_moved` is what all launches read and write, where the engine is for one batch
+    size; None where it is for several. `where` counts copies and transposes by the module of the first node that a
+    launch computes, with `*` for numbers in its path.
     """
 
     total: int
