@@ -1,9 +1,12 @@
-"""What was counted of each network, taken into its recipe: `rules` of graph.json, `launches` of launches.json."""
+"""What was measured of each network and mlpdeploy takes along.
+
+Into its recipe: `rules` of graph.json, `launches` of launches.json; for searches: what rules are worth of rules.json.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mlpdeploy.graph.rules import LAYOUT
@@ -30,6 +33,30 @@ def recorded(text: str, graphs: Mapping[str, Any], launches: Mapping[str, Any]) 
         if name in launches:
             text = with_counts(text, name, "launches", launched(launches[name]))
     return text
+
+
+def worth(rules: Mapping[str, Any]) -> dict[str, dict[str, dict[str, float]]]:
+    """By engine, network and rule, where it was decided: the time without the rule over that with it.
+
+    Of several batch sizes the one where it matters least.
+    """
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for network, engines in rules.items():
+        for engine, sizes in engines.items():
+            rows = [row for size, row in sizes.items() if size.startswith("batch ")] if engine != "fired" else []
+            for rule, ratio in (one for row in rows for one in _decided(row)):
+                known = found.setdefault(engine, {}).setdefault(network, {})
+                nearest = min((known.get(rule, ratio), ratio), key=lambda one: abs(one - 1))
+                known[rule] = round(nearest, 3)
+    return found
+
+
+def _decided(row: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    for label, times in row.items():
+        how, _, rule = label.partition(" ")
+        if how in ("with", "without") and times["ratio"]["verdict"] != "undecided":
+            ratio = float(times["ratio"]["value"])
+            yield rule, ratio if how == "without" else 1 / ratio
 
 
 def with_counts(text: str, name: str, key: str, counts: Mapping[str, object]) -> str:

@@ -1,4 +1,4 @@
-"""The tables of README and docs, and the recipes' `rules`, written from the results: no number is typed by hand.
+"""The tables of README and docs, and what recipes and searches know, from the results: no number is typed by hand.
 
 python -m benchmarks.tables            # rewrite the tables between `<!-- table:NAME -->` and `<!-- /table:NAME -->`
 python -m benchmarks.tables --check    # exit 1 where a page does not show the results
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.network_tables import engines, executed, families, graph, launches, remaining, weights, zoo
-from benchmarks.recorded import recorded
+from benchmarks.recorded import recorded, worth
 from benchmarks.time_tables import (
     build,
     bundle,
@@ -30,12 +30,13 @@ from benchmarks.time_tables import (
     searched,
     summary,
 )
+from mlpdeploy.search.promise import WORTH
 from mlpdeploy.zoo.recipe import folder
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
-FILLED = (*PAGES, *sorted(folder().glob("*.toml")))
+FILLED = (*PAGES, *sorted(folder().glob("*.toml")), WORTH)
 TABLES: dict[str, tuple[Callable[..., list[str]], tuple[str, ...]]] = {
     "graph": (graph, ("graph",)),
     "rules": (rules, ("rules",)),
@@ -77,14 +78,17 @@ def rewritten(text: str, results: Path = RESULTS) -> str:
 
 
 def filled(path: Path) -> str:
-    """What a page, or a family's recipes, should read."""
+    """What a page, a family's recipes or what searches expect should read."""
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".md":
         return rewritten(text)
-    graphs, launches = (
-        json.loads((RESULTS / f"{one}.json").read_text(encoding="utf-8"))["results"] for one in ("graph", "launches")
+    graphs, launched, ruled = (
+        json.loads((RESULTS / f"{one}.json").read_text(encoding="utf-8"))["results"]
+        for one in ("graph", "launches", "rules")
     )
-    return recorded(text, graphs, launches)
+    if path == WORTH:
+        return json.dumps(worth(ruled), indent=1, sort_keys=True) + "\n"
+    return recorded(text, graphs, launched)
 
 
 def main() -> int:

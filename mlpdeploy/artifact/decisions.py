@@ -159,34 +159,23 @@ def structure(traced: Traced) -> str:
 def remembered(out: Path, case: Case) -> Decision | None:
     """What was decided for a case. Raises ArtifactError where the file of decisions in `out` cannot be used."""
     for path in (out / FILE, SHIPPED):
-        for entry in _read(path):
+        for entry in read(path):
             if entry["case"] == asdict(case):
                 return Decision.from_json(entry["decision"])
     return None
-
-
-def elsewhere(backend: str) -> dict[tuple[str, str], float]:
-    """The best ratio that each change had for any network in that backend, of what comes with mlpdeploy."""
-    found: dict[tuple[str, str], float] = {}
-    for entry in _read(SHIPPED):
-        for trial in entry["decision"]["trials"] if entry["case"]["backend"] == backend else ():
-            change, ratio = (trial["name"], trial["change"]), trial["ratio"]
-            if ratio is not None:
-                found[change] = min(found.get(change, 1.0), ratio["value"])
-    return found
 
 
 def remember(out: Path, case: Case, decision: Decision) -> Path:
     """Keep a decision, in the place of an earlier one. Raises InputError where the file cannot be written."""
     path = out / FILE
     with store.locked(path):
-        others = [entry for entry in _read(path) if entry["case"] != asdict(case)]
+        others = [entry for entry in read(path) if entry["case"] != asdict(case)]
         return write(path, [*others, {"case": asdict(case), "decision": asdict(decision)}])
 
 
 def copy(out: Path, other: Path) -> None:
     """What was decided counts in another folder too."""
-    if entries := _read(out / FILE):
+    if entries := read(out / FILE):
         write(other / FILE, entries)
 
 
@@ -235,7 +224,8 @@ def stands(manifest: Mapping[str, Any], selection: Selection, backend: Backend, 
     return remembered(selection.out, case) == built_by and suffices(built_by, effort)
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
+def read(path: Path) -> list[dict[str, Any]]:
+    """The cases and decisions of a file, the other way of `write`; none where there is no such file."""
     if not os.path.lexists(path):
         return []
     document = documents.read(path, DECISIONS, "remove it, and search again") or {"decisions": []}

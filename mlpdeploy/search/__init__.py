@@ -11,8 +11,9 @@ cannot run here, by what they launch and move.
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -36,6 +37,7 @@ from mlpdeploy.engine.base import one_line
 from mlpdeploy.errors import MlpdeployError
 from mlpdeploy.network.source import Source
 from mlpdeploy.progress import Stages
+from mlpdeploy.search import promise
 from mlpdeploy.search.judging import Judge, by_structure, by_time
 from mlpdeploy.search.variants import Change, Unchanged, Variant, Workshop
 from mlpdeploy.selection import Selection
@@ -50,7 +52,8 @@ GLANCES, SHARE = 0.4, 0.75
 """The shares of the time in which changes are looked at for the first time, and of what is left that one may take."""
 
 STRIKING = -0.03
-"""At first sight, the logarithm of the ratio below which a change is decided before others are looked at."""
+"""The logarithm of the ratio, at first sight or as measured before, below which a change is decided before others are
+looked at."""
 
 
 def decide(
@@ -105,7 +108,7 @@ def search(
         timed = backend.executable() is None
         judge = by_time(shop, len(changes)) if timed else by_structure(backend)
         run = _Search(shop, judge, incumbent, began + seconds, clock, stages)
-        trials = run.through(sorted(changes, key=_rank(backend)), began + GLANCES * seconds)
+        trials = run.through(*_in_order(changes, backend.name, selection.name), began + GLANCES * seconds)
     taken = max(0.1, round(clock() - began, 1))
     return Decision(
         network=selection.name,
@@ -118,10 +121,15 @@ def search(
     )
 
 
-def _rank(backend: Backend) -> Callable[[Change], tuple[float, int]]:
-    """What paid most for other networks in that engine comes first, then what changes most places."""
-    known = decisions.elsewhere(backend.name)
-    return lambda change: (known.get((change.name, change.change), 1.0), -change.fired)
+def _in_order(changes: Iterable[Change], backend: str, network: str) -> tuple[list[Change], set[Change]]:
+    """What paid most for this network in that engine first, or for others, then what changes most places.
+
+    And which of them are decided at once: what was striking for this network.
+    """
+    own = promise.measured(backend, network)
+    known = promise.elsewhere(backend) | own
+    ranked = sorted(changes, key=lambda one: (known.get((one.name, one.change), 1.0), -one.fired))
+    return ranked, {one for one in ranked if math.log(own.get((one.name, one.change), 1.0)) < STRIKING}
 
 
 Found = TypeVar("Found")
@@ -142,13 +150,16 @@ class _Search:
         self.shop, self.judge, self.incumbent, self.end = shop, judge, incumbent, end
         self.clock, self.stages, self.promising = clock, stages, dict[Change, Variant]()
 
-    def through(self, changes: list[Change], glancing_until: float) -> list[Trial]:
+    def through(self, changes: list[Change], at_once: Collection[Change], glancing_until: float) -> list[Trial]:
         """Each change at first sight, as many as there is time for; then the most promising first.
 
-        What is far better at first sight is decided at once.
+        Those that are to be decided `at_once` are, and what is far better at first sight.
         """
         tried, seen = dict[Change, Trial](), dict[Change, float]()
         for done, change in enumerate(changes):
+            if change in at_once:
+                tried[change] = self._tried(change, done, len(changes))
+                continue
             if self.clock() > glancing_until:
                 break
             self.stages.step(f"{change}, at first sight", done, len(changes))
