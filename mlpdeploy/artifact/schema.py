@@ -50,8 +50,9 @@ FACTS = {
     "versions": {str: str}, "engine_sha256": str, "build_seconds": AMOUNT, "threads?": (SIZE, None), "device?": str,
     "cpu?": str, "gpu?": (str, None), "gpus?": [str], "parsed?": PARSED, "executed?": str,
     "launches?": ({
-        "total": COUNT, "by_kind": {str: COUNT}, "source_bytes": COUNT, "copies?": COUNT, "transposes?": COUNT,
-        "bytes_moved?": (COUNT, None), "where?": {str: {str: COUNT}}, "by_profile?": {str: COUNT},
+        "total": COUNT, "by_kind": {str: COUNT}, "source_bytes": COUNT, "copies?": COUNT, "normalisations?": COUNT,
+        "pointwise?": COUNT, "transposes?": COUNT, "bytes_moved?": (COUNT, None),
+        "where?": {str: {str: COUNT}}, "by_profile?": {str: COUNT},
     }, None),
     "plugin?": {"used": bool, "reason": (str, None), "milliseconds": {str: AMOUNT}},
 }  # fmt: skip

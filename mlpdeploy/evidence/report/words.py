@@ -124,10 +124,12 @@ PRODUCTS = ("fully_connected", "corrltn", "deconvolution")
 
 def launches_text(launches: Mapping[str, Any]) -> str:
     """What one inference launches, and how much of the engine is the source of what is compiled where it runs."""
-    kinds, copies = launches["by_kind"], launches.get("copies", 0)
+    kinds = launches["by_kind"]
+    named = {"copies": "that only copy", "normalisations": "of norms", "pointwise": "pointwise"}
     products, fused = sum(kinds.get(kind, 0) for kind in PRODUCTS), kinds.get("runtime_fusion", 0)
-    other = launches["total"] - products - fused - copies
-    copied = f"{copies} that only copy, " if copies else ""
+    counts = {words: count for what, words in named.items() if (count := launches.get(what))}
+    other = launches["total"] - products - fused - sum(counts.values())
+    made = "".join(f"{count} {words}, " for words, count in counts.items())
     known = launches.get("by_profile") or {}
     profiles = f" ({', '.join(f'{count} at {batch}' for batch, count in known.items())})" if known else ""
     counted = f"{products} product{'' if products == 1 else 's'}, {fused} product{'' if fused == 1 else 's'}"
@@ -135,7 +137,7 @@ def launches_text(launches: Mapping[str, Any]) -> str:
     transposes = f"; {count} of them transpose" if (count := launches.get("transposes")) else ""
     moved = f"; {size / 1e6:.0f} MB read and written" if (size := launches.get("bytes_moved")) else ""
     source = f"; {launches['source_bytes'] / 1e6:.1f} MB of the engine is source of kernels"
-    return f"{text}{copied}{other} other{transposes}{moved}{source}"
+    return f"{text}{made}{other} other{transposes}{moved}{source}"
 
 
 def moving_facts(launches: Mapping[str, Any]) -> dict[str, str]:

@@ -108,9 +108,10 @@ def test_in_words() -> None:
         "11 for one inference: 3 products, 3 products with what follows them, 5 other; "
         "2.3 MB of the engine is source of kernels"
     )
-    assert launches_text(told | {"copies": 2, "transposes": 3, "bytes_moved": 7_000_000}) == (
-        "11 for one inference: 3 products, 3 products with what follows them, 2 that only copy, 3 other; "
-        "3 of them transpose; 7 MB read and written; 2.3 MB of the engine is source of kernels"
+    counted = {"copies": 2, "normalisations": 1, "pointwise": 1, "transposes": 3, "bytes_moved": 7_000_000}
+    assert launches_text(told | counted) == (
+        "11 for one inference: 3 products, 3 products with what follows them, 2 that only copy, 1 of norms, "
+        "1 pointwise, 1 other; 3 of them transpose; 7 MB read and written; 2.3 MB of the engine is source of kernels"
     )
 
 
@@ -199,6 +200,21 @@ def test_kernels_that_only_move_data_are_copies_and_some_transpose() -> None:
     names = ["Resh", "MoveReshTran", "CastReplConc", "AddReshTranMul", "AddMul", "SubSlic"]
     found = launches(with_kernels([], [*(kernel(f"__myl_{name}") for name in names), kernel("_gemm_mha_v2")]))
     assert found is not None and (found.total, found.copies, found.transposes) == (7, 3, 2)
+
+
+def test_norms_and_pointwise_kernels_are_told_apart() -> None:
+    """By the nodes of the file, a norm's in stages too; what reduces and is no norm is neither."""
+    of_norms = {
+        "CastMeanSubMulMean": "blocks.0.norm1/LayerNormalization", "ReshMeanSubMul": "norm/LayerNormalization/7",
+        "Inor": "fnet.norm/InstanceNormalization", "AddReshMulAdd": "norm/LayerNormalization/21",
+    }  # fmt: skip
+    others = {"AddMulMul": "blocks.0/Add", "AddReshMean": "ReduceMean", "MulMaxrSubExpSumDiv": "attn/Softmax"}
+    kernels = [
+        kernel(f"__myl_{name}").replace('layers=""', f'layers="[ONNX Layer: head/Add][ONNX Layer: {node}]"')
+        for name, node in (of_norms | others).items()
+    ]
+    found = launches(with_kernels([], [*kernels, kernel("_gemm_mha_v2")]))
+    assert found is not None and (found.total, found.copies, found.normalisations, found.pointwise) == (8, 0, 4, 1)
 
 
 def test_what_only_writes_zeros_copies_nothing() -> None:

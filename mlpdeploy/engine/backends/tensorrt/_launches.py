@@ -17,6 +17,9 @@ _MADE = re.compile(r"__myl_(\w+)")
 _OPERATION = re.compile(r"[A-Z][a-z0-9]*")
 _MOVES = {"Cast", "Conc", "Gath", "Move", "Repl", "Resh", "Slic", "Tran"}
 """Operations that compute nothing: what consists of them is a copy."""
+_REDUCTIONS = {"Gnor", "Inor", "Maxr", "Mean", "Minr", "Prod", "Sum"}
+_NORM = "Normalization"
+"""What the ONNX operations of norms end in, and the names of nodes that take the place of one begin with."""
 _NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
 _BYTES = {"float": 4, "half": 2, "bf16": 2, "int8": 1, "fp8_e4m3": 1, "bool": 1, "int32": 4, "int64": 8}
 
@@ -27,16 +30,19 @@ class Launches:
 
     `fully_connected` and `corrltn` are products and convolutions, `runtime_fusion` a product with what follows it,
     `function` a kernel compiled for this network: pointwise operations, reductions, what moves data. Of these `copies`
-    read something and compute nothing, and `transposes` (some of which compute as well) change the order of axes; what
-    only writes zeros is neither. `bytes_moved` is what all launches read and write, where the engine is for one batch
-    size; None where it is for several. `where` counts copies and transposes by the module of the first node that a
-    launch computes, with `*` for numbers in its path.
+    read something and compute nothing, `normalisations` compute norms or parts of them, with what is around them, and
+    `pointwise` is what does neither and reduces nothing; `transposes`, of all of these, change the order of axes. What
+    only writes zeros is none of them. `bytes_moved` is what all launches read and write, where the engine is for one
+    batch size; None where it is for several. `where` counts copies and transposes by the module of the first node that
+    a launch computes, with `*` for numbers in its path.
     """
 
     total: int
     by_kind: Mapping[str, int]
     source_bytes: int
     copies: int = 0
+    normalisations: int = 0
+    pointwise: int = 0
     transposes: int = 0
     bytes_moved: int | None = None
     where: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
@@ -46,8 +52,9 @@ def launches(programme: Programme) -> Launches:
     """What one inference launches."""
     statements = programme.statements
     kinds = [one.kind for one in statements]
+    made = [_what(one, programme) for one in statements]
     moving = {
-        "copies": [one for one in statements if _copies(one, programme)],
+        "copies": [one for one, what in zip(statements, made, strict=True) if what == "copies"],
         "transposes": [one for one in statements if "Tran" in _operations(one)],
     }
     return Launches(
@@ -55,6 +62,8 @@ def launches(programme: Programme) -> Launches:
         by_kind={kind: kinds.count(kind) for kind in sorted(set(kinds))},
         source_bytes=programme.source_bytes,
         copies=len(moving["copies"]),
+        normalisations=made.count("normalisations"),
+        pointwise=made.count("pointwise"),
         transposes=len(moving["transposes"]),
         bytes_moved=_bytes_moved(programme),
         where={what: dict(Counter(map(_module, some)).most_common()) for what, some in moving.items() if some},
@@ -67,10 +76,16 @@ def _module(statement: Statement) -> str:
     return _NUMBER.sub("*", names[0].partition("/")[0]) if names else ITSELF
 
 
-def _copies(statement: Statement, programme: Programme) -> bool:
-    """Whether a launch moves what it reads and does nothing else."""
-    read = (programme.tensors.get(name) for name in statement.reads)
-    return bool(done := _operations(statement)) and set(done) <= _MOVES and any(not one or not one.host for one in read)
+def _what(statement: Statement, programme: Programme) -> str | None:
+    """What a kernel that was made for this network is counted as; None of one that is none of them."""
+    done, read = {*_operations(statement)}, [programme.tensors.get(name) for name in statement.reads]
+    if not done or not any(one is None or not one.host for one in read):
+        return None
+    if done <= _MOVES:
+        return "copies"
+    if any(_NORM in node for node in statement.nodes):
+        return "normalisations"
+    return None if done & _REDUCTIONS else "pointwise"
 
 
 def _operations(statement: Statement) -> list[str]:
