@@ -44,7 +44,7 @@ TABLES: dict[str, tuple[Callable[..., list[str]], tuple[str, ...]]] = {
     "cpu": (cpu, ("cpu",)),
     "call": (call, ("call",)),
     "matrix": (matrix, ("matrix",)),
-    "summary": (summary, ("graph", "cpu")),
+    "summary": (summary, ("graph", "launches", "cpu")),
     "build": (build, ("build",)),
     "install": (install, ("install",)),
     "bundle": (bundle, ("bundle", "install")),

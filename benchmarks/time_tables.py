@@ -6,6 +6,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.markdown import Document, by_part, measured, rule_name, source, table, worth
+from benchmarks.recorded import ALL, PLAIN
 from mlpdeploy.artifact.decisions import KEPT, UNDECIDED, UNTRIED, Decision
 from mlpdeploy.precisions import QUANTISED
 
@@ -106,18 +107,19 @@ def matrix(document: Document) -> list[str]:
 SUMMED_UP = ("mixer_b16", "resmlp_24", "gmlp_s16", "gmixer_24", "vip_s7")
 
 
-def summary(parsed: Document, timed: Document) -> list[str]:
-    """What the rules do to a few networks: layers and transposes that TensorRT parses, and times in OpenVINO."""
+def summary(parsed: Document, launched: Document, timed: Document) -> list[str]:
+    """What mlpdeploy does to a few networks: layers and transposes that TensorRT parses, launches, times in OpenVINO."""
     rows = []
     for name in SUMMED_UP:
         before, after = (parsed["results"][name][when] for when in ("before", "after"))
         row = timed["results"][name]["batch 1"]
         ratios = row["ours"]["openvino"]
         counts = [f"{before['total'][what]} → {after['total'][what]}" for what in ("layers", "transposes")]
+        counts += [" → ".join(str(launched["results"][name][label]["total"]) for label in (PLAIN, ALL))]
         times = [f"{row['latency']['openvino ours']['median_ms']:.1f}"]
         times += [worth(ratios[rival], inverse=True) for rival in ("openvino plain", "eager", "torch.compile")]
         rows.append([f"`{name}`", *counts, *times])
-    head = ["network", "layers", "transposes", "OpenVINO, ms", "plain export", "eager", "`torch.compile`"]
+    head = ["network", "layers", "transposes", "launches", "OpenVINO, ms", "plain export", "eager", "`torch.compile`"]
     where = source({**parsed, "results": {}}, ["tensorrt-rtx"]) + source(
         {**timed, "results": {}}, ["openvino", "torch"]
     )
