@@ -108,7 +108,7 @@ SUMMED_UP = ("mixer_b16", "resmlp_24", "gmlp_s16", "gmixer_24", "vip_s7")
 
 
 def summary(parsed: Document, launched: Document, timed: Document) -> list[str]:
-    """What mlpdeploy does to a few networks: layers and transposes that TensorRT parses, launches, times in OpenVINO."""
+    """A few networks: layers and transposes that TensorRT parses, launches of its engines, and times in OpenVINO."""
     rows = []
     for name in SUMMED_UP:
         before, after = (parsed["results"][name][when] for when in ("before", "after"))
