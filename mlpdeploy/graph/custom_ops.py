@@ -162,6 +162,44 @@ def _(codes: Tensor, scales: Tensor, axis: int, block: int) -> Tensor:
     return torch.empty_like(codes, dtype=scales.dtype)
 
 
+FP4_BLOCK, FP4_LARGEST = 16, 6.0
+"""Numbers of NVFP4 that share a scale, and the largest of E2M1."""
+
+
+def to_fp4(x: Tensor) -> Tensor:
+    """The numbers of E2M1 nearest to `x`, ties to even, saturated: steps of 1/2 up to 2, of 1 up to 4, of 2 up to 6."""
+    magnitudes = x.abs()
+    steps = torch.where(magnitudes < 2, 0.5, torch.where(magnitudes < 4, 1.0, 2.0)).to(x.dtype)
+    return (torch.round(x / steps) * steps).clamp(-FP4_LARGEST, FP4_LARGEST)
+
+
+def to_fp8(x: Tensor) -> Tensor:
+    """`x` in E4M3, saturated."""
+    largest = torch.finfo(torch.float8_e4m3fn).max
+    return x.clamp(-largest, largest).to(torch.float8_e4m3fn)
+
+
+@torch.library.custom_op("mlpdeploy::coded_fp4", mutates_args=())
+def coded_fp4(x: Tensor, scale: Tensor) -> Tensor:
+    """Rows (r, K) as NVFP4 tells them: of each 16 numbers along K, E2M1 codes times an E4M3 scale, times `scale`.
+
+    The scale of a block gives its largest magnitude the largest code. Computed in FP32, or in FP64 where `x` is of it, as
+    TensorRT's DynamicQuantize does, whose double quantisation scale `scale` is: one number, in FP32.
+    """
+    wide = x if x.dtype == torch.float64 else x.float()
+    blocks = wide.unflatten(-1, (-1, FP4_BLOCK))
+    scales = to_fp8(blocks.abs().amax(-1, keepdim=True) / FP4_LARGEST * (1 / scale))
+    steps = scales.to(wide.dtype) * scale
+    codes = to_fp4(blocks * torch.where(steps > 0, 1 / steps, 0.0))
+    return (codes * steps).flatten(-2).to(x.dtype)
+
+
+@coded_fp4.register_fake
+def _(x: Tensor, scale: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
 QUANTISE = torch.ops.mlpdeploy.quantise.default
 DEQUANTISE = torch.ops.mlpdeploy.dequantise.default
 DEQUANTISE_BLOCKS = torch.ops.mlpdeploy.dequantise_blocks.default
+CODED_FP4 = torch.ops.mlpdeploy.coded_fp4.default

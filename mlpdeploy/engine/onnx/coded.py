@@ -13,6 +13,8 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
+from mlpdeploy.engine.onnx import fp4
+
 
 def decoder(value: ir.Value | None) -> ir.Node | None:
     """The DequantizeLinear that makes `value` of constant codes, or None."""
@@ -99,20 +101,24 @@ BLOCKED = 21
 
 
 def pack_blocks(model: ir.Model) -> int:
-    """Hold the codes of blocks in INT4, two in a byte, in place; gives the opset that the file then is of.
+    """Hold the codes of blocks in INT4 or E2M1, two in a byte, in place; gives the opset that the file then is of.
 
     before: DequantizeLinear(codes, a scale for each block)
-    after:  DequantizeLinear(codes in INT4, the same, block_size)
+    after:  DequantizeLinear(codes in INT4 or E2M1, the same, block_size)
     """
     for node in model.graph:
         if node.op_type == "DequantizeLinear" and not node.domain and _is_blocked(node):
-            codes, scales = (value for value in node.inputs[:2] if value is not None and value.const_value is not None)
-            array, axis = codes.const_value.numpy(), node.attributes["axis"].as_int()  # type: ignore[union-attr]
-            codes.const_value = ir.tensor(array.astype(ml_dtypes.int4), name=codes.name)
-            codes.type = ir.TensorType(ir.DataType.INT4)
-            block = array.shape[axis] // scales.const_value.shape.numpy()[axis]  # type: ignore[union-attr]
+            codes, scales = (value for value in node.inputs[:2] if value is not None)
+            axis = node.attributes["axis"].as_int()
+            block = int(codes.shape[axis]) // int(scales.shape[axis])  # type: ignore[index]
             node.attributes["block_size"] = ir.AttrInt64("block_size", block)
-            model.graph.opset_imports[""] = BLOCKED
+            if codes.dtype == ir.DataType.INT8:
+                codes.const_value = ir.tensor(codes.const_value.numpy().astype(ml_dtypes.int4), name=codes.name)  # type: ignore[union-attr]
+                codes.type = ir.TensorType(ir.DataType.INT4)
+                model.graph.opset_imports[""] = BLOCKED
+            else:
+                fp4.pack(codes)
+                model.graph.opset_imports[""] = fp4.OPSET
     return model.graph.opset_imports[""]
 
 

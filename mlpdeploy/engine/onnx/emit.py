@@ -20,7 +20,7 @@ from torch.onnx._internal.exporter._core import exported_program_to_ir
 from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from mlpdeploy.engine.base import one_line
-from mlpdeploy.engine.onnx import attention, elementary, lacking, norms
+from mlpdeploy.engine.onnx import attention, elementary, fp4, lacking, norms
 from mlpdeploy.engine.onnx.coded import keep_relu, pack_blocks, transpose_codes
 from mlpdeploy.engine.onnx.functions import BODIES, OPSET, Body, functions
 from mlpdeploy.engine.onnx.program import ORIGIN, program
@@ -63,6 +63,8 @@ def emit(typed: Typed) -> Emitted:
     proto = ir.serde.serialize_model(exported)
     called = {node.op_type for node in proto.graph.node if node.domain == custom_ops.DOMAIN}
     proto.functions.extend(functions(called, opset))
+    if any(node.domain == fp4.DOMAIN for node in proto.graph.node):
+        proto.functions.append(fp4.function())
     onnx.checker.check_model(proto)
     return Emitted(proto, typed, fp32, quantised)
 
@@ -223,6 +225,7 @@ _TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     custom_ops.QUANTISE: _quantise,
     custom_ops.DEQUANTISE: _dequantise,
     custom_ops.DEQUANTISE_BLOCKS: _dequantise_blocks,
+    custom_ops.CODED_FP4: fp4.coded,
     torch.ops.aten.to.dtype: _cast,
     **attention.TRANSLATIONS,
     **elementary.TRANSLATIONS,

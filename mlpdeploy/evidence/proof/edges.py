@@ -24,7 +24,7 @@ from mlpdeploy.graph.tracing.trace import TensorSpec
 ORDINARY = "an ordinary one beside them"
 """In a batch of extreme rows, which it must not notice."""
 
-_BITS = {"fp32": 24, "tf32": 11, "fp16": 11, "bf16": 8, "int8": 8, "fp8": 4, "int4": 4}
+_BITS = {"fp32": 24, "tf32": 11, "fp16": 11, "bf16": 8, "int8": 8, "fp8": 4, "nvfp4": 2, "int4": 4}
 ROUNDINGS = {precision: 2.0**-bits for precision, bits in _BITS.items()}
 """By precision, how far an operation's result is off."""
 

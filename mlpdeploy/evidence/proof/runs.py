@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mlpdeploy.engine.backends.onnxruntime import open_session
 from mlpdeploy.engine.batch import Batch
-from mlpdeploy.engine.forms import round_results
+from mlpdeploy.engine.forms import round_results, widen_fp4
 from mlpdeploy.engine.runner import Arrays
 from mlpdeploy.graph.tracing.rows import chunks, fixed_batch
 from mlpdeploy.graph.tracing.trace import TensorSpec
@@ -234,9 +234,10 @@ def values(module: fx.GraphModule, inputs: Sequence[TensorSpec], outputs: Sequen
 def onnx_run(model: onnx.ModelProto, threads: int) -> Run:
     """The model in ONNX Runtime on the CPU, rounding after every operation as its dtypes say (see `round_results`).
 
-    Needs a model below 2 GiB, the limit of its format.
+    Codes of FP4 it reads in FP8, which has the same numbers (see `widen_fp4`). Needs a model below 2 GiB, the limit of its format.
     """
-    session = open_session(round_results.rewrite(model)[0].SerializeToString(), threads, exact=True)
+    wide = widen_fp4.rewrite(model)[0]
+    session = open_session(round_results.rewrite(wide)[0].SerializeToString(), threads, exact=True)
     wanted = {value.name: _NUMPY[value.type] for value in session.get_inputs()}
     names = [value.name for value in session.get_outputs()]
 

@@ -11,10 +11,11 @@ from torch import fx, nn
 from mlpdeploy.graph import custom_ops
 from mlpdeploy.graph.editor import Editor, weight
 from mlpdeploy.graph.kinds import arguments
+from mlpdeploy.graph.layout.view import size_of
 from mlpdeploy.graph.matching.rearrangements import back
-from mlpdeploy.graph.precision.plan import Plan, is_float
+from mlpdeploy.graph.precision.plan import Plan, Quantised, is_float
 from mlpdeploy.graph.precision.ranges import single_thread
-from mlpdeploy.graph.quantisation.codes import channel_scales, coded, coded_blocks, storable
+from mlpdeploy.graph.quantisation.codes import NVFP4, channel_scales, coded, coded_blocks, coded_fp4, storable
 from mlpdeploy.graph.rewrite import Rewritten
 from mlpdeploy.graph.tracing.trace import TensorSpec
 
@@ -55,6 +56,7 @@ class _Typing:
         self.casts: dict[tuple[fx.Node, torch.dtype], fx.Node] = {}
         self.decoded: dict[tuple[fx.Node, float, torch.dtype], fx.Node] = {}
         self.weights: dict[tuple[str, int, torch.dtype], fx.Node] = {}
+        self.coded_rows: dict[tuple[fx.Node, float, torch.dtype, bool], fx.Node] = {}
         graph = fx.Graph()
         for node in self.source.graph.nodes:
             if node.op == "placeholder":
@@ -75,6 +77,8 @@ class _Typing:
 
     def typed(self, node: fx.Node) -> fx.Node:
         dtype = self.plan.dtypes.get(node.name) or self.common(node)
+        if dtype is not None and node.name in self.plan.quantised and self.plan.codes is NVFP4:
+            return self.by_rows(node, self.plan.quantised[node.name], dtype)
         coded = self.coded(node, dtype) if dtype is not None else {}
         args = tuple(
             coded[place] if place in coded else fx.map_arg(arg, lambda one: self.cast(one, dtype))
@@ -112,6 +116,52 @@ class _Typing:
             site.activation: self.activation(node.args[site.activation], how.scale, dtype),
             site.weight: self.coded_weight(node.args[site.weight], site.axis, dtype),
         }
+
+    def by_rows(self, node: fx.Node, how: Quantised, dtype: torch.dtype) -> fx.Node:
+        """A product of which both operands are blocks of FP4, as that of a matrix: one row for all its input channels.
+
+        before: x @ W (..., N), or W @ x (..., N, C)
+        after:  rows of x (r, K), coded, times W^T (N, K), coded, in the shape and the order of before
+        """
+        site, shape = how.site, [size_of(size) for size in node.meta["val"].shape]
+        swapped = [*range(len(shape) - 2), len(shape) - 1, len(shape) - 2]
+        left = site.activation == 1
+        rows = self.rows(node.args[site.activation], site.inputs, how.scale, dtype, left)
+        bias = [self.cast(one, dtype) for one in node.args[2:]]
+        weights = self.fp4_weight(node.args[site.weight], site.axis, dtype)
+        product = self.editor.call(torch.ops.aten.linear.default, (rows, weights, *bias), origin=node)
+        product.name = node.name
+        back = self.editor.reshape(product, [shape[place] for place in swapped] if left else shape, origin=node)
+        return self.editor.permute(back, swapped, origin=node) if left else back
+
+    def rows(self, node: fx.Node, inputs: int, scale: float, dtype: torch.dtype, left: bool) -> fx.Node:
+        """An activation (..., K), or (..., K, C) of a product from the left, as rows (r, K) of FP4 codes tell it."""
+        key = (node, scale, dtype, left)
+        if key not in self.coded_rows:
+            exact, rank = self.cast(node, dtype), node.meta["val"].dim()
+            if left:
+                exact = self.editor.permute(exact, [*range(rank - 2), rank - 1, rank - 2], origin=node)
+            flat = self.editor.call(torch.ops.aten.reshape.default, (exact, [-1, inputs]), origin=node)
+            number = storable(torch.tensor(scale), torch.float32)
+            value = self.editor.constant(number, f"{node.name}_scale", origin=node)
+            self.coded_rows[key] = self.editor.call(custom_ops.CODED_FP4, (flat, value), origin=node)
+        return self.coded_rows[key]
+
+    def fp4_weight(self, node: Any, axis: int, dtype: torch.dtype) -> fx.Node:
+        """A weight (N, K) as its FP4 codes tell it, whose output channels lie along `axis`, shared by all who read it."""
+        key = (str(node.target), axis, dtype)
+        if key not in self.weights:
+            matrix = weight(self.source, node)
+            assert matrix is not None
+            codes, scales, scale = coded_fp4(matrix.movedim(axis, 0))
+            known, steps = self.constants(node, codes, scales)
+            number = self.editor.constant(scale, f"{node.target}_scale", origin=node)
+            steps = self.editor.call(custom_ops.DEQUANTISE, (steps, number, 0), origin=node)
+            exact = (known, steps, 1, custom_ops.FP4_BLOCK)
+            self.weights[key] = self.editor.call(custom_ops.DEQUANTISE_BLOCKS, exact, origin=node)
+            if dtype != torch.float32:
+                self.weights[key] = self.editor.call(torch.ops.aten.to.dtype, (self.weights[key], dtype), origin=node)
+        return self.weights[key]
 
     def activation(self, node: Any, scale: float, dtype: torch.dtype) -> fx.Node:
         """`node` as its codes tell it, quantised before it was rearranged; shared by all who read it."""

@@ -22,7 +22,7 @@ from mlpdeploy.graph.editor import weight
 from mlpdeploy.graph.precision.plan import plan
 from mlpdeploy.graph.precision.typed import apply
 from mlpdeploy.graph.quantisation.calibrators import BINS, CALIBRATORS, Histogram, threshold
-from mlpdeploy.graph.quantisation.codes import CODES, Codes
+from mlpdeploy.graph.quantisation.codes import CODES, NVFP4, Codes
 from mlpdeploy.graph.quantisation.equalise import Channels, equalise, factors
 from mlpdeploy.graph.quantisation.sites import Quantisation, Site, sites
 from mlpdeploy.graph.rewrite import Rewritten
@@ -49,21 +49,25 @@ def calibrate(
     *,
     equalising: bool = True,
 ) -> Quantisation:
-    """Calibrate codes of a precision, "int8" or "fp8", on `data`: arrays (n, ...) by input name.
+    """Calibrate codes of a precision, "int8", "fp8" or "nvfp4", on `data`: arrays (n, ...) by input name.
 
     `calibrator` is one of CALIBRATORS, or `auto`, which tries all on TRIED_ROWS of the rows and keeps the one whose
     output has the highest signal to quantisation noise. `equalising` moves wide channels' ranges into the weights
-    first. Raises InputError where the network's values are not finite on the data.
+    first; both are for codes of 8 bits, and NVFP4 has `max`. Raises InputError where the network's values are not finite on the data.
     """
     if calibrator != AUTO and calibrator not in CALIBRATORS:
         raise InputError(f"no calibrator is called {calibrator!r}; choose one of: {AUTO}, {', '.join(CALIBRATORS)}")
     codes = CODES[precision]
+    if codes is NVFP4 and calibrator not in (AUTO, "max"):
+        raise InputError(
+            f"--calibrator {calibrator} is for int8 and fp8: NVFP4 scales each block of 16 by its own largest"
+        )
     taking = sites(rewritten.module, codes).found
     seen = _channels(rewritten, data, taking, step)
-    chosen = _factors(rewritten, taking, seen, codes) if equalising else {}
+    chosen = _factors(rewritten, taking, seen, codes) if equalising and codes is not NVFP4 else {}
     balanced = equalise(rewritten, chosen)
     histograms = _histograms(balanced, data, _largest(sites(balanced.module, codes).found, seen, chosen), step)
-    candidates = CALIBRATORS if calibrator == AUTO else (calibrator,)
+    candidates = ("max",) if codes is NVFP4 else CALIBRATORS if calibrator == AUTO else (calibrator,)
     rows = len(next(iter(data.values())))
     found = {
         name: Quantisation(

@@ -1,8 +1,10 @@
 """The numbers of 8 and 4 bits that operands are coded in: a value is its code times a scale.
 
 INT8 has equal steps. FP8 (E4M3: 4 bits of exponent, 3 of mantissa) has steps that grow with the value, so a rounding
-is off by a share of the value, down to the smallest normal code.
-Sources: ONNX's QuantizeLinear; Micikevicius et al., FP8 Formats for Deep Learning (arXiv 2209.05433), table 1.
+is off by a share of the value, down to the smallest normal code. NVFP4 has codes of 4 bits (E2M1: 2 bits of exponent,
+1 of mantissa), an FP8 scale for each 16 of them, and an FP32 scale for all of a tensor.
+Sources: ONNX's QuantizeLinear; Micikevicius et al., FP8 Formats for Deep Learning (arXiv 2209.05433), table 1; NVIDIA,
+Pretraining Large Language Models with NVFP4 (arXiv 2509.25149), section 2.
 """
 
 from __future__ import annotations
@@ -13,6 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+
+from mlpdeploy.graph.custom_ops import FP4_BLOCK, FP4_LARGEST, to_fp4, to_fp8
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,11 @@ INT8 = Codes("int8", torch.int8, 127.0, 1.0, 0.0)
 FP8 = Codes("fp8", torch.float8_e4m3fn, 448.0, 2.0**-9, 2.0**-6 / 12 * 0.75 / (2 * math.log(2)))
 """A value of 2**e to 2**(e + 1) has steps of 2**(e - 3); `share` is of values whose logarithms are spread evenly."""
 
-CODES: Mapping[str, Codes] = {codes.name: codes for codes in (INT8, FP8)}
+NVFP4 = Codes("nvfp4", FP8.dtype, FP4_LARGEST * FP8.largest, 0.5, 2.0**-2 / 12 * 0.75 / (2 * math.log(2)))
+"""`largest` is that of a code and its block's scale together. A code has a byte of its own here: E4M3 has every number of
+E2M1."""
+
+CODES: Mapping[str, Codes] = {codes.name: codes for codes in (INT8, FP8, NVFP4)}
 """By the precision's name."""
 
 INT4 = Codes("int4", torch.int8, 7.0, 1.0, 0.0)
@@ -96,3 +104,20 @@ def coded_blocks(matrix: torch.Tensor, axis: int, dtype: torch.dtype) -> tuple[t
     best = ((codes * exact - blocks) ** 2).sum(-1).argmin(0, keepdim=True)
     chosen = codes.take_along_dim(best[..., None], 0)[0].reshape(rows.shape)
     return tuple(one.movedim(-1, axis).contiguous() for one in (chosen, scales.take_along_dim(best, 0)[0]))  # type: ignore[return-value]
+
+
+def coded_fp4(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """FP4 codes (N, K) of a weight (N, K) in FP8's type, an FP8 scale (N, K / 16) for each block, an FP32 scale for all.
+
+    Of NARROWED, each block has the share with the least squared error.
+    """
+    blocks = matrix.double().reshape(len(matrix), -1, FP4_BLOCK)
+    largest = blocks.abs().amax(-1) / FP4_LARGEST
+    scale = storable(largest.max() / FP8.largest, torch.float32)
+    scales = torch.stack([to_fp8(share * largest / scale.double()) for share in NARROWED])
+    exact = (scales.double() * scale.double())[..., None]
+    codes = to_fp4(torch.where(exact > 0, blocks / exact, 0.0))
+    best = ((codes * exact - blocks) ** 2).sum(-1).argmin(0, keepdim=True)
+    chosen = codes.take_along_dim(best[..., None], 0)[0].reshape(matrix.shape)
+    picked = scales.view(torch.uint8).take_along_dim(best, 0)[0].view(FP8.dtype)
+    return chosen.to(FP8.dtype), picked, scale

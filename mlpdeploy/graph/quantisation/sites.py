@@ -21,7 +21,7 @@ from mlpdeploy.graph.editor import weight
 from mlpdeploy.graph.kinds import CONVOLUTIONS, convolution_arguments, shape_of
 from mlpdeploy.graph.layout.view import Size, size_at
 from mlpdeploy.graph.matching.rearrangements import back
-from mlpdeploy.graph.quantisation.codes import BLOCKS, CODES, FP8, INT4, Codes, block_of
+from mlpdeploy.graph.quantisation.codes import BLOCKS, CODES, FP8, INT4, NVFP4, Codes, block_of
 from mlpdeploy.graph.tracing.place import network_of
 
 aten = torch.ops.aten
@@ -186,6 +186,8 @@ def _product(module: fx.GraphModule, node: fx.Node) -> Operands | None:
 _BATCHED = (aten.matmul.default, aten.mm.default)
 """Products whose weight may be several, one for each place of the axes in front."""
 
+_SEGMENTED = (custom_ops.SEGMENT_GROUPED_PROJECTION, custom_ops.WITH_EPILOGUE)
+
 _READERS: dict[Any, Callable[[fx.GraphModule, fx.Node], Operands | None]] = {
     aten.linear.default: _rows(-1),
     aten.matmul.default: _product,
@@ -201,6 +203,8 @@ def _refusal(node: fx.Node, matrix: torch.Tensor, site: Site, codes: Codes) -> s
     if codes is INT4 and (node.target in CONVOLUTIONS or site.activation):
         what = "it is a convolution" if node.target in CONVOLUTIONS else "its weight lies left of the activation"
         return f"{what}, of which TensorRT reads no blocks"
+    if codes is NVFP4 and (reason := _no_fp4(node, site)) is not None:
+        return reason
     if node.target in CONVOLUTIONS:
         if node.target is not aten.conv2d.padding and convolution_arguments(node)[6] != 1:
             return "its convolution has groups"
@@ -212,6 +216,17 @@ def _refusal(node: fx.Node, matrix: torch.Tensor, site: Site, codes: Codes) -> s
         return f"its {site.inputs} input channels make no blocks of {' or '.join(map(str, BLOCKS))}"
     if min(site.inputs, site.outputs) < SMALLEST:
         return f"{site.inputs} input and {site.outputs} output channels, where codes pay from {SMALLEST} on"
+    return None
+
+
+def _no_fp4(node: fx.Node, site: Site) -> str | None:
+    """Why an operation has no blocks of FP4, or None."""
+    if node.target in CONVOLUTIONS:
+        return "it is a convolution, of which TensorRT makes no blocks of FP4"
+    if node.target in _SEGMENTED:
+        return "its input channels lie along two axes, and a block of FP4 along one"
+    if site.inputs % custom_ops.FP4_BLOCK:
+        return f"its {site.inputs} input channels make no blocks of {custom_ops.FP4_BLOCK}"
     return None
 
 

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from mlpdeploy.engine.backends.tensorrt.parsed import PRODUCTS, Computing, ParsedNetwork
 from mlpdeploy.errors import BuildError
 
-CODES = {"int8": ("INT8", "INT8"), "fp8": ("FP8", "FP8"), "int4": (None, "INT4")}
+CODES = {"int8": ("INT8", "INT8"), "fp8": ("FP8", "FP8"), "nvfp4": ("FP4", "FP4"), "int4": (None, "INT4")}
 """TensorRT's names of what products read by precision: of their activation and their weight."""
 DTYPES = {"fp32": "FLOAT", "tf32": "FLOAT", "fp16": "HALF", "bf16": "BF16", **dict.fromkeys(CODES, "HALF")}
 """What layers compute in; of codes, what their products accumulate to and all else has (see `Backend.beside`)."""

@@ -28,7 +28,7 @@ def _known(trt: Any) -> list[str]:
     return sorted(members, key=_number)
 
 
-SINCE = {"fp8": (89, "Ada, Hopper, Blackwell"), "int4": (80, "Ampere and later")}
+SINCE = {"fp8": (89, "Ada, Hopper, Blackwell"), "nvfp4": (100, "Blackwell"), "int4": (80, "Ampere and later")}
 """The compute capability, times ten, from which on GPUs have a precision."""
 
 

@@ -130,10 +130,10 @@ def read(
 
 
 def _decoded(kind: str, inputs: list[Any], decoded: Mapping[str, str]) -> str | None:
-    """The type of the codes that a layer makes values of, or whose values it only rearranges."""
+    """The type of the codes that a layer makes values of, or whose values it only rearranges or converts."""
     if kind == "DEQUANTIZE":
         return str(inputs[0].dtype.name)
-    return decoded.get(inputs[0].name) if kind == "SHUFFLE" else None
+    return decoded.get(inputs[0].name) if kind in ("SHUFFLE", "CAST") else None
 
 
 def _tensors(get: Callable[[int], Any], count: int) -> Iterator[Any]:
