@@ -23,7 +23,7 @@ from mlpdeploy.graph.quantisation.calibrate import calibrate
 from mlpdeploy.graph.quantisation.equalise import equalise
 from mlpdeploy.graph.rewrite import rewrite
 from mlpdeploy.graph.tracing.trace import TensorSpec, trace
-from mlpdeploy.precisions import QUANTISED
+from mlpdeploy.precisions import EIGHT_BIT
 from tests.digits import accuracy, load, split
 
 SPREAD = 50.0
@@ -98,7 +98,7 @@ def accuracies(name: str, seed: int) -> dict[str, Any]:
     hard = made_hard(name, network, split(0)[0][:ROWS])
     found: dict[str, Any] = {"fp32": accuracy(network, images, labels), "hard fp32": accuracy(hard, images, labels)}
     assert np.isclose(found["hard fp32"], found["fp32"], atol=2 / len(labels))
-    for precision in QUANTISED:
+    for precision in EIGHT_BIT:
         found[precision] = row = _accuracies(name, network, hard, precision)
         shown = {"compiled": row["compiled"]["top1"], "hard": row["hard"]["compiled"]["top1"]}
         told = ", ".join(f"{label} {value:.4f}" for label, value in shown.items())

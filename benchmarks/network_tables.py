@@ -5,7 +5,7 @@ from __future__ import annotations
 from benchmarks.markdown import Document, by_part, measured, rule_name, source, table
 from benchmarks.recorded import ALL, PLAIN
 from mlpdeploy.evidence.proof.ladder import EMITTED, REWRITTEN, TYPED
-from mlpdeploy.precisions import QUANTISED
+from mlpdeploy.precisions import EIGHT_BIT
 from mlpdeploy.zoo.recipe import recipes
 
 STAGES = (REWRITTEN, TYPED, EMITTED)
@@ -122,9 +122,9 @@ def engines(document: Document) -> list[str]:
     """TensorRT-RTX engines in 8 bits beside FP16's: size with and without the source of kernels, launches."""
     rows = []
     for name, row in by_part(document)["engines"].items():
-        sizes = [f"{row[p]['size']:.2f} ({row[p]['size_without_source']:.2f})" for p in QUANTISED]
-        launches = [str(row[p]["launches"]["total"]) for p in ("fp16", *QUANTISED)]
-        coded = [row[p]["executed"].removeprefix("HALF, ").partition(" products")[0] for p in QUANTISED]
+        sizes = [f"{row[p]['size']:.2f} ({row[p]['size_without_source']:.2f})" for p in EIGHT_BIT]
+        launches = [str(row[p]["launches"]["total"]) for p in ("fp16", *EIGHT_BIT)]
+        coded = [row[p]["executed"].removeprefix("HALF, ").partition(" products")[0] for p in EIGHT_BIT]
         rows.append([f"`{name}`", f"{row['fp16']['engine_bytes'] / 1e6:.1f} MB", *sizes, *launches, *coded])
     head = ["network", "FP16 engine", "INT8, of it", "FP8, of it", "launches, FP16", "INT8", "FP8"]
     head += ["products in INT8", "in FP8"]

@@ -42,7 +42,7 @@ from mlpdeploy.graph.quantisation.equalise import equalise
 from mlpdeploy.graph.quantisation.sites import Quantisation
 from mlpdeploy.graph.rewrite import Rewritten, rewrite
 from mlpdeploy.graph.tracing.trace import TensorSpec, trace
-from mlpdeploy.precisions import QUANTISED
+from mlpdeploy.precisions import EIGHT_BIT
 from mlpdeploy.zoo.recipe import recipes
 
 SPEED = ("vip_s14", "mixer_b16", "resmlp_24", "gmlp_s16")
@@ -140,7 +140,7 @@ def engines(name: str, seed: int) -> dict[str, Any]:
     backend = backends()["tensorrt-rtx"]
     rewritten = rewrite(trace(network, specs), off=backend.off)
     found = {"fp16": _built(emit(apply(rewritten, plan(rewritten, "fp16"))), "fp16")}
-    for precision in QUANTISED:
+    for precision in EIGHT_BIT:
         quantisation = calibrate(rewritten, rows, "max", precision)
         row = _built(coded(rewritten, quantisation, "fp16"), precision)
         row |= {"size": _size(row, found["fp16"], 0), "size_without_source": _size(row, found["fp16"], 1)}

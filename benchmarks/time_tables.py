@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks.markdown import Document, by_part, measured, rule_name, source, table, worth
 from benchmarks.recorded import ALL, PLAIN
 from mlpdeploy.artifact.decisions import KEPT, UNDECIDED, UNTRIED, Decision
-from mlpdeploy.precisions import QUANTISED
+from mlpdeploy.precisions import EIGHT_BIT
 
 
 def rules(document: Document) -> list[str]:
@@ -214,7 +214,7 @@ def quantisation(document: Document) -> list[str]:
         lines += [*table(head, _speed(parts["speed"])), ""]
     if "accuracy" in parts:
         head = ["network", "precision", "FP32", "as built", "hard, FP32", "hard, max alone", "hard, as built"]
-        rows = [_accuracy(name, row, precision) for name, row in parts["accuracy"].items() for precision in QUANTISED]
+        rows = [_accuracy(name, row, precision) for name, row in parts["accuracy"].items() for precision in EIGHT_BIT]
         lines += [*table(head, rows), ""]
     if "calibration" in parts:
         rows = [[f"`{n}`", str(row["rows"]), f"{row['seconds']:.0f} s", f"{row['peak_mib']} MiB"]

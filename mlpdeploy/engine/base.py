@@ -38,6 +38,7 @@ class EngineBackend(ABC):
     packages: tuple[str, ...]  # distributions that an engine's file depends on
     code: str | None = "code of its own"  # until a subclass knows that it holds none
     beside_codes: str | None = None
+    without: Mapping[str, str] = {}  # precisions that it lacks, with the reason
     multiplied: tuple[str, ...] = ()
     forms: tuple[Form, ...] = ()
     off: tuple[str, ...] = ()
@@ -72,6 +73,8 @@ class EngineBackend(ABC):
             return f"backend {self.name} has no precision {precision!r}; choose one of: {', '.join(PRECISIONS)}"
         if precision == "tf32":
             return f"backend {self.name} has no TF32, which is a mode of NVIDIA GPUs; ask for fp32"
+        if precision in self.without:
+            return f"backend {self.name} has no {precision.upper()}: {self.without[precision]}; ask for another backend"
         if precision in CODED and self.beside_codes is None:
             return f"backend {self.name} has no {precision.upper()}; ask for fp32, or for another backend"
         return None

@@ -183,8 +183,8 @@ def to_fp8(x: Tensor) -> Tensor:
 def coded_fp4(x: Tensor, scale: Tensor) -> Tensor:
     """Rows (r, K) as NVFP4 tells them: of each 16 numbers along K, E2M1 codes times an E4M3 scale, times `scale`.
 
-    The scale of a block gives its largest magnitude the largest code. Computed in FP32, or in FP64 where `x` is of it, as
-    TensorRT's DynamicQuantize does, whose double quantisation scale `scale` is: one number, in FP32.
+    The scale of a block gives its largest magnitude the largest code. `scale` is one number in FP32, the double
+    quantisation scale of TensorRT's DynamicQuantize, which computes in FP32 then; this in FP64 where `x` is of it.
     """
     wide = x if x.dtype == torch.float64 else x.float()
     blocks = wide.unflatten(-1, (-1, FP4_BLOCK))

@@ -38,7 +38,7 @@ class Selection(CalibrationChoice, ServiceChoice, EngineChoice, NetworkChoice):
         for part in (NetworkChoice, EngineChoice, ServiceChoice, CalibrationChoice):
             part.__post_init__(self)
         if (said := self.said()) and not self.quantised:
-            raise InputError(f"--{said[0]} is for --precision int8 and fp8, not for {self.precision}")
+            raise InputError(f"--{said[0]} is for --precision int8, fp8 and nvfp4, not for {self.precision}")
 
     def with_backend(self, backend: str) -> Selection:
         """The same selection with `auto` decided."""

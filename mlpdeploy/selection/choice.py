@@ -233,11 +233,11 @@ class CalibrationChoice:
 
     _: KW_ONLY
     calibration: str | None = option(
-        None, "INT8, FP8: a folder of images, an .npz file, digits, or random (noise).", metavar="DATA"
+        None, "INT8, FP8, NVFP4: a folder of images, an .npz file, digits, or random (noise).", metavar="DATA"
     )
-    calibrator: str = option("auto", "INT8, FP8: auto, max, percentile, entropy or mse.")
-    max_drop: float | None = option(None, "INT8, FP8: what top-1 may lose on labelled data.", metavar="POINTS")
-    min_sqnr: float | None = option(None, "INT8, FP8: least signal to noise of the output.", metavar="DB")
+    calibrator: str = option("auto", "INT8, FP8: auto, max, percentile, entropy or mse; NVFP4: max.")
+    max_drop: float | None = option(None, "INT8, FP8, NVFP4: what top-1 may lose on labelled data.", metavar="POINTS")
+    min_sqnr: float | None = option(None, "INT8, FP8, NVFP4: least signal to noise of the output.", metavar="DB")
     limit: int | None = option(None, "Rows of data that are used, spread evenly; 256.", metavar="N")
 
     def __post_init__(self) -> None:

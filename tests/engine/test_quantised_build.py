@@ -161,7 +161,7 @@ def test_what_is_no_data_at_all(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["build", NAME, "--precision", "int8"], "INT8 needs --calibration"),
-        (["build", NAME, "--precision", "fp16", "--calibration", "digits"], "is for --precision int8 and fp8"),
+        (["build", NAME, "--precision", "fp16", "--calibration", "digits"], "is for --precision int8, fp8 and nvfp4"),
         (["build", NAME, "--precision", "int8", "--calibration", "nowhere/"], "there is no such file"),
         (["build", NAME, "--precision", "int8", "--calibration", "random", "--calibrator", "median"], "calibrator"),
         (["build", NAME, "--precision", "int8", "--calibration", "random", "--max-drop", "-1"], "from 0 to 100"),

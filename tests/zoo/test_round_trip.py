@@ -11,13 +11,13 @@ from mlpdeploy.graph.quantisation.codes import CODES
 from mlpdeploy.graph.quantisation.sites import sites
 from mlpdeploy.graph.rewrite import rewrite
 from mlpdeploy.graph.tracing.trace import trace
-from mlpdeploy.precisions import QUANTISED
+from mlpdeploy.precisions import EIGHT_BIT
 from mlpdeploy.zoo.recipe import recipes
 
 SMALL = {"mixer_s32", "dualmlp", "mint_wqk", "cam_1d_cam", "activator", "scaling_mlp_b_6_wi_512", "fresh_siren"}
 
 
-@pytest.mark.parametrize("precision", QUANTISED)
+@pytest.mark.parametrize("precision", EIGHT_BIT)
 @pytest.mark.parametrize(
     "name", [name if name in SMALL else pytest.param(name, marks=pytest.mark.large) for name in recipes()]
 )

@@ -48,6 +48,7 @@ class OnnxRuntime(EngineBackend):
     off = ("pick_parts", "gather_shifts")  # a split and slices are faster there than gathers
     packages = ("onnxruntime",)
     forms = (
+        Form("widen_fp4", ("nvfp4",), needed=True),
         Form("project_columns"),
         Form("multiply_means", ("fp32", *QUANTISED)),
         Form(ROUNDED, LOW, needed=True),

@@ -51,6 +51,7 @@ class OpenVino(EngineBackend):
     engine_file = "engine.blob"
     code = None
     beside_codes = "fp32"
+    without = {"nvfp4": "it scales blocks of weights alone"}
     multiplied = ("int8",)
     off = ("pick_parts", "gather_shifts")  # a split and slices are faster there than gathers
     packages = ("openvino",)

@@ -110,8 +110,8 @@ def pack_blocks(model: ir.Model) -> int:
         if node.op_type == "DequantizeLinear" and not node.domain and _is_blocked(node):
             codes, scales = (value for value in node.inputs[:2] if value is not None)
             axis = node.attributes["axis"].as_int()
-            block = int(codes.shape[axis]) // int(scales.shape[axis])  # type: ignore[index]
-            node.attributes["block_size"] = ir.AttrInt64("block_size", block)
+            block = codes.shape[axis] // scales.shape[axis]  # type: ignore[index, operator]
+            node.attributes["block_size"] = ir.AttrInt64("block_size", block)  # type: ignore[arg-type]
             if codes.dtype == ir.DataType.INT8:
                 codes.const_value = ir.tensor(codes.const_value.numpy().astype(ml_dtypes.int4), name=codes.name)  # type: ignore[union-attr]
                 codes.type = ir.TensorType(ir.DataType.INT4)

@@ -234,7 +234,8 @@ def values(module: fx.GraphModule, inputs: Sequence[TensorSpec], outputs: Sequen
 def onnx_run(model: onnx.ModelProto, threads: int) -> Run:
     """The model in ONNX Runtime on the CPU, rounding after every operation as its dtypes say (see `round_results`).
 
-    Codes of FP4 it reads in FP8, which has the same numbers (see `widen_fp4`). Needs a model below 2 GiB, the limit of its format.
+    It has no FP4, and reads such codes in FP8, which has the same numbers (see `widen_fp4`). Needs a model below 2 GiB,
+    the limit of its format.
     """
     wide = widen_fp4.rewrite(model)[0]
     session = open_session(round_results.rewrite(wide)[0].SerializeToString(), threads, exact=True)

@@ -56,7 +56,7 @@ class _Typing:
         self.casts: dict[tuple[fx.Node, torch.dtype], fx.Node] = {}
         self.decoded: dict[tuple[fx.Node, float, torch.dtype], fx.Node] = {}
         self.weights: dict[tuple[str, int, torch.dtype], fx.Node] = {}
-        self.coded_rows: dict[tuple[fx.Node, float, torch.dtype, bool], fx.Node] = {}
+        self.coded_rows: dict[tuple[fx.Node, float, torch.dtype], fx.Node] = {}
         graph = fx.Graph()
         for node in self.source.graph.nodes:
             if node.op == "placeholder":
@@ -120,35 +120,32 @@ class _Typing:
     def by_rows(self, node: fx.Node, how: Quantised, dtype: torch.dtype) -> fx.Node:
         """A product of which both operands are blocks of FP4, as that of a matrix: one row for all its input channels.
 
-        before: x @ W (..., N), or W @ x (..., N, C)
-        after:  rows of x (r, K), coded, times W^T (N, K), coded, in the shape and the order of before
+        before: x @ W + b (..., N)
+        after:  rows of x (r, K), coded, times W^T (N, K), coded, + b in the shape of before
         """
-        site, shape = how.site, [size_of(size) for size in node.meta["val"].shape]
-        swapped = [*range(len(shape) - 2), len(shape) - 1, len(shape) - 2]
-        left = site.activation == 1
-        rows = self.rows(node.args[site.activation], site.inputs, how.scale, dtype, left)
-        bias = [self.cast(one, dtype) for one in node.args[2:]]
+        site = how.site
+        rows = self.rows(node.args[site.activation], site.inputs, how.scale, dtype)
+        bias = [self.cast(one, dtype) for one in node.args[2:] if isinstance(one, fx.Node)]
         weights = self.fp4_weight(node.args[site.weight], site.axis, dtype)
         product = self.editor.call(torch.ops.aten.linear.default, (rows, weights, *bias), origin=node)
         product.name = node.name
-        back = self.editor.reshape(product, [shape[place] for place in swapped] if left else shape, origin=node)
-        return self.editor.permute(back, swapped, origin=node) if left else back
+        shape = [size_of(size) for size in node.meta["val"].shape]
+        return self.editor.reshape(product, shape, origin=node)
 
-    def rows(self, node: fx.Node, inputs: int, scale: float, dtype: torch.dtype, left: bool) -> fx.Node:
-        """An activation (..., K), or (..., K, C) of a product from the left, as rows (r, K) of FP4 codes tell it."""
-        key = (node, scale, dtype, left)
+    def rows(self, node: Any, inputs: int, scale: float, dtype: torch.dtype) -> fx.Node:
+        """An activation (..., K) as its FP4 codes tell it in rows (r, K), shared by all who read it."""
+        key = (node, scale, dtype)
         if key not in self.coded_rows:
-            exact, rank = self.cast(node, dtype), node.meta["val"].dim()
-            if left:
-                exact = self.editor.permute(exact, [*range(rank - 2), rank - 1, rank - 2], origin=node)
+            exact = self.cast(node, dtype)
             flat = self.editor.call(torch.ops.aten.reshape.default, (exact, [-1, inputs]), origin=node)
-            number = storable(torch.tensor(scale), torch.float32)
-            value = self.editor.constant(number, f"{node.name}_scale", origin=node)
+            value = self.editor.constant(
+                storable(torch.tensor(scale), torch.float32), f"{node.name}_scale", origin=node
+            )
             self.coded_rows[key] = self.editor.call(custom_ops.CODED_FP4, (flat, value), origin=node)
         return self.coded_rows[key]
 
     def fp4_weight(self, node: Any, axis: int, dtype: torch.dtype) -> fx.Node:
-        """A weight (N, K) as its FP4 codes tell it, whose output channels lie along `axis`, shared by all who read it."""
+        """A weight (N, K) as its FP4 codes tell it, of one whose output channels lie along `axis`, shared."""
         key = (str(node.target), axis, dtype)
         if key not in self.weights:
             matrix = weight(self.source, node)

@@ -53,7 +53,8 @@ def calibrate(
 
     `calibrator` is one of CALIBRATORS, or `auto`, which tries all on TRIED_ROWS of the rows and keeps the one whose
     output has the highest signal to quantisation noise. `equalising` moves wide channels' ranges into the weights
-    first; both are for codes of 8 bits, and NVFP4 has `max`. Raises InputError where the network's values are not finite on the data.
+    first. NVFP4 has neither: its calibrator is `max`. Raises InputError where the network's values are not finite on
+    the data.
     """
     if calibrator != AUTO and calibrator not in CALIBRATORS:
         raise InputError(f"no calibrator is called {calibrator!r}; choose one of: {AUTO}, {', '.join(CALIBRATORS)}")

@@ -225,6 +225,8 @@ def _no_fp4(node: fx.Node, site: Site) -> str | None:
         return "it is a convolution, of which TensorRT makes no blocks of FP4"
     if node.target in _SEGMENTED:
         return "its input channels lie along two axes, and a block of FP4 along one"
+    if site.activation:
+        return "its weight lies left of the activation, of which blocks of FP4 would lie across"
     if site.inputs % custom_ops.FP4_BLOCK:
         return f"its {site.inputs} input channels make no blocks of {custom_ops.FP4_BLOCK}"
     return None

@@ -256,7 +256,7 @@ def test_an_engine_of_int4_weights_is_built_proved_and_told(tmp_path: Path, caps
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [(["--calibration", "digits"], "--calibration is for --precision int8 and fp8, not for int4"),
+    [(["--calibration", "digits"], "--calibration is for --precision int8, fp8 and nvfp4, not for int4"),
      (["--backend", "inductor"], "backend inductor has no INT4")],
 )  # fmt: skip
 def test_int4_takes_no_calibration_and_not_every_engine(

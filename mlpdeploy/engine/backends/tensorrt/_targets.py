@@ -33,7 +33,9 @@ SINCE = {"fp8": (89, "Ada, Hopper, Blackwell"), "nvfp4": (100, "Blackwell"), "in
 
 
 def lacking(flavour: str, gpus: Collection[str], precision: str) -> str | None:
-    """None where the GPUs that are asked for, or this machine's where it is the one that counts, have a precision."""
+    """None where a flavour has a precision, and the GPUs that are asked for, or this machine's where it counts."""
+    if precision == "nvfp4" and flavour == "tensorrt":
+        return "backend tensorrt builds no NVFP4 here yet: ask for --backend tensorrt-rtx, or for fp8"
     oldest, called = SINCE.get(precision, (0, ""))
     gpu = nvidia.probe() if CURRENT in gpus or (flavour == "tensorrt" and not gpus) else None
     asked = [gpu.capability] if isinstance(gpu, nvidia.Gpu) else [name for name in gpus if name != CURRENT]
