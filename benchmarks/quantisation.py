@@ -1,8 +1,9 @@
-"""INT8, FP8 and INT4 weights: speed on a CPU, TensorRT engines, what calibration costs, and what accuracy is left.
+"""INT8, FP8, NVFP4, INT4 weights: speed on a CPU, TensorRT engines, what calibration costs, what accuracy is left.
 
     python -m benchmarks.quantisation --part speed [RECIPE ...]        OpenVINO INT8 and FP32, onnxruntime's quantiser
     python -m benchmarks.quantisation --part engines [RECIPE ...]      TensorRT-RTX engines: sizes and launches
     python -m benchmarks.quantisation --part weights [RECIPE ...]      the same of INT4 weights
+    python -m benchmarks.quantisation --part fp4 [RECIPE ...]          the same of NVFP4, and FP8 beside it, for SM 12.0
     python -m benchmarks.quantisation --part calibration [RECIPE ...]  seconds and memory of calibrating on 128 images
     python -m benchmarks.quantisation --part accuracy                  trained networks on real images, one made hard
 
@@ -31,6 +32,7 @@ from benchmarks.cpu import compiled, torch_runner
 from benchmarks.digits_quantised import accuracies
 from benchmarks.round_trip import round_trip
 from mlpdeploy.engine.backend import BuildRequest, backends
+from mlpdeploy.engine.backends.tensorrt import _programme
 from mlpdeploy.engine.batch import Batch
 from mlpdeploy.engine.onnx.emit import Emitted, emit
 from mlpdeploy.errors import InputError
@@ -38,8 +40,9 @@ from mlpdeploy.evidence.latency import timing
 from mlpdeploy.graph.precision.plan import plan
 from mlpdeploy.graph.precision.typed import apply
 from mlpdeploy.graph.quantisation.calibrate import calibrate
+from mlpdeploy.graph.quantisation.codes import NVFP4
 from mlpdeploy.graph.quantisation.equalise import equalise
-from mlpdeploy.graph.quantisation.sites import Quantisation
+from mlpdeploy.graph.quantisation.sites import Quantisation, products, sites
 from mlpdeploy.graph.rewrite import Rewritten, rewrite
 from mlpdeploy.graph.tracing.trace import TensorSpec, trace
 from mlpdeploy.precisions import EIGHT_BIT
@@ -127,7 +130,9 @@ def speed(name: str, seed: int) -> dict[str, Any]:
 
 
 GPUS = ("sm89", "sm120")
-"""What every precision is built for here: GPUs that have all of them."""
+"""What every precision is built for here: GPUs that have all of them, but NVFP4, which the last one has alone."""
+
+FP4 = ("mixer_s32", "mixer_b16", "resmlp_12", "vip_s14", "gmlp_s16", "ff_linear_base")
 
 
 def engines(name: str, seed: int) -> dict[str, Any]:
@@ -171,11 +176,49 @@ def weights(name: str, seed: int) -> dict[str, Any]:
     return {"fp16": fp16, "int4": row}
 
 
-def _built(emitted: Emitted, precision: str) -> dict[str, Any]:
-    request = BuildRequest(precision, Batch(1, 8, 32), GPUS)
+def fp4(name: str, seed: int) -> dict[str, Any]:
+    """Bytes and launches of TensorRT-RTX engines in FP16, FP8 and NVFP4 for GPUS that have the last; as `engines`.
+
+    `products_of_fp4` are the launches that read two operands of FP4, by the engine itself. None where no product can.
+    """
+    network, specs = common.load(name, seed)
+    rows = common.inputs(specs, 2, seed, 1)[0]
+    rewritten = rewrite(trace(network, specs), off=backends()["tensorrt-rtx"].off)
+    if not sites(rewritten.module, NVFP4).found:
+        return {"nvfp4": None}
+    found = {"fp16": _built(emit(apply(rewritten, plan(rewritten, "fp16"))), "fp16", GPUS[-1:])}
+    for precision in ("fp8", "nvfp4"):
+        quantisation = calibrate(rewritten, rows, "max", precision)
+        row = _built(coded(rewritten, quantisation, "fp16"), precision, GPUS[-1:])
+        row |= {"size": _size(row, found["fp16"], 0), "size_without_source": _size(row, found["fp16"], 1)}
+        found[precision] = row | {"sqnr_db": quantisation.sqnr_db["max"]}
+        launched = f"{row['launches']['total']} launches, FP16 {found['fp16']['launches']['total']}"
+        print(f"{name} {precision}: {row['size']:.3f} of FP16's size, {launched}, {row['executed']}", flush=True)
+    taking = sites(rewritten.module, NVFP4).found.values()
+    found["nvfp4"]["share_of_macs"] = sum(one.macs for one in taking) / _macs(rewritten)
+    found["nvfp4"]["round_trip"] = round_trip(rewritten, quantisation, rows)
+    return found
+
+
+def _macs(rewritten: Rewritten) -> int:
+    """Multiply-accumulates of all products with a weight."""
+    return sum(site.macs for site in products(rewritten.module).values())
+
+
+def _built(emitted: Emitted, precision: str, gpus: tuple[str, ...] = GPUS) -> dict[str, Any]:
+    request = BuildRequest(precision, Batch(1, 8, 32), gpus)
     with tempfile.TemporaryDirectory() as folder:
         built = backends()["tensorrt-rtx"].build(emitted, request, Path(folder), common.Silent())
-    return {key: built.facts[key] for key in ("engine_bytes", "executed", "launches")}
+        found = {key: built.facts[key] for key in ("engine_bytes", "executed", "launches")}
+        return found | ({"products_of_fp4": _products_of_fp4(built.engine)} if precision == "nvfp4" else {})
+
+
+def _products_of_fp4(engine: Path) -> int:
+    """Launches of an engine that read two tensors of FP4."""
+    programme = _programme.read(engine.read_bytes())[0]
+    read = ([programme.tensors[name].dtype for name in one.reads if name in programme.tensors]
+            for one in programme.statements)  # fmt: skip
+    return sum(types.count("fp4_e2m1") == 2 for types in read)
 
 
 def _size(row: Mapping[str, Any], fp16: Mapping[str, Any], without: int) -> float:
@@ -209,6 +252,7 @@ PARTS: Mapping[str, tuple[Callable[[str, int], dict[str, Any]], tuple[str, ...]]
     "speed": (speed, SPEED),
     "engines": (engines, tuple(recipes())),
     "weights": (weights, tuple(recipes())),
+    "fp4": (fp4, FP4),
     "calibration": (calibration, ("vip_s14",)),
     "accuracy": (accuracies, ("vip_digits", "mixer_digits")),
 }
