@@ -11,8 +11,8 @@ from torch import fx, nn
 from mlpdeploy.graph import custom_ops
 from mlpdeploy.graph.editor import Editor, weight
 from mlpdeploy.graph.kinds import arguments
-from mlpdeploy.graph.layout.view import size_of
 from mlpdeploy.graph.matching.rearrangements import back
+from mlpdeploy.graph.precision import by_rows
 from mlpdeploy.graph.precision.plan import Plan, Quantised, is_float
 from mlpdeploy.graph.precision.ranges import single_thread
 from mlpdeploy.graph.quantisation.codes import NVFP4, channel_scales, coded, coded_blocks, coded_fp4, storable
@@ -56,7 +56,7 @@ class _Typing:
         self.casts: dict[tuple[fx.Node, torch.dtype], fx.Node] = {}
         self.decoded: dict[tuple[fx.Node, float, torch.dtype], fx.Node] = {}
         self.weights: dict[tuple[str, int, torch.dtype], fx.Node] = {}
-        self.coded_rows: dict[tuple[fx.Node, float, torch.dtype], fx.Node] = {}
+        self.coded_rows: dict[tuple[fx.Node, float, int, bool], fx.Node] = {}
         graph = fx.Graph()
         for node in self.source.graph.nodes:
             if node.op == "placeholder":
@@ -118,31 +118,18 @@ class _Typing:
         }
 
     def by_rows(self, node: fx.Node, how: Quantised, dtype: torch.dtype) -> fx.Node:
-        """A product of which both operands are blocks of FP4, as that of a matrix: one row for all its input channels.
-
-        before: x @ W + b (..., N)
-        after:  rows of x (r, K), coded, times W^T (N, K), coded, + b in the shape of before
-        """
-        site = how.site
-        rows = self.rows(node.args[site.activation], site.inputs, how.scale, dtype)
-        bias = [self.cast(one, dtype) for one in node.args[2:] if isinstance(one, fx.Node)]
-        weights = self.fp4_weight(node.args[site.weight], site.axis, dtype)
-        product = self.editor.call(torch.ops.aten.linear.default, (rows, weights, *bias), origin=node)
-        product.name = node.name
-        shape = [size_of(size) for size in node.meta["val"].shape]
-        return self.editor.reshape(product, shape, origin=node)
-
-    def rows(self, node: Any, inputs: int, scale: float, dtype: torch.dtype) -> fx.Node:
-        """An activation (..., K) as its FP4 codes tell it in rows (r, K), shared by all who read it."""
-        key = (node, scale, dtype)
+        """A product of which both operands are blocks of FP4."""
+        site, segmented = how.site, node.target in by_rows.SEGMENTED
+        operands: tuple[Any, ...] = fx.map_arg((node.args[0], *node.args[2:]), lambda one: self.cast(one, dtype))
+        x, *given = operands
+        key = (x, how.scale, site.inputs, segmented)
         if key not in self.coded_rows:
-            exact = self.cast(node, dtype)
-            flat = self.editor.call(torch.ops.aten.reshape.default, (exact, [-1, inputs]), origin=node)
-            value = self.editor.constant(
-                storable(torch.tensor(scale), torch.float32), f"{node.name}_scale", origin=node
-            )
-            self.coded_rows[key] = self.editor.call(custom_ops.CODED_FP4, (flat, value), origin=node)
-        return self.coded_rows[key]
+            rows = by_rows.rows(self.editor, x, site.inputs, segmented)
+            number = storable(torch.tensor(how.scale), torch.float32)
+            value = self.editor.constant(number, f"{x.name}_scale", origin=x)
+            self.coded_rows[key] = self.editor.call(custom_ops.CODED_FP4, (rows, value), origin=x)
+        weights = self.fp4_weight(node.args[site.weight], site.axis, dtype)
+        return by_rows.product(self.editor, node, x, self.coded_rows[key], weights, given)
 
     def fp4_weight(self, node: Any, axis: int, dtype: torch.dtype) -> fx.Node:
         """A weight (N, K) as its FP4 codes tell it, of one whose output channels lie along `axis`, shared."""
@@ -154,10 +141,10 @@ class _Typing:
             known, steps = self.constants(node, codes, scales)
             number = self.editor.constant(scale, f"{node.target}_scale", origin=node)
             steps = self.editor.call(custom_ops.DEQUANTISE, (steps, number, 0), origin=node)
-            exact = (known, steps, 1, custom_ops.FP4_BLOCK)
-            self.weights[key] = self.editor.call(custom_ops.DEQUANTISE_BLOCKS, exact, origin=node)
+            exact = self.editor.call(custom_ops.DEQUANTISE_BLOCKS, (known, steps, 1, custom_ops.FP4_BLOCK), origin=node)
             if dtype != torch.float32:
-                self.weights[key] = self.editor.call(torch.ops.aten.to.dtype, (self.weights[key], dtype), origin=node)
+                exact = self.editor.call(torch.ops.aten.to.dtype, (exact, dtype), origin=node)
+            self.weights[key] = exact
         return self.weights[key]
 
     def activation(self, node: Any, scale: float, dtype: torch.dtype) -> fx.Node:

@@ -186,8 +186,6 @@ def _product(module: fx.GraphModule, node: fx.Node) -> Operands | None:
 _BATCHED = (aten.matmul.default, aten.mm.default)
 """Products whose weight may be several, one for each place of the axes in front."""
 
-_SEGMENTED = (custom_ops.SEGMENT_GROUPED_PROJECTION, custom_ops.WITH_EPILOGUE)
-
 _READERS: dict[Any, Callable[[fx.GraphModule, fx.Node], Operands | None]] = {
     aten.linear.default: _rows(-1),
     aten.matmul.default: _product,
@@ -223,8 +221,6 @@ def _no_fp4(node: fx.Node, site: Site) -> str | None:
     """Why an operation has no blocks of FP4, or None."""
     if node.target in CONVOLUTIONS:
         return "it is a convolution, of which TensorRT makes no blocks of FP4"
-    if node.target in _SEGMENTED:
-        return "its input channels lie along two axes, and a block of FP4 along one"
     if site.activation:
         return "its weight lies left of the activation, of which blocks of FP4 would lie across"
     if site.inputs % custom_ops.FP4_BLOCK:

@@ -22,9 +22,10 @@ from mlpdeploy.engine.onnx.emit import Emitted, emit
 from mlpdeploy.errors import BuildError, InputError
 from mlpdeploy.evidence.proof.runs import onnx_run, typed_run
 from mlpdeploy.graph import custom_ops
+from mlpdeploy.graph.precision import by_rows
 from mlpdeploy.graph.precision.plan import plan, require_codes
 from mlpdeploy.graph.precision.typed import apply
-from mlpdeploy.graph.quantisation.calibrate import calibrate
+from mlpdeploy.graph.quantisation.calibrate import calibrate, outputs, sqnr_db
 from mlpdeploy.graph.quantisation.codes import NVFP4, coded_fp4
 from mlpdeploy.graph.quantisation.sites import sites
 from mlpdeploy.graph.rewrite import Rewritten, rewrite
@@ -32,6 +33,8 @@ from mlpdeploy.graph.tracing.trace import TensorSpec, trace
 from mlpdeploy.selection import Selection
 from mlpdeploy.terminal.cli import main
 from tests.engine.backends.test_coded import Silent, nodes
+from tests.engine.backends.test_coded import Small as Segmented
+from tests.engine.backends.test_coded import rows as segmented_rows
 
 SHAPE = (4, 4, 64)
 
@@ -204,6 +207,25 @@ def test_tensorrt_takes_its_own_operation_and_multiplies_fp4(files: dict[str, Em
     broken = Emitted(model, emitted.typed, emitted.fp32_nodes, emitted.quantised_nodes)
     with pytest.raises(BuildError, match="1 of 4 products would not compute with NVFP4 codes"):
         backend.build(broken, request, tmp_path, Silent())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("enabled", [(), ("fuse_epilogues", "activate_projections")], ids=["plain", "with epilogues"])
+def test_segments_are_moved_to_where_blocks_lie(enabled: tuple[str, ...]) -> None:
+    """A ViP block: the graph in codes is off by what codes cost, and the file computes what it does."""
+    graph = rewrite(trace(Segmented().eval(), [TensorSpec("input", (3, 32, 32), torch.float32)]), (), enabled)
+    taking = sites(graph.module, NVFP4).found
+    nodes = [node for node in graph.module.graph.nodes if node.name in taking]
+    segmented = [node for node in nodes if node.target in by_rows.SEGMENTED]
+    assert any(node.target is custom_ops.WITH_EPILOGUE for node in segmented) == bool(enabled)
+    given = segmented_rows()
+    found = calibrate(graph, given, precision="nvfp4")
+    planned = plan(graph, "nvfp4", quantisation=found, beside="fp32")
+    assert planned.quantised.keys() == taking.keys() and len(segmented) == 2 + bool(enabled)
+    typed = apply(graph, planned)
+    assert 15 < found.sqnr_db["max"] < 40
+    expected, file = outputs(typed.module, given, typed.inputs), onnx_run(emit(typed).model, 1)(given)["output"]
+    assert sqnr_db(expected, file) > 30
 
 
 def test_only_gpus_that_have_fp4_are_built_for() -> None:
