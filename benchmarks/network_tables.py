@@ -94,6 +94,37 @@ def remaining(document: Document) -> list[str]:
     return [*table(["network", "transposes", "why"], rows), "", *source(document, ["torch"])]
 
 
+def fp4(document: Document) -> list[str]:
+    """TensorRT-RTX engines in NVFP4 and FP8 beside FP16's: size with and without source of kernels, launches."""
+    rows = []
+    for name, row in by_part(document).get("fp4", {}).items():
+        if row["nvfp4"] is None:
+            continue
+        sizes = [f"{row[p]['size']:.2f} ({row[p]['size_without_source']:.2f})" for p in ("fp8", "nvfp4")]
+        launched = " → ".join(str(row[p]["launches"]["total"]) for p in ("fp16", "fp8", "nvfp4"))
+        found = row["nvfp4"]
+        products = found["executed"].removeprefix("HALF, ").removesuffix(" products in NVFP4")
+        told = [products, str(found["products_of_fp4"]), f"{found['share_of_macs']:.0%}"]
+        rows.append([f"`{name}`", f"{row['fp16']['engine_bytes'] / 1e6:.1f} MB", *sizes, launched, *told])
+    head = ["network", "FP16 engine", "FP8, of it", "NVFP4, of it", "launches, FP16 → FP8 → NVFP4", "products in NVFP4"]
+    head += ["launches that read two operands of FP4", "of the multiply-accumulates"]
+    return [*table(head, rows), "", *source(document, ["tensorrt-rtx", "torch"], "fp4 ")]
+
+
+def accuracy4(document: Document) -> list[str]:
+    """Top-1 of trained networks in NVFP4, and of those that were made hard."""
+    rows = [
+        [
+            f"`{name}`",
+            *(f"{share:.2%}" for share in (row["fp32"], row["nvfp4"]["top1"], row["hard fp32"], row["hard"]["top1"])),
+            f"{row['nvfp4']['sites']}",
+        ]
+        for name, row in by_part(document).get("accuracy4", {}).items()
+    ]
+    head = ["network", "FP32", "NVFP4", "hard, FP32", "hard, NVFP4", "products in NVFP4"]
+    return [*table(head, rows), "", *source(document, ["onnxruntime", "torch"], "accuracy4 ")]
+
+
 def launches(document: Document) -> list[str]:
     """Launches of the plain export's engine, of ours, and of ours without each rule that changes their number."""
     rows = []

@@ -5,6 +5,7 @@
     python -m benchmarks.quantisation --part weights [RECIPE ...]      the same of INT4 weights
     python -m benchmarks.quantisation --part fp4 [RECIPE ...]          the same of NVFP4, and FP8 beside it, for SM 12.0
     python -m benchmarks.quantisation --part calibration [RECIPE ...]  seconds and memory of calibrating on 128 images
+    python -m benchmarks.quantisation --part accuracy4                 NVFP4 of the one with channels enough
     python -m benchmarks.quantisation --part accuracy                  trained networks on real images, one made hard
 
 Each part adds its rows to the one result file.
@@ -29,7 +30,7 @@ from torch import nn
 
 from benchmarks import common
 from benchmarks.cpu import compiled, torch_runner
-from benchmarks.digits_quantised import accuracies
+from benchmarks.digits_quantised import accuracies, accuracies_of_fp4
 from benchmarks.round_trip import round_trip
 from mlpdeploy.engine.backend import BuildRequest, backends
 from mlpdeploy.engine.backends.tensorrt import _programme
@@ -255,6 +256,7 @@ PARTS: Mapping[str, tuple[Callable[[str, int], dict[str, Any]], tuple[str, ...]]
     "fp4": (fp4, FP4),
     "calibration": (calibration, ("vip_s14",)),
     "accuracy": (accuracies, ("vip_digits", "mixer_digits")),
+    "accuracy4": (accuracies_of_fp4, ("mixer_digits",)),
 }
 
 

@@ -13,7 +13,18 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.network_tables import engines, executed, families, graph, launches, remaining, weights, zoo
+from benchmarks.network_tables import (
+    accuracy4,
+    engines,
+    executed,
+    families,
+    fp4,
+    graph,
+    launches,
+    remaining,
+    weights,
+    zoo,
+)
 from benchmarks.recorded import recorded, worth
 from benchmarks.time_tables import (
     build,
@@ -55,6 +66,8 @@ TABLES: dict[str, tuple[Callable[..., list[str]], tuple[str, ...]]] = {
     "quantisation": (quantisation, ("quantisation",)),
     "engines": (engines, ("quantisation",)),
     "weights": (weights, ("quantisation",)),
+    "fp4": (fp4, ("quantisation",)),
+    "accuracy4": (accuracy4, ("quantisation",)),
     "launches": (launches, ("launches",)),
     "gate": (gate, ("gate",)),
     "families": (families, ("zoo", "graph", "executed")),

@@ -1,4 +1,4 @@
-"""The stage of an INT8 or FP8 build: rows to calibrate on, ranges, and what stays out of 8 bits so that a target holds.
+"""The stage of an INT8, FP8 or NVFP4 build: rows to calibrate on, ranges, and what stays out so that a target holds.
 
     load samples -> calibrate (or find it in the cache) -> measure the first and the last site
                                                          | measure every site -> mix precisions
@@ -150,7 +150,8 @@ def _each_site(
         balanced = equalise(rewritten, quantisation.equalised)
         ranked = sensitivities(balanced, quantisation, _judge(balanced, samples, ALONE), stages.step)
     if not ranked:
-        raise InputError("no product of this network can take 8 bits, so there is none to rank: build it in FP16")
+        taken = quantisation.precision.upper()
+        raise InputError(f"no product of this network can take {taken}, so there is none to rank: build it in FP16")
     return balanced, ranked
 
 

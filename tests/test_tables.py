@@ -178,6 +178,19 @@ def test_engines_with_weights_of_int4_are_shown_where_there_are_any() -> None:
     assert "| `net` | 25.0 MB | 0.40 (0.25) | 15 → 20 | 3 of 4 |" in lines and not any("other" in one for one in lines)
 
 
+def test_engines_in_nvfp4_are_shown_where_there_are_any() -> None:
+    fp8, nvfp4 = ({"launches": {"total": n}, "size": s, "size_without_source": 0.25} for n, s in ((20, 0.5), (30, 0.4)))
+    nvfp4 |= {"executed": "HALF, 3 of 4 products in NVFP4", "products_of_fp4": 3, "share_of_macs": 0.871}
+    row = {"fp16": {"engine_bytes": 25_000_000, "launches": {"total": 15}}, "fp8": fp8, "nvfp4": nvfp4}
+    lines = tables.fp4(document({"fp4 net": row, "fp4 other": {"nvfp4": None}}, threads=1))
+    assert "| `net` | 25.0 MB | 0.50 (0.25) | 0.40 (0.25) | 15 → 20 → 30 | 3 of 4 | 3 | 87% |" in lines
+    assert not any("other" in one for one in lines)
+    built = {"top1": 0.98, "sites": 8}
+    row = {"fp32": 0.99, "nvfp4": built, "hard fp32": 0.99, "hard": built | {"top1": 0.97}}
+    lines = tables.accuracy4(document({"accuracy4 net": row}, threads=1))
+    assert "| `net` | 99.00% | 98.00% | 99.00% | 97.00% | 8 |" in lines
+
+
 def test_launches_name_the_rules_that_change_their_number() -> None:
     counts = {"plain export": 9, "default rules": 7, "without fold_affine": 8, "without project_tokens": 7, "bare": 9}
     results = {"net": {label: {"total": count} for label, count in counts.items()}}

@@ -263,9 +263,9 @@ def test_a_network_without_a_product_for_int8_is_one_line(tmp_path: Path) -> Non
     (tmp_path / "narrow_example.py").write_text("from torch import nn\n\ndef net():\n    return nn.Linear(8, 8)\n")
     given = Selection("narrow_example:net", "int8", "onnxruntime", "1:2:3", input_shape=(8,), calibration="random",
                       out=tmp_path / "out")  # fmt: skip
-    with pytest.raises(InputError, match="no product of this network can take 8 bits"):
+    with pytest.raises(InputError, match="no product of this network can take INT8"):
         commands.sensitivity(given)
-    with pytest.raises(InputError, match="no product of this network can take 8 bits"):
+    with pytest.raises(InputError, match="no product of this network can take INT8"):
         pipeline.build(replace(given, min_sqnr=30.0))
 
 
