@@ -81,7 +81,7 @@ def top1(
 
 
 def compiled(name: str, network: nn.Module, precision: str, disabled: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Test accuracy of the engine that `mlpdeploy.compile` makes with its defaults, by a CPU engine that has the codes."""
+    """Test accuracy of the engine that `mlpdeploy.compile` makes with its defaults, by a CPU engine that has it."""
     backend = "onnxruntime" if precision == "nvfp4" else "openvino"
     images, _, test, labels = split(0)
     engine = mlpdeploy.compile(
