@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from mlpdeploy.engine import forks, form, nvidia
 from mlpdeploy.engine.runner import AS_CALLED, Contexts, Loading, Runner
@@ -38,7 +38,7 @@ class EngineBackend(ABC):
     packages: tuple[str, ...]  # distributions that an engine's file depends on
     code: str | None = "code of its own"  # until a subclass knows that it holds none
     beside_codes: str | None = None
-    without: Mapping[str, str] = {}  # precisions that it lacks, with the reason
+    without: ClassVar[Mapping[str, str]] = {}  # precisions that it lacks, with the reason
     multiplied: tuple[str, ...] = ()
     forms: tuple[Form, ...] = ()
     off: tuple[str, ...] = ()

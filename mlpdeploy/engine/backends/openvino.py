@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from mlpdeploy.engine import host
 from mlpdeploy.engine.backends._openvino import Request, places, shared
@@ -51,7 +51,7 @@ class OpenVino(EngineBackend):
     engine_file = "engine.blob"
     code = None
     beside_codes = "fp32"
-    without = {"nvfp4": "it scales blocks of weights alone"}
+    without: ClassVar[Mapping[str, str]] = {"nvfp4": "it scales blocks of weights alone"}
     multiplied = ("int8",)
     off = ("pick_parts", "gather_shifts")  # a split and slices are faster there than gathers
     packages = ("openvino",)
