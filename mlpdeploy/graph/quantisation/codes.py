@@ -111,13 +111,17 @@ def coded_fp4(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.T
 
     Of NARROWED, each block has the share with the least squared error.
     """
-    blocks = matrix.double().reshape(len(matrix), -1, FP4_BLOCK)
+    blocks = matrix.reshape(len(matrix), -1, FP4_BLOCK)
     largest = blocks.abs().amax(-1) / FP4_LARGEST
-    scale = storable(largest.max() / FP8.largest, torch.float32)
-    scales = torch.stack([to_fp8(share * largest / scale.double()) for share in NARROWED])
-    exact = (scales.double() * scale.double())[..., None]
-    codes = to_fp4(torch.where(exact > 0, blocks / exact, 0.0))
-    best = ((codes * exact - blocks) ** 2).sum(-1).argmin(0, keepdim=True)
-    chosen = codes.take_along_dim(best[..., None], 0)[0].reshape(matrix.shape)
-    picked = scales.view(torch.uint8).take_along_dim(best, 0)[0].view(FP8.dtype)
-    return chosen.to(FP8.dtype), picked, scale
+    scale = storable(largest.max().double() / FP8.largest, torch.float32)
+    best = torch.full_like(largest, math.inf)
+    codes, scales = torch.zeros_like(blocks), torch.zeros_like(largest)
+    for share in NARROWED:
+        told = to_fp8(share * largest / scale).to(matrix.dtype)
+        steps = (told * scale)[..., None]
+        found = to_fp4(blocks * torch.where(steps > 0, 1 / steps, 0.0))
+        error = ((found * steps - blocks) ** 2).sum(-1)
+        better = error < best
+        best, scales = torch.where(better, error, best), torch.where(better, told, scales)
+        codes = torch.where(better[..., None], found, codes)
+    return codes.reshape(matrix.shape).to(FP8.dtype), scales.to(FP8.dtype), scale
