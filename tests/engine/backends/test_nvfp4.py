@@ -191,10 +191,11 @@ def test_tensorrt_takes_its_own_operation_and_multiplies_fp4(files: dict[str, Em
         pytest.skip(reason)
     from mlpdeploy.engine.backends.tensorrt import _programme
 
-    emitted, request = files["fp16"], BuildRequest("nvfp4", Batch(1, 2, 8), ("sm120",))
+    emitted, request = files["fp16"], BuildRequest("nvfp4", Batch(2, 2, 2), ("sm120",))
     built = backend.build(emitted, request, tmp_path, Silent())
     assert built.facts["executed"] == "HALF, 4 of 6 products in NVFP4"
     assert built.facts["parsed"]["by_type"]["DYNAMIC_QUANTIZE"] == 4
+    assert built.facts["launches"]["bytes_moved"] > 0
     programme = _programme.read(built.engine.read_bytes())[0]
     types = [[programme.tensors[name].dtype for name in one.reads] for one in programme.statements]
     assert sum(read.count("fp4_e2m1") == 2 for read in types) == 4

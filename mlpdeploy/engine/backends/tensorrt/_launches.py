@@ -21,7 +21,17 @@ _REDUCTIONS = {"Gnor", "Inor", "Maxr", "Mean", "Minr", "Prod", "Sum"}
 _NORM = "Normalization"
 """What the ONNX operations of norms end in, and the names of nodes that take the place of one begin with."""
 _NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
-_BYTES = {"float": 4, "half": 2, "bf16": 2, "int8": 1, "fp8_e4m3": 1, "bool": 1, "int32": 4, "int64": 8}
+_BYTES = {
+    "float": 4,
+    "half": 2,
+    "bf16": 2,
+    "int8": 1,
+    "fp8_e4m3": 1,
+    "fp4_e2m1": 0.5,
+    "bool": 1,
+    "int32": 4,
+    "int64": 8,
+}
 
 
 @dataclass(frozen=True)
@@ -104,4 +114,4 @@ def _size(tensor: Tensor | None) -> int | None:
     """The bytes of a tensor; None where they depend on the batch."""
     if tensor is None or -1 in tensor.dimensions or tensor.dtype not in _BYTES:
         return None
-    return _BYTES[tensor.dtype] * math.prod(tensor.dimensions)
+    return int(_BYTES[tensor.dtype] * math.prod(tensor.dimensions))

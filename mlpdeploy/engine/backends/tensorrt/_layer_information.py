@@ -19,8 +19,8 @@ from mlpdeploy.engine.backends.tensorrt._programme import Programme, Statement, 
 from mlpdeploy.engine.features import STRIPPED
 
 _FORMATS = {
-    "float": "Float", "half": "Half", "bf16": "BFloat16", "fp8_e4m3": "FP8", "int8": "Int8", "int4": "Int4",
-    "int32": "Int32", "int64": "Int64", "bool": "Bool",
+    "float": "Float", "half": "Half", "bf16": "BFloat16", "fp8_e4m3": "FP8", "fp4_e2m1": "FP4", "int8": "Int8",
+    "int4": "Int4", "int32": "Int32", "int64": "Int64", "bool": "Bool",
 }  # fmt: skip
 """Formats as the inspector calls those of compiled kernels, by the engine's names of dtypes."""
 _SEPARATOR = "\x1e"
