@@ -51,8 +51,8 @@ FP8 = Codes("fp8", torch.float8_e4m3fn, 448.0, 2.0**-9, 2.0**-6 / 12 * 0.75 / (2
 """A value of 2**e to 2**(e + 1) has steps of 2**(e - 3); `share` is of values whose logarithms are spread evenly."""
 
 NVFP4 = Codes("nvfp4", FP8.dtype, FP4_LARGEST * FP8.largest, 0.5, 2.0**-2 / 12 * 0.75 / (2 * math.log(2)))
-"""`largest` is that of a code and its block's scale together. A code has a byte of its own here, since E2M1 is a part
-of E4M3."""
+"""`largest` is that of a code and its block's scale together; codes are made in blocks, by `coded_fp4`. Here each has a
+byte of its own, since E2M1 is a part of E4M3."""
 
 CODES: Mapping[str, Codes] = {codes.name: codes for codes in (INT8, FP8, NVFP4)}
 """By the precision's name."""
