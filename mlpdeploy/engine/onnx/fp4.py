@@ -18,7 +18,7 @@ from mlpdeploy.graph.custom_ops import FP4_BLOCK
 
 DOMAIN, NAME = "trt", "TRT_FP4DynamicQuantize"
 OPSET = 23
-"""The first that has numbers of E2M1, and FP32 scales around FP16."""
+"""The first that has numbers of E2M1."""
 
 _FUNCTION = f"""
 <domain: "{DOMAIN}", opset_import: ["": {OPSET}]>
