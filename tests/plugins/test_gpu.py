@@ -23,8 +23,7 @@ pytestmark = [
 ]
 
 launch: Any = kernels.load("segment_grouped_projection.launch")
-tuning: Any = kernels.load("segment_grouped_projection.tuning")
-problem: Any = kernels.load("segment_grouped_projection.problem")
+tuning: Any = kernels.load("common.tuning")
 
 ALLOWED = {torch.float16: 1e-3, torch.bfloat16: 8e-3, torch.float32: 4e-6}
 SHAPES = [(2, 16, 256, 24, 1, 16, 24), (3, 32, 32, 6, 1, 32, 6), (1, 28, 28, 2, 64, 1, 112), (5, 7, 3, 5, 1, 3, 11)]
@@ -56,7 +55,7 @@ def agree(got: torch.Tensor, wanted: torch.Tensor) -> None:
 def test_every_candidate_is_the_contraction(sizes: tuple[int, ...], dtype: torch.dtype) -> None:
     x, weight, wanted = drawn(sizes, dtype)
     sm = launch.compute_capability(x.device)
-    for config in problem.shortlist(launch.describe(x, weight, sizes[5], tf32=False), sizes[0], sm):
+    for config in launch.describe(x, weight, sizes[5], tf32=False).shortlist(sizes[0], sm):
         agree(launch.project(x, weight, sizes[5], config, tf32=False), wanted)
 
 
