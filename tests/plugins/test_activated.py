@@ -44,10 +44,8 @@ class Block(nn.Module):
         return x + self.channels(x)
 
 
-def typed(precision: str = "fp16") -> Typed:
-    rewritten = rewrite(
-        trace(Block().eval(), [TensorSpec("x", (196, 8), torch.float32)]), enabled=["activate_projections"]
-    )
+def typed(precision: str = "fp16", rule: str = "activate_projections") -> Typed:
+    rewritten = rewrite(trace(Block().eval(), [TensorSpec("x", (196, 8), torch.float32)]), enabled=[rule])
     return apply(rewritten, plan(rewritten, precision))
 
 

@@ -19,6 +19,7 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, Stateles
 from mlpdeploy import kernels
 from mlpdeploy.engine import programs
 from mlpdeploy.graph import custom_ops
+from mlpdeploy.graph.operations import OPERATIONS
 
 triton = pytest.importorskip("triton", reason="Triton, which the kernel is written in, is not installed")
 
@@ -78,7 +79,7 @@ def compiled_graph(
         batch = torch.export.Dim("batch", min=1, max=largest)
         program = torch.export.export(network or Network(), (x, weight), dynamic_shapes=({0: batch}, None))
     targets = {node.target for node in program.graph.nodes}
-    assert targets & {custom_ops.SEGMENT_GROUPED_PROJECTION, custom_ops.WITH_EPILOGUE}
+    assert targets & OPERATIONS.keys()
     values = [node.meta["val"] for node in program.graph.nodes if node.op == "placeholder"]
     with values[0].fake_mode, torch.no_grad():
         return aot_export_module(program.module(check_guards=False), values, trace_joint=False)[0].graph
