@@ -26,9 +26,9 @@ from ..common.configurations import (
 _TILES = ((128, 64), (128, 32), (64, 64), (64, 32), (32, 64), (32, 32), (32, 16), (16, 32), (16, 16))
 """Channels of a block and hidden tokens of a step that are tried, largest first."""
 
-_SUMS = {"fp16": 1 << 15, "bf16": 1 << 15, "tf32": 1 << 15, "fp32": 1 << 13}
-_SUMS_OF_FOUR = {"fp16": 1 << 14, "bf16": 1 << 14, "tf32": 1 << 13, "fp32": 0}
-"""Sums of a block that eight warps keep in their registers beside what they multiply, and four (0: none)."""
+_SUMS = {"fp16": 40 << 10, "bf16": 40 << 10, "tf32": 40 << 10, "fp32": 9 << 10}
+_SUMS_OF_FOUR = {"fp16": 20 << 10, "bf16": 20 << 10, "tf32": 12 << 10, "fp32": 0}
+"""Sums of both products that eight warps keep in their registers beside what they multiply, and four (0: none)."""
 
 _BARRIERS = 1 << 10
 """Bytes of shared memory beside the operands, at most."""
@@ -105,7 +105,7 @@ class Problem:
         found: dict[Config, None] = {}
         for tall, deep in _TILES:
             block_m, block_n, block_k = at_most(tall, self.c), holding(self.m), at_most(deep, self.h)
-            if (sums := block_m * block_n) > _SUMS[self.precision]:
+            if (sums := block_m * (block_n + block_k)) > _SUMS[self.precision]:
                 continue
             for warps in (8, 4) if sums <= _SUMS_OF_FOUR[self.precision] else (8,):
                 deepest = (Config(block_m, block_n, block_k, warps, stages) for stages in (3, 2))

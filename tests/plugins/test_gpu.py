@@ -116,6 +116,31 @@ def test_mlps_are_the_same_eager_compiled_and_tuned(shape: tuple[int, ...], gelu
     agree(launch.compiled(custom_ops.by_permuting, given)(), wanted)
 
 
+@pytest.mark.parametrize("dtype", list(ALLOWED), ids=str)
+@pytest.mark.parametrize("sizes", [(4, 196, 384, 192), (3, 49, 256, 512), (2, 7, 33, 21)], ids=str)
+def test_token_mlps_are_the_same_eager_compiled_and_tuned(sizes: tuple[int, ...], dtype: torch.dtype) -> None:
+    """Mixer's, whose rows of 196 and 49 numbers are padded in 16 bits, and sizes that divide nothing."""
+    from mlpdeploy.graph.token_mlp import by_products
+
+    (b, n, h, c), run = sizes, torch.ops.mlpdeploy.token_mlp
+    mlps: Any = kernels.load("token_mlp.launch")
+
+    def made(*shape: int) -> torch.Tensor:
+        return (torch.randn(shape, device="cuda") / shape[-1] ** 0.5).to(dtype)
+
+    up, down = (torch.nn.functional.pad(one, (0, -one.shape[1] % 8)) for one in (made(h, n), made(n, h)))
+    given = (made(b, n, c), up, made(h, 1), "erf", down, made(n, 1), made(b, n, c))
+    exact = [one.double() if isinstance(one, torch.Tensor) else one for one in given]
+    wanted = by_products(*exact)  # type: ignore[arg-type]
+    flat = mlps._flat(*given)
+    problem = mlps.describe(**flat, tf32=False)
+    for config in problem.candidates(launch.compute_capability(up.device)):
+        agree(mlps.run(config, **flat, tf32=False), wanted)
+    agree(torch.compile(lambda *given: run(*given).relu())(*given), wanted.relu())
+    assert tuning.LIBRARY in mlps.tune(given, by_products) and mlps.is_tuned(given)
+    agree(run(*given), wanted)
+
+
 @pytest.mark.parametrize(
     "rules",
     [(), ("fuse_epilogues", "hoist_reweighting"), ("activate_projections",)],
