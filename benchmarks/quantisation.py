@@ -38,7 +38,7 @@ from mlpdeploy.engine.batch import Batch
 from mlpdeploy.engine.onnx.emit import Emitted, emit
 from mlpdeploy.errors import InputError
 from mlpdeploy.evidence.latency import timing
-from mlpdeploy.graph.precision.plan import plan
+from mlpdeploy.graph.precision.plan import plan, require_codes
 from mlpdeploy.graph.precision.typed import apply
 from mlpdeploy.graph.quantisation.calibrate import calibrate
 from mlpdeploy.graph.quantisation.codes import NVFP4
@@ -164,8 +164,9 @@ def weights(name: str, seed: int) -> dict[str, Any]:
     """
     network, specs = common.load(name, seed)
     rewritten = rewrite(trace(network, specs), off=backends()["tensorrt-rtx"].off)
+    planned = plan(rewritten, "int4", beside="fp16")
     try:
-        planned = plan(rewritten, "int4", beside="fp16")
+        require_codes(rewritten, planned)
     except InputError as refused:
         print(f"{name}: {refused}", flush=True)
         return {"int4": None}

@@ -50,13 +50,13 @@ class Session:
 
 def jobs(session: Session) -> Iterator[Job]:
     """All rows, most important first."""
-    from benchmarks.gpu import kernels, networks
+    from benchmarks.gpu import fused, kernels, networks
 
     device, dry, seconds = session.device, session.dry, session.seconds
     cases, others = (kernels.TINY, ()) if dry else (kernels.CASES, kernels.OTHERS)
     first = cases if dry else (*cases[:4], cases[10])
     names, batches = ((networks.TINY,), (2,)) if dry else (networks.NAMES, networks.BATCHES)
-    fused = names if dry else networks.FUSED
+    epilogues, mlps = (names, (fused.TINY_MIXER,)) if dry else (fused.EPILOGUES, fused.MLPS)
     yield from _correctness_jobs(first, device)
     yield "kernel", "roofline", 10, lambda: kernels.roofline(device)
     yield from _engine_jobs(dry, seconds, quick=True)
@@ -65,8 +65,9 @@ def jobs(session: Session) -> Iterator[Job]:
     yield from _rule_jobs(session, names, batches[0])
     for batch in batches[1:]:
         yield from _network_jobs(session, names, batch)
-    for name in fused:
-        yield _epilogue_job(name, batches[0], device, dry, seconds)
+    yield from _fused_jobs(session, epilogues, batches[0])
+    for batch in batches:
+        yield from _fused_jobs(session, mlps, batch)
     for other in () if dry else ({"tuned": True}, {"precision": "bf16"}):
         yield from _network_jobs(session, names, batches[0], **other)
     yield from _kernel_jobs(cases, (128, 8, 1), device, dry, seconds)
@@ -117,6 +118,15 @@ def _rule_jobs(session: Session, names: Sequence[str], batch: int) -> Iterator[J
     yield from _crewed(session, tasks)
 
 
+def _fused_jobs(session: Session, names: Sequence[str], batch: int) -> Iterator[Job]:
+    """Each network with and without what follows its products in them, in a process of its own."""
+    from benchmarks.gpu import fused
+
+    given = (batch, session.device, session.dry, session.seconds)
+    tasks = {f"epilogues {_short(name)} batch {batch}": (fused.prepare, (name, *given)) for name in names}
+    yield from _crewed(session, tasks)
+
+
 def _crewed(session: Session, tasks: Mapping[str, Any]) -> Iterator[Job]:
     """A row for each task, in the order in which their processes get ready; those that do not in time come last."""
     from benchmarks.gpu.crew import Crew
@@ -133,15 +143,6 @@ def _crewed(session: Session, tasks: Mapping[str, Any]) -> Iterator[Job]:
 
 def _short(name: str) -> str:
     return name.rpartition(":")[2]
-
-
-def _epilogue_job(name: str, batch: int, device: str, dry: bool, seconds: float) -> Job:
-    from benchmarks.gpu import networks
-
-    def run() -> dict[str, Any]:
-        return networks.with_epilogues(name, batch, device, dry, seconds)
-
-    return "network", f"epilogues {_short(name)} batch {batch}", 90, run
 
 
 def _engine_jobs(dry: bool, seconds: float, quick: bool) -> Iterator[Job]:

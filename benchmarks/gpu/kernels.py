@@ -183,7 +183,7 @@ def _launch() -> Any:
 def _tuned(x: Tensor, w: Tensor, case: Case, device: str) -> tuple[Any, str]:
     """The fastest configuration of the kernel, measured now, and what the operation will use: that, or the library."""
     if device != "cuda":
-        return kernels.load("segment_grouped_projection.problem").Config(16, 16, 16, 4, 2), "the kernel"
+        return kernels.load("common.configurations").Config(16, 16, 16, 4, 2), "the kernel"
     taken = _launch().tune((x, w, case.k), by_permuting)
     own = {choice: time for choice, time in taken.items() if not isinstance(choice, str)}
     best = min(own, key=lambda choice: own[choice])
@@ -191,9 +191,8 @@ def _tuned(x: Tensor, w: Tensor, case: Case, device: str) -> tuple[Any, str]:
 
 
 def _project(x: Tensor, w: Tensor, case: Case, **options: Any) -> Tensor:
-    problem = kernels.load("segment_grouped_projection.problem")
     sm = _launch().compute_capability(x.device) if x.is_cuda else 80
-    config = problem.default(_launch().describe(x, w, case.k, **options), x.shape[0], sm)
+    config = _launch().describe(x, w, case.k, **options).default(x.shape[0], sm)
     result: Tensor = _launch().project(x, w, case.k, config, **options)
     return result
 

@@ -7,7 +7,7 @@ import functools
 import json
 import math
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,9 +31,6 @@ NAMES = (
     "resmlp_24", "gmlp_s16", "ms_mlp_t", "swin_t", "gmixer_24", "vip_m7", "as_mlp_t", "repmlpnet_t224",
 )  # fmt: skip
 """In order of worth."""
-FUSED = ("vip_s7", "vip_s14", "raft_mlp_s")
-"""Those whose segment-grouped projections have something behind them that the kernel can compute."""
-EPILOGUES = ("fuse_epilogues", "hoist_reweighting")
 BATCHES = (128, 8, 1)
 Row = dict[str, Any]
 TINY = "benchmarks.gpu.networks:tiny"
@@ -79,7 +76,7 @@ def load(
     off = backends()["inductor"].off_for((CURRENT,) if device == "cuda" else ())
     rewritten = rewrite(traced, disabled, enabled, off)
     precision = precision if device == "cuda" else "fp32"
-    typed = apply(rewritten, plan(rewritten, precision, io=precision))
+    typed = programs.padded(apply(rewritten, plan(rewritten, precision, io=precision)))
     fired = {report.name: report.fired for report in rewritten.report}
     # Copies: what is traced stays on the CPU, where it is rewritten again.
     plain, ours = copy.deepcopy(source.network).to(device), copy.deepcopy(typed.module).to(device)
@@ -88,7 +85,7 @@ def load(
 
 @functools.cache
 def _traced(name: str) -> tuple[Source, Traced]:
-    source = source_of(NetworkChoice(name, input_shape=(3, 16, 16) if name == TINY else None))
+    source = source_of(NetworkChoice(name, input_shape=(3, 16, 16) if ":" in name else None))
     return source, trace(source.network, source.specs())
 
 
@@ -123,28 +120,17 @@ def prepare(
         }
         runs |= {kind: captured(found[kind], images[:batch]) for kind in found if kind not in runs}
         launched = plain[better]
-        wanted = _exact(network.plain, images[:CHECKED].float())
-        errors = {kind: _error(_first(run()), wanted) for kind, run in runs.items()}
+        wanted = exact(network.plain, images[:CHECKED].float())
+        errors = {kind: deviation(first(run()), wanted) for kind, run in runs.items()}
 
     def measure() -> Row:
         given = images[:batch].contiguous()
         with torch.inference_mode():
             taken = timer.measure({"eager, launched": lambda: launched(given), **runs}, seconds=seconds)
-        speed = _throughput(taken, batch)
+        speed = throughput(taken, batch)
         return {"times": timer.row(taken, "ours"), "errors": errors, "images_per_second": speed, "format": better}
 
     return measure
-
-
-def with_epilogues(name: str, batch: int, device: str, dry: bool, seconds: float) -> dict[str, Any]:
-    """Ours against ours whose projections are fused with what follows them, by rules that are off by default."""
-    torch.compiler.reset()
-    network, fused = load(name, device), load(name, device, EPILOGUES)
-    compiled = compiler(dry)
-    for one in (network, fused):
-        tune(one, batch, device)
-    found = {"ours": compiled(network.ours), "epilogues": compiled(fused.ours)}
-    return _measured(network, found, batch, device, seconds)
 
 
 def low(device: str, precision: str = "fp16") -> torch.dtype:
@@ -180,18 +166,6 @@ def compiler(dry: bool, mode: str = DEFAULT) -> Callable[[nn.Module], Callable[[
     return lambda module: torch.compile(module, mode=mode, dynamic=False)
 
 
-def _measured(
-    network: Network, contenders: Mapping[str, Callable[[Tensor], Any]], batch: int, device: str, seconds: float
-) -> Row:
-    given = network.images(max(batch, CHECKED), device).to(low(device))
-    with torch.inference_mode():
-        wanted = _exact(network.plain, given[:CHECKED].float())
-        runs = {name: captured(module, given[:batch]) for name, module in contenders.items()}
-        errors = {name: _error(_first(run()), wanted) for name, run in runs.items()}
-        taken = timer.measure(runs, seconds=seconds)
-    return {"times": timer.row(taken, "ours"), "errors": errors, "images_per_second": _throughput(taken, batch)}
-
-
 def engines(name: str, batch: int, backend_name: str, gpus: tuple[str, ...], seconds: float) -> dict[str, Any]:
     """TensorRT's engines, the plain export's and ours, built here for `gpus`; times where this GPU runs them."""
     from mlpdeploy.engine.backends.tensorrt import _polygraphy
@@ -209,7 +183,7 @@ def engines(name: str, batch: int, backend_name: str, gpus: tuple[str, ...], sec
     ours = emit(apply(rewritten, plan(rewritten, "fp16", io="fp16")))
     graphs = {"ours": ours, "plain": common.plain(source.network, source.specs(), "fp16")}
     images = torch.randn((batch, *source.specs()[0].shape), device="cuda")
-    wanted = _exact(source.network.cuda(), images[:CHECKED])
+    wanted = exact(source.network.cuda(), images[:CHECKED])
     found: dict[str, Any] = {"built": {}}
     with tempfile.TemporaryDirectory() as folder:
         runners = {}
@@ -250,34 +224,34 @@ def _run(runners: dict[str, Any], images: Tensor, wanted: Tensor, seconds: float
             return next(iter(runner.infer(feed, check_inputs=False, copy_outputs_to_host=False).values()))
 
         runs[kind] = run
-        errors[kind] = _error(run(), wanted)
+        errors[kind] = deviation(run(), wanted)
     taken = timer.measure(runs, seconds=seconds)
     for runner, _ in runners.values():
         runner.deactivate()
     return {"times": timer.row(taken, "ours"), "errors": errors}
 
 
-def _exact(network: nn.Module, images: Tensor) -> Tensor:
+def exact(network: nn.Module, images: Tensor) -> Tensor:
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
         with torch.inference_mode():
-            return _first(network.float()(images)).double()
+            return first(network.float()(images)).double()
     finally:
         torch.set_float32_matmul_precision(before)
 
 
-def _first(result: Any) -> Tensor:
+def first(result: Any) -> Tensor:
     first: Tensor = result[0] if isinstance(result, tuple | list) else result
     return first
 
 
-def _error(got: Tensor, wanted: Tensor) -> float | None:
+def deviation(got: Tensor, wanted: Tensor) -> float | None:
     """The largest error of the checked images, relative to the largest logit; None where a logit is not finite."""
     rows = min(len(got), len(wanted))
     found = float((got[:rows].double() - wanted[:rows]).abs().max() / wanted.abs().max())
     return found if math.isfinite(found) else None
 
 
-def _throughput(taken: Any, batch: int) -> dict[str, float]:
+def throughput(taken: Any, batch: int) -> dict[str, float]:
     return {name: batch / taken.latency(name).median for name in taken.seconds}

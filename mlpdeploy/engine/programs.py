@@ -37,12 +37,9 @@ def exported(emitted: Emitted, batch: Batch) -> Any:
 
 def meanings() -> dict[Any, Any]:
     """Our operations by what they mean, for compilers that do not know them."""
-    from mlpdeploy.graph import custom_ops
+    from mlpdeploy.graph.operations import OPERATIONS
 
-    return {
-        custom_ops.SEGMENT_GROUPED_PROJECTION: custom_ops.by_permuting,
-        custom_ops.WITH_EPILOGUE: custom_ops.by_permuting,
-    }
+    return {target: operation.meaning for target, operation in OPERATIONS.items()}
 
 
 VECTOR = 16
@@ -50,7 +47,7 @@ VECTOR = 16
 
 
 def padded(typed: Typed) -> Typed:
-    """The same graph, in which every row of a weight of our operation with an epilogue begins where a vector does.
+    """The same graph, in which every row of a matrix of our operations begins where a vector does.
 
     Rows of 196 numbers in FP16 have 392 bytes: of these, libraries and our kernel read fewer bytes at once. What is
     longer ends in zeros; the graph that was given stays as it is.
@@ -60,40 +57,46 @@ def padded(typed: Typed) -> Typed:
     from torch import fx
     from torch.nn.functional import pad
 
-    from mlpdeploy.graph.custom_ops import WITH_EPILOGUE
     from mlpdeploy.graph.editor import Editor, weight
+    from mlpdeploy.graph.operations import OPERATIONS
     from mlpdeploy.graph.rewrite import copied
 
     module = fx.GraphModule(typed.module, copied(typed.module.graph))
     editor = Editor(module, module.graph)
-    for node in [one for one in module.graph.nodes if one.target is WITH_EPILOGUE]:
-        matrix = weight(module, node.args[1])
+    known: dict[fx.Node, fx.Node] = {}
+    ours = [(node, OPERATIONS[node.target]) for node in module.graph.nodes if node.target in OPERATIONS]
+    for node, place in [(node, place) for node, operation in ours for place in operation.matrices]:
+        given = node.args[place]
+        matrix = weight(module, given)
         if matrix is None or not (lacking := -matrix.shape[1] % (VECTOR // matrix.element_size())):
             continue
-        with editor.before(node):
-            longer = editor.constant(pad(matrix, (0, lacking)), f"{node.args[1].target}_padded", origin=node)
-        node.update_arg(1, longer)
+        if given not in known:
+            with editor.before(node):
+                known[given] = editor.constant(pad(matrix, (0, lacking)), f"{given.target}_padded", origin=node)
+        node.update_arg(place, known[given])
     module.graph.eliminate_dead_code()
     module.recompile()
     return replace(typed, module=module)
 
 
 def tune(module: Any, batch: int) -> None:
-    """Measure the kernel's configurations for each projection of a graph on this machine's GPU, where not yet known."""
+    """Measure the kernel of each of our operations in a graph on this machine's GPU, where that is not known yet."""
     import importlib.util
 
     from torch import fx
 
     from mlpdeploy import kernels
+    from mlpdeploy.graph.operations import OPERATIONS
 
     if importlib.util.find_spec("triton") is None:
         return
-    launch: Any = kernels.load("segment_grouped_projection.launch")
+    hint: Any = kernels.load("common.launching").hint
     for node in module.graph.nodes:
-        if (meaning := meanings().get(node.target)) is not None:
-            operands = fx.map_arg(node.args, lambda argument: _at_batch(argument.meta["val"], batch, launch.hint))
+        if (operation := OPERATIONS.get(node.target)) is not None:
+            launch: Any = kernels.load(f"{operation.plugin}.launch")
+            operands = fx.map_arg(node.args, lambda argument: _at_batch(argument.meta["val"], batch, hint))
             if not launch.is_tuned(operands):
-                launch.tune(operands, meaning)
+                launch.tune(operands, operation.meaning)
 
 
 def _at_batch(value: Tensor, batch: int, hint: Callable[[Any], int]) -> Tensor:

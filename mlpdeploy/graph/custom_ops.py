@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mlpdeploy import kernels
+from mlpdeploy.graph.operation import GELUS, Operation, define, on_gpu
 
 DOMAIN = "mlpdeploy"
-
-GELUS = {"erf": "none", "tanh": "tanh"}
-"""How an epilogue computes GELU, exactly or by its approximation, to the `approximate` of ATen's and ONNX's."""
-
-_TRITON = importlib.util.find_spec("triton") is not None
-# Compilers look into a `triton_op`: they fuse its meaning, and on a GPU they see its kernel. Without Triton there is
-# no kernel to see, and PyTorch would warn.
-_define = torch.library.triton_op if _TRITON else torch.library.custom_op
+_PLUGIN = "segment_grouped_projection"
 
 
-@_define("mlpdeploy::segment_grouped_projection", mutates_args=())
+@define("mlpdeploy::segment_grouped_projection", mutates_args=())
 def segment_grouped_projection(x: Tensor, weight: Tensor, segments: int) -> Tensor:
     """Project the axes p and s of `x` together; the axis q between them, and o behind them if there is one, stay alone.
 
@@ -31,11 +23,12 @@ def segment_grouped_projection(x: Tensor, weight: Tensor, segments: int) -> Tens
     height branch with p = h and q = (w n), the width branch with p = w, q = n and the rows h counted to the batch.
     RaftMLP's mixers have a trailing axis: `b h w (r o)` with p = h, q = w, s = r.
 
-    `x`: (B, P, Q, S) or (B, P, Q, S, O). `weight`: (K*T, P*S). `segments`: K. Returns (B, K, Q, T) or (B, K, Q, T, O),
-    contiguous. On NVIDIA GPUs a kernel that permutes nothing computes it, unless it was measured to be slower.
+    `x`: (B, P, Q, S) or (B, P, Q, S, O). `weight`: (K*T, P*S), whose rows may be longer, if they end in zeros (see
+    `programs.padded`). `segments`: K. Returns (B, K, Q, T) or (B, K, Q, T, O), contiguous. On NVIDIA GPUs a kernel that
+    permutes nothing computes it, unless it was measured to be slower.
     Source: Hou et al., Vision Permutator, section 3.2 (arXiv 2106.12368).
     """
-    result = _on_gpu(x, weight, segments)
+    result = on_gpu(_PLUGIN, x, weight, segments)
     return by_permuting(x, weight, segments) if result is None else result
 
 
@@ -76,7 +69,7 @@ def _permuted(x: Tensor, weight: Tensor, segments: int) -> Tensor:
     return projected.movedim((-2, -1), (1, 3)).contiguous()
 
 
-@_define("mlpdeploy::segment_grouped_projection_epilogue", mutates_args=())
+@define("mlpdeploy::segment_grouped_projection_epilogue", mutates_args=())
 def segment_grouped_projection_epilogue(
     x: Tensor,
     weight: Tensor,
@@ -90,22 +83,12 @@ def segment_grouped_projection_epilogue(
 
     Each part is left out where it is not given; `gelu` is one of GELUS. `bias`: (K, 1, T), or (K, 1, T, 1) with a
     trailing axis. `accumulate`: (images, ..., channels), the elements of the projection in another shape, which is that
-    of the result. `scale`: (images, 1, ..., 1, channels), with an `accumulate` only. Rows of `weight` may be longer, if
-    they end in zeros (see `programs.padded`). Returns what the projection does where there is none, contiguous. On
-    NVIDIA GPUs all of it is one kernel, unless that was measured to be slower.
+    of the result. `scale`: (images, 1, ..., 1, channels), with an `accumulate` only. Returns what the projection does
+    where there is none, contiguous. On NVIDIA GPUs all of it is one kernel, unless that was measured to be slower.
     """
     given = (x, weight, segments, bias, gelu, scale, accumulate)
-    result = _on_gpu(*given)
+    result = on_gpu(_PLUGIN, *given)
     return by_permuting(*given) if result is None else result
-
-
-def _on_gpu(x: Tensor, weight: Tensor, segments: int, *epilogue: Any) -> Tensor | None:
-    """The kernel's result; None where it does not serve, or was measured to be slower than permuting."""
-    if x.device.type != "cuda" or not _TRITON:
-        return None
-    launch: Any = kernels.load("segment_grouped_projection.launch")
-    result: Tensor | None = launch.dispatch(x, weight, segments, *epilogue)
-    return result
 
 
 @segment_grouped_projection.register_fake
@@ -119,6 +102,10 @@ def _(x: Tensor, weight: Tensor, segments: int, *epilogue: Any) -> Tensor:
 
 SEGMENT_GROUPED_PROJECTION = torch.ops.mlpdeploy.segment_grouped_projection.default
 WITH_EPILOGUE = torch.ops.mlpdeploy.segment_grouped_projection_epilogue.default
+PROJECTIONS = (
+    Operation(SEGMENT_GROUPED_PROJECTION, by_permuting, _PLUGIN, (1,), steps=False),
+    Operation(WITH_EPILOGUE, by_permuting, _PLUGIN, (1,)),
+)
 
 
 @torch.library.custom_op("mlpdeploy::quantise", mutates_args=())

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from mlpdeploy.graph.custom_ops import GELUS
 from mlpdeploy.graph.layout.view import Size, View, concrete, meaning, size_of
+from mlpdeploy.graph.operation import GELUS
 
 aten = torch.ops.aten
 
@@ -139,7 +139,7 @@ def _number(node: fx.Node) -> Any:
 
 
 def gelu_of(node: fx.Node) -> str | None:
-    """How a node computes GELU, as an epilogue does it (`custom_ops.GELUS`); None where it is something else."""
+    """How a node computes GELU, as a kernel does it (`operation.GELUS`); None where it is something else."""
     if node.target is not aten.gelu.default:
         return None
     approximate = arguments(node)["approximate"]

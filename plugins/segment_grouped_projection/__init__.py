@@ -3,7 +3,6 @@
 problem   sizes and precision of one projection, the kernel's configurations, and the one to use unmeasured
 kernel    the kernel itself
 launch    runs it on PyTorch tensors
-tuning    measures configurations where there is a GPU, and remembers the best on disk
 ahead     compiles it for any GPU, without one
 plugin    the TensorRT plugin
 """

@@ -2,86 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
-
-import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
-
+from ..common.ahead import Compiled, compile_ahead
+from ..common.configurations import Config
 from .kernel import project as kernel
-from .problem import POINTERS, Config, Problem
-
-WARP = 32
-
-
-@dataclass(frozen=True)
-class Compiled:
-    """A compiled kernel: its entry point, its PTX and cubin, threads of a block, and bytes of dynamic shared memory.
-
-    The entry's parameters are the pointers that the problem has (x, weight, bias, scale, accumulate), the batch as a
-    32-bit integer, and the pointer to y, in this order and nothing else.
-    """
-
-    entry: str
-    ptx: str
-    cubin: bytes
-    threads: int
-    shared: int
+from .problem import Problem
 
 
 def compile_kernel(problem: Problem, config: Config, sm: int, cuda: str | None = None) -> Compiled:
-    """Compile for compute capability `sm` (90 for 9.0). All pointers must be aligned to 16 bytes when it runs.
-
-    `cuda` is the version of CUDA that the driver which is to read the PTX has; it may be older than this Triton.
+    """See `compile_ahead`. The entry takes x, weight, bias, scale and accumulate, of these the ones that the problem
+    has, the batch, and y.
     """
     present = {"bias": problem.bias, "scale": problem.channels > 0, "accumulate": problem.accumulate}
     absent = [name for name, given in present.items() if not given]
-    pointer, constants = POINTERS[problem.precision], {**problem.constants(config), **dict.fromkeys(absent)}
-    types = {"batch": "i32", **dict.fromkeys(constants, "constexpr")}
-    signature = {name: types.get(name, pointer) for name in kernel.arg_names}
-    aligned = {(index,): [["tt.divisibility", 16]] for index, kind in enumerate(signature.values()) if kind == pointer}
-    options = {"num_warps": config.warps, "num_stages": config.stages}
-    source, target = ASTSource(kernel, signature, constants, aligned), GPUTarget("cuda", sm, WARP)
-    made = triton.compile(source, target=target, options=options)
-    if cuda is not None and _version(made.asm["ptx"]) > ptx_version(cuda):
-        made = triton.compile(source, target=target, options=options | {"ptx_version": ptx_version(cuda)})
-    metadata = made.metadata
-    if getattr(metadata, "global_scratch_size", 0) or getattr(metadata, "profile_scratch_size", 0):
-        raise ValueError("the compiled kernel wants scratch memory, which only Triton's own launcher gives it")
-    arguments = sum(kind != "constexpr" for kind in signature.values())
-    ptx = without_scratch(made.asm["ptx"], arguments)
-    return Compiled(metadata.name, ptx, made.asm["cubin"], metadata.num_warps * WARP, metadata.shared)
-
-
-def ptx_version(cuda: str) -> int:
-    """The newest PTX that a driver for this version of CUDA reads: 85 is 8.5 (PTX ISA, release notes)."""
-    major, minor = (int(part) for part in cuda.split("."))
-    return 10 * (major - 4) + minor - (major == 12 and minor >= 6)
-
-
-def _version(ptx: str) -> int:
-    found = re.search(r"^\.version (\d+)\.(\d+)", ptx, re.MULTILINE)
-    return 10 * int(found[1]) + int(found[2]) if found else 0
-
-
-def without_scratch(ptx: str, arguments: int) -> str:
-    """The PTX whose entry has its first `arguments` parameters only.
-
-    Triton appends pointers to scratch memory, which its own launcher fills. Another launcher passes what the kernel
-    was written with, and the driver would read beyond its list. Raises ValueError where the code reads one of them.
-    """
-    head, opened, rest = ptx.partition("(")
-    while opened and ".entry" not in head:
-        more, opened, rest = rest.partition("(")
-        head = f"{head}({more}"
-    listed, closed, body = rest.partition("\n)")
-    parameters = [line.rstrip(",") for line in listed.strip("\n").splitlines() if line.strip()]
-    if not (opened and closed) or len(parameters) < arguments:
-        raise ValueError("the PTX has no entry with that many parameters")
-    for parameter in parameters[arguments:]:
-        name = re.search(r"(\w+)$", parameter)
-        if name is None or re.search(rf"\b{name[1]}\b", body):
-            raise ValueError(f"the code reads a parameter that its launcher will not pass: {parameter.strip()}")
-    kept = ",\n".join(parameters[:arguments])
-    return f"{head}(\n{kept}{closed}{body}"
+    constants = {**problem.constants(config), **dict.fromkeys(absent)}
+    return compile_ahead(kernel, problem.precision, constants, config, sm, cuda)

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from . import tuning
+from ..common import tuning
+from ..common.configurations import Config
+from ..common.launching import compiled, compute_capability, drawn, hint, largest, precision_of, serves
 from .kernel import project as kernel
-from .problem import INDEXABLE, OLDEST, Config, Problem
-
-_UNKNOWN = 8
-"""The batch for which a configuration is chosen where nothing says what it will be."""
-
-PRECISIONS = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
+from .problem import Problem
 
 
 def dispatch(x: Tensor, weight: Tensor, segments: int, *following: Any) -> Tensor | None:
@@ -67,12 +63,9 @@ def describe(
     if columns < p * s or rows % segments:
         raise ValueError(f"a weight {list(weight.shape)} does not contract x {list(x.shape)} into {segments} segments")
     t = rows // segments
-    if tf32 is None:
-        tf32 = torch.get_float32_matmul_precision() != "highest"
-    precision = PRECISIONS[x.dtype]
     problem = Problem(
         p, q, s, o, segments, t,
-        precision="tf32" if precision == "fp32" and tf32 else precision,
+        precision=precision_of(x.dtype, tf32),
         bias=bias is not None,
         gelu=gelu,
         accumulate=accumulate is not None,
@@ -80,21 +73,7 @@ def describe(
         share=1 if scale is None else _share(x, scale),
         pitch=0 if columns == p * s else columns,
     )  # fmt: skip
-    return problem.for_batch(_largest(x.shape[0]))
-
-
-def serves(x: Tensor, *others: Tensor) -> bool:
-    """Whether the kernel takes these tensors: on an NVIDIA GPU of compute capability 8.0 or later, dense, one dtype."""
-    if x.device.type != "cuda" or torch.version.cuda is None or x.dtype not in PRECISIONS:
-        return False
-    same = all(one.dtype == x.dtype and one.device == x.device for one in others)
-    return same and compute_capability(x.device) >= OLDEST and all(one.is_contiguous() for one in (x, *others))
-
-
-def compute_capability(device: torch.device) -> int:
-    """That of a GPU, as one number: 90 for 9.0."""
-    major, minor = torch.cuda.get_device_capability(device)
-    return 10 * major + minor
+    return problem.for_batch(largest(x.shape[0]))
 
 
 def project(
@@ -139,43 +118,19 @@ def tune(operands: Sequence[Any], library: Callable[..., Tensor]) -> dict[tuning
     themselves, which launched one by one would lose. `dispatch` will use the fastest from now on. None where the kernel
     does not serve.
     """
-    drawn: list[Any] = [_drawn(one) if isinstance(one, Tensor) else one for one in operands]
-    x, weight, segments, *following = drawn
+    made: list[Any] = [drawn(one) if isinstance(one, Tensor) else one for one in operands]
+    x, weight, segments, *following = made
     epilogue = _flat(*following)
     if not serves(x, weight):
         return None
 
     def run(choice: tuning.Choice) -> Callable[[], Any]:
         if isinstance(choice, str):
-            return compiled(library, drawn) if following else lambda: library(*drawn)
+            return compiled(library, made) if following else lambda: library(*made)
         return lambda: project(x, weight, segments, choice, **epilogue)
 
     problem = describe(x, weight, segments, **epilogue)
     return tuning.timings(problem, x.shape[0], compute_capability(x.device), run, tuning.seconds)
-
-
-def compiled(function: Callable[..., Tensor], operands: Sequence[Any]) -> Callable[[], Any]:
-    """A function of these operands as Inductor compiles it.
-
-    Not by torch.compile, which stops compiling a function after a number of shapes and would then run it as it is.
-    """
-    from torch._inductor import compile as by_inductor
-    from torch.fx.experimental.proxy_tensor import make_fx
-
-    tensors: list[Any] = [one for one in operands if isinstance(one, Tensor)]
-
-    def flat(*given: Tensor) -> Tensor:
-        left = iter(given)
-        return function(*(next(left) if isinstance(one, Tensor) else one for one in operands))
-
-    with torch.no_grad():
-        program = by_inductor(make_fx(flat)(*tensors), tensors)
-
-    def run() -> Any:
-        with torch.no_grad():
-            return program(*tensors)
-
-    return run
 
 
 def is_tuned(operands: Sequence[Any]) -> bool:
@@ -183,28 +138,6 @@ def is_tuned(operands: Sequence[Any]) -> bool:
     x, weight, segments, *following = operands
     problem = describe(x, weight, segments, **_flat(*following))
     return tuning.remembered(problem, x.shape[0], compute_capability(torch.device("cuda"))) is not None
-
-
-def _drawn(like: Tensor) -> Tensor:
-    numbers: Tensor = torch.randn(like.shape, device="cuda").to(like.dtype) / math.sqrt(like.shape[-1])
-    return numbers
-
-
-def hint(size: Any) -> int:
-    """A size as a number: that of the example where it is symbolic, if there is one, which constrains nothing."""
-    if not isinstance(size, torch.SymInt):
-        return int(size)
-    example: Any = size.node.hint
-    return _UNKNOWN if example is None else int(example)
-
-
-def _largest(size: Any) -> int:
-    """The largest number that a size can become: where nothing bounds it, one that 32-bit addresses do not reach."""
-    if not isinstance(size, torch.SymInt):
-        return int(size)
-    environment: Any = size.node.shape_env
-    bound = environment.bound_sympy(size.node.expr).upper
-    return int(bound) if bound.is_Integer else INDEXABLE
 
 
 def _share(x: Tensor, scale: Tensor) -> int:

@@ -16,8 +16,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .ahead import Compiled, compile_kernel
-from .problem import Config, Problem, candidates
+from ..common.ahead import Compiled
+from ..common.configurations import Config
+from .ahead import compile_kernel
+from .problem import Problem
 
 NAMESPACE, NAME, VERSION = "mlpdeploy", "segment_grouped_projection", "1"
 SHARED = 47 << 10
@@ -63,7 +65,7 @@ def problem(shape: Sequence[int], split: Any, dtype: str, tf32: Any, largest: in
 
 def tactics(problem: Problem, sm: int) -> tuple[Config, ...]:
     """The configurations that TensorRT chooses from; tactic n is the n-th, counted from 1."""
-    return candidates(problem, sm, SHARED)[:TACTICS]
+    return problem.candidates(sm, SHARED)[:TACTICS]
 
 
 def register(trtp: Any, sm: int, cuda: str | None = None) -> None:

@@ -7,41 +7,21 @@ import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-POINTERS = {"fp16": "*fp16", "bf16": "*bf16", "fp32": "*fp32", "tf32": "*fp32"}
-"""Precision to the type of the kernel's pointers; TF32 is how the products of FP32 numbers are formed."""
-
-BYTES = {"fp16": 2, "bf16": 2, "fp32": 4, "tf32": 4}
-GELUS = (None, "erf", "tanh")
-"""No GELU, the exact one, and its approximation by tanh."""
-OLDEST = 80
-"""The first compute capability whose tensor cores and asynchronous copies the kernel is made for."""
-
-_MULTIPROCESSORS = {80: 108, 86: 84, 89: 128, 90: 132, 100: 148, 120: 170}
-"""Of the largest GPU of each compute capability: an unmeasured choice aims at one tile for each."""
-
-_SHARED = {80: 163 << 10, 86: 99 << 10, 89: 99 << 10, 90: 227 << 10, 100: 227 << 10, 120: 99 << 10}
-"""Shared memory that one block can have, in bytes (CUDA C++ Programming Guide, compute capabilities)."""
+from ..common.configurations import (
+    BYTES,
+    GELUS,
+    INDEXABLE,
+    POINTERS,
+    SHARED,
+    Config,
+    at_most,
+    capability,
+    filling,
+    nearest,
+)
 
 _TILES = ((128, 256), (128, 128), (256, 64), (128, 64), (64, 128), (64, 64), (32, 64), (32, 32), (16, 32))
 """Rows and columns of the tiles that are tried, largest first."""
-
-INDEXABLE = 2**31
-"""Elements of a tensor that 32-bit addresses reach."""
-
-
-@dataclass(frozen=True)
-class Config:
-    """The tile of one block (rows, columns, depth of one step), its warps, and the steps that are in flight."""
-
-    block_m: int
-    block_n: int
-    block_k: int
-    warps: int
-    stages: int
-
-    def shared(self, precision: str) -> int:
-        """Bytes of shared memory that the operands in flight need."""
-        return self.stages * (self.block_m + self.block_n) * self.block_k * BYTES[precision]
 
 
 @dataclass(frozen=True)
@@ -129,29 +109,36 @@ class Problem:
         flags += [f"pitch {self.pitch}"] if self.pitch else []
         return " ".join([self.precision, f"rows {rows}", f"p{self.p} s{self.s} o{self.o} k{self.k} t{self.t}", *flags])
 
+    def shared(self, config: Config) -> int:
+        """Bytes of shared memory that the operands in flight need."""
+        return config.stages * (config.block_m + config.block_n) * config.block_k * BYTES[self.precision]
 
-def capability(sm: int) -> int:
-    """The known compute capability that stands for `sm`: itself, or the last before it. Raises ValueError below 8.0."""
-    if sm < OLDEST:
-        raise ValueError(f"compute capability {sm // 10}.{sm % 10}: the kernel needs 8.0 or later")
-    return max(known for known in _SHARED if known <= sm)
+    def candidates(self, sm: int, shared: int | None = None) -> tuple[Config, ...]:
+        """The configurations that fit, largest tiles first; `shared` limits shared memory further."""
+        limit = min(SHARED[capability(sm)], shared or SHARED[capability(sm)])
+        step, wide = 64 if BYTES[self.precision] == 2 else 32, at_most(256, self.columns)
+        found: dict[Config, None] = {}
+        for block_m, block_n in ((tall, min(across, wide)) for tall, across in _TILES):
+            # FP32 has no tensor cores: large tiles would not fit its registers.
+            if self.precision == "fp32" and block_m * block_n > 64 * 128:
+                continue
+            depths = (at_most(step, self.depth), at_most(step // 2, self.depth))
+            for warps, block_k in itertools.product(_warps(block_m * block_n), depths):
+                deepest = (Config(block_m, block_n, block_k, warps, stages) for stages in (4, 3, 2))
+                fitting = next((config for config in deepest if self.shared(config) <= limit), None)
+                found |= {} if fitting is None else {fitting: None}
+        return tuple(found)
 
+    def default(self, batch: int, sm: int, shared: int | None = None) -> Config:
+        """The configuration where nothing was measured: the largest tiles that give every multiprocessor one."""
+        found = self.candidates(sm, shared)
+        likely = [config for config in found if config.block_n < 256] or found
+        return filling(likely, lambda config: self.tiles(config, batch), sm)
 
-def candidates(problem: Problem, sm: int, shared: int | None = None) -> tuple[Config, ...]:
-    """The configurations worth measuring, largest tiles first; `shared` limits shared memory further."""
-    limit = min(_SHARED[capability(sm)], shared or _SHARED[capability(sm)])
-    step, wide = 64 if BYTES[problem.precision] == 2 else 32, _at_most(256, problem.columns)
-    found: dict[Config, None] = {}
-    for block_m, block_n in ((tall, min(across, wide)) for tall, across in _TILES):
-        # FP32 has no tensor cores: large tiles would not fit its registers.
-        if problem.precision == "fp32" and block_m * block_n > 64 * 128:
-            continue
-        depths = (_at_most(step, problem.depth), _at_most(step // 2, problem.depth))
-        for warps, block_k in itertools.product(_warps(block_m * block_n), depths):
-            deepest = (Config(block_m, block_n, block_k, warps, stages) for stages in (4, 3, 2))
-            fitting = next((config for config in deepest if config.shared(problem.precision) <= limit), None)
-            found |= {} if fitting is None else {fitting: None}
-    return tuple(found)
+    def shortlist(self, batch: int, sm: int, count: int = 8) -> tuple[Config, ...]:
+        """The candidates to measure at one batch: those whose number of tiles is nearest to that of the default."""
+        found, chosen = self.candidates(sm), self.default(batch, sm)
+        return nearest(found, lambda config: self.tiles(config, batch), chosen, count)
 
 
 def _warps(elements: int) -> tuple[int, ...]:
@@ -159,23 +146,3 @@ def _warps(elements: int) -> tuple[int, ...]:
     if elements == 128 * 128:
         return 8, 4
     return (8,) if elements > 128 * 128 else (4,)
-
-
-def shortlist(problem: Problem, batch: int, sm: int, count: int = 8) -> tuple[Config, ...]:
-    """The candidates to measure at one batch: those whose number of tiles is nearest to that of the default."""
-    wanted = problem.tiles(default(problem, batch, sm), batch)
-    distance = {config: abs(math.log(problem.tiles(config, batch) / wanted)) for config in candidates(problem, sm)}
-    return tuple(sorted(distance, key=lambda config: distance[config]))[:count]
-
-
-def default(problem: Problem, batch: int, sm: int, shared: int | None = None) -> Config:
-    """The configuration where nothing was measured: the largest tiles that still give every multiprocessor one."""
-    found = candidates(problem, sm, shared)
-    enough = _MULTIPROCESSORS[capability(sm)]
-    fitting = (config for config in found if config.block_n < 256 and problem.tiles(config, batch) >= enough)
-    return next(fitting, max(found, key=lambda config: problem.tiles(config, batch)))
-
-
-def _at_most(size: int, length: int) -> int:
-    """`size`, or the power of two that holds `length`, at least 16, where that is less."""
-    return min(size, max(16, 1 << (length - 1).bit_length()))

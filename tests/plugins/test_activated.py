@@ -23,7 +23,7 @@ __all__ = ["own_cache", "pretended"]
 ahead: Any = kernels.load("segment_grouped_projection.ahead")
 launch: Any = kernels.load("segment_grouped_projection.launch")
 problem: Any = kernels.load("segment_grouped_projection.problem")
-tuning: Any = kernels.load("segment_grouped_projection.tuning")
+tuning: Any = kernels.load("common.tuning")
 aten = torch.ops.aten
 
 CHANNELS = problem.Problem(1, 1, 192, 1, 1, 768, "fp16", bias=True, gelu="erf")
@@ -44,10 +44,8 @@ class Block(nn.Module):
         return x + self.channels(x)
 
 
-def typed(precision: str = "fp16") -> Typed:
-    rewritten = rewrite(
-        trace(Block().eval(), [TensorSpec("x", (196, 8), torch.float32)]), enabled=["activate_projections"]
-    )
+def typed(precision: str = "fp16", rule: str = "activate_projections") -> Typed:
+    rewritten = rewrite(trace(Block().eval(), [TensorSpec("x", (196, 8), torch.float32)]), enabled=[rule])
     return apply(rewritten, plan(rewritten, precision))
 
 
@@ -81,7 +79,7 @@ def test_with_an_epilogue_the_kernel_competes_with_what_inductor_makes(
     made: list[Any] = []
     monkeypatch.setattr(launch, "serves", lambda *tensors: True)
     monkeypatch.setattr(launch, "compute_capability", lambda device: 90)
-    monkeypatch.setattr(launch, "_drawn", lambda like: like)
+    monkeypatch.setattr(launch, "drawn", lambda like: like)
     monkeypatch.setattr(
         launch, "compiled", lambda function, given: made.append((function, given)) or (lambda: "compiled")
     )

@@ -1,4 +1,4 @@
-"""Runs `arithmetic.py`, where Triton's interpreter computes with the kernel, in a process of its own."""
+"""Runs what has Triton's interpreter compute with a kernel, each file in a process of its own."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ pytest.importorskip("triton", reason="Triton, which the kernel is written in, is
 
 
 @pytest.mark.slow
-def test_the_kernel_by_the_interpreter() -> None:
+@pytest.mark.parametrize(("file", "passed"), [("arithmetic.py", 24), ("token_mlps.py", 44)])
+def test_a_kernel_by_the_interpreter(file: str, passed: int) -> None:
     here, root = Path(__file__).parent, Path(__file__).parents[2]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", str(here / "arithmetic.py")],
+        [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", str(here / file)],
         env=os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": str(root)},
         cwd=root,
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0 and "21 passed" in done.stdout, done.stdout + done.stderr
+    assert done.returncode == 0 and f"{passed} passed" in done.stdout, done.stdout + done.stderr

@@ -15,6 +15,8 @@ from mlpdeploy import kernels  # noqa: E402
 
 ahead = kernels.load("segment_grouped_projection.ahead")
 problem = kernels.load("segment_grouped_projection.problem")
+configurations = kernels.load("common.configurations")
+common = kernels.load("common.ahead")
 Problem, Config = problem.Problem, problem.Config
 
 TENSOR_CORES = {
@@ -73,23 +75,23 @@ def test_it_multiplies_on_tensor_cores_with_wide_loads_and_no_local_memory(sm: i
     assert widths(found, "load") == {16} and widths(found, "store") == {16}
     used = resources(made.cubin, tmp_path)
     assert used["STACK"] == used["LOCAL"] == 0 and used["REG"] <= 255
-    assert made.threads == 128 and made.shared <= problem._SHARED[sm]
+    assert made.threads == 128 and made.shared <= configurations.SHARED[sm]
 
 
 @pytest.mark.parametrize("sm", TENSOR_CORES)
 def test_the_unmeasured_choice_compiles_without_spilling(sm: int, tmp_path: Path) -> None:
     """In the first stage of vip_s7 runs are 6 numbers, 12 bytes, long, and addresses allow 4 bytes at a time."""
-    config = problem.default(VIP_FIRST, 64, sm)
+    config = VIP_FIRST.default(64, sm)
     made = ahead.compile_kernel(VIP_FIRST, config, sm)
     found = instructions(made.ptx)
     assert widths(found, "load") == {4, 16} and not found["local"]
     used = resources(made.cubin, tmp_path)
-    assert used["STACK"] == used["LOCAL"] == 0 and made.shared <= problem._SHARED[sm]
+    assert used["STACK"] == used["LOCAL"] == 0 and made.shared <= configurations.SHARED[sm]
 
 
 @pytest.mark.parametrize("precision", ["bf16", "tf32", "fp32"])
 def test_every_precision(precision: str) -> None:
-    made = ahead.compile_kernel(Problem(16, 256, 24, 1, 16, 24, precision), LARGE[problem.BYTES[precision]], 90)
+    made = ahead.compile_kernel(Problem(16, 256, 24, 1, 16, 24, precision), LARGE[configurations.BYTES[precision]], 90)
     found = instructions(made.ptx)
     assert widths(found, "load") == {16} and not found["local"]
     # FP32 products are not formed on tensor cores: TF32 is asked for by name.
@@ -111,7 +113,7 @@ def test_channels_as_s_n_are_read_and_written_16_bytes_at_a_time(given: Problem)
 
 
 def test_tiles_of_128_x_128_are_tried_with_either_number_of_warps() -> None:
-    tried = {config.warps for config in problem.candidates(VIP_HEIGHT, 90) if config.block_m == config.block_n == 128}
+    tried = {config.warps for config in VIP_HEIGHT.candidates(90) if config.block_m == config.block_n == 128}
     assert tried == {4, 8}
 
 
@@ -144,25 +146,25 @@ def test_the_entry_takes_what_a_launcher_passes_and_nothing_else(full: bool, tmp
 def test_a_parameter_that_is_read_is_not_dropped() -> None:
     ptx = ".visible .entry f(\n\t.param .u64 f_0,\n\t.param .u64 f_1\n)\n{\n ld.param.b64 %rd1, [f_1];\n}\n"
     with pytest.raises(ValueError, match="f_1"):
-        ahead.without_scratch(ptx, 1)
+        common.without_scratch(ptx, 1)
     with pytest.raises(ValueError, match="no entry with that many"):
-        ahead.without_scratch(ptx, 3)
-    assert ahead.without_scratch(ptx, 2) == ptx
-    assert "f_1" not in ahead.without_scratch(ptx.replace("[f_1]", "[f_0]"), 1)
+        common.without_scratch(ptx, 3)
+    assert common.without_scratch(ptx, 2) == ptx
+    assert "f_1" not in common.without_scratch(ptx.replace("[f_1]", "[f_0]"), 1)
 
 
 @pytest.mark.parametrize(
     ("cuda", "version"), [("12.0", 80), ("12.5", 85), ("12.6", 85), ("12.8", 87), ("13.0", 90), ("13.1", 91)]
 )
 def test_an_older_driver_gets_ptx_that_it_reads(cuda: str, version: int) -> None:
-    assert ahead.ptx_version(cuda) == version
+    assert common.ptx_version(cuda) == version
     made = ahead.compile_kernel(Problem(4, 8, 6, 1, 4, 6, "fp16"), Config(16, 16, 16, 4, 2), 80, cuda)
     found = re.search(r"^\.version (\d+)\.(\d+)", made.ptx, re.MULTILINE)
     assert found is not None and 10 * int(found[1]) + int(found[2]) <= version
 
 
 def test_every_candidate_fits_the_gpu() -> None:
-    for sm, limit in problem._SHARED.items():
+    for sm, limit in configurations.SHARED.items():
         for one in (
             VIP_HEIGHT,
             VIP_FIRST,
@@ -170,24 +172,24 @@ def test_every_candidate_fits_the_gpu() -> None:
             Problem(1, 5, 3, 1, 1, 7, "fp32"),
             Problem(16, 256, 24, 1, 16, 24, "tf32"),
         ):
-            found = problem.candidates(one, sm)
+            found = one.candidates(sm)
             assert found and len(set(found)) == len(found)
-            assert all(config.shared(one.precision) <= limit for config in found)
+            assert all(one.shared(config) <= limit for config in found)
             for batch in (1, 8, 128):
-                assert problem.default(one, batch, sm) in found
+                assert one.default(batch, sm) in found
 
 
 def test_the_unmeasured_choice_grows_with_the_batch_and_is_always_the_same() -> None:
-    chosen = [problem.default(VIP_HEIGHT, batch, 90) for batch in (1, 8, 32, 128)]
+    chosen = [VIP_HEIGHT.default(batch, 90) for batch in (1, 8, 32, 128)]
     areas = [config.block_m * config.block_n for config in chosen]
     assert areas == sorted(areas) and areas[0] < areas[-1]
-    assert chosen == [problem.default(VIP_HEIGHT, batch, 90) for batch in (1, 8, 32, 128)]
+    assert chosen == [VIP_HEIGHT.default(batch, 90) for batch in (1, 8, 32, 128)]
 
 
 def test_old_gpus_and_senseless_problems_are_refused() -> None:
     with pytest.raises(ValueError, match=r"7\.5: the kernel needs 8\.0"):
-        problem.default(VIP_HEIGHT, 1, 75)
+        VIP_HEIGHT.default(1, 75)
     for bad in ({"p": 0}, {"precision": "fp64"}, {"channels": 25}, {"channels": 24 * 7}):
         with pytest.raises(ValueError, match=r"positive|does not fit"):
             Problem(**{**{"p": 16, "q": 16, "s": 24, "o": 1, "k": 16, "t": 24, "precision": "fp16"}, **bad})
-    assert problem.capability(103) == 100 and problem.capability(121) == 120
+    assert configurations.capability(103) == 100 and configurations.capability(121) == 120

@@ -23,8 +23,7 @@ pytestmark = [
 ]
 
 launch: Any = kernels.load("segment_grouped_projection.launch")
-tuning: Any = kernels.load("segment_grouped_projection.tuning")
-problem: Any = kernels.load("segment_grouped_projection.problem")
+tuning: Any = kernels.load("common.tuning")
 
 ALLOWED = {torch.float16: 1e-3, torch.bfloat16: 8e-3, torch.float32: 4e-6}
 SHAPES = [(2, 16, 256, 24, 1, 16, 24), (3, 32, 32, 6, 1, 32, 6), (1, 28, 28, 2, 64, 1, 112), (5, 7, 3, 5, 1, 3, 11)]
@@ -56,7 +55,7 @@ def agree(got: torch.Tensor, wanted: torch.Tensor) -> None:
 def test_every_candidate_is_the_contraction(sizes: tuple[int, ...], dtype: torch.dtype) -> None:
     x, weight, wanted = drawn(sizes, dtype)
     sm = launch.compute_capability(x.device)
-    for config in problem.shortlist(launch.describe(x, weight, sizes[5], tf32=False), sizes[0], sm):
+    for config in launch.describe(x, weight, sizes[5], tf32=False).shortlist(sizes[0], sm):
         agree(launch.project(x, weight, sizes[5], config, tf32=False), wanted)
 
 
@@ -115,6 +114,31 @@ def test_mlps_are_the_same_eager_compiled_and_tuned(shape: tuple[int, ...], gelu
     assert tuning.LIBRARY in taken and launch.is_tuned(given)
     agree(run(*given), wanted)
     agree(launch.compiled(custom_ops.by_permuting, given)(), wanted)
+
+
+@pytest.mark.parametrize("dtype", list(ALLOWED), ids=str)
+@pytest.mark.parametrize("sizes", [(4, 196, 384, 192), (3, 49, 256, 512), (2, 7, 33, 21)], ids=str)
+def test_token_mlps_are_the_same_eager_compiled_and_tuned(sizes: tuple[int, ...], dtype: torch.dtype) -> None:
+    """Mixer's, whose rows of 196 and 49 numbers are padded in 16 bits, and sizes that divide nothing."""
+    from mlpdeploy.graph.token_mlp import by_products
+
+    (b, n, h, c), run = sizes, torch.ops.mlpdeploy.token_mlp
+    mlps: Any = kernels.load("token_mlp.launch")
+
+    def made(*shape: int) -> torch.Tensor:
+        return (torch.randn(shape, device="cuda") / shape[-1] ** 0.5).to(dtype)
+
+    up, down = (torch.nn.functional.pad(one, (0, -one.shape[1] % 8)) for one in (made(h, n), made(n, h)))
+    given = (made(b, n, c), up, made(h, 1), "erf", down, made(n, 1), made(b, n, c))
+    exact = [one.double() if isinstance(one, torch.Tensor) else one for one in given]
+    wanted = by_products(*exact)  # type: ignore[arg-type]
+    flat = mlps._flat(*given)
+    problem = mlps.describe(**flat, tf32=False)
+    for config in problem.candidates(launch.compute_capability(up.device)):
+        agree(mlps.run(config, **flat, tf32=False), wanted)
+    agree(torch.compile(lambda *given: run(*given).relu())(*given), wanted.relu())
+    assert tuning.LIBRARY in mlps.tune(given, by_products) and mlps.is_tuned(given)
+    agree(run(*given), wanted)
 
 
 @pytest.mark.parametrize(

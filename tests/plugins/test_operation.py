@@ -19,11 +19,12 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, Stateles
 from mlpdeploy import kernels
 from mlpdeploy.engine import programs
 from mlpdeploy.graph import custom_ops
+from mlpdeploy.graph.operations import OPERATIONS
 
 triton = pytest.importorskip("triton", reason="Triton, which the kernel is written in, is not installed")
 
 launch: Any = kernels.load("segment_grouped_projection.launch")
-tuning: Any = kernels.load("segment_grouped_projection.tuning")
+tuning: Any = kernels.load("common.tuning")
 problem: Any = kernels.load("segment_grouped_projection.problem")
 
 
@@ -78,7 +79,7 @@ def compiled_graph(
         batch = torch.export.Dim("batch", min=1, max=largest)
         program = torch.export.export(network or Network(), (x, weight), dynamic_shapes=({0: batch}, None))
     targets = {node.target for node in program.graph.nodes}
-    assert targets & {custom_ops.SEGMENT_GROUPED_PROJECTION, custom_ops.WITH_EPILOGUE}
+    assert targets & OPERATIONS.keys()
     values = [node.meta["val"] for node in program.graph.nodes if node.op == "placeholder"]
     with values[0].fake_mode, torch.no_grad():
         return aot_export_module(program.module(check_guards=False), values, trace_joint=False)[0].graph
@@ -112,7 +113,7 @@ def test_compilers_see_the_kernel_and_its_grid_is_symbolic_in_the_batch(
 
     graph = compiled_graph(shape=(16, 16, 24, *trailing))
     (call,) = kernel_calls(graph)
-    config = problem.default(problem.Problem(16, 16, 24, *(trailing or (1,)), 16, 24, "fp16"), 4, 90)
+    config = problem.Problem(16, 16, 24, *(trailing or (1,)), 16, 24, "fp16").default(4, 90)
     used = call.kwargs["kwargs"]
     assert [used[name] for name in ("BLOCK_M", "BLOCK_N", "BLOCK_K")] == [
         config.block_m,
@@ -179,11 +180,11 @@ GIVEN = problem.Problem(16, 16, 24, 1, 16, 24, "fp16")
 
 def test_the_fastest_is_remembered_by_shape_class_and_gpu() -> None:
     tried: list[Any] = []
-    wanted = problem.shortlist(GIVEN, 32, 90)[3]
+    wanted = GIVEN.shortlist(32, 90)[3]
 
     def seconds(choice: Any) -> float:
         tried.append(choice)
-        if choice == problem.shortlist(GIVEN, 32, 90)[1]:
+        if choice == GIVEN.shortlist(32, 90)[1]:
             raise RuntimeError("out of resource: shared memory")
         return 1.0 if choice == wanted else 2.0
 
@@ -192,7 +193,7 @@ def test_the_fastest_is_remembered_by_shape_class_and_gpu() -> None:
     for batch in (32, 17):  # 17 to 32 are one class
         assert tuning.choose(GIVEN, batch, 90) == wanted
     for other in ((GIVEN, 33, 90), (GIVEN, 32, 80)):
-        assert tuning.remembered(*other) is None and tuning.choose(*other) == problem.default(*other)
+        assert tuning.remembered(*other) is None and tuning.choose(*other) == GIVEN.default(*other[1:])
     assert tuning.remembered(problem.Problem(16, 16, 24, 1, 16, 24, "bf16"), 32, 90) is None
 
 
@@ -205,13 +206,13 @@ def test_choices_add_up_in_a_file_and_damage_is_forgotten() -> None:
     for damage in ("", "{", "[]", '{"a": 3}', json.dumps({"a": {"block_m": 16}})):
         path.write_text(damage)
         tuning._remembered.cache_clear()
-        assert tuning.choose(GIVEN, 1, 90) == problem.default(GIVEN, 1, 90)
+        assert tuning.choose(GIVEN, 1, 90) == GIVEN.default(1, 90)
 
 
 def test_a_cache_that_cannot_be_written_costs_nothing(tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file where the folder should be")
     tuning.remember({"a": tuning.LIBRARY}, 90)
-    assert tuning.choose(GIVEN, 1, 90) == problem.default(GIVEN, 1, 90)
+    assert tuning.choose(GIVEN, 1, 90) == GIVEN.default(1, 90)
 
 
 def test_a_build_for_a_gpu_measures_each_projection_at_its_batch(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ from mlpdeploy.search import _Search
 from mlpdeploy.search.judging import Judgement, by_structure, by_time
 from mlpdeploy.search.variants import Variant, Workshop
 from mlpdeploy.selection import Selection
+from tests.graph.rules.test_activate_projections import Block
 from tests.search.scales import ALL, DEFAULT, Scales, Shop, change, searched
 
 
@@ -225,9 +226,9 @@ def test_an_engine_that_tells_nothing_and_runs_nowhere_cannot_be_judged(tmp_path
 def test_rules_for_our_kernel_are_tried_where_engines_carry_it(
     name: str, gpus: tuple[str, ...], tried: bool, tmp_path: Path
 ) -> None:
-    network = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.GELU()).eval()
-    traced = trace(network, [TensorSpec("x", (4,), torch.float32)])
+    traced = trace(Block(6, 4).eval(), [TensorSpec("x", (6, 4), torch.float32)])
     selection = Selection("mixer_s32", "fp16", name, "1", gpus=gpus)
     shop = Workshop(traced, None, selection, backends()[name], tmp_path)  # type: ignore[arg-type]
     found = {one.name: one.change for one in shop.changes(SimpleNamespace(fired={}))}  # type: ignore[arg-type]
-    assert found.get("activate_projections") == (PUT_IN if tried else None)
+    for rule in ("activate_projections", "fuse_token_mlps"):
+        assert found.get(rule) == (PUT_IN if tried else None)

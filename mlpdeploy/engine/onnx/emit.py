@@ -20,7 +20,7 @@ from torch.onnx._internal.exporter._core import exported_program_to_ir
 from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from mlpdeploy.engine.base import one_line
-from mlpdeploy.engine.onnx import attention, elementary, fp4, lacking, norms
+from mlpdeploy.engine.onnx import attention, elementary, fp4, lacking, norms, token_mlps
 from mlpdeploy.engine.onnx.coded import keep_relu, pack_blocks, transpose_codes
 from mlpdeploy.engine.onnx.functions import BODIES, OPSET, Body, functions
 from mlpdeploy.engine.onnx.program import ORIGIN, program
@@ -28,6 +28,7 @@ from mlpdeploy.engine.onnx.simplify import simplify
 from mlpdeploy.engine.onnx.tidy import tidy
 from mlpdeploy.errors import NetworkError
 from mlpdeploy.graph import custom_ops
+from mlpdeploy.graph.operation import GELUS
 from mlpdeploy.graph.precision.typed import Typed
 from mlpdeploy.graph.tracing.place import network_of
 from mlpdeploy.graph.tracing.quiet import quiet
@@ -162,7 +163,7 @@ def _with_epilogue(
     if bias is not None:
         result = opset20.Add(result, bias)
     if gelu is not None:
-        result = opset20.Gelu(result, approximate=custom_ops.GELUS[gelu])
+        result = opset20.Gelu(result, approximate=GELUS[gelu])
     if accumulate is None:
         return result
     shape: Any = opset20.Constant(value_ints=[-1, *map(int, accumulate.shape[1:])])
@@ -231,4 +232,5 @@ _TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     **elementary.TRANSLATIONS,
     **lacking.TRANSLATIONS,
     **norms.TRANSLATIONS,
+    **token_mlps.TRANSLATIONS,
 }

@@ -142,7 +142,8 @@ def _node(one: Outlined, module: str) -> Node:
     shape = TIMES.join(str(size).replace("batch", "b") for size in one["shape"])
     inner = one["module"][len(module) :].lstrip(".")
     hint = f"{one['op']} in {one['module'] or 'the network itself'}: {one['dtype']} [{shape}]"
-    name = one["op"].rpartition("::")[2].replace("segment_grouped_projection", "segment-grouped projection")
+    name = one["op"].rpartition("::")[2]
+    name = name.replace("segment_grouped_projection", "segment-grouped projection").replace("token_mlp", "token MLP")
     return Node(one["name"], _kind(one["op"]), (f"{name} · {inner}" if inner else name, shape), hint)
 
 

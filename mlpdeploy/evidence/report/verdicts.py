@@ -18,7 +18,17 @@ from mlpdeploy.zoo.recipe import GIVEN, kind
 GOOD, BAD, MIXED, UNKNOWN = "good", "bad", "mixed", "unknown"
 
 TRANSPOSES = ("aten::permute", "aten::transpose")
-CONTRACTIONS = ("linear", "matmul", "bmm", "addmm", "conv1d", "conv2d", "conv3d", "segment_grouped_projection")
+CONTRACTIONS = (
+    "linear",
+    "matmul",
+    "bmm",
+    "addmm",
+    "conv1d",
+    "conv2d",
+    "conv3d",
+    "segment_grouped_projection",
+    "token_mlp",
+)
 
 
 @dataclass(frozen=True)

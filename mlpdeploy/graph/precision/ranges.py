@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import fx
+from torch.overrides import TorchFunctionMode
 
-from mlpdeploy.graph.custom_ops import WITH_EPILOGUE, by_permuting
 from mlpdeploy.graph.kinds import packet, root_of
+from mlpdeploy.graph.operation import Operation
+from mlpdeploy.graph.operations import OPERATIONS
 from mlpdeploy.graph.precision.extremes import LARGE, extremes
 from mlpdeploy.graph.rewrite import Rewritten
 from mlpdeploy.graph.tracing.rows import chunks, fixed_batch
@@ -38,7 +40,7 @@ class Peaks:
     """By node name, the largest magnitude, weights and inputs included.
 
     `inside`: the largest number formed on the way to a value, where that is another one: the sum that a mean divides,
-    the squares below a root, the projection in front of an epilogue.
+    the squares below a root, the products in one of our operations.
     """
 
     values: Mapping[str, float]
@@ -143,8 +145,8 @@ class _Run(fx.Interpreter):
 
     def formed(self, node: fx.Node, peak: float, count: int) -> float | None:
         """The largest number on the way to `count` values that reach `peak`, where it is another one."""
-        if node.target is WITH_EPILOGUE:
-            return self._projected(node)
+        if (operation := OPERATIONS.get(node.target)) is not None and operation.steps:
+            return self._meant(node, operation)
         kind, root = packet(node), root_of(node)
         formed = power(peak, root)
         if kind not in MEANS | VARIANCES:
@@ -153,13 +155,26 @@ class _Run(fx.Interpreter):
         # A variance is put together from a mean of squares and the number of terms, each in the file's precision.
         return max(formed * terms, terms) if kind in VARIANCES else formed * terms
 
-    def _projected(self, node: fx.Node) -> float:
-        """What a projection reaches before its bias, and before GELU, where its meaning, step by step, rounds it."""
-        operands: Any = fx.map_arg(node.args[:4], self.env.__getitem__)
-        x, matrix, segments, bias = operands
-        product = by_permuting(x, matrix, segments)
-        shifted = product if bias is None else product + bias
-        return _larger(*(float(self.finite(one.abs()).amax()) for one in (product, shifted)))
+    def _meant(self, node: fx.Node, operation: Operation) -> float:
+        """What one of our operations reaches on the way, where its meaning, step by step, rounds it."""
+        operands: Any = fx.map_arg(node.args, self.env.__getitem__)
+        with _Steps() as steps:
+            operation.meaning(*operands)
+        return _larger(*(float(self.finite(one.abs()).amax()) for one in steps.results))
+
+
+class _Steps(TorchFunctionMode):
+    """Keeps what each function of PyTorch that runs meanwhile computes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.results: list[torch.Tensor] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor) and result.is_floating_point():
+            self.results.append(result)
+        return result
 
 
 def power(number: float, exponent: float) -> float:
@@ -170,6 +185,6 @@ def power(number: float, exponent: float) -> float:
         return math.inf
 
 
-def _larger(first: float, second: float) -> float:
-    """The larger one; not a number where one of them is none."""
-    return second if second != second or second > first else first
+def _larger(*numbers: float) -> float:
+    """The largest one; not a number where one of them is none."""
+    return max(numbers, key=lambda number: (number != number, number))

@@ -13,7 +13,6 @@ import math
 import torch
 from torch import fx
 
-from mlpdeploy.graph import custom_ops
 from mlpdeploy.graph.editor import weight
 from mlpdeploy.graph.kinds import (
     COMPARISONS,
@@ -25,6 +24,7 @@ from mlpdeploy.graph.kinds import (
     is_view,
     packet,
 )
+from mlpdeploy.graph.operations import OPERATIONS
 from mlpdeploy.graph.precision.ranges import Peaks
 from mlpdeploy.graph.precision.reach import SUMS
 
@@ -39,8 +39,7 @@ STEPS = {aten.floor, aten.ceil, aten.round, aten.trunc, aten.frac, aten.floor_di
 PRODUCTS = {
     aten.linear, aten.matmul, aten.mm, aten.addmm, aten.bmm, aten.baddbmm, aten.mv, aten.einsum, aten.bilinear,
     aten.conv1d, aten.conv2d, aten.conv3d, aten.conv_transpose1d, aten.conv_transpose2d, aten.conv_transpose3d,
-    aten.scaled_dot_product_attention, custom_ops.SEGMENT_GROUPED_PROJECTION.overloadpacket,
-    custom_ops.WITH_EPILOGUE.overloadpacket,
+    aten.scaled_dot_product_attention, *(target.overloadpacket for target in OPERATIONS),
 }  # fmt: skip
 
 RANKS = {aten.argmax, aten.argmin, aten.argsort, aten.topk, aten.sort, aten.max, aten.min, aten.median, aten.kthvalue}

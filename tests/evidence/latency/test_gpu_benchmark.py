@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.gpu import report, timer
-from benchmarks.gpu.__main__ import Book
+from benchmarks.gpu import fused, report, timer
+from benchmarks.gpu.__main__ import Book, Session, jobs
+from benchmarks.gpu.networks import NAMES, TINY
 from mlpdeploy.evidence.latency.timing import Timings
 from mlpdeploy.selection.choice import NetworkChoice
 
@@ -52,7 +53,7 @@ def test_a_dry_run_takes_every_path_and_goes_on_where_it_ended(tmp_path: Path) -
     assert "network tiny" in second and "kernel " not in second and "correctness " not in second
     document = json.loads((tmp_path / "dry-run.json").read_text())
     names = [name.split(" ")[0] for name in document["results"]]
-    once = {"roofline": 1, "network": 1, "rules": 1, "epilogues": 1}
+    once = {"roofline": 1, "network": 1, "rules": 1, "epilogues": 2}
     assert {name: names.count(name) for name in names} == {"correctness": 2, "kernel": 2, **once}
     for name, row in document["results"].items():
         assert "failed" not in row, (name, row)
@@ -62,7 +63,9 @@ def test_a_dry_run_takes_every_path_and_goes_on_where_it_ended(tmp_path: Path) -
     assert {"ours", "without project_segments", "with reorder_channels", "with lay_maps_last"} <= set(changed)
     fused = document["results"]["epilogues tiny batch 2"]
     assert set(fused["times"]) == {"ours", "epilogues"}
-    assert max([*network["errors"].values(), *fused["errors"].values()]) < 1e-5
+    mixer = document["results"]["epilogues tiny_mixer batch 2"]
+    assert set(mixer["times"]) == {"ours", "activated", "token MLPs", "token MLPs, activated"}
+    assert max(error for row in (network, fused, mixer) for error in row["errors"].values()) < 1e-5
     text = (tmp_path / "dry-run.md").read_text()
     assert "tiny height batch 2" in text and text.count(report.NOT_YET) >= 9
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dry-run.json", "dry-run.md"]
@@ -129,6 +132,11 @@ def rows() -> dict[str, Any]:
         "epilogues vip_s7 batch 128": {
             "times": times(ours=1e-2, epilogues=8e-3), "errors": {"ours": 1e-3, "epilogues": 2e-3},
         },
+        "epilogues mixer_b16 batch 8": {
+            "times": times(ours=1e-3, **{"activated": 9e-4, "token MLPs": 8e-4}),
+            "errors": {"ours": 1e-3, "activated": 2e-3, "token MLPs": 3e-3},
+        },
+        "epilogues gmixer_24 batch 1": {"nothing": "none of the rules fires"},
     }  # fmt: skip
 
 
@@ -148,7 +156,47 @@ def test_the_report_names_what_was_found_of_each_aim() -> None:
         "| vip_s7 batch 128 | with b | 2.00 |",
         "| vip_s7 batch 128 | searched (without a) | 0.90 |",
     ]
-    assert report.epilogues(rows())[2] == "| vip_s7 batch 128 | 10.000 | 0.80 | 1e-03 / 2e-03 |"
+    assert report.epilogues(rows())[2:] == [
+        "| vip_s7 batch 128 | 10.000 | epilogues | 0.80 | 1e-03 / 2e-03 |",
+        "| mixer_b16 batch 8 | 1.000 | activated | 0.90 | 1e-03 / 2e-03 |",
+        "| mixer_b16 batch 8 | 1.000 | token MLPs | 0.80 | 1e-03 / 3e-03 |",
+        "| gmixer_24 batch 1 |  | none of the rules fires |  |  |",
+    ]
+
+
+def test_what_the_kernels_of_mlps_are_worth_is_measured_at_every_batch() -> None:
+    """Of the networks of products over tokens, whose rows come behind those of each network at the largest batch."""
+    asked: list[str] = []
+
+    def wanted(part: str, name: str) -> bool:
+        asked.append(name)
+        return False
+
+    asked += [name for _, name, _, _ in jobs(Session("cpu", False, 1.0, wanted, lambda: 1.0))]
+    for name in ("mixer_b16", "mixer_s32", "resmlp_24", "gmlp_s16", "gmixer_24"):
+        rows = [f"epilogues {name} batch {batch}" for batch in (128, 8, 1)]
+        assert [one for one in asked if one in rows] == rows
+        assert name not in NAMES or asked.index(rows[0]) > asked.index(f"network {name} batch 128")
+
+
+@pytest.mark.parametrize(
+    ("name", "fired"),
+    [(fused.TINY_MIXER, {"activated", "token MLPs", "token MLPs, activated"}), (TINY, {"epilogues"})],
+)
+def test_a_network_is_measured_with_the_rules_that_fire_in_it(name: str, fired: set[str]) -> None:
+    found = fused.contenders(name, "cpu")
+    assert found.keys() == {"ours", *fired}
+    graphs = {str(network.ours.graph) for network in found.values()}
+    assert len(graphs) == len(found)
+    if name is fused.TINY_MIXER:
+        both = [str(node.target) for node in found["token MLPs, activated"].ours.graph.nodes]
+        assert both.count("mlpdeploy.token_mlp.default") == 2
+        assert both.count("mlpdeploy.segment_grouped_projection_epilogue.default") == 2
+
+
+def test_a_network_that_no_rule_changes_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused, "contenders", lambda name, device: {"ours": None})
+    assert fused.prepare("gmixer_24", 1, "cpu", True, 0.1)() == {"nothing": "none of the rules fires"}
 
 
 LARGE = (

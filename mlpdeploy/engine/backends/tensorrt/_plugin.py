@@ -92,7 +92,7 @@ def refusal(trt: Any, model: onnx.ModelProto) -> str | None:
     if not hasattr(importlib.import_module("tensorrt.plugin"), "aot_impl"):
         return f"TensorRT {trt.__version__} has no plugins that are compiled ahead of time"
     gpu = nvidia.probe()
-    oldest = kernels.load(f"{SEGMENTS}.problem").OLDEST
+    oldest = kernels.load("common.configurations").OLDEST
     if isinstance(gpu, str):
         return gpu
     if _sm(gpu) < oldest:

@@ -1,7 +1,7 @@
-"""Which configuration runs a projection: measured where there is a GPU, remembered on disk, else the default.
+"""Which configuration runs a kernel: measured where there is a GPU, remembered on disk, else the default.
 
-Measurements are kept by compute capability and shape class. Permute, matrix product and permute compete too: where
-they were faster, the answer is LIBRARY, and the caller uses them.
+Measurements are kept by compute capability and shape class. What the operation means, as libraries compute it, competes
+too: where that was faster, or where the kernel fits no block, the answer is LIBRARY, and the caller uses them.
 """
 
 from __future__ import annotations
@@ -16,18 +16,21 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from .problem import Config, Problem, default, shortlist
+from .configurations import Config, Problem
 
 LIBRARY = "library"
-"""The answer where permute, the library's matrix product and permute are faster than the kernel."""
+"""The answer where the library's matrix products and what is around them are faster than the kernel."""
 
 Choice = Config | str
+
+CODE = ("kernel", "problem", "configurations")
+"""Files that say what a measurement was of."""
 
 
 def choose(problem: Problem, batch: int, sm: int) -> Choice:
     """What was measured for this shape class on this compute capability, else the default."""
     found = remembered(problem, batch, sm)
-    return default(problem, batch, sm) if found is None else found
+    return (problem.default(batch, sm) or LIBRARY) if found is None else found
 
 
 def remembered(problem: Problem, batch: int, sm: int) -> Choice | None:
@@ -44,7 +47,7 @@ def timings(
     the GPU refuses (shared memory, registers) is left out.
     """
     taken: dict[Choice, float] = {}
-    competing: list[Choice] = [LIBRARY, *shortlist(problem, batch, sm)]
+    competing: list[Choice] = [LIBRARY, *problem.shortlist(batch, sm)]
     for choice in competing:
         with contextlib.suppress(RuntimeError):  # CUDA's and Triton's launch errors
             taken[choice] = time(run(choice))
@@ -78,9 +81,9 @@ def remember(choices: Mapping[str, Choice], sm: int) -> None:
 
 
 def file(sm: int) -> Path:
-    """Where the choices for a compute capability lie: with a name of its own for each version of kernel and Triton."""
+    """Where the choices for a compute capability lie: a name of its own for each version of the kernels and Triton."""
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlpdeploy"
-    return root / f"segment_grouped_projection-sm{sm}-{_version()}.json"
+    return root / f"kernels-sm{sm}-{_version()}.json"
 
 
 @cache
@@ -88,8 +91,9 @@ def _version() -> str:
     import triton
 
     digest = hashlib.sha256(triton.__version__.encode())
-    for name in ("kernel.py", "problem.py"):
-        digest.update((Path(__file__).parent / name).read_bytes())
+    for path in sorted(Path(__file__).parents[1].rglob("*.py")):
+        if path.stem in CODE:
+            digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
 
 

@@ -1,0 +1,80 @@
+"""GPUs and precisions in numbers, and how a kernel is laid out on a block."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+POINTERS = {"fp16": "*fp16", "bf16": "*bf16", "fp32": "*fp32", "tf32": "*fp32"}
+"""Precision to the type of a kernel's pointers; TF32 is how the products of FP32 numbers are formed."""
+
+BYTES = {"fp16": 2, "bf16": 2, "fp32": 4, "tf32": 4}
+GELUS = (None, "erf", "tanh")
+"""No GELU, the exact one, and its approximation by tanh."""
+OLDEST = 80
+"""The first compute capability whose tensor cores and asynchronous copies the kernels are made for."""
+
+_MULTIPROCESSORS = {80: 108, 86: 84, 89: 128, 90: 132, 100: 148, 120: 170}
+"""Of the largest GPU of each compute capability: an unmeasured choice aims at one tile for each."""
+
+SHARED = {80: 163 << 10, 86: 99 << 10, 89: 99 << 10, 90: 227 << 10, 100: 227 << 10, 120: 99 << 10}
+"""Shared memory that one block can have, in bytes (CUDA C++ Programming Guide, compute capabilities)."""
+
+INDEXABLE = 2**31
+"""Elements of a tensor that 32-bit addresses reach."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """The tile of one block (rows, columns, depth of one step), its warps, and the steps that are in flight."""
+
+    block_m: int
+    block_n: int
+    block_k: int
+    warps: int
+    stages: int
+
+
+class Problem(Protocol):
+    """What a kernel is to compute, with everything but the batch."""
+
+    def shape_class(self, batch: int) -> str:
+        """A name that problems which share a configuration have in common, and those of other kernels never."""
+
+    def default(self, batch: int, sm: int) -> Config | None:
+        """The configuration where nothing was measured; None where the kernel fits no block of this GPU."""
+
+    def shortlist(self, batch: int, sm: int) -> tuple[Config, ...]:
+        """The configurations worth measuring."""
+
+
+def capability(sm: int) -> int:
+    """The known compute capability that stands for `sm`: itself, or the last before it. Raises ValueError below 8.0."""
+    if sm < OLDEST:
+        raise ValueError(f"compute capability {sm // 10}.{sm % 10}: the kernel needs 8.0 or later")
+    return max(known for known in SHARED if known <= sm)
+
+
+def filling(found: Sequence[Config], tiles: Callable[[Config], Any], sm: int) -> Config:
+    """The first configuration that gives every multiprocessor a tile; where none does, that of the most tiles."""
+    enough = _MULTIPROCESSORS[capability(sm)]
+    return next((config for config in found if tiles(config) >= enough), max(found, key=tiles))
+
+
+def nearest(found: Sequence[Config], tiles: Callable[[Config], Any], to: Config, count: int) -> tuple[Config, ...]:
+    """The configurations whose number of tiles is nearest to that of one of them."""
+    wanted = tiles(to)
+    distance = {config: abs(math.log(tiles(config) / wanted)) for config in found}
+    return tuple(sorted(distance, key=lambda config: distance[config]))[:count]
+
+
+def at_most(size: int, length: int) -> int:
+    """`size`, or the power of two that holds `length`, at least 16, where that is less."""
+    return min(size, holding(length))
+
+
+def holding(length: int) -> int:
+    """The power of two that holds `length`, at least 16, which is the least that tensor cores multiply."""
+    return max(16, 1 << (length - 1).bit_length())
