@@ -18,6 +18,7 @@ from torch import fx
 from mlpdeploy.graph import custom_ops
 from mlpdeploy.graph.editor import Editor
 from mlpdeploy.graph.layout.view import Size, size_of
+from mlpdeploy.graph.operation import GELUS
 
 aten = torch.ops.aten
 SEGMENTED = (custom_ops.SEGMENT_GROUPED_PROJECTION, custom_ops.WITH_EPILOGUE)
@@ -46,7 +47,7 @@ def product(
     order = [0, last - 1, 1, last, *range(2, last - 1)]
     made = editor.permute(editor.reshape(made, sizes, origin=node), order, origin=node)
     if gelu is not None:
-        made = editor.call(aten.gelu.default, (made,), {"approximate": custom_ops.GELUS[gelu]}, origin=node)
+        made = editor.call(aten.gelu.default, (made,), {"approximate": GELUS[gelu]}, origin=node)
     if accumulate is None:
         return made
     made = editor.reshape(made, _shape(accumulate), origin=node)
