@@ -169,7 +169,8 @@ SAVED = {
     "facts": {
         "engine_bytes": COUNT, "build_seconds": (AMOUNT, None), "layers": (COUNT, None), "transposes": (COUNT, None),
         "memory_bytes": (COUNT, None), "memory_batch?": (SIZE, None), "reasons": {str: str},
-        "failed_stages?": (COUNT, None),
+        "failed_stages?": (COUNT, None), "launches?": (COUNT, None), "copies?": (COUNT, None),
+        "launched_transposes?": (COUNT, None),
         "accuracy": ({"measure": str, "value": AMOUNT, "stage": str, "inputs": str, "rows": COUNT}, None),
     },
 }  # fmt: skip

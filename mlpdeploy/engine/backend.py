@@ -30,6 +30,18 @@ MODEL, LAYERS = "model.onnx", "layers.json"
 ITSELF = "(the network itself)"
 """What stands for the path of a network's own operations, which are in no module of it."""
 
+
+
+def module_of(node: str) -> str:
+    """The path of the module that a node of our ONNX file is of: `<path>/<operation>`, or `<operation>` alone.
+
+    What a form puts in the place of a node has the node's name and a word or number behind it; operations begin with a
+    capital, but those of our own functions.
+    """
+    path, _, rest = node.partition("/")
+    return path if rest[:1].isupper() or rest.startswith("segment_grouped_projection") else ITSELF
+
+
 # What `auto` tries, best first: an engine for this machine's GPU, one that builds without a GPU, then CPU engines.
 AUTO = ("tensorrt", "tensorrt-rtx", "openvino", "onnxruntime", "inductor")
 

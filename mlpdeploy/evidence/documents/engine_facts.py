@@ -42,7 +42,7 @@ class Facts:
 
     `memory_bytes` is what the graph holds at batch `memory_batch`: weights, and the most activations alive at once.
     `failed_stages` is how many stages of the last verification failed. What could not be had is None, and `reasons`
-    says why, and what failed.
+    says why, and what failed. `launches`, and those that only copy and that transpose, are of an engine that tells.
     """
 
     engine_bytes: int
@@ -54,6 +54,9 @@ class Facts:
     reasons: dict[str, str]
     memory_batch: int | None = None
     failed_stages: int | None = None
+    launches: int | None = None
+    copies: int | None = None
+    launched_transposes: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Its fields as JSON values."""
@@ -74,6 +77,7 @@ def facts_of(artifact: Artifact, batch: int | None = None) -> Facts:
     from mlpdeploy.evidence.documents.memory import peak_bytes
 
     manifest, reasons = artifact.manifest, {}
+    launches = manifest["facts"].get("launches") or {}
     model = documents.read_model(artifact.model)
     parsed = manifest["facts"].get("parsed") or _parsed(model)
     if isinstance(parsed, str):
@@ -105,6 +109,9 @@ def facts_of(artifact: Artifact, batch: int | None = None) -> Facts:
         reasons=reasons,
         memory_batch=batch,
         failed_stages=failed,
+        launches=launches.get("total"),
+        copies=launches.get("copies"),
+        launched_transposes=launches.get("transposes"),
     )
 
 

@@ -15,18 +15,25 @@ from mlpdeploy.evidence.latency.sequential_test import PASSED, REGRESSED, UNDECI
 
 ACCEPTED, NOT_MEASURED = "accepted", "not measured"
 
-LATENCY, SIZE, BUILD, LAYERS, TRANSPOSES, MEMORY, ACCURACY, VERIFICATION = (
+LATENCY, SIZE, BUILD, LAYERS, TRANSPOSES, LAUNCHES, COPIES, LAUNCHED_TRANSPOSES, MEMORY, ACCURACY, VERIFICATION = (
     "latency",
     "engine-size",
     "build-time",
     "layers",
     "transposes",
+    "launches",
+    "copies",
+    "launched-transposes",
     "memory",
     "accuracy",
     "verification",
 )
-GATES = (LATENCY, SIZE, BUILD, LAYERS, TRANSPOSES, MEMORY, ACCURACY, VERIFICATION)
+GATES = (
+    LATENCY, SIZE, BUILD, LAYERS, TRANSPOSES, LAUNCHES, COPIES, LAUNCHED_TRANSPOSES, MEMORY, ACCURACY, VERIFICATION,
+)  # fmt: skip
 """What can be accepted by name."""
+LAUNCHED = (LAUNCHES, COPIES, LAUNCHED_TRANSPOSES)
+"""Gates of engines that tell their launches; where neither side does there are none."""
 
 FAILED_STAGES = "failed"
 """The unit of the verification: stages that failed."""
@@ -155,10 +162,15 @@ def fact_gates(baseline: Facts, candidate: Facts, limits: Limits) -> tuple[Gate,
         (BUILD, "s", baseline.build_seconds, candidate.build_seconds, limits.build),
         (LAYERS, "", baseline.layers, candidate.layers, 0.0),
         (TRANSPOSES, "", baseline.transposes, candidate.transposes, 0.0),
+        (LAUNCHES, "", baseline.launches, candidate.launches, 0.0),
+        (COPIES, "", baseline.copies, candidate.copies, 0.0),
+        (LAUNCHED_TRANSPOSES, "", baseline.launched_transposes, candidate.launched_transposes, 0.0),
         (MEMORY, "bytes", baseline.memory_bytes, candidate.memory_bytes, limits.memory),
     )
     gates = []
     for name, unit, before, after, limit in rows:
+        if before is after is None and name in LAUNCHED:
+            continue
         if before is None or after is None:
             reason = candidate.reasons.get(name) or baseline.reasons.get(name) or "one side does not tell"
             gates.append(not_measured(name, unit, limit, reason))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from mlpdeploy.engine.backend import ITSELF, LayerTime
+from mlpdeploy.engine.backend import ITSELF, LayerTime, module_of
 from mlpdeploy.evidence.documents.bench import Module, Profile
 
 
@@ -31,10 +31,6 @@ def _owner(layer: LayerTime, nodes: Collection[str]) -> str | None:
     names = (layer.name, *layer.origins)
     for name in names:
         if name in nodes:
-            return _path(name)
+            return module_of(name)
     held = [node for node in nodes if "/" in node and any(node in name for name in names)]
-    return _path(max(held, key=len)) if held else None
-
-
-def _path(node: str) -> str:
-    return node.rpartition("/")[0] or ITSELF
+    return module_of(max(held, key=len)) if held else None

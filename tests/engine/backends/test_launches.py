@@ -228,7 +228,7 @@ def test_what_only_writes_zeros_copies_nothing() -> None:
 def test_copies_and_transposes_are_told_by_module() -> None:
     nodes = {
         "Resh": "blocks.0.fc1/MatMul/rows0", "ReshTran": "blocks.11.fc1/MatMul_2",
-        "TranAdd": "n1 | blocks.3.tokens/Call (segments)", "Slic": "Cast", "Add": "blocks.0/Add",
+        "TranAdd": "n1 | blocks.3.tokens/Call (segments)", "Slic": "Cast", "Conc": "Add_1/rows1", "Add": "blocks.0/Add",
     }  # fmt: skip
     kernels = [
         kernel(f"__myl_{name}").replace('layers=""', f'layers="[ONNX Layer: {node}][ONNX Layer: head/Gemm]"')
@@ -236,13 +236,13 @@ def test_copies_and_transposes_are_told_by_module() -> None:
     ]
     found = launches(with_kernels([], kernels))
     assert found is not None and found.where == {
-        "copies": {"blocks.*.fc1": 2, "head": 1},
+        "copies": {"blocks.*.fc1": 2, "head": 2},
         "transposes": {"blocks.*.fc1": 1, "blocks.*.tokens": 1},
     }
     alone = launches(with_kernels([], [kernel("__myl_Resh")]))
     assert alone is not None and alone.where == {"copies": {ITSELF: 1}}
     assert moving_facts(asdict(found)) == {
-        "that only copy": "blocks.*.fc1 2, head 1", "that transpose": "blocks.*.fc1 1, blocks.*.tokens 1",
+        "that only copy": "blocks.*.fc1 2, head 2", "that transpose": "blocks.*.fc1 1, blocks.*.tokens 1",
     }  # fmt: skip
     assert moving_facts({"total": 3}) == {}
 

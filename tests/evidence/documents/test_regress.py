@@ -25,7 +25,9 @@ from mlpdeploy.selection import Selection
 from mlpdeploy.terminal.measurements import print_regress
 
 ACCURACY = Accuracy("relative error", 1e-3, "engine", "random", 8)
-FACTS = Facts(1_000_000, 5.0, 200, 3, 4_000_000, ACCURACY, {}, failed_stages=0)
+FACTS = Facts(
+    1_000_000, 5.0, 200, 3, 4_000_000, ACCURACY, {}, failed_stages=0, launches=40, copies=2, launched_transposes=0
+)  # fmt: skip
 
 
 def verdicts(candidate: Facts, baseline: Facts = FACTS) -> dict[str, str]:
@@ -62,6 +64,9 @@ def test_the_same_facts_pass() -> None:
         ({"build_seconds": 11.0}, regress.BUILD),
         ({"layers": 201}, regress.LAYERS),
         ({"transposes": 4}, regress.TRANSPOSES),
+        ({"launches": 41}, regress.LAUNCHES),
+        ({"copies": 3}, regress.COPIES),
+        ({"launched_transposes": 1}, regress.LAUNCHED_TRANSPOSES),
         ({"memory_bytes": 4_100_000, "memory_batch": 8}, regress.MEMORY),
         ({"accuracy": Accuracy("relative error", 7e-3, "engine", "random", 8)}, regress.ACCURACY),
         ({"failed_stages": 1}, regress.VERIFICATION),
@@ -72,6 +77,16 @@ def test_each_gate_fails_alone_and_can_be_accepted(change: dict[str, Any], name:
     assert [gate_name for gate_name, verdict in found.items() if verdict == sequential_test.REGRESSED] == [name]
     accepted = accept(fact_gates(FACTS, replace(FACTS, **change), Limits()), [name])
     assert {one.verdict for one in accepted} == {sequential_test.PASSED, regress.ACCEPTED}
+
+
+def test_launches_are_gates_of_engines_that_tell_them() -> None:
+    silent = replace(FACTS, launches=None, copies=None, launched_transposes=None)
+    assert not {*regress.LAUNCHED} & verdicts(silent, silent).keys()
+    for sides in ((silent, FACTS), (FACTS, silent)):
+        found = verdicts(*sides)
+        assert {found[name] for name in regress.LAUNCHED} == {regress.NOT_MEASURED}
+    before = {name: value for name, value in silent.to_json().items() if value is not None}
+    assert Facts.from_json(before) == silent
 
 
 def test_builds_of_another_session_are_not_compared_and_one_in_a_busy_time_is_repeated(
@@ -97,7 +112,7 @@ def test_builds_of_another_session_are_not_compared_and_one_in_a_busy_time_is_re
 
 
 def test_what_gets_better_or_stays_within_its_limit_passes() -> None:
-    better = Facts(900_000, 1.0, 150, 0, 3_000_000, replace(ACCURACY, value=1e-4), {}, None, 0)
+    better = Facts(900_000, 1.0, 150, 0, 3_000_000, replace(ACCURACY, value=1e-4), {}, None, 0, 39, 0, 0)
     assert set(verdicts(better).values()) == {sequential_test.PASSED}
     assert verdicts(replace(FACTS, engine_bytes=1_009_000))[regress.SIZE] == sequential_test.PASSED
     assert (

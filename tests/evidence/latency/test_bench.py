@@ -55,6 +55,17 @@ def test_layers_belong_to_the_module_they_name_or_to_the_one_before() -> None:
     assert sum(one.share for one in found.modules) == pytest.approx(1.0) and found.milliseconds == pytest.approx(8.0)
 
 
+def test_what_a_form_made_of_a_node_is_of_the_module_of_that_node() -> None:
+    nodes = {
+        "blocks.0.fc1/MatMul/rows0": "blocks.0.fc1", "norm/LayerNormalization/3": "norm", "Q/MatMul_1/back": "Q",
+        "tokens/segment_grouped_projection/rows0": "tokens", "head/Gemm": "head", "Add/rows1": by_module.ITSELF,
+        "LayerNormalization/12": by_module.ITSELF, "segment_grouped_projection_1/back": by_module.ITSELF,
+    }  # fmt: skip
+    for node, module in nodes.items():
+        found = by_module.by_module([LayerTime("Any", node, (1e-3,))], nodes, 1, "openvino")
+        assert [one.path for one in found.modules] == [module]
+
+
 @pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
 def test_engines_tell_the_time_of_layers_by_our_names(name: str, tmp_path: Path) -> None:
     backend, emitted = backends()[name], small_networks.emitted("fp32")

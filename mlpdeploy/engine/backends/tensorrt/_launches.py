@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from mlpdeploy.engine.backend import ITSELF
+from mlpdeploy.engine.backend import ITSELF, module_of
 from mlpdeploy.engine.backends.tensorrt._programme import Programme, Statement, Tensor
 from mlpdeploy.engine.backends.tensorrt.parsed import origins
 
@@ -82,8 +82,8 @@ def launches(programme: Programme) -> Launches:
 
 def _module(statement: Statement) -> str:
     """The path of the module that a launch begins in, the same for all blocks of a kind."""
-    names = [name for node in statement.nodes for name in origins(f"[ONNX Layer: {node}]") if "/" in name]
-    return _NUMBER.sub("*", names[0].partition("/")[0]) if names else ITSELF
+    modules = (module_of(name) for node in statement.nodes for name in origins(f"[ONNX Layer: {node}]"))
+    return _NUMBER.sub("*", next((module for module in modules if module != ITSELF), ITSELF))
 
 
 def _what(statement: Statement, programme: Programme) -> str | None:
