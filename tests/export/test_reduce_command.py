@@ -141,6 +141,22 @@ def test_a_wrong_engine_is_built_again_of_parts(
 
 
 @pytest.mark.slow
+def test_an_engine_that_takes_bytes_and_gives_classes_has_a_part_as_well(
+    typed: Typed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = emission.emit
+    monkeypatch.setattr(emission, "emit", lambda graph: broken(right(graph)))
+    half = (0.5, 0.5, 0.5)
+    build(tmp_path / "out", pixels="hwc", mean=half, std=half, softmax=True, topk=3)
+    served = ["--pixels", "hwc", "--mean", ".5,.5,.5", "--std", ".5,.5,.5", "--softmax", "--topk", "3"]
+    code, out, err = typed(words(tmp_path / "out", tmp_path / "part", "--precision", "fp16", *served, "--json"))
+    assert code == 1, err
+    found = json.loads(out)
+    assert found["first_failed"].startswith("emitted ONNX") and "reduced" in found, err
+    assert any("head" in name for name in found["reduced"]["nodes"])
+
+
+@pytest.mark.slow
 def test_what_passes_or_lies_there_leaves_nothing(typed: Typed, tmp_path: Path) -> None:
     build(tmp_path / "out")
     code, out, _ = typed(words(tmp_path / "out", tmp_path / "part", "--precision", "fp16"))

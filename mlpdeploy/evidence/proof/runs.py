@@ -218,8 +218,8 @@ class _Kept(fx.Interpreter):
 
 def values(module: fx.GraphModule, inputs: Sequence[TensorSpec], outputs: Sequence[str], arrays: Arrays) -> Outputs:
     """What every operation of a graph gives by its name, each rounding to the dtype of its operands, inputs and outputs
-    by theirs."""
-    kept = _Kept(module)
+    by theirs. Codes of 8 bits are left out, but not inputs that are bytes."""
+    kept, names = _Kept(module), {spec.name for spec in inputs}
 
     def run(*given: torch.Tensor) -> Any:
         kept.found |= dict(zip((spec.name for spec in inputs), given, strict=True))
@@ -228,7 +228,8 @@ def values(module: fx.GraphModule, inputs: Sequence[TensorSpec], outputs: Sequen
 
     results = module_run(run, inputs, outputs)(arrays)
     wide = {name: one.float() if one.dtype == torch.bfloat16 else one for name, one in kept.found.items()}
-    return {name: one.numpy() for name, one in wide.items() if one.itemsize > 1 or one.dtype == torch.bool} | results
+    told = {name for name, one in wide.items() if one.itemsize > 1 or one.dtype == torch.bool or name in names}
+    return {name: wide[name].numpy() for name in told} | results
 
 
 def onnx_run(model: onnx.ModelProto, threads: int) -> Run:
