@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from mlpdeploy._version import __version__
 from mlpdeploy.artifact.store import PROFILE
 from mlpdeploy.engine.backend import LAYERS
 from mlpdeploy.engine.features import HARDWARE, STREAMING, VERSION
+from mlpdeploy.engine.nvidia import CURRENT
 from mlpdeploy.engine.runner import Arrays
 from mlpdeploy.engine.signature import Port, numpy_dtype
 
@@ -134,7 +135,7 @@ def _lines(found: Exported) -> dict[str, str]:
         *([f"--useProfile={usual}"] if several else []),
         f"--shapes={','.join(map(_crosses, profiles[usual]['opt'].items()))}",
         *([] if level is None else [f"--builderOptimizationLevel={level}"]), *(word for _, word in by_tool),
-        "--saveEngine=engine.plan",
+        *(_gpus(found.selection.gpus) if rtx else []), "--saveEngine=engine.plan",
     ]  # fmt: skip
     if not rtx:
         given = ",".join(map(":".join, _raw("input", profiles[usual]["opt"]).items()))
@@ -144,6 +145,13 @@ def _lines(found: Exported) -> dict[str, str]:
         "Build the engine and check it": (f"{SWITCH} " if rtx else "") + shlex.join([*by_polygraphy, *data, *off]),
         f"Build the engine with {tool}, and time it": shlex.join(by_trtexec),
     }
+
+
+def _gpus(names: Sequence[str]) -> list[str]:
+    """What tensorrt_rtx builds for, where it is told: this machine's GPU, or compute capabilities times ten."""
+    if CURRENT in names:
+        return ["--useGpu"]
+    return [f"--computeCapabilities={','.join(name.removeprefix('sm') for name in names)}"] if names else []
 
 
 def _shapes(profile: tuple[int, int, int], ports: Iterable[Port]) -> dict[str, dict[str, tuple[int, ...]]]:

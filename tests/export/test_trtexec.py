@@ -9,7 +9,8 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -17,11 +18,13 @@ import pytest
 
 from mlpdeploy import pipeline
 from mlpdeploy.engine.backend import backends
+from mlpdeploy.engine.signature import Signature
 from mlpdeploy.errors import ArtifactError, InputError
-from mlpdeploy.export import export, trtexec
+from mlpdeploy.export import Exported, export, trtexec
 from mlpdeploy.network.source import source_of
 from mlpdeploy.selection import Selection
 from tests.conftest import Cli
+from tests.export.made_up import PORTS
 from tests.warm import Warm
 
 FILES = ["README.md", "input-input.bin", "inputs.json", "model.onnx", "output-output.bin", "outputs.json"]
@@ -153,6 +156,27 @@ def test_an_engine_of_several_optimisation_profiles(tmp_path: Path, monkeypatch:
     ]  # fmt: skip
     assert "--allowWeightStreaming" in by_trtexec and "--weight-streaming" in by_polygraphy
     assert by_polygraphy.count("--trt-min-shapes") == 2 and "--optimization-profile 1" in by_polygraphy
+
+
+@pytest.mark.parametrize(
+    ("flavour", "gpus", "words"),
+    [
+        ("tensorrt-rtx", (), []),
+        ("tensorrt-rtx", ("sm86", "sm120"), ["--computeCapabilities=86,120"]),
+        ("tensorrt-rtx", ("current",), ["--useGpu"]),
+        ("tensorrt", ("sm89",), []),
+    ],
+)
+def test_the_gpus_of_an_engine_are_named(flavour: str, gpus: tuple[str, ...], words: list[str]) -> None:
+    """NVIDIA's manual has these options: without them tensorrt_rtx builds for Ampere and later, never for Turing."""
+    signature = Signature.from_facts({"batch": [1, 2, 4], **PORTS})
+    found = SimpleNamespace(
+        selection=Selection("tests.test_api:Net", "fp16", flavour, "1:2:4", gpus=gpus),
+        signature=signature,
+        tolerances={"output": 0.1},
+    )
+    *_, line = trtexec._lines(cast(Exported, found)).values()
+    assert [word for word in line.split() if "ompute" in word or "useGpu" in word] == words
 
 
 def test_each_array_has_a_file_of_its_own() -> None:
