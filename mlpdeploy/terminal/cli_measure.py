@@ -92,8 +92,8 @@ def regress(
         list[str] | None,
         typer.Option(
             metavar="GATE",
-            help="Let one of them get worse: latency, engine-size, build-time, layers, transposes, memory, accuracy or "
-            "verification.",
+            help="Let one of them get worse: latency, engine-size, build-time, layers, transposes, launches, copies, "
+            "launched-transposes, memory, accuracy or verification.",
         ),
     ] = None,
     undecided: Annotated[str, typer.Option(metavar="pass|fail", help="How an undecided run ends.")] = "fail",

@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 from markdown_it import MarkdownIt  # what Rich reads Markdown with
 from rich.console import Console
+from rich.table import Table
 
 from mlpdeploy.evidence.documents import history, outcome
 from mlpdeploy.evidence.report.markdown import code
 from mlpdeploy.evidence.report.summary import report
 from mlpdeploy.terminal import artifacts, catalogue, live, measurements, sensitivity
 from mlpdeploy.terminal.cli_evaluate import print_evaluation
-from mlpdeploy.terminal.screen import Terminal
+from mlpdeploy.terminal.screen import Terminal, escape
 from tests.conftest import REPOSITORY
 from tests.evidence.examples import evaluation
 from tests.evidence.report.test_summary import MANIFEST, VERIFICATION
@@ -202,3 +203,11 @@ def test_pictures_are_xml_whatever_stands_in_them() -> None:
     from xml.etree import ElementTree
 
     ElementTree.fromstring(history.svg(_history(f"{CONTROL}<script>")))
+
+
+def test_numbers_between_colons_are_no_pictures() -> None:
+    """Rich takes `:100:` for an emoji unless it is told not to, and a batch of 1:100:200 has that in it."""
+    table = Table("batch 1:100:200")
+    table.add_row(escape("1:100:200"))
+    shown = printed(lambda to: [to.print(one) for one in (f"error: {escape('1:100:200')}", table)][-1])
+    assert shown.count("1:100:200") == 3
