@@ -31,7 +31,6 @@ ITSELF = "(the network itself)"
 """What stands for the path of a network's own operations, which are in no module of it."""
 
 
-
 def module_of(node: str) -> str:
     """The path of the module that a node of our ONNX file is of: `<path>/<operation>`, or `<operation>` alone.
 

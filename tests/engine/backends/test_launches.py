@@ -217,6 +217,12 @@ def test_norms_and_pointwise_kernels_are_told_apart() -> None:
     assert found is not None and (found.total, found.copies, found.normalisations, found.pointwise) == (8, 0, 4, 1)
 
 
+def test_what_may_reduce_is_not_pointwise() -> None:
+    """Of a long kernel's operations the name tells the first, and `Etc`."""
+    found = launches(with_kernels([], [kernel(f"__myl_{name}") for name in ("Cums", "Topk", "AddMulEtc", "AddMul")]))
+    assert found is not None and (found.total, found.pointwise, found.copies) == (4, 1, 0)
+
+
 def test_what_only_writes_zeros_copies_nothing() -> None:
     """A sum that blocks share begins with such a launch; a size that the CPU computes is nothing that it copies."""
     size = tensor("n", "1", "int64").replace("mem_prop=0", "mem_prop=100")

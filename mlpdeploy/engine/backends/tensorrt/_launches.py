@@ -17,7 +17,8 @@ _MADE = re.compile(r"__myl_(\w+)")
 _OPERATION = re.compile(r"[A-Z][a-z0-9]*")
 _MOVES = {"Cast", "Conc", "Gath", "Move", "Repl", "Resh", "Slic", "Tran"}
 """Operations that compute nothing: what consists of them is a copy."""
-_REDUCTIONS = {"Gnor", "Inor", "Maxr", "Mean", "Minr", "Prod", "Sum"}
+_REDUCTIONS = {"Cums", "Etc", "Gnor", "Inor", "Maxr", "Mean", "Minr", "Prod", "Sum", "Topk"}
+"""Operations that take many numbers for one; `Etc` stands for those of a long kernel that its name leaves out."""
 _NORM = "Normalization"
 """What the ONNX operations of norms end in, and the names of nodes that take the place of one begin with."""
 _NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
