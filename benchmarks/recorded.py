@@ -1,6 +1,7 @@
 """What was measured of each network and mlpdeploy takes along.
 
-Into its recipe: `rules` of graph.json, `launches` of launches.json; for searches: what rules are worth of rules.json.
+Into its recipe: `rules` of graph.json, `launches` and `moves` of launches.json. For searches: what rules are worth, of
+rules.json.
 """
 
 from __future__ import annotations
@@ -25,13 +26,19 @@ def launched(row: Mapping[str, Any]) -> dict[str, list[int]]:
     return {what: [row[label][what] for label in (PLAIN, ALL)] for what in ("total", "copies", "transposes")}
 
 
+def moved(row: Mapping[str, Any]) -> dict[str, dict[str, int]]:
+    """Which modules our launches that only copy, or transpose, begin in, from a network's row in launches.json."""
+    return {what: dict(modules) for what, modules in sorted(row[ALL].get("where", {}).items()) if modules}
+
+
 def recorded(text: str, graphs: Mapping[str, Any], launches: Mapping[str, Any]) -> str:
-    """A family's TOML file with the `rules` and `launches` of each of its networks that was counted."""
+    """A family's TOML file with what was counted of each of its networks: `rules`, `launches` and `moves`."""
     for name in re.findall(r"(?m)^\[networks\.(\w+)\]$", text):
         if name in graphs:
             text = with_counts(text, name, "rules", fired(graphs[name]))
         if name in launches:
             text = with_counts(text, name, "launches", launched(launches[name]))
+            text = with_counts(text, name, "moves", moved(launches[name]))
     return text
 
 
@@ -66,6 +73,14 @@ def with_counts(text: str, name: str, key: str, counts: Mapping[str, object]) ->
     assert found is not None, name
     lines = [line for line in found[0].rstrip("\n").split("\n") if not line.startswith(f"{key} = ")]
     if counts:
-        lines.append(f"{key} = {{ {', '.join(f'{name} = {count}' for name, count in counts.items())} }}")
+        lines.append(f"{key} = {_inline(counts)}")
     gap = "\n" * (len(found[0]) - len(found[0].rstrip("\n")))
     return text[: found.start()] + "\n".join(lines) + gap + text[found.end() :]
+
+
+def _inline(value: object) -> str:
+    """A number, a list, or a table on one line, as TOML writes it."""
+    if not isinstance(value, Mapping):
+        return str(value)
+    keys = {name: name if re.fullmatch(r"\w+", name) else f'"{name}"' for name in value}
+    return f"{{ {', '.join(f'{keys[name]} = {_inline(one)}' for name, one in value.items())} }}"

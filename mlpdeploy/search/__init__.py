@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -121,15 +121,17 @@ def search(
     )
 
 
-def _in_order(changes: Iterable[Change], backend: str, network: str) -> tuple[list[Change], set[Change]]:
-    """What paid most for this network in that engine first, or for others, then what changes most places.
+def _in_order(changes: Collection[Change], backend: str, network: str) -> tuple[list[Change], set[Change]]:
+    """Changes in the order in which they are tried, and those that are decided at once: what was striking for this
+    network in that engine.
 
-    And which of them are decided at once: what was striking for this network.
+    Those come first, then what paid most for it or others, then what changes most places.
     """
     own = promise.measured(backend, network)
     known = promise.elsewhere(backend) | own
-    ranked = sorted(changes, key=lambda one: (known.get((one.name, one.change), 1.0), -one.fired))
-    return ranked, {one for one in ranked if math.log(own.get((one.name, one.change), 1.0)) < STRIKING}
+    at_once = {one for one in changes if math.log(own.get((one.name, one.change), 1.0)) < STRIKING}
+    ranked = sorted(changes, key=lambda one: (one not in at_once, known.get((one.name, one.change), 1.0), -one.fired))
+    return ranked, at_once
 
 
 Found = TypeVar("Found")

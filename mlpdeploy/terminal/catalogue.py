@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
+from textwrap import wrap
 from typing import Any
 
 from rich.console import Console
 from rich.padding import Padding
 
+from mlpdeploy.evidence.report.words import moving_facts
 from mlpdeploy.terminal.screen import escape
 
 
@@ -69,6 +71,9 @@ def _family(entries: Sequence[Mapping[str, Any]], detailed: bool) -> Iterator[st
         if detailed and entry["launches"]:
             total, copies, transposes = (f"{plain} -> {ours}" for plain, ours in entry["launches"].values())
             yield f"[dim]    TensorRT launches {total}; only copy {copies}; transpose {transposes}[/]"
+            for what, modules in moving_facts({"where": entry["moves"]}).items():
+                for line in wrap(f"{what}: {modules}", 76, subsequent_indent="  "):
+                    yield f"[dim]    {escape(line)}[/]"
 
 
 def _amount(value: float, digits: int) -> str:

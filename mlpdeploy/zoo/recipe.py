@@ -82,11 +82,12 @@ class Recipe:
     recipes whose checkpoints have the same keys and shapes, so that nothing in one tells which it is of. `gmacs` counts
     matrix products and convolutions at batch 1, in 1e9 multiply-accumulates. `rules` gives for each rewrite rule how
     often it fires. `launches` are those of TensorRT-RTX for one inference in FP16, of the plain export and of ours: all
-    of them (total), and those that only copy (copies) or transpose (transposes). A network that does not classify has
-    `num_classes` None (0 in the file). Facts that nobody published or counted are None. Of a network of one's own
-    nobody knows how its images are `prepared`, unless it says so: mean, std, crop and interpolation then mean nothing.
-    `crop_mode` is timm's: center, squash or border. Where the network normalises by itself (see `network.preparing`),
-    `pixels` says that it takes numbers in [0, 1] (UNIT), or bytes: their layout, and their size where it resizes them.
+    of them (total), and those that only copy (copies) or transpose (transposes), of which `moves` has ours by
+    module. A network that does not classify has `num_classes` None (0 in the file). Facts that nobody published or
+    counted are None. Of a network of one's own nobody knows how its images are `prepared`, unless it says so: mean,
+    std, crop and interpolation then mean nothing. `crop_mode` is timm's: center, squash or border. Where the
+    network normalises by itself (see `network.preparing`), `pixels` says that it takes numbers in [0, 1] (UNIT), or
+    bytes: their layout, and their size where it resizes them.
     """
 
     name: str
@@ -112,6 +113,7 @@ class Recipe:
     inputs: tuple[Input, ...] = ()
     rules: Mapping[str, int] = field(default_factory=dict)
     launches: Mapping[str, list[int]] = field(default_factory=dict)
+    moves: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     prepared: bool = True
     crop_mode: str = "center"
     pixels: str = ""

@@ -39,7 +39,7 @@ def test_what_comes_with_mlpdeploy_can_be_read_and_names_rules() -> None:
 @pytest.mark.usefixtures("known")
 def test_what_was_measured_for_the_network_counts_more_than_what_was_for_others() -> None:
     ranked, at_once = _in_order(OUT, "engine", "mine")
-    assert [one.name for one in ranked] == ["c", "b", "a"] and at_once == {OUT[1]}
+    assert [one.name for one in ranked] == ["b", "c", "a"] and at_once == {OUT[1]}
     ranked, at_once = _in_order(OUT, "engine", "a third one")
     assert [one.name for one in ranked] == ["a", "c", "b"] and not at_once
     ranked, at_once = _in_order(OUT, "another engine", "mine")

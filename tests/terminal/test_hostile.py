@@ -72,7 +72,7 @@ SITE = {"module": "blocks.0", "node": "linear", "sqnr_db": 20.0, "top1": None, "
 ENTRY = {
     "name": "net", "family": "family", "source": "paper", "precisions": ["fp32"], "inputs": [], "rules": {"rule": 1},
     "input_shape": [3, 8, 8], "aliases": ["other"], "top1": None, "parameters": 1, "gmacs": 1.0,
-    "launches": {"total": [2, 1], "copies": [1, 0], "transposes": [1, 0]},
+    "launches": {"total": [2, 1], "copies": [1, 0], "transposes": [1, 0]}, "moves": {"copies": {"blocks.*.[b]fc": 1}},
 }  # fmt: skip
 VERDICT = {"topic": "Speed", "status": "good", "line": "It is fast", "because": "It was measured"}
 REPORT = {"verdicts": [VERDICT], "files": ["a.html"], "lacks": ["no drawing"]}

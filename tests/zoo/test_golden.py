@@ -15,7 +15,7 @@ import timm
 import torch
 
 from benchmarks import common, graph
-from benchmarks.recorded import fired, launched, with_counts
+from benchmarks.recorded import fired, launched, moved, with_counts
 from mlpdeploy.graph.tracing.trace import TensorSpec
 from mlpdeploy.network.finding import find
 from mlpdeploy.zoo import recipe as recipes
@@ -103,13 +103,15 @@ def test_every_recipe_is_measured_and_lists_what_fires() -> None:
     for name in NAMES:
         assert dict(find(name).rules) == fired(GOLDEN[name]), "python -m benchmarks.tables"
         assert dict(find(name).launches) == (launched(LAUNCHES[name]) if name in LAUNCHES else {})
+        assert find(name).moves == (moved(LAUNCHES[name]) if name in LAUNCHES else {})
 
 
 def test_the_recipes_files_take_new_counts_and_keep_the_rest() -> None:
     for path in sorted((REPOSITORY / "recipes").glob("*.toml")):
         text = path.read_text(encoding="utf-8")
         for name in (name for name in NAMES if f"[networks.{name}]" in text):
-            for key, own in (("rules", find(name).rules), ("launches", find(name).launches)):
+            recipe = find(name)
+            for key, own in (("rules", recipe.rules), ("launches", recipe.launches), ("moves", recipe.moves)):
                 other = with_counts(text, name, key, {"one": 3})
                 assert other != text and other.count(f"{key} = {{ one = 3 }}") == 1
                 assert tomllib.loads(with_counts(other, name, key, own)) == tomllib.loads(text)
