@@ -13,10 +13,11 @@ import pytest
 
 from mlpdeploy.artifact import store
 from mlpdeploy.evidence.documents.matrix import Row
-from mlpdeploy.matrix import plan, run_job
+from mlpdeploy.matrix import elsewhere, plan, run_job
 from mlpdeploy.matrix.executor import Running
 from mlpdeploy.matrix.job import Job
 from tests.evidence.examples import FACTS, whole
+from tests.matrix.away import Away
 
 FILES = {name: {"bytes": 3, "sha256": "ab" * 32} for name in ("model.onnx", "engine.onnx")}
 LAUNCHES = {"launches": {"total": 7, "by_kind": {}, "source_bytes": 0}}
@@ -100,3 +101,12 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fake:
 def by_job(rows: Sequence[Row]) -> dict[str, Any]:
     """Rows by the network of their job."""
     return {row.selection["name"]: row for row in rows}
+
+
+@pytest.fixture
+def away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Away:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")  # as a cluster sets it
+    command = (sys.executable, "-S", str(Path(__file__).with_name("whole_command.py")))
+    monkeypatch.setattr(elsewhere, "COMMAND", command)
+    return Away(tmp_path)

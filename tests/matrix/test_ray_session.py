@@ -14,7 +14,7 @@ from mlpdeploy.evidence.documents.matrix import Needs
 from mlpdeploy.matrix import on_ray, ray_session
 from mlpdeploy.matrix.on_ray import Desk
 from mlpdeploy.terminal import cli
-from tests.matrix.test_matrix_elsewhere import PLACE, Away, away  # noqa: F401
+from tests.matrix.away import PLACE, Away
 
 PLAN = 'network = "mixer_s32"\n'
 
@@ -101,7 +101,7 @@ def test_which_nodes_have_what_a_job_needs(needs: Needs, has: bool) -> None:
     assert not on_ray._has({"CPU": 0.0}, needs)
 
 
-def test_the_desk_gives_and_takes_artifacts_as_bytes(away: Away, tmp_path: Path) -> None:  # noqa: F811
+def test_the_desk_gives_and_takes_artifacts_as_bytes(away: Away, tmp_path: Path) -> None:
     away.work()
     first, second = Desk(away.depot), Desk(Folder(tmp_path / "second"))
     content = first.take(PLACE)
