@@ -81,6 +81,7 @@ def test_which_axes_are_first(name: str) -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, (_, axes) in MAPS.items() if axes])
 def test_the_file_computes_the_same(name: str) -> None:
     """No further from float64 than the same operations over all axes at once, or some roundings of the largest."""

@@ -212,6 +212,7 @@ SIZES = st.tuples(st.integers(2, 9), st.integers(2, 7), st.integers(2, 7))
 """Tokens, hidden ones, channels: of one channel, the tokens of an image are a row, and its products linears."""
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 @given(SIZES, st.sampled_from(["none", "tanh"]), st.tuples(*[st.booleans()] * 4))
 def test_random_mlps_keep_their_function(sizes: tuple[int, int, int], kind: str, parts: tuple[bool, ...]) -> None:
