@@ -100,7 +100,7 @@ def fp4(document: Document) -> list[str]:
     for name, row in by_part(document).get("fp4", {}).items():
         if row["nvfp4"] is None:
             continue
-        sizes = [f"{row[p]['size']:.2f} ({row[p]['size_without_source']:.2f})" for p in ("fp8", "nvfp4")]
+        sizes = [_size(row[p]) for p in ("fp8", "nvfp4")]
         launched = " → ".join(str(row[p]["launches"]["total"]) for p in ("fp16", "fp8", "nvfp4"))
         found = row["nvfp4"]
         products = found["executed"].removeprefix("HALF, ").removesuffix(" products in NVFP4")
@@ -149,11 +149,16 @@ def _beside(row: Document, what: str) -> str:
     return "not measured" if None in found else f"{found[0]} → {found[1]}"
 
 
+def _size(engine: Document) -> str:
+    """An engine's size over that of the one in FP16, and in brackets without the source of kernels in both."""
+    return f"{engine['size']:.2f} ({engine['size_without_source']:.2f})"
+
+
 def engines(document: Document) -> list[str]:
     """TensorRT-RTX engines in 8 bits beside FP16's: size with and without the source of kernels, launches."""
     rows = []
     for name, row in by_part(document)["engines"].items():
-        sizes = [f"{row[p]['size']:.2f} ({row[p]['size_without_source']:.2f})" for p in EIGHT_BIT]
+        sizes = [_size(row[p]) for p in EIGHT_BIT]
         launches = [str(row[p]["launches"]["total"]) for p in ("fp16", *EIGHT_BIT)]
         coded = [row[p]["executed"].removeprefix("HALF, ").partition(" products")[0] for p in EIGHT_BIT]
         rows.append([f"`{name}`", f"{row['fp16']['engine_bytes'] / 1e6:.1f} MB", *sizes, *launches, *coded])
@@ -168,7 +173,7 @@ def weights(document: Document) -> list[str]:
         [
             f"`{name}`",
             f"{row['fp16']['engine_bytes'] / 1e6:.1f} MB",
-            f"{row['int4']['size']:.2f} ({row['int4']['size_without_source']:.2f})",
+            _size(row["int4"]),
             f"{row['fp16']['launches']['total']} → {row['int4']['launches']['total']}",
             row["int4"]["executed"].removeprefix("HALF, ").removesuffix(" products in INT4"),
         ]
