@@ -12,7 +12,7 @@ from __future__ import annotations
 import onnx
 from onnx import helper
 
-from mlpdeploy.engine.forms._edit import replaced, shapes_of
+from mlpdeploy.engine.forms._edit import attributes, replaced, shapes_of
 
 LAST, FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
 
@@ -27,7 +27,7 @@ def rewrite(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
 def _flattened(node: onnx.NodeProto, shapes: dict[str, list[int]]) -> list[onnx.NodeProto] | None:
     if node.op_type != "Transpose" or node.domain:
         return None
-    order = next((list(attribute.ints) for attribute in node.attribute if attribute.name == "perm"), None)
+    order = attributes(node).get("perm")
     source, result = shapes.get(node.input[0], []), shapes.get(node.output[0], [])
     if order not in (LAST, FIRST) or 0 in (*source[1:], *result[1:]) or not source or not result:
         return None

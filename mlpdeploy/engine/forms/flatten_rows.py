@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from mlpdeploy.engine.forms._edit import replaced, shapes_of
+from mlpdeploy.engine.forms._edit import attributes, replaced, shapes_of
 
 UNARY = {"Cast", "Erf", "Gelu", "HardSwish", "LeakyRelu", "Relu", "Sigmoid", "Sqrt", "Tanh"}
 BINARY = {"Add", "Div", "Mul", "Sub"}
@@ -79,8 +79,7 @@ class _Graph:
         if node.op_type == "MatMul":
             return self.rows(first) and self._is_constant(others[0], 2)
         if node.op_type == "LayerNormalization":
-            axes = [attribute.i for attribute in node.attribute if attribute.name == "axis"] or [-1]
-            last = axes[0] in (-1, len(self.shapes[first]) - 1)
+            last = attributes(node).get("axis", -1) in (-1, len(self.shapes[first]) - 1)
             return last and all(self._is_constant(name, 1) for name in others)
         if node.op_type in BINARY:
             shape = self.shapes.get(node.output[0])

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from mlpdeploy.engine.forms._edit import replaced
+from mlpdeploy.engine.forms._edit import attributes, replaced
 
 
 def rewrite(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
@@ -27,7 +27,7 @@ def rewrite(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
         if node.op_type != "ReduceMean" or len(node.input) != 2 or node.domain:
             continue
         shape, over = shapes.get(node.input[0]), axes.get(node.input[1])
-        keeps = next((attribute.i for attribute in node.attribute if attribute.name == "keepdims"), 1)
+        keeps = attributes(node).get("keepdims", 1)
         middle = None if shape is None or over is None else _middle(shape, np.atleast_1d(over).tolist())
         if shape is not None and middle is not None and not keeps:
             made[node.name] = _product(node, math.prod(middle), shape[-1])

@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from mlpdeploy.engine.forms._edit import replaced, shapes_of
+from mlpdeploy.engine.forms._edit import attributes, replaced, shapes_of
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def _found(model: onnx.ModelProto) -> list[_Turned]:
 def _is_turned(one: _Turned) -> bool:
     """Whether the last two axes change places and nothing else does, and the one that is last then is not parted."""
     rank = len(one.before)
-    order = next((list(attribute.ints) for attribute in one.transpose.attribute if attribute.name == "perm"), [])
+    order = attributes(one.transpose).get("perm", [])
     if rank < 3 or order != [*range(rank - 2), rank - 1, rank - 2] or 0 in (*one.before[1:], *one.after[1:]):
         return False
     *outer, rows, columns = one.before
