@@ -44,6 +44,7 @@ from mlpdeploy.graph.quantisation.calibrate import calibrate
 from mlpdeploy.graph.quantisation.codes import NVFP4
 from mlpdeploy.graph.quantisation.equalise import equalise
 from mlpdeploy.graph.quantisation.sites import Quantisation, products, sites
+from mlpdeploy.graph.quantisation.unfused import unfused
 from mlpdeploy.graph.rewrite import Rewritten, rewrite
 from mlpdeploy.graph.tracing.trace import TensorSpec, trace
 from mlpdeploy.precisions import EIGHT_BIT
@@ -147,7 +148,7 @@ def engines(name: str, seed: int) -> dict[str, Any]:
     rewritten = rewrite(trace(network, specs), off=backend.off)
     found = {"fp16": _built(emit(apply(rewritten, plan(rewritten, "fp16"))), "fp16")}
     for precision in EIGHT_BIT:
-        quantisation = calibrate(rewritten, rows, "max", precision)
+        quantisation = _calibrated(rewritten, rows, precision)
         row = _built(coded(rewritten, quantisation, "fp16"), precision)
         row |= {"size": _size(row, found["fp16"], 0), "size_without_source": _size(row, found["fp16"], 1)}
         found[precision] = row | {"round_trip": round_trip(rewritten, quantisation, rows)}
@@ -190,7 +191,7 @@ def fp4(name: str, seed: int) -> dict[str, Any]:
         return {"nvfp4": None}
     found = {"fp16": _built(emit(apply(rewritten, plan(rewritten, "fp16"))), "fp16", GPUS[-1:])}
     for precision in ("fp8", "nvfp4"):
-        quantisation = calibrate(rewritten, rows, "max", precision)
+        quantisation = _calibrated(rewritten, rows, precision)
         row = _built(coded(rewritten, quantisation, "fp16"), precision, GPUS[-1:])
         row |= {"size": _size(row, found["fp16"], 0), "size_without_source": _size(row, found["fp16"], 1)}
         found[precision] = row | {"sqnr_db": quantisation.sqnr_db["max"]}
@@ -200,6 +201,12 @@ def fp4(name: str, seed: int) -> dict[str, Any]:
     found["nvfp4"]["share_of_macs"] = sum(one.macs for one in taking) / _macs(rewritten)
     found["nvfp4"]["round_trip"] = round_trip(rewritten, quantisation, rows)
     return found
+
+
+def _calibrated(rewritten: Rewritten, rows: Mapping[str, np.ndarray], precision: str) -> Quantisation:
+    """As `mlpdeploy build` does for TensorRT-RTX."""
+    kept = unfused(rewritten.module) if precision == "fp8" else {}
+    return calibrate(rewritten, rows, "max", precision, kept=kept)
 
 
 def _macs(rewritten: Rewritten) -> int:

@@ -136,7 +136,7 @@ def _without_loud_ends(
         known = products(balanced.module)
         for node, reason in kept.items():
             stages.say(f"{known[node].module} stays out of {quantisation.precision.upper()}: {reason}")
-    return replace(quantisation, kept=kept)
+    return replace(quantisation, kept={**quantisation.kept, **kept})
 
 
 def _each_site(
@@ -231,20 +231,32 @@ def _judge(balanced: Rewritten, samples: Samples, rows: int | None = None) -> An
     return Judge.of(balanced, {name: values for name, values in taken.items() if name}, labels)
 
 
+def _unfused(rewritten: Rewritten, selection: Selection) -> dict[str, str]:
+    """The sites that stay out of FP8 by what the selection's engine makes of codes, with the reason."""
+    from mlpdeploy.graph.quantisation.unfused import unfused
+
+    if selection.precision != "fp8" or backends()[selection.backend].fuses_codes:
+        return {}
+    return unfused(rewritten.module)
+
+
 def _calibrated(rewritten: Rewritten, samples: Samples, selection: Selection, stages: Stages) -> Quantisation:
     """The calibration, from the cache where weights, graph, data, calibrator and our own code are the same."""
     from mlpdeploy.graph.quantisation.calibrate import calibrate
     from mlpdeploy.graph.quantisation.sites import Quantisation
 
+    kept = _unfused(rewritten, selection)
     parts = (cache.fingerprint(rewritten), samples.digest(), selection.calibrator, selection.precision, cache.sources())
-    key = hashlib.sha256("\0".join(parts).encode()).hexdigest()
+    key = hashlib.sha256("\0".join((*parts, *kept)).encode()).hexdigest()
     path = selection.out / selection.folder_name / "calibration" / f"{key[:32]}.json"
     with stages("calibrate"):
         try:
             found = Quantisation.from_json(files.read_json(path))
             stages.say(f"calibration found in {path}")
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            found = calibrate(rewritten, samples.arrays, selection.calibrator, selection.precision, stages.step)
+            found = calibrate(
+                rewritten, samples.arrays, selection.calibrator, selection.precision, stages.step, kept=kept
+            )
             store.place(path, json.dumps(found.to_json(), allow_nan=False) + "\n")
     shown = ", ".join(f"{name} {db:.1f} dB" for name, db in found.sqnr_db.items())
     stages.say(f"calibrator {found.calibrator} ({shown}); {len(found.equalised)} operations equalised")

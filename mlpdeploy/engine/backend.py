@@ -127,6 +127,8 @@ class Backend(Protocol):
     """Whether it keeps, from build to build, the times of kernels."""
     has_routes: bool
     """Whether its builder takes build routes (see `build_route`)."""
+    fuses_codes: bool
+    """Whether what follows a product of 8-bit codes runs within its launch."""
 
     def off_for(self, gpus: Collection[str] = ()) -> tuple[str, ...]:
         """`off`, and what else is off in an engine for these GPUs."""

@@ -47,6 +47,7 @@ class EngineBackend(ABC):
     times_kernels = False
     has_levels = False
     has_routes = False
+    fuses_codes = True
     concurrent = False  # whether its contexts compute at once; if not, there is one, and calls take turns
 
     @abstractmethod

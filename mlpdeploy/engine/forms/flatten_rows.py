@@ -5,7 +5,8 @@ after:  (b, t, c) -> Reshape -> (b*t, c) -> the same -> Reshape -> (b, t, c)
 
 TensorRT-RTX 1.7 multiplies rows by a weight as one matrix. In three axes it copies the residual stream into that matrix
 and back, once a product, and launches biases by themselves; reshapes of a file launch nothing. Only what ends in a sum
-of two activations, or before a transpose, is written so: elsewhere the kernels that read it were split instead.
+of two activations, or before a transpose, is written so: elsewhere the kernels that read it were split instead. Rows of
+an odd length it pads, and copies as matrices. Products of codes in three axes it takes for rows by itself.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from mlpdeploy.engine.forms._edit import attributes, replaced, shapes_of
 
 UNARY = {"Cast", "Erf", "Gelu", "HardSwish", "LeakyRelu", "Relu", "Sigmoid", "Sqrt", "Tanh"}
 BINARY = {"Add", "Div", "Mul", "Sub"}
+CODES = {"DequantizeLinear", "QuantizeLinear"}
 
 
 def rewrite(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
@@ -41,6 +43,7 @@ class _Graph:
         self.blocks = {
             name for name, node in self.nodes.items() if any(one.name == "block_size" for one in node.attribute)
         }
+        self.decoded = {name: node for name, node in self.nodes.items() if self._is_decoded(node)}
         self.shapes, self.outputs = shapes_of(model), {one.name for one in model.graph.output}
         self.readers: dict[str, list[onnx.NodeProto]] = {}
         for node in model.graph.node:
@@ -61,7 +64,8 @@ class _Graph:
             found |= {name for name in self.by_rows.keys() - found if self._belongs(name, found)}
         while loose := {name for name in found if self._is_loose(name, found)}:
             found -= loose
-        return [part for part in self._connected(found) if all(self._ends_well(name, part) for name in part)]
+        ending = (part for part in self._connected(found) if all(self._ends_well(name, part) for name in part))
+        return [part for part in ending if self._gains(part)]
 
     def rows(self, name: str) -> bool:
         """Whether a tensor is an activation of three axes or more, whose sizes are known but for the first."""
@@ -72,19 +76,35 @@ class _Graph:
         """Whether something else reads what an operation of a part gives."""
         return name in self.outputs or any(node.output[0] not in part for node in self.readers.get(name, ()))
 
+    def _is_decoded(self, node: onnx.NodeProto) -> bool:
+        """Whether a node makes a weight of codes, with a scale for each row or column."""
+        weight = node.op_type == "DequantizeLinear" and all(one in self.constants for one in node.input)
+        return weight and node.output[0] not in self.blocks
+
+    def _gains(self, part: Collection[str]) -> bool:
+        """Whether a product of a part takes something else than codes, or has four axes or more."""
+        products = [self.nodes[name] for name in part if self.nodes[name].op_type == "MatMul"]
+        return any(one.input[1] not in self.decoded or len(self.shapes[one.output[0]]) > 3 for one in products)
+
     def _is_by_rows(self, node: onnx.NodeProto) -> bool:
         if node.domain or not any(map(self.rows, node.input)) or len(node.output) != 1:
             return False
         first, *others = node.input
         if node.op_type == "MatMul":
-            return self.rows(first) and self._is_constant(others[0], 2)
+            return self.rows(first) and self._is_constant(others[0], 2) and self._is_even(first, node.output[0])
         if node.op_type == "LayerNormalization":
             last = attributes(node).get("axis", -1) in (-1, len(self.shapes[first]) - 1)
             return last and all(self._is_constant(name, 1) for name in others)
         if node.op_type in BINARY:
             shape = self.shapes.get(node.output[0])
             return all(self._is_constant(n, 1) or (self.rows(n) and self.shapes[n] == shape) for n in node.input)
+        if node.op_type in CODES:
+            return first not in self.constants and all(self._is_constant(name, 0) for name in others)
         return node.op_type in UNARY
+
+    def _is_even(self, *names: str) -> bool:
+        """Whether the rows of tensors have even lengths: those of others TensorRT pads, and copies what it pads."""
+        return all(self.shapes[name][-1] % 2 == 0 for name in names if self.rows(name))
 
     def _is_constant(self, name: str, axes: int) -> bool:
         """Whether a tensor is a number of the file with no more than so many axes, behind some of size 1.
@@ -93,7 +113,12 @@ class _Graph:
         """
         if name in self.blocks:
             return axes == 2
-        return name in self.constants and all(size == 1 for size in [*self.constants[name].dims][:-axes])
+        if name in self.decoded:
+            return axes == 2 and self._is_constant(self.decoded[name].input[0], 2)
+        if name not in self.constants:
+            return False
+        dims = [*self.constants[name].dims]
+        return all(size == 1 for size in dims[: len(dims) - axes])
 
     def _belongs(self, name: str, found: Collection[str]) -> bool:
         """Whether an operation stands behind one that was found, or before such ones alone.
@@ -173,13 +198,37 @@ class _Writer:
         if name not in self.flat:
             self.flat[name] = f"{name}/rows"
             if name in self.graph.constants:
-                values = numpy_helper.to_array(self.graph.constants[name])
-                self.constants.append(numpy_helper.from_array(values.reshape(values.shape[-2:]), self.flat[name]))
+                self.constants.append(_without_leading(self.graph.constants[name], self.flat[name]))
+            elif name in self.graph.decoded:
+                made.append(self._decode(self.graph.decoded[name], made))
             else:
                 made.append(self._reshape(name, self.flat[name], [-1, self.graph.shapes[name][-1]], called))
         return self.flat[name]
+
+    def _decode(self, node: onnx.NodeProto, made: list[onnx.NodeProto]) -> onnx.NodeProto:
+        """A weight of codes as a matrix."""
+        copy, (name,) = onnx.NodeProto(), node.output
+        copy.CopyFrom(node)
+        copy.name = f"{node.name}/rows"
+        copy.input[0], copy.output[0] = self._read(node.input[0], "", made), self.flat[name]
+        leading = max(len(self.graph.constants[node.input[0]].dims) - 2, 0)
+        for attribute in copy.attribute:
+            if attribute.name == "axis" and attribute.i >= 0:
+                attribute.i -= leading
+        return copy
 
     def _reshape(self, source: str, result: str, shape: list[int], called: str) -> onnx.NodeProto:
         sizes = f"{result}/shape"
         self.constants.append(numpy_helper.from_array(np.array(shape, np.int64), sizes))
         return helper.make_node("Reshape", [source, sizes], [result], called)
+
+
+def _without_leading(constant: onnx.TensorProto, name: str) -> onnx.TensorProto:
+    """The same numbers with the last two axes alone, all others being of size 1."""
+    copy = onnx.TensorProto()
+    copy.CopyFrom(constant)
+    copy.name = name
+    dims = [*constant.dims][-2:]
+    del copy.dims[:]
+    copy.dims.extend(dims)
+    return copy

@@ -111,8 +111,7 @@ def sensitivities(
 
     The FP32 values before a site are computed once; only what depends on the site is computed again for it.
     """
-    taking = sites(balanced.module, quantisation.codes).found
-    found = {name: site for name, site in taking.items() if only is None or name in only}
+    found = {name: site for name, site in _taking(balanced, quantisation).items() if only is None or name in only}
     results: dict[str, list[np.ndarray]] = {name: [] for name in found}
     total = len(found) * -(-len(judge.expected) // len(next(batches(judge.rows, balanced.inputs))[0]))
     done = 0
@@ -137,11 +136,11 @@ def loud_ends(balanced: Rewritten, quantisation: Quantisation, judge: Judge) -> 
 
     They are often the most sensitive of a network and its cheapest. A network of two sites has none between them.
     """
-    names = list(sites(balanced.module, quantisation.codes).found)
+    names = list(_taking(balanced, quantisation))
     if len(names) < 3:
         return {}
     ends = (names[0], names[-1])
-    rest = replace(quantisation, kept=dict.fromkeys(ends, ""))
+    rest = replace(quantisation, kept={**quantisation.kept, **dict.fromkeys(ends, "")})
     between = judge.noise(outputs(fake_quantised(balanced, rest), judge.rows, balanced.inputs))
     loud = [row for row in sensitivities(balanced, quantisation, judge, only=ends) if row.noise > between]
     decibels = -10 * math.log10(between) if between > 0 else math.inf
@@ -187,7 +186,8 @@ def mix(
         row.node: f"in {codes} it alone leaves {row.sqnr_db:.1f} dB, for {row.macs / total:.1%} of the products"
         for row in order[:low]
     }
-    return replace(quantisation, kept=kept), tuple(points[count] for count in sorted(points))
+    mixed = replace(quantisation, kept={**quantisation.kept, **kept})
+    return mixed, tuple(points[count] for count in sorted(points))
 
 
 def _point(
@@ -199,14 +199,24 @@ def _point(
     target: Target,
 ) -> tuple[MixedPoint, bool]:
     """The network with the first `count` sites of `order` out of 8 bits, and whether that is enough."""
-    mixed = replace(quantisation, kept={row.node: "" for row in order[:count]})
+    mixed = replace(quantisation, kept={**quantisation.kept, **{row.node: "" for row in order[:count]}})
     output = outputs(fake_quantised(balanced, mixed), judge.rows, balanced.inputs)
     sqnr = sqnr_db(judge.expected, output)
-    share = sum(row.macs for row in order[count:]) / sum(row.macs for row in order)
+    whole = sum(site.macs for site in sites(balanced.module, quantisation.codes).found.values())
+    share = sum(row.macs for row in order[count:]) / whole
     enough = (target.min_sqnr is None or sqnr >= target.min_sqnr) and (
         target.max_drop is None or judge.drop(output) <= target.max_drop + 1e-9
     )
     return MixedPoint(count, share, sqnr if sqnr < EXACT_DB else None, judge.top1(output)), enough
+
+
+def _taking(balanced: Rewritten, quantisation: Quantisation) -> dict[str, Site]:
+    """The sites that take codes."""
+    return {
+        name: site
+        for name, site in sites(balanced.module, quantisation.codes).found.items()
+        if name not in quantisation.kept
+    }
 
 
 def _each_alone(

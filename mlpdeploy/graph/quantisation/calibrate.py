@@ -8,7 +8,7 @@ Everything is computed in FP32 by PyTorch, over the whole data, twice at most; n
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -48,13 +48,14 @@ def calibrate(
     step: Step = lambda phase, done, total: None,
     *,
     equalising: bool = True,
+    kept: Mapping[str, str] | None = None,
 ) -> Quantisation:
     """Calibrate codes of a precision, "int8", "fp8" or "nvfp4", on `data`: arrays (n, ...) by input name.
 
     `calibrator` is one of CALIBRATORS, or `auto`, which tries all on TRIED_ROWS of the rows and keeps the one whose
     output has the highest signal to quantisation noise. `equalising` moves wide channels' ranges into the weights
-    first. NVFP4 has neither: its calibrator is `max`. Raises InputError where the network's values are not finite on
-    the data.
+    first. NVFP4 has neither: its calibrator is `max`. `kept` are sites that stay as they are, with the reason. Raises
+    InputError where the network's values are not finite on the data.
     """
     if calibrator != AUTO and calibrator not in CALIBRATORS:
         raise InputError(f"no calibrator is called {calibrator!r}; choose one of: {AUTO}, {', '.join(CALIBRATORS)}")
@@ -63,11 +64,12 @@ def calibrate(
         raise InputError(
             f"--calibrator {calibrator} is for int8 and fp8: NVFP4 scales each block of 16 by its own largest"
         )
-    taking = sites(rewritten.module, codes).found
+    kept = kept or {}
+    taking = _taking(rewritten, codes, kept)
     seen = _channels(rewritten, data, taking, step)
     chosen = _factors(rewritten, taking, seen, codes) if equalising and codes is not NVFP4 else {}
     balanced = equalise(rewritten, chosen)
-    histograms = _histograms(balanced, data, _largest(sites(balanced.module, codes).found, seen, chosen), step)
+    histograms = _histograms(balanced, data, _largest(_taking(balanced, codes, kept), seen, chosen), step)
     candidates = ("max",) if codes is NVFP4 else CALIBRATORS if calibrator == AUTO else (calibrator,)
     rows = len(next(iter(data.values())))
     found = {
@@ -79,12 +81,18 @@ def calibrate(
             {},
             "",
             rows,
+            kept=kept,
         )
         for name in candidates
     }
     sqnr = _tried(balanced, data, found, step)
     best = max(sqnr, key=lambda name: sqnr[name])
     return replace(found[best], sqnr_db=sqnr)
+
+
+def _taking(rewritten: Rewritten, codes: Codes, kept: Collection[str]) -> dict[str, Site]:
+    """The sites that take codes."""
+    return {name: site for name, site in sites(rewritten.module, codes).found.items() if name not in kept}
 
 
 def fake_quantised(rewritten: Rewritten, quantisation: Quantisation) -> fx.GraphModule:

@@ -58,7 +58,7 @@ class TensorRT(EngineBackend):
     code = "compiled kernels"
     beside_codes = "fp16"
     multiplied = QUANTISED
-    forms = (Form("stage_norms"), Form("transpose_last"), Form("fill_ranks"), Form("flatten_rows"))
+    forms = tuple(map(Form, ("stage_norms", "transpose_last", "fill_ranks", "flatten_rows", "turn_maps")))
     has_levels = has_profiles = concurrent = True
     # Of a split activation the products are joined again, and gelu then costs a launch of its own; convolutions of
     # shifts are more launches than the slices in their place (benchmarks/results/launches.json).
@@ -70,6 +70,7 @@ class TensorRT(EngineBackend):
         self.packages = (flavour,)
         self.times_kernels = flavour == "tensorrt"  # TensorRT-RTX compiles kernels where they run
         self.has_routes = flavour == "tensorrt"
+        self.fuses_codes = flavour == "tensorrt"  # TensorRT-RTX's by its engines (benchmarks/results/quantisation.json)
 
     def versions(self) -> dict[str, str]:
         """The installed version; NVIDIA's wheels are called tensorrt, tensorrt-cu12 or tensorrt-cu13."""
