@@ -169,7 +169,9 @@ class _Writer:
     def written(self, model: onnx.ModelProto) -> onnx.ModelProto:
         """A copy of the model with them."""
         nodes = (node for node in model.graph.node if node.output[0] in self.parts)
-        result = replaced(model, {node.name: self._flattened(node) for node in nodes})
+        made = {node.name: self._flattened(node) for node in nodes}
+        unread = (node for name, node in self.graph.decoded.items() if not self.graph.leaves(name, self.parts))
+        result = replaced(model, made | {node.name: [] for node in unread})
         read = {name for node in result.graph.node for name in node.input} | self.graph.outputs
         constants = [one for one in (*model.graph.initializer, *self.constants) if one.name in read]
         del result.graph.initializer[:]

@@ -19,6 +19,9 @@ from mlpdeploy.engine.onnx.emit import Emitted, emit
 from mlpdeploy.evidence.proof.runs import onnx_run
 from mlpdeploy.graph.precision.plan import plan
 from mlpdeploy.graph.precision.typed import apply
+from mlpdeploy.graph.quantisation.calibrate import calibrate
+from mlpdeploy.graph.quantisation.codes import CODES
+from mlpdeploy.graph.quantisation.sites import sites
 from mlpdeploy.graph.rewrite import rewrite
 from mlpdeploy.graph.tracing.trace import TensorSpec, trace
 from mlpdeploy.progress import Stages
@@ -162,6 +165,53 @@ def test_near_misses_stay_as_they_are(forward: Forward, shape: tuple[int, ...]) 
     given = prepared(forward, shape)
     model, count = flatten_rows.rewrite(given)
     assert count == 0 and model is given
+
+
+def odd(net: Net, x: Tensor) -> Tensor:
+    return x + net.tokens(F.gelu(net.tokens(x)))
+
+
+def test_rows_of_an_odd_length_stay() -> None:
+    given = prepared(odd, (CHANNELS, TOKENS))
+    assert flatten_rows.rewrite(given) == (given, 0)
+
+
+def coded(forward: Forward, shape: tuple[int, ...], precision: str, plain: str = "") -> onnx.ModelProto:
+    """The file in 8 bits, but for the products of the module `plain`."""
+    rewritten = rewrite(trace(Net(forward).eval(), [TensorSpec("x", shape, torch.float32)]))
+    rows = {"x": np.random.default_rng(0).normal(size=(4, *shape)).astype(np.float32)}
+    names = [name for name, site in sites(rewritten.module, CODES[precision]).found.items() if site.module == plain]
+    quantisation = calibrate(rewritten, rows, "max", precision, equalising=False, kept=dict.fromkeys(names, ""))
+    planned = plan(rewritten, precision, quantisation=quantisation, beside="fp32")
+    return fill_ranks.rewrite(emit(apply(rewritten, planned)).model)[0]
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp8"])
+@pytest.mark.parametrize(
+    ("forward", "shape", "plain", "products"),
+    [(grid, (3, 5, CHANNELS), "", 4), (grid, (3, 5, CHANNELS), "up", 4), (five, (TOKENS, CHANNELS), "up", 2)],
+)
+def test_codes(forward: Forward, shape: tuple[int, ...], plain: str, products: int, precision: str) -> None:
+    """In four axes, and where a product of a part takes none, with all that codes are made and read by."""
+    given = coded(forward, shape, precision, plain)
+    model, count = flatten_rows.rewrite(given)
+    onnx.checker.check_model(model, full_check=True)
+    assert count == products
+    inside = flat_operations(model)
+    assert inside.count("QuantizeLinear") >= 1 and inside.count("DequantizeLinear") > inside.count("QuantizeLinear")
+    weights = {name: dims for one in model.graph.initializer for name, dims in [(one.name, [*one.dims])]}
+    for node in model.graph.node:
+        if node.op_type == "DequantizeLinear" and (dims := weights.get(node.input[0])) is not None:
+            axis = next(attribute.i for attribute in node.attribute if attribute.name == "axis")
+            assert len(dims) == 2 and dims[axis] == weights[node.input[1]][0]
+    for batch in (1, 3):
+        equal(given, model, shape, batch, 1e-5)
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp8"])
+def test_codes_alone_in_three_axes_stay(precision: str) -> None:
+    given = coded(five, (TOKENS, CHANNELS), precision)
+    assert flatten_rows.rewrite(given) == (given, 0)
 
 
 def test_sizes_that_are_not_known_stay() -> None:
