@@ -258,6 +258,8 @@ def _calibrated(rewritten: Rewritten, samples: Samples, selection: Selection, st
                 rewritten, samples.arrays, selection.calibrator, selection.precision, stages.step, kept=kept
             )
             store.place(path, json.dumps(found.to_json(), allow_nan=False) + "\n")
+    if kept:
+        stages.say(f"{len(kept)} products stay out of {selection.precision.upper()}, where FP16 moves fewer bytes")
     shown = ", ".join(f"{name} {db:.1f} dB" for name, db in found.sqnr_db.items())
     stages.say(f"calibrator {found.calibrator} ({shown}); {len(found.equalised)} operations equalised")
     return replace(found, data=samples.text, rows=samples.count, random=samples.random)

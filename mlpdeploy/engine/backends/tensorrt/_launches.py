@@ -16,7 +16,7 @@ _MADE = re.compile(r"__myl_(\w+)")
 """The name of a kernel says its operations one after the other, in four letters each."""
 _OPERATION = re.compile(r"[A-Z][a-z0-9]*")
 _MOVES = {"Conc", "Gath", "Move", "Repl", "Resh", "Slic", "Tran"}
-"""Operations that compute nothing: what consists of them is a copy."""
+"""Operations that compute nothing: what consists of them is a copy. A cast rounds."""
 _REDUCTIONS = {"Cums", "Etc", "Gnor", "Inor", "Maxr", "Mean", "Minr", "Prod", "Sum", "Topk"}
 """Operations that take many numbers for one; `Etc` stands for those of a long kernel that its name leaves out."""
 _NORM = "Normalization"
