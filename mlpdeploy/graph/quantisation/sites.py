@@ -186,19 +186,20 @@ def _product(module: fx.GraphModule, node: fx.Node) -> Operands | None:
 _BATCHED = (aten.matmul.default, aten.mm.default)
 """Products whose weight may be several, one for each place of the axes in front."""
 
+_SEGMENTED = (custom_ops.SEGMENT_GROUPED_PROJECTION, custom_ops.WITH_EPILOGUE)
+
 _READERS: dict[Any, Callable[[fx.GraphModule, fx.Node], Operands | None]] = {
     aten.linear.default: _rows(-1),
     aten.matmul.default: _product,
     aten.mm.default: _product,
-    custom_ops.SEGMENT_GROUPED_PROJECTION: _rows(1, 3),
-    custom_ops.WITH_EPILOGUE: _rows(1, 3),
+    **{projection: _rows(1, 3) for projection in _SEGMENTED},
     **{convolution: _rows(1) for convolution in CONVOLUTIONS},
 }
 
 
 def _refusal(node: fx.Node, matrix: torch.Tensor, site: Site, codes: Codes) -> str | None:
     """Why a product cannot take codes, or None."""
-    if codes is INT4 and (node.target in CONVOLUTIONS or site.activation):
+    if codes is INT4 and (node.target in CONVOLUTIONS or _from_the_left(node, site)):
         what = "it is a convolution" if node.target in CONVOLUTIONS else "its weight lies left of the activation"
         return f"{what}, of which TensorRT reads no blocks"
     if codes is NVFP4 and (reason := _no_fp4(node, site)) is not None:
@@ -215,6 +216,11 @@ def _refusal(node: fx.Node, matrix: torch.Tensor, site: Site, codes: Codes) -> s
     if min(site.inputs, site.outputs) < SMALLEST:
         return f"{site.inputs} input and {site.outputs} output channels, where codes pay from {SMALLEST} on"
     return None
+
+
+def _from_the_left(node: fx.Node, site: Site) -> bool:
+    """Whether a weight is multiplied from the left: that of a segment-grouped projection is, before a trailing axis."""
+    return site.activation == 1 or (node.target in _SEGMENTED and len(shape_of(node)) > 4)
 
 
 def _no_fp4(node: fx.Node, site: Site) -> str | None:

@@ -23,7 +23,7 @@ from mlpdeploy.graph import custom_ops
 from mlpdeploy.graph.precision.plan import plan, require_codes
 from mlpdeploy.graph.precision.typed import apply
 from mlpdeploy.graph.quantisation.calibrate import calibrate, outputs
-from mlpdeploy.graph.quantisation.codes import INT4, block_of, coded_blocks
+from mlpdeploy.graph.quantisation.codes import FP8, INT4, block_of, coded_blocks
 from mlpdeploy.graph.quantisation.sites import sites
 from mlpdeploy.graph.rewrite import rewrite
 from mlpdeploy.graph.tracing.trace import TensorSpec, trace
@@ -111,6 +111,32 @@ def test_what_takes_blocks_and_why_the_rest_does_not() -> None:
     with pytest.raises(InputError, match="takes INT4: its 32 input channels make no blocks of 128 or 64; build"):
         require_codes(small, plan(small, "int4"))
     require_codes(small, plan(small, "fp16"))
+
+
+class Rafts(nn.Module):
+    """A RaftMLP's vertical mixing of (b, h, w, (r o)), which contracts h and r, and a product over channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.rafts, self.channels = nn.Linear(2 * 64, 128), nn.Linear(128, 64)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        mixed = self.rafts(x.unflatten(3, (2, 64)).permute(0, 2, 4, 3, 1).flatten(3))
+        mixed = mixed.unflatten(3, (2, 64)).permute(0, 4, 1, 3, 2).flatten(3)
+        logits: torch.Tensor = self.channels(x + mixed)
+        return logits
+
+
+def test_segments_in_front_of_a_trailing_axis_are_multiplied_from_the_left() -> None:
+    """TensorRT-RTX 1.7 ends with a segmentation fault where such a weight lies in blocks."""
+    graph = rewrite(trace(Rafts().eval(), [TensorSpec("input", (64, 5, 128), torch.float32)]))
+    assert any(node.target is custom_ops.SEGMENT_GROUPED_PROJECTION for node in graph.module.graph.nodes)
+    found = sites(graph.module, INT4)
+    assert [site.module for site in found.found.values()] == ["channels"]
+    (reason,) = found.refused.values()
+    assert reason == "its weight lies left of the activation, of which TensorRT reads no blocks"
+    assert len(sites(graph.module, FP8).found) == 2
 
 
 @pytest.mark.parametrize("beside", ["fp32", "fp16"])
