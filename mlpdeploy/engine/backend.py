@@ -143,7 +143,10 @@ class Backend(Protocol):
         """None where this machine can run its engines, else one line: why not."""
 
     def supports(self, precision: str, gpus: Collection[str] = ()) -> str | None:
-        """None where it builds engines of that precision, for those GPUs; else one line: why not, and what to do."""
+        """None where it builds engines of that precision, for those GPUs; else one line: why not, and what to do.
+
+        Raises MachineLacks where these are this machine's, and it has none.
+        """
 
     def beside(self, precision: str) -> str | None:
         """The precision of what lies between products of 8-bit codes; None of another precision."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from mlpdeploy.errors import InputError
+from mlpdeploy.errors import InputError, MachineLacks
 
 CURRENT = "current"
 """The GPU of this machine, in `--gpu`."""
@@ -39,6 +39,12 @@ def probe() -> Gpu | str:
     """The first NVIDIA GPU that CUDA sees, or one line: why none can be used."""
     found = gpus()
     return found if isinstance(found, str) else found[0]
+
+
+def require() -> None:
+    """Raise MachineLacks where `current` means no GPU."""
+    if isinstance(gpu := probe(), str):
+        raise MachineLacks(f"--gpu {CURRENT} means this machine's GPU: {gpu}")
 
 
 @functools.cache

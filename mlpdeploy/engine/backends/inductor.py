@@ -58,8 +58,7 @@ class Inductor(EngineBackend):
             return super().supports(precision)
         if tuple(gpus) != ("current",):
             return f"backend {self.name} builds for this machine's GPU, not for {', '.join(gpus)}: --gpu current"
-        if isinstance(gpu := nvidia.probe(), str):
-            return f"backend {self.name} cannot build for a GPU here: {gpu}"
+        nvidia.require()
         return super().supports(precision)
 
     def off_for(self, gpus: Collection[str] = ()) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from mlpdeploy.engine import nvidia, programs
 from mlpdeploy.engine.backend import Backend, BuildRequest, Built, backends
 from mlpdeploy.engine.batch import Batch
 from mlpdeploy.engine.onnx.emit import Emitted, emit
-from mlpdeploy.errors import ArtifactError, BuildError
+from mlpdeploy.errors import ArtifactError, BuildError, MachineLacks
 from mlpdeploy.graph.precision.plan import plan
 from mlpdeploy.graph.precision.typed import Typed, apply
 from mlpdeploy.graph.rewrite import rewrite
@@ -162,7 +162,8 @@ def test_inductor_builds_for_the_gpu_that_is_here_or_says_that_there_is_none(mon
     backend = backends()["inductor"]
     assert "not for sm86: --gpu current" in (backend.supports("fp16", ("sm86",)) or "")
     monkeypatch.setattr(nvidia, "probe", lambda: "no NVIDIA GPU")
-    assert backend.supports("fp16", ("current",)) == "backend inductor cannot build for a GPU here: no NVIDIA GPU"
+    with pytest.raises(MachineLacks, match=r"^--gpu current means this machine's GPU: no NVIDIA GPU$"):
+        backend.supports("fp16", ("current",))
     monkeypatch.setattr(nvidia, "probe", lambda: object())
     assert backend.supports("fp16", ("current",)) is None
     assert "no INT8" in (backend.supports("int8", ("current",)) or "")

@@ -18,7 +18,7 @@ from mlpdeploy.engine.backends.tensorrt import _parser, _plugin, _polygraphy, co
 from mlpdeploy.engine.batch import Batch
 from mlpdeploy.engine.onnx.emit import Emitted
 from mlpdeploy.engine.runner import Launch
-from mlpdeploy.errors import BuildError, InputError
+from mlpdeploy.errors import BuildError, InputError, MachineLacks
 from mlpdeploy.graph.precision.typed import Typed
 from mlpdeploy.graph.tracing.trace import TensorSpec
 from tests.engine.backends.test_plugin_file import model, needs_rtx, tensorrt
@@ -228,5 +228,5 @@ def test_current_means_this_machines_gpu_and_stands_alone(monkeypatch: pytest.Mo
         with pytest.raises(InputError, match="stands alone"):
             compute_capabilities(flavour, ("current", "sm86"), "fp16")
     monkeypatch.setattr(nvidia, "probe", lambda: "no NVIDIA GPU")
-    with pytest.raises(InputError, match="this machine's GPU: no NVIDIA GPU"):
+    with pytest.raises(MachineLacks, match="this machine's GPU: no NVIDIA GPU"):
         compute_capabilities("tensorrt-rtx", ("current",), "fp16")

@@ -51,7 +51,7 @@ def compute_capabilities(flavour: str, gpus: Collection[str], precision: str) ->
     precision is then for those that have it.
 
     Raises InputError for a GPU that TensorRT-RTX cannot build for, and, in the plain flavour, for any but this
-    machine's own: it times kernels on the GPU that the engine will run on.
+    machine's own: it times kernels on the GPU that the engine will run on; MachineLacks for `current` without a GPU.
     """
     if precision in SINCE and not gpus and flavour != "tensorrt":
         gpus = [name for name in _known(_polygraphy.bind(flavour)) if _number(name) >= SINCE[precision][0]]
@@ -60,9 +60,9 @@ def compute_capabilities(flavour: str, gpus: Collection[str], precision: str) ->
     gpu = nvidia.probe()
     here = gpu.capability if isinstance(gpu, nvidia.Gpu) else "none"
     if CURRENT in gpus:
-        if len(gpus) > 1 or isinstance(gpu, str):
-            reason = "it stands alone" if len(gpus) > 1 else gpu
-            raise InputError(f"--gpu {CURRENT} means this machine's GPU: {reason}")
+        if len(gpus) > 1:
+            raise InputError(f"--gpu {CURRENT} means this machine's GPU: it stands alone")
+        nvidia.require()
         return None
     if flavour == "tensorrt":
         if set(gpus) != {here}:
