@@ -57,15 +57,18 @@ def test_a_rule_that_does_not_pay_on_a_backend_is_off_there_unless_asked_for() -
 
 
 def test_shifts_stay_shifts_in_engines_of_inductor_for_a_gpu() -> None:
-    """Grouped convolutions in their place took longer there than the copies that they save."""
-    inductor, grouped = backends()["inductor"], {"convolve_shifts", "convolve_regions", "merge_depthwise"}
-    for name in grouped:
+    """Grouped convolutions in their place took longer there than the copies that they save, and gathers hide from
+    Inductor where they read.
+    """
+    inductor = backends()["inductor"]
+    replaced = {"convolve_shifts", "convolve_regions", "merge_depthwise", "gather_shifts"}
+    for name in replaced:
         before, fires = traced(name)
         for gpus, times in (((), fires), (("current",), 0)):
-            selection = Selection("nets:Net", "fp32", "inductor", gpus=gpus, disabled_rules=tuple(grouped - {name}))
+            selection = Selection("nets:Net", "fp32", "inductor", gpus=gpus, disabled_rules=tuple(replaced - {name}))
             result = rewrite_network(before, selection, progress.Stages(None))
             assert fired(result).get(name, 0) == times
-    assert set(inductor.off_for(("current",))) == {*inductor.off, *grouped}
+    assert set(inductor.off_for(("current",))) == {*inductor.off, *replaced}
 
 
 def test_every_rule_that_an_engine_has_off_exists() -> None:
