@@ -143,6 +143,35 @@ def launches(document: Document) -> list[str]:
     return [*table(head, rows), "", *source(document, ["tensorrt-rtx", "torch"])]
 
 
+def generated(document: Document) -> list[str]:
+    """What Inductor generates of the plain network and of ours, and of ours with each rule that is off, where known."""
+    rows = []
+    for name, batches in document["results"].items():
+        for batch, row in measured(batches).items():
+            plain, ours = row[PLAIN], row[ALL]
+            counts = [f"{one(plain)} → {one(ours)}" for one in (lambda of: of["kernels"], _calls)]
+            sizes = [f"{_size_of(plain, side)} → {_size_of(ours, side)}" for side in ("kernels", "calls")]
+            others = [f"{rule_name(label)} {_tabled(one)}" for label, one in row.items() if label.startswith("with ")]
+            rows.append([f"`{name}`", batch.removeprefix("batch "), *counts, *sizes, ", ".join(others)])
+    head = ["network", "batch", "kernels", "calls", "MB by kernels", "MB by calls", "kernels with a rule that is off"]
+    return [*table(head, rows), "", *source(document, ["torch"])]
+
+
+def _calls(found: Document) -> int:
+    return sum(found["calls"].values())
+
+
+def _size_of(found: Document, side: str) -> str:
+    """Megabytes, to three digits where these are fewer than a hundred."""
+    size = found["bytes"][side] / 1e6
+    return f"{size:.0f}" if size >= 100 else f"{size:.3g}"
+
+
+def _tabled(found: Document) -> str:
+    """How many kernels, and how many of them read through a table."""
+    return f"{found['kernels']}" + (f" ({found['tables']} through a table)" if found["tables"] else "")
+
+
 def _beside(row: Document, what: str) -> str:
     """How many launches of the plain export's engine only copy, or transpose, and of ours."""
     found = [row[label].get(what) for label in (PLAIN, ALL)]

@@ -191,6 +191,18 @@ def test_engines_in_nvfp4_are_shown_where_there_are_any() -> None:
     assert "| `net` | 99.00% | 98.00% | 99.00% | 97.00% | 8 |" in lines
 
 
+def test_generated_code_is_told_with_its_bytes_and_what_reads_through_a_table() -> None:
+    calls = {"mm": 2, "our kernel": 1}
+    plain, ours, other = (
+        {"kernels": kernels, "tables": tables, "calls": calls, "bytes": {"kernels": size, "calls": 5e6}}
+        for kernels, tables, size in ((9, 0, 1234e6), (8, 0, 99.96e6), (6, 2, 1e6))
+    )
+    row = {"plain export": plain, "default rules": ours, "with a": other, "without b": other, "bare": ours}
+    lines = tables.generated(document({"net": {"batch 128": row, "machine": MACHINE}}))
+    assert lines[2] == "| `net` | 128 | 9 → 8 | 3 → 3 | 1234 → 100 | 5 → 5 | `a` 6 (2 through a table) |"
+    assert lines[-1] == "A CPU, 2 cores, Python 3.11.1, torch 2.15; 2026-01-02."
+
+
 def test_launches_name_the_rules_that_change_their_number() -> None:
     counts = {"plain export": 9, "default rules": 7, "without fold_affine": 8, "without project_tokens": 7, "bare": 9}
     results = {"net": {label: {"total": count} for label, count in counts.items()}}

@@ -33,10 +33,12 @@ _STEPS = 2
 
 SHIFTS = ("convolve_shifts", "convolve_regions", "merge_depthwise")
 """Rules that make grouped convolutions of shifts. On an H100 these took longer than the copies that they save."""
-GATHERS = ("gather_shifts",)
-"""Rules that read through a table of places. By the code that Inductor generates, not by a measurement of their own:
-it cannot know where such a read lies, so its kernels neither transpose in tiles nor load several numbers at once, and
-check each place. A roll or a slice is arithmetic in the kernel that reads it."""
+PLACES = ("gather_shifts", "pick_parts")
+"""Rules that make gathers of shifts, and selections of what a list is unbound into. By the code that Inductor generates
+for a GPU, not by a measurement of their own. Where a gather reads it cannot know: its kernels neither transpose in
+tiles nor load several numbers at once, and check each place; a roll or a slice is arithmetic in the kernel that reads
+it. Parts of a list share one copy in another order; selections are copied by themselves, keys of attention twice.
+"""
 
 
 class Inductor(EngineBackend):
@@ -67,7 +69,7 @@ class Inductor(EngineBackend):
 
     def off_for(self, gpus: Collection[str] = ()) -> tuple[str, ...]:
         """See Backend.off_for."""
-        return (*self.off, *SHIFTS, *GATHERS) if gpus else self.off
+        return (*self.off, *SHIFTS, *PLACES) if gpus else self.off
 
     def carries_kernel(self, gpus: Collection[str] = ()) -> bool:
         """See Backend.carries_kernel: on a GPU."""

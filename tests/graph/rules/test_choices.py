@@ -57,11 +57,11 @@ def test_a_rule_that_does_not_pay_on_a_backend_is_off_there_unless_asked_for() -
 
 
 def test_shifts_stay_shifts_in_engines_of_inductor_for_a_gpu() -> None:
-    """Grouped convolutions in their place took longer there than the copies that they save, and gathers hide from
-    Inductor where they read.
+    """Grouped convolutions in their place took longer there than the copies that they save; Inductor cannot know where
+    gathers read, and copies selections by themselves.
     """
     inductor = backends()["inductor"]
-    replaced = {"convolve_shifts", "convolve_regions", "merge_depthwise", "gather_shifts"}
+    replaced = {"convolve_shifts", "convolve_regions", "merge_depthwise", "gather_shifts", "pick_parts"}
     for name in replaced:
         before, fires = traced(name)
         for gpus, times in (((), fires), (("current",), 0)):
