@@ -33,11 +33,12 @@ _STEPS = 2
 
 SHIFTS = ("convolve_shifts", "convolve_regions", "merge_depthwise")
 """Rules that make grouped convolutions of shifts. On an H100 these took longer than the copies that they save."""
-PLACES = ("gather_shifts", "pick_parts")
-"""Rules that make gathers of shifts, and selections of what a list is unbound into. By the code that Inductor generates
-for a GPU, not by a measurement of their own. Where a gather reads it cannot know: its kernels neither transpose in
-tiles nor load several numbers at once, and check each place; a roll or a slice is arithmetic in the kernel that reads
-it. Parts of a list share one copy in another order; selections are copied by themselves, keys of attention twice.
+PARTS = ("gather_shifts", "pick_parts", "split_projection")
+"""Rules that take parts of a tensor apart. By the code that Inductor generates for a GPU, not by a measurement of their
+own. Where a gather reads it cannot know: its kernels neither transpose in tiles nor load several numbers at once, and
+check each place; a roll or a slice is arithmetic in the kernel that reads it. Parts of a list share one copy in another
+order; selections are copied by themselves, keys of attention twice. Halves of a product are views: two products in its
+place read the same twice, and no kernel is saved.
 """
 
 
@@ -69,7 +70,7 @@ class Inductor(EngineBackend):
 
     def off_for(self, gpus: Collection[str] = ()) -> tuple[str, ...]:
         """See Backend.off_for."""
-        return (*self.off, *SHIFTS, *PLACES) if gpus else self.off
+        return (*self.off, *SHIFTS, *PARTS) if gpus else self.off
 
     def carries_kernel(self, gpus: Collection[str] = ()) -> bool:
         """See Backend.carries_kernel: on a GPU."""

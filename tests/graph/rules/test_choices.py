@@ -56,12 +56,14 @@ def test_a_rule_that_does_not_pay_on_a_backend_is_off_there_unless_asked_for() -
         assert fired(rewrite_as(before, result)) == fired(result)
 
 
-def test_shifts_stay_shifts_in_engines_of_inductor_for_a_gpu() -> None:
+def test_shifts_and_parts_stay_what_they_are_in_engines_of_inductor_for_a_gpu() -> None:
     """Grouped convolutions in their place took longer there than the copies that they save; Inductor cannot know where
-    gathers read, and copies selections by themselves.
+    gathers read, copies selections by themselves, and has halves of a product as views.
     """
     inductor = backends()["inductor"]
-    replaced = {"convolve_shifts", "convolve_regions", "merge_depthwise", "gather_shifts", "pick_parts"}
+    grouped = ("convolve_shifts", "convolve_regions", "merge_depthwise")
+    parted = ("gather_shifts", "pick_parts", "split_projection")
+    replaced = {*grouped, *parted}
     for name in replaced:
         before, fires = traced(name)
         for gpus, times in (((), fires), (("current",), 0)):
