@@ -224,7 +224,7 @@ class Book:
     def __init__(self, folder: Path, device: str, dry: bool, settings: dict[str, Any], again: bool) -> None:
         from benchmarks.gpu import machine
 
-        self.clocks = machine.clocks
+        self.clocks, self.commit = machine.clocks, machine.commit()
         self.folder, self.skipped = folder, list[str]()
         found = machine.fingerprint(device)
         slug = "dry-run" if dry else re.sub(r"[^a-z0-9]+", "-", found["gpu"].lower()).strip("-")
@@ -254,7 +254,12 @@ class Book:
             traceback.print_exc()
             row = {"failed": " ".join(f"{type(error).__name__}: {error}".split())[:300]}
         spent = round(time.monotonic() - began, 1)
-        self.document["results"][name] = {**row, "took_s": spent, "clocks": [before, self.clocks()]}
+        self.document["results"][name] = {
+            **row,
+            "commit": self.commit,
+            "took_s": spent,
+            "clocks": [before, self.clocks()],
+        }
         print(f"{name}: {row.get('failed') or 'done'} ({spent} s)", flush=True)
         self._write()
 

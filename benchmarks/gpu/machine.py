@@ -6,6 +6,7 @@ import contextlib
 import importlib.metadata
 import platform
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -40,6 +41,15 @@ def fingerprint(device: str) -> dict[str, Any]:
 def clocks() -> dict[str, str] | None:
     """Clocks, temperature and power of the GPU now; None where they cannot be asked."""
     return query(*CLOCKS)
+
+
+def commit() -> str | None:
+    """The commit of this repository whose code measures; None where git does not tell."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
 
 
 def query(*names: str) -> dict[str, str] | None:

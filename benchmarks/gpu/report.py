@@ -18,7 +18,8 @@ def markdown(document: Document) -> str:
     parts = [
         f"# {machine['gpu']}",
         f"Driver {machine.get('driver')}, CUDA {machine['cuda']}, Python {machine['python']}, {versions}; "
-        f"{document['date']}. Times are medians; a ratio in brackets has an interval that holds 1.",
+        f"{document['date']}{_commits(document['results'])}. "
+        "Times are medians; a ratio in brackets has an interval that holds 1.",
         *_section("Correctness of the kernel", correctness, document),
         *_section("The kernel, FP16", kernels, document),
         *_section("Networks, FP16 unless said, CUDA graphs", networks, document),
@@ -29,6 +30,12 @@ def markdown(document: Document) -> str:
         *_section("What was aimed at", claims, document),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _commits(results: Document) -> str:
+    """Of what code the rows are."""
+    known = dict.fromkeys(row["commit"] for row in results.values() if row.get("commit"))
+    return f"; at commit {', '.join(known)}" if known else ""
 
 
 def _section(title: str, write: Any, document: Document) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.gpu import fused, report, timer
+from benchmarks.gpu import fused, machine, report, timer
 from benchmarks.gpu.__main__ import Book, Session, jobs
 from benchmarks.gpu.networks import NAMES, TINY
 from mlpdeploy.evidence.latency.timing import Timings
@@ -100,6 +100,17 @@ def test_a_row_that_fails_costs_no_other(tmp_path: Path, capsys: pytest.CaptureF
     assert "kernel a batch 1" in Book(tmp_path, "cpu", True, {}, False)
     assert "kernel a batch 1" not in Book(tmp_path, "cpu", True, {"seconds": 9}, False)
     assert "kernel a batch 1" not in Book(tmp_path, "cpu", True, {}, True)
+
+
+def test_rows_tell_the_commit_that_measured_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number, commit in enumerate(("abc1234", "abc1234", None, "def5678")):
+        monkeypatch.setattr(machine, "commit", lambda commit=commit: commit)
+        Book(tmp_path, "cpu", True, {}, False).add(f"network {number}", lambda: {"failed": "it is a test"})
+    text = (tmp_path / "dry-run.md").read_text()
+    assert "; at commit abc1234, def5678. Times are medians" in text
+    monkeypatch.undo()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert machine.commit() is None
 
 
 def rows() -> dict[str, Any]:
