@@ -2,12 +2,14 @@
 
 before: LayerNormalization over axes 1, 2 and 3 of x (b, c, h, w), whose scale and shift are (1, c, 1, 1)
 after:  mean m_i and variance v_i of the c channels of each place i; then m = mean(m_i), v = mean(v_i + (m_i - m)^2);
-        then (x - m) / sqrt(v + epsilon) * scale + shift; all but the last two steps in FP32
+        then (x - m) / sqrt(v + epsilon) of x as (b, c*h*w), back to (b, c, h, w), * scale + shift; all but the last
+        two steps in FP32
 
 A block reduces rows by itself. TensorRT-RTX 1.7 normalises a map of less than 2^14 numbers in one launch; of a larger
 one blocks share each sum and wait for each other, in five launches that read and write the map five times. In stages
-they are three, and three times. In which axes the first stage is was found by counting launches: over the channels
-where that leaves more than 256 rows and less than 2^14 for the second, over the last axis otherwise, or over both.
+they are three, and three times. The last step reads the map as one row: of one cast that all read, the first launch
+writes a map in FP32. In which axes the first stage is was found by counting launches: over the channels where that
+leaves more than 256 rows and less than 2^14 for the second, over the last axis otherwise, or over both.
 Source of the sum of variances: Chan, Golub and LeVeque 1983, "Algorithms for Computing the Sample Variance".
 """
 
@@ -55,9 +57,9 @@ def _first_stage(shape: list[int]) -> list[int]:
 
 
 def _staged(node: onnx.NodeProto, shape: list[int], within: list[int]) -> list[onnx.NodeProto]:
-    made, ones = Operations(node), [1 for _ in shape[1:]]
+    made = Operations(node)
     axes, rows, single = made.constant(within, np.int64), made.constant([0, -1], np.int64), made.constant([1], np.int64)
-    whole = made.constant([0, *ones], np.int64)
+    whole = made.constant([0, *shape[1:]], np.int64)
     epsilon = made.constant(attributes(node).get("epsilon", 1e-5), np.float32)
 
     wide = made.add("Cast", node.input[0], to=onnx.TensorProto.FLOAT)
@@ -65,7 +67,8 @@ def _staged(node: onnx.NodeProto, shape: list[int], within: list[int]) -> list[o
     means, variances = (made.add("Reshape", one, rows) for one in (mean, made.add("ReduceMean", square, axes)))
     mean, _, square = made.centred_mean(means, single)
     variance = made.add("ReduceMean", made.add("Add", variances, square), single)
-    centred = made.add("Sub", wide, made.add("Reshape", mean, whole))
-    deviation = made.add("Sqrt", made.add("Add", made.add("Reshape", variance, whole), epsilon))
-    made.scaled(made.add("Div", centred, deviation))
+    row = made.add("Cast", made.add("Reshape", node.input[0], rows), to=onnx.TensorProto.FLOAT)
+    deviation = made.add("Sqrt", made.add("Add", variance, epsilon))
+    normed = made.add("Div", made.add("Sub", row, mean), deviation)
+    made.scaled(made.add("Reshape", normed, whole))
     return made.nodes

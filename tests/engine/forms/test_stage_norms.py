@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from onnx.reference import ReferenceEvaluator
 from torch import nn
 
 from mlpdeploy.engine.backend import BuildRequest, backends
-from mlpdeploy.engine.backends.tensorrt import TensorRT
+from mlpdeploy.engine.backends.tensorrt import TensorRT, _programme
 from mlpdeploy.engine.batch import Batch
 from mlpdeploy.engine.form import prepare
 from mlpdeploy.engine.forms import spread_norms, stage_norms
@@ -165,4 +166,10 @@ def test_tensorrt_rtx_launches_less(channels: int, places: int, tmp_path: Path) 
         built = backend.build(given, BuildRequest("fp16", Batch(1, 8, 32), disabled=disabled), folder, Silent())
         launches.append(built.facts["launches"]["total"])
     assert launches[0] <= launches[1] - 4
+    built = backend.build(given, BuildRequest("fp16", Batch(4, 4, 4)), tmp_path, Silent())
+    (programme,) = _programme.read(built.engine.read_bytes()).values()
+    written = [programme.tensors[name] for one in programme.statements for name in one.writes]
+    whole = 4 * channels * places**2
+    assert any(one.dtype == "half" and math.prod(one.dimensions) == whole for one in written)
+    assert not any(one.dtype == "float" and math.prod(one.dimensions) == whole for one in written)
     assert {one.name: one.fired for one in prepare(given.model, TensorRT.forms, "fp16").forms}["stage_norms"] == 2
