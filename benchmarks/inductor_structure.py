@@ -162,7 +162,7 @@ def moved(node: Any) -> int:
 def ours(traced: Traced, disabled: Sequence[str] = (), enabled: Sequence[str] = ()) -> tuple[nn.Module, Rewritten]:
     """The graph that the backend compiles for a GPU, in FP16 from inputs to outputs."""
     rewritten = rewrite(traced, disabled, enabled, OFF)
-    return programs.padded(apply(rewritten, plan(rewritten, "fp16", io="fp16"))).module, rewritten
+    return programs.for_gpu(apply(rewritten, plan(rewritten, "fp16", io="fp16"))).module, rewritten
 
 
 def measure(name: str, seed: int, rules: bool) -> dict[str, Any]:

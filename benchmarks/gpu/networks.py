@@ -76,7 +76,7 @@ def load(
     off = backends()["inductor"].off_for((CURRENT,) if device == "cuda" else ())
     rewritten = rewrite(traced, disabled, enabled, off)
     precision = precision if device == "cuda" else "fp32"
-    typed = programs.padded(apply(rewritten, plan(rewritten, precision, io=precision)))
+    typed = programs.for_gpu(apply(rewritten, plan(rewritten, precision, io=precision)))
     fired = {report.name: report.fired for report in rewritten.report}
     # Copies: what is traced stays on the CPU, where it is rewritten again.
     plain, ours = copy.deepcopy(source.network).to(device), copy.deepcopy(typed.module).to(device)

@@ -46,6 +46,37 @@ VECTOR = 16
 """Bytes that a thread of a GPU moves at once, from an address that is a multiple of them."""
 
 
+def for_gpu(typed: Typed) -> Typed:
+    """The same graph with its weights laid as a GPU reads them, once and not in each call."""
+    return channels_last(padded(typed))
+
+
+def channels_last(typed: Typed) -> Typed:
+    """The same graph, in which the kernels of convolutions over images have their channels last in memory.
+
+    A convolution gives its result in the memory format of its kernel, and Inductor has its map in the same: with
+    channels last as cuDNN's tensor cores read them, also where the batch is free. There Inductor chooses no layouts by
+    itself (`GraphLowering.decide_layout_opt`), and where it does it would copy these kernels in each call.
+    """
+    from dataclasses import replace
+
+    import torch
+    from torch import fx, nn
+
+    from mlpdeploy.graph.editor import weight
+    from mlpdeploy.graph.kinds import CONVOLUTIONS_OF_IMAGES
+    from mlpdeploy.graph.rewrite import copied
+
+    module = fx.GraphModule(typed.module, copied(typed.module.graph))
+    for node in module.graph.nodes:
+        kernel = weight(module, node.args[1]) if node.target in CONVOLUTIONS_OF_IMAGES else None
+        if kernel is not None:
+            place, _, name = node.args[1].target.rpartition(".")
+            laid = kernel.detach().clone(memory_format=torch.channels_last)
+            setattr(module.get_submodule(place), name, nn.Parameter(laid, requires_grad=False))
+    return replace(typed, module=module)
+
+
 def padded(typed: Typed) -> Typed:
     """The same graph, in which every row of a matrix of our operations begins where a vector does.
 

@@ -28,6 +28,9 @@ ALONG = SPLITS | PICKS | {aten.softmax.int, aten.slice.Tensor}
 
 CONVOLUTIONS = {aten.conv1d.default, aten.conv2d.default, aten.conv2d.padding, aten.conv3d.default}
 
+CONVOLUTIONS_OF_IMAGES = {aten.conv2d.default, aten.conv2d.padding, aten.conv_transpose2d.input}
+"""`op(x, kernel, ...)` with two dimensions of space."""
+
 CASTS = {aten.to.dtype, aten.to.dtype_layout, aten._to_copy.default}
 """`op(x, dtype, ...)`."""
 

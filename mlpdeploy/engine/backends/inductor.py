@@ -105,7 +105,7 @@ class Inductor(EngineBackend):
         device = "cuda" if request.gpus else "cpu"
         try:
             if device == "cuda":
-                emitted = replace(emitted, typed=programs.padded(emitted.typed))
+                emitted = replace(emitted, typed=programs.for_gpu(emitted.typed))
             exported = programs.exported(emitted, request.batch)
             if device == "cuda":
                 programs.tune(emitted.typed.module, request.batch.opt)
