@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.markdown import Document, by_part, measured, rule_name, source, table
-from benchmarks.recorded import ALL, PLAIN
+from benchmarks.recorded import ALL, PACKAGE, PLAIN, TRACED
 from mlpdeploy.evidence.proof.ladder import EMITTED, REWRITTEN, TYPED
 from mlpdeploy.precisions import EIGHT_BIT
 from mlpdeploy.zoo.recipe import recipes
@@ -155,6 +155,23 @@ def generated(document: Document) -> list[str]:
             rows.append([f"`{name}`", batch.removeprefix("batch "), *counts, *sizes, ", ".join(others)])
     head = ["network", "batch", "kernels", "calls", "MB by kernels", "MB by calls", "kernels with a rule that is off"]
     return [*table(head, rows), "", *source(document, ["torch"])]
+
+
+def packages(document: Document) -> list[str]:
+    """What Inductor generates of the backend's packages, with kernels as traced and with their channels last."""
+    rows = []
+    for name, batches in document["results"].items():
+        for row in measured(batches).values():
+            pair = [row[TRACED], row[PACKAGE]]
+            counts = [[str(of(one)) for one in pair] for of in (_channels_last, lambda of: of["kernels"])]
+            sizes = [[_size_of(one, side) for one in pair] for side in ("kernels", "calls")]
+            rows.append([f"`{name}`", str(sum(pair[1]["convolutions"].values())), *map(" → ".join, counts + sizes)])
+    head = ["network", "convolutions", "of maps with channels last", "kernels", "MB by kernels", "MB by calls"]
+    return [*table(head, rows), "", *source(document, ["torch"])]
+
+
+def _channels_last(found: Document) -> int:
+    return int(found["convolutions"].get("channels last", 0))
 
 
 def _calls(found: Document) -> int:

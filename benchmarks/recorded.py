@@ -14,6 +14,8 @@ from mlpdeploy.graph.rules import LAYOUT
 
 PLAIN, ALL = "plain export", "default rules"
 """Contenders of `benchmarks.launches` and `benchmarks.rules`."""
+TRACED, PACKAGE = "kernels as traced", "package"
+"""Contenders of `benchmarks.inductor_structure --packages`."""
 
 
 def fired(row: Mapping[str, Any]) -> dict[str, int]:

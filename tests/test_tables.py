@@ -203,6 +203,14 @@ def test_generated_code_is_told_with_its_bytes_and_what_reads_through_a_table() 
     assert lines[-1] == "A CPU, 2 cores, Python 3.11.1, torch 2.15; 2026-01-02."
 
 
+def test_packages_are_told_with_the_convolutions_whose_channels_are_last() -> None:
+    sizes = {"kernels": 1234e6, "calls": 5e6}
+    traced = {"kernels": 9, "convolutions": {"channels first": 3, "channels last": 1}, "bytes": sizes}
+    package = {"kernels": 8, "convolutions": {"channels last": 4}, "bytes": sizes}
+    lines = tables.packages(document({"net": {"batch 128": {"kernels as traced": traced, "package": package}}}))
+    assert lines[2] == "| `net` | 4 | 1 → 4 | 9 → 8 | 1234 → 1234 | 5 → 5 |"
+
+
 def test_launches_name_the_rules_that_change_their_number() -> None:
     counts = {"plain export": 9, "default rules": 7, "without fold_affine": 8, "without project_tokens": 7, "bare": 9}
     results = {"net": {label: {"total": count} for label, count in counts.items()}}

@@ -1,4 +1,8 @@
-"""Whole networks in FP16 and BF16: eager, torch.compile, ours with and without the kernel, and TensorRT's engines."""
+"""Whole networks in FP16 and BF16: eager, torch.compile, ours with and without the kernel, and TensorRT's engines.
+
+Ours is the graph of an `inductor` package, its weights laid in the same way, and compiled as the plain network is: for
+one batch. A package's batch is free, so its kernels know less; `pipeline` builds one, and does not time it.
+"""
 
 from __future__ import annotations
 

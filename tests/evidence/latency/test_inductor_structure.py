@@ -15,11 +15,13 @@ pytest.importorskip("triton", reason="Triton, which Inductor generates kernels i
 
 CODE = """
 import json
+from unittest.mock import patch
 
 import torch
 from torch import nn
 
-from benchmarks.inductor_structure import generated, ours
+from benchmarks.inductor_structure import generated, ours, packaged
+from mlpdeploy.engine import programs
 from mlpdeploy.graph.tracing.trace import TensorSpec, trace
 
 
@@ -35,8 +37,13 @@ class Shifted(nn.Module):
 
 shape = (16, 8, 8)
 traced = trace(Shifted().eval(), [TensorSpec("x", shape, torch.float32)])
-modules = {"plain": Shifted().eval().half(), "ours": ours(traced)[0], "tables": ours(traced, (), ["gather_shifts"])[0]}
-print(json.dumps({name: generated(module, [(4, *shape)]) for name, module in modules.items()}))
+typed = {"ours": ours(traced)[0], "tables": ours(traced, (), ["gather_shifts"])[0]}
+modules = {"plain": Shifted().eval().half(), **{name: programs.for_gpu(one).module for name, one in typed.items()}}
+found = {name: generated(module, [(4, *shape)]) for name, module in modules.items()}
+found["package"] = packaged(typed["ours"], 4)
+with patch.object(programs, "channels_last", lambda given: given):
+    found["as traced"] = packaged(typed["ours"], 4)
+print(json.dumps(found))
 print(torch.cuda.is_available(), torch.cuda.device_count())
 """
 
@@ -52,7 +59,15 @@ def test_code_for_a_gpu_is_counted_without_one_and_shifts_are_read_through_no_ta
     first, last = done.stdout.splitlines()
     found: dict[str, Any] = json.loads(first)
     assert last == "False 0"
-    assert {name: one["tables"] for name, one in found.items()} == {"plain": 0, "ours": 0, "tables": 1}
+    assert {name: one["tables"] for name, one in found.items()} == {
+        "plain": 0,
+        "ours": 0,
+        "tables": 1,
+        "package": 0,
+        "as traced": 0,
+    }
+    assert found["package"]["convolutions"] == {"channels last": 1}
+    assert found["as traced"]["convolutions"] == {"channels first": 1}
     for one in found.values():
         assert one["calls"] == {"addmm": 1, "convolution": 1} and one["kernels"] >= 2
     # The convolution's images and weights in FP16, and the head's rows, weights and bias.
