@@ -122,6 +122,7 @@ def ends_with_its_code(found: dict[str, Any]) -> Iterator[None]:
     def stop(graph: GraphLowering) -> None:
         graph.init_wrapper_code()
         graph._update_scheduler()
+        graph.wrapper_code.push_codegened_graph(graph)
         graph.scheduler.codegen()
         found.update(counted(graph.scheduler.nodes))
         raise Generated
