@@ -20,7 +20,7 @@ def test_list_of_some_says_which_rules_fire(cli: Cli) -> None:
     printed = cli("list", "VIP_S").stdout
     assert "vip_s14" in printed and "vip_l7" not in printed and "project_segments 36" in printed
     assert "TensorRT launches " in printed and "; only copy " in printed and "; transpose " in printed
-    assert "that only copy: patch_embed.proj 1" in printed and "network.*.*.attn.mlp_w " in printed
+    assert "that only copy: network.*.proj 1" in printed and "network.*.*.attn.mlp_w " in printed
     assert all(len(line) <= 80 for line in printed.splitlines())
     assert [entry["name"] for entry in json.loads(cli("list", "vip_s", "--json").stdout)] == ["vip_s14", "vip_s7"]
     refused = cli("list", "no such net", code=2)
