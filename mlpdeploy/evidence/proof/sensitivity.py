@@ -18,7 +18,7 @@ from mlpdeploy.graph import custom_ops
 from mlpdeploy.graph.editor import weight
 from mlpdeploy.graph.quantisation.calibrate import EXACT_DB, Arrays, Step, batches, fake_quantised, outputs, sqnr_db
 from mlpdeploy.graph.quantisation.codes import Codes, channel_scales, coded, storable
-from mlpdeploy.graph.quantisation.sites import Quantisation, Site, sites
+from mlpdeploy.graph.quantisation.sites import Quantisation, Site, sites, taking
 from mlpdeploy.graph.rewrite import Rewritten
 
 
@@ -111,7 +111,8 @@ def sensitivities(
 
     The FP32 values before a site are computed once; only what depends on the site is computed again for it.
     """
-    found = {name: site for name, site in _taking(balanced, quantisation).items() if only is None or name in only}
+    whole = taking(balanced.module, quantisation.codes, quantisation.kept)
+    found = {name: site for name, site in whole.items() if only is None or name in only}
     results: dict[str, list[np.ndarray]] = {name: [] for name in found}
     total = len(found) * -(-len(judge.expected) // len(next(batches(judge.rows, balanced.inputs))[0]))
     done = 0
@@ -136,7 +137,7 @@ def loud_ends(balanced: Rewritten, quantisation: Quantisation, judge: Judge) -> 
 
     They are often the most sensitive of a network and its cheapest. A network of two sites has none between them.
     """
-    names = list(_taking(balanced, quantisation))
+    names = list(taking(balanced.module, quantisation.codes, quantisation.kept))
     if len(names) < 3:
         return {}
     ends = (names[0], names[-1])
@@ -208,15 +209,6 @@ def _point(
         target.max_drop is None or judge.drop(output) <= target.max_drop + 1e-9
     )
     return MixedPoint(count, share, sqnr if sqnr < EXACT_DB else None, judge.top1(output)), enough
-
-
-def _taking(balanced: Rewritten, quantisation: Quantisation) -> dict[str, Site]:
-    """The sites that take codes."""
-    return {
-        name: site
-        for name, site in sites(balanced.module, quantisation.codes).found.items()
-        if name not in quantisation.kept
-    }
 
 
 def _each_alone(

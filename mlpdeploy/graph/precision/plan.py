@@ -18,7 +18,7 @@ from mlpdeploy.graph.precision.reach import Reach
 from mlpdeploy.graph.precision.sensitive import sensitive
 from mlpdeploy.graph.precision.small import divisors, small
 from mlpdeploy.graph.quantisation.codes import CODES, INT4, Codes
-from mlpdeploy.graph.quantisation.sites import Quantisation, Site, products, residuals, sites
+from mlpdeploy.graph.quantisation.sites import Quantisation, Site, products, residuals, sites, taking
 from mlpdeploy.graph.rewrite import Rewritten
 from mlpdeploy.graph.tracing.place import network_of
 from mlpdeploy.precisions import WEIGHT_ONLY
@@ -142,8 +142,7 @@ def _quantised(rewritten: Rewritten, quantisation: Quantisation, reasons: Mappin
     codes = quantisation.codes
     return {
         name: Quantised(site, quantisation.thresholds[site.source] / codes.largest)
-        for name, site in sites(rewritten.module, codes).found.items()
-        if name not in quantisation.kept and name not in reasons
+        for name, site in taking(rewritten.module, codes, {*quantisation.kept, *reasons}).items()
     }
 
 

@@ -8,7 +8,7 @@ Everything is computed in FP32 by PyTorch, over the whole data, twice at most; n
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,7 +24,7 @@ from mlpdeploy.graph.precision.typed import apply
 from mlpdeploy.graph.quantisation.calibrators import BINS, CALIBRATORS, Histogram, threshold
 from mlpdeploy.graph.quantisation.codes import CODES, NVFP4, Codes
 from mlpdeploy.graph.quantisation.equalise import Channels, equalise, factors
-from mlpdeploy.graph.quantisation.sites import Quantisation, Site, sites
+from mlpdeploy.graph.quantisation.sites import Quantisation, Site, taking
 from mlpdeploy.graph.rewrite import Rewritten
 from mlpdeploy.graph.tracing.rows import chunks, fixed_batch
 
@@ -65,11 +65,11 @@ def calibrate(
             f"--calibrator {calibrator} is for int8 and fp8: NVFP4 scales each block of 16 by its own largest"
         )
     kept = kept or {}
-    taking = _taking(rewritten, codes, kept)
-    seen = _channels(rewritten, data, taking, step)
-    chosen = _factors(rewritten, taking, seen, codes) if equalising and codes is not NVFP4 else {}
+    known = taking(rewritten.module, codes, kept)
+    seen = _channels(rewritten, data, known, step)
+    chosen = _factors(rewritten, known, seen, codes) if equalising and codes is not NVFP4 else {}
     balanced = equalise(rewritten, chosen)
-    histograms = _histograms(balanced, data, _largest(_taking(balanced, codes, kept), seen, chosen), step)
+    histograms = _histograms(balanced, data, _largest(taking(balanced.module, codes, kept), seen, chosen), step)
     candidates = ("max",) if codes is NVFP4 else CALIBRATORS if calibrator == AUTO else (calibrator,)
     rows = len(next(iter(data.values())))
     found = {
@@ -88,11 +88,6 @@ def calibrate(
     sqnr = _tried(balanced, data, found, step)
     best = max(sqnr, key=lambda name: sqnr[name])
     return replace(found[best], sqnr_db=sqnr)
-
-
-def _taking(rewritten: Rewritten, codes: Codes, kept: Collection[str]) -> dict[str, Site]:
-    """The sites that take codes."""
-    return {name: site for name, site in sites(rewritten.module, codes).found.items() if name not in kept}
 
 
 def fake_quantised(rewritten: Rewritten, quantisation: Quantisation) -> fx.GraphModule:
@@ -177,10 +172,10 @@ class _Seen:
         return Channels(self.largest.double().numpy().reshape(-1), self.power.numpy().reshape(-1) / self.count)
 
 
-def _channels(rewritten: Rewritten, data: Arrays, taking: Mapping[str, Site], step: Step) -> dict[str, Channels]:
+def _channels(rewritten: Rewritten, data: Arrays, known: Mapping[str, Site], step: Step) -> dict[str, Channels]:
     """What each site's activation is by input channel."""
     graph = {node.name: node for node in rewritten.module.graph.nodes}
-    seen = {name: _Seen(site) for name, site in taking.items()}
+    seen = {name: _Seen(site) for name, site in known.items()}
     readers: dict[str, list[_Seen]] = {}
     for name, one in seen.items():
         readers.setdefault(graph[name].args[one.site.activation].name, []).append(one)
@@ -202,11 +197,11 @@ def _channels(rewritten: Rewritten, data: Arrays, taking: Mapping[str, Site], st
 
 
 def _factors(
-    rewritten: Rewritten, taking: Mapping[str, Site], seen: Mapping[str, Channels], codes: Codes
+    rewritten: Rewritten, known: Mapping[str, Site], seen: Mapping[str, Channels], codes: Codes
 ) -> dict[str, tuple[float, ...]]:
     graph = {node.name: node for node in rewritten.module.graph.nodes}
     chosen = {}
-    for name, site in taking.items():
+    for name, site in known.items():
         matrix = weight(rewritten.module, graph[name].args[site.weight])
         assert matrix is not None
         if (s := factors(matrix, site, seen[name], codes)) is not None:
@@ -215,11 +210,11 @@ def _factors(
 
 
 def _largest(
-    taking: Mapping[str, Site], seen: Mapping[str, Channels], chosen: Mapping[str, Sequence[float]]
+    known: Mapping[str, Site], seen: Mapping[str, Channels], chosen: Mapping[str, Sequence[float]]
 ) -> dict[str, float]:
     """The largest magnitude of every source after equalisation, which needs no second look at the data."""
     largest: dict[str, float] = {}
-    for name, site in taking.items():
+    for name, site in known.items():
         reached = seen[name].largest / np.asarray(chosen.get(name, 1.0))
         largest[site.source] = max(largest.get(site.source, 0.0), float(reached.max()))
     return largest

@@ -9,7 +9,7 @@ on its way to a site moves 8-bit codes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -122,6 +122,11 @@ def sites(module: fx.GraphModule, codes: Codes) -> Sites:
         else:
             refused[node.name], modules[node.name] = reason, site.module
     return Sites(found, refused, modules)
+
+
+def taking(module: fx.GraphModule, codes: Codes, kept: Collection[str]) -> dict[str, Site]:
+    """The sites that take `codes` where those of `kept` stay out, by name."""
+    return {name: site for name, site in sites(module, codes).found.items() if name not in kept}
 
 
 def _matrix(module: fx.GraphModule, node: fx.Node, place: int) -> torch.Tensor:
