@@ -39,7 +39,7 @@ from mlpdeploy.engine.on_gpu import OnGpu
 from mlpdeploy.engine.runner import Arrays, Contexts
 from mlpdeploy.engine.signature import Signature
 from mlpdeploy.errors import ArtifactError, BuildError, InputError, MachineLacks
-from mlpdeploy.precisions import QUANTISED
+from mlpdeploy.precisions import EIGHT_BIT, QUANTISED
 
 if TYPE_CHECKING:
     import onnx
@@ -71,6 +71,8 @@ class TensorRT(EngineBackend):
         self.times_kernels = flavour == "tensorrt"  # TensorRT-RTX compiles kernels where they run
         self.has_routes = flavour == "tensorrt"
         self.fuses_codes = flavour == "tensorrt"  # TensorRT-RTX's by its engines (benchmarks/results/quantisation.json)
+        if not self.fuses_codes:
+            self.forms = (Form("multiply_pointwise", EIGHT_BIT), *self.forms)
 
     def versions(self) -> dict[str, str]:
         """The installed version; NVIDIA's wheels are called tensorrt, tensorrt-cu12 or tensorrt-cu13."""
@@ -254,7 +256,7 @@ def parse_prepared(
     model: onnx.ModelProto, flavour: str = "tensorrt-rtx", disabled: Collection[str] = ()
 ) -> ParsedNetwork:
     """What TensorRT parses when it builds `model`: as `parse`, behind its forms but those `disabled`."""
-    return parse(prepare(model, TensorRT.forms, "fp16", disabled).model, flavour)
+    return parse(prepare(model, TensorRT(flavour).forms, "fp16", disabled).model, flavour)
 
 
 def strongly_typed_flag(trt: Any) -> bool:

@@ -1,0 +1,169 @@
+"""Convolutions of codes at one place as products: what takes the form, what must not, and what is launched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mlpdeploy.engine.backend import BuildRequest, backends
+from mlpdeploy.engine.batch import Batch
+from mlpdeploy.engine.form import prepare
+from mlpdeploy.engine.forms import multiply_pointwise
+from mlpdeploy.engine.onnx.emit import Emitted, emit
+from mlpdeploy.evidence.proof.runs import onnx_run
+from mlpdeploy.graph.precision.plan import plan
+from mlpdeploy.graph.precision.typed import apply
+from mlpdeploy.graph.quantisation.calibrate import calibrate
+from mlpdeploy.graph.quantisation.equalise import equalise
+from mlpdeploy.graph.rewrite import rewrite
+from mlpdeploy.graph.tracing.trace import TensorSpec, trace
+from mlpdeploy.precisions import EIGHT_BIT
+from mlpdeploy.progress import Stages
+
+HEIGHT, WIDTH = 4, 6
+
+
+class Gated(nn.Module):
+    """Two blocks on maps: of three convolutions of one place, two without a bias, one gates the others."""
+
+    def __init__(self, channels: int = 32) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem = nn.Conv2d(3, channels, 4, 4)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(channels) for _ in range(2))
+        self.values, self.more, self.phases, self.back = (
+            nn.ModuleList(nn.Conv2d(channels, channels, 1, bias=biased) for _ in range(2))
+            for biased in (False, False, True, True)
+        )
+        self.head = nn.Linear(channels, 16)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.stem(image)
+        for norm, values, more, phases, back in zip(
+            self.norms, self.values, self.more, self.phases, self.back, strict=True
+        ):
+            normed = norm(x)
+            phase = nn.functional.relu(phases(normed))
+            x = x + back(values(normed) * phase.cos() + more(normed) * phase.sin())
+        return self.head(x.mean((2, 3)))
+
+
+def emitted(precision: str, beside: str = "fp32") -> Emitted:
+    """The file of the network, and random images of which it is calibrated."""
+    shape = (3, 4 * HEIGHT, 4 * WIDTH)
+    graph = rewrite(trace(Gated().eval(), [TensorSpec("image", shape, torch.float32)]))
+    quantisation = calibrate(graph, images(6), "max", precision)
+    graph = equalise(graph, quantisation.equalised)
+    return emit(apply(graph, plan(graph, precision, quantisation=quantisation, beside=beside)))
+
+
+def images(count: int) -> dict[str, np.ndarray]:
+    random = np.random.default_rng(count)
+    return {"image": random.standard_normal((count, 3, 4 * HEIGHT, 4 * WIDTH)).astype(np.float32)}
+
+
+@pytest.mark.parametrize("precision", EIGHT_BIT)
+def test_it_computes_the_same(precision: str) -> None:
+    given = emitted(precision).model
+    model, found = multiply_pointwise.rewrite(given)
+    onnx.checker.check_model(model, full_check=True)
+    kinds = [node.op_type for node in model.graph.node]
+    assert found == 8 and kinds.count("Conv") == 1 and kinds.count("Split") == 2
+    assert {one.name for one in model.graph.initializer} <= {name for node in model.graph.node for name in node.input}
+    for batch in (1, 3, 64):
+        first, second = (onnx_run(each, 1)(images(batch))["output"] for each in (given, model))
+        assert np.abs(first - second).max() <= 1e-5 * np.abs(first).max()
+
+
+def file(
+    kernel: str = "16, 16, 1, 1",
+    told: str = "",
+    places: str = "2, 3",
+    source: str = "coded",
+    weight: str = "w",
+    bias: str = "bias",
+) -> onnx.ModelProto:
+    """y = a convolution of codes of x; `spare` are codes of the file, `floats` a weight that is none."""
+    numbers = ", ".join("1" * int(np.prod([int(size) for size in kernel.split(",")])))
+    made = f"""
+        <ir_version: 10, opset_import: ["" : 20]>
+        net (float[b, 16, {places}] x, float[16] other) => (float[b, n, h, v] y)
+        <float[{kernel}] floats = {{{numbers}}}, float scale = {{1}}, int8 zero = {{0}},
+         float[16] bias = {{{", ".join("1" * 16)}}},
+         int8[{kernel}] codes = {{{numbers}}}, float[16] scales = {{{", ".join("1" * 16)}}},
+         int8[1, 16, 2, 3] spare = {{{", ".join("1" * 96)}}}>
+        {{
+            q = QuantizeLinear (x, scale, zero)
+            coded = DequantizeLinear (q, scale, zero)
+            constant = DequantizeLinear (spare, scale, zero)
+            w = DequantizeLinear <axis = 0> (codes, scales)
+            y = Conv {told} ({source}, {weight}{", " + bias if bias else ""})
+        }}
+    """
+    model = onnx.shape_inference.infer_shapes(onnx.parser.parse_model(made))
+    for node in model.graph.node:
+        node.name = f"{node.output[0]}/{node.op_type}"
+    return model
+
+
+FIRES = {
+    "a bias": file(),
+    "no bias": file(bias=""),
+    "what it says anyway": file(told="<group = 1, pads = [0, 0, 0, 0], strides = [1, 1], kernel_shape = [1, 1]>"),
+}
+NEAR_MISSES = {
+    "an odd number of places": file(places="3, 3"),
+    "places that are not known": file(places="2, v"),
+    "neighbours too": file(kernel="16, 16, 3, 3", told="<pads = [1, 1, 1, 1]>"),
+    "every other place": file(told="<strides = [2, 2]>"),
+    "places around": file(told="<pads = [1, 1, 1, 1]>"),
+    "groups": file(kernel="16, 8, 1, 1", told="<group = 2>"),
+    "a weight without codes": file(weight="floats"),
+    "a map without codes": file(source="x"),
+    "codes of the file": file(source="constant"),
+    "a bias that is given": file(bias="other"),
+}
+
+
+@pytest.mark.parametrize("name", FIRES)
+def test_a_convolution_of_codes_at_one_place(name: str) -> None:
+    model, found = multiply_pointwise.rewrite(FIRES[name])
+    onnx.checker.check_model(model, full_check=True)
+    assert found == 1
+    (product,) = (node for node in model.graph.node if node.op_type == "MatMul")
+    assert product.name == "y/Conv"
+
+
+@pytest.mark.parametrize("name", NEAR_MISSES)
+def test_a_near_miss_stays(name: str) -> None:
+    given = NEAR_MISSES[name]
+    assert multiply_pointwise.rewrite(given) == (given, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", EIGHT_BIT)
+def test_tensorrt_rtx_moves_less_in_fewer_launches(precision: str, tmp_path: Path) -> None:
+    rtx = backends()["tensorrt-rtx"]
+    if (reason := rtx.available()) is not None:
+        pytest.skip(reason)
+    given, told = emitted(precision, "fp16"), []
+    for disabled in ((), ("multiply_pointwise",)):
+        folder = tmp_path / str(len(disabled))
+        folder.mkdir()
+        request = BuildRequest(precision, Batch(8, 8, 8), ("sm89",), disabled=disabled)
+        told.append(rtx.build(given, request, folder, Stages()).facts["launches"])
+    assert all(one["copies"] == 0 for one in told)
+    assert told[0]["total"] < told[1]["total"] and told[0]["bytes_moved"] < told[1]["bytes_moved"]
+
+
+@pytest.mark.parametrize(("name", "fires"), [("tensorrt-rtx", EIGHT_BIT), ("tensorrt", ())])
+def test_it_is_for_codes_of_the_engine_that_needs_it(name: str, fires: tuple[str, ...]) -> None:
+    given = FIRES["a bias"]
+    for precision in ("fp16", *EIGHT_BIT):
+        fired = {one.name: one.fired for one in prepare(given, backends()[name].forms, precision).forms}
+        assert fired.get("multiply_pointwise", 0) == (precision in fires)
