@@ -44,7 +44,8 @@ def measure(name: str, seed: int, rules: bool) -> dict[str, Any]:
     traced = trace(network, specs)
     fired = {report.name: report.fired for report in rewrite(traced, enabled=all_rules()).report} if rules else {}
     backend = backends()[BACKEND]
-    optional, off = form.saving(backend.forms), backend.off
+    serving = [one for one in backend.forms if not one.precisions or "fp16" in one.precisions]
+    optional, off = form.saving(serving), backend.off
     found = {PLAIN: counted(common.plain(network, specs, "fp16", io="fp32"), *optional)}
     for label, (disabled, enabled) in variants(fired, off).items():
         if not rules and label != ALL:

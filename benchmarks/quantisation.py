@@ -148,7 +148,7 @@ def engines(name: str, seed: int) -> dict[str, Any]:
     rewritten = rewrite(trace(network, specs), off=backend.off)
     found = {"fp16": _built(emit(apply(rewritten, plan(rewritten, "fp16"))), "fp16")}
     for precision in EIGHT_BIT:
-        quantisation = _calibrated(rewritten, rows, precision)
+        quantisation = calibrated(rewritten, rows, precision)
         row = _built(coded(rewritten, quantisation, "fp16"), precision)
         row |= {"size": _size(row, found["fp16"], 0), "size_without_source": _size(row, found["fp16"], 1)}
         found[precision] = row | {"round_trip": round_trip(rewritten, quantisation, rows)}
@@ -191,7 +191,7 @@ def fp4(name: str, seed: int) -> dict[str, Any]:
         return {"nvfp4": None}
     found = {"fp16": _built(emit(apply(rewritten, plan(rewritten, "fp16"))), "fp16", GPUS[-1:])}
     for precision in ("fp8", "nvfp4"):
-        quantisation = _calibrated(rewritten, rows, precision)
+        quantisation = calibrated(rewritten, rows, precision)
         row = _built(coded(rewritten, quantisation, "fp16"), precision, GPUS[-1:])
         row |= {"size": _size(row, found["fp16"], 0), "size_without_source": _size(row, found["fp16"], 1)}
         found[precision] = row | {"sqnr_db": quantisation.sqnr_db["max"]}
@@ -203,7 +203,7 @@ def fp4(name: str, seed: int) -> dict[str, Any]:
     return found
 
 
-def _calibrated(rewritten: Rewritten, rows: Mapping[str, np.ndarray], precision: str) -> Quantisation:
+def calibrated(rewritten: Rewritten, rows: Mapping[str, np.ndarray], precision: str) -> Quantisation:
     """As `mlpdeploy build` does for TensorRT-RTX."""
     kept = unfused(rewritten.module) if precision == "fp8" else {}
     return calibrate(rewritten, rows, "max", precision, kept=kept)

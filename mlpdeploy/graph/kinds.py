@@ -154,6 +154,15 @@ def convolution_arguments(node: fx.Node) -> tuple[Any, ...]:
     return (*node.args, *(None, [1, 1], [0, 0], [1, 1], 1)[len(node.args) - 2 :])
 
 
+def is_pointwise_convolution(node: fx.Node) -> bool:
+    """Whether a node is a convolution that gives for each place what is at that place alone, of all channels."""
+    if node.target not in CONVOLUTIONS:
+        return False
+    _, kernel, _, stride, padding, _, groups = convolution_arguments(node)
+    apart = isinstance(padding, str) or not any(padding)  # a kernel of one place is padded by nothing
+    return apart and groups == 1 and {*stride} == {1} == {*shape_of(kernel)[2:]}
+
+
 def is_getitem(node: fx.Node) -> bool:
     """Whether a node takes one tensor out of a list."""
     return node.target is operator.getitem

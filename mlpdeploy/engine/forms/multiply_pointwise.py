@@ -1,12 +1,16 @@
-"""Convolutions of one place whose operands are codes are products from the left, for TensorRT-RTX.
+"""Convolutions of one place beside codes are products from the left, for TensorRT-RTX.
 
 before: codes (b, k, h, w) -> Conv with codes (n, k, 1, 1) and a bias (n) -> (b, n, h, w), several times
 after:  codes (b, k, h, w) -> Reshape -> (b, k, h*w) -> codes (all n, k) @ -> + bias -> Reshape -> Split
 
+before: (b, k, h, w) -> Conv with (n, k, 1, 1) -> activation -> codes (b, n, h, w)
+after:  (b, k, h, w) -> Reshape -> (b, k, h*w) -> (n, k) @ -> + bias -> activation -> codes (b, n, h*w) -> Reshape
+
 TensorRT-RTX 1.7 writes what a convolution of codes gives in FP32, and what a product of codes gives in FP16. Those that
-read the same codes are one product, whose parts are read where they lie. Maps of an odd number of places stay: each
-channel of theirs is padded to an even one in a launch of its own. A product without a bias gets one of zeros: its
-scales are then multiplied by what reads it, and not in a launch of their own.
+read the same codes are one product, whose parts are read where they lie. Without codes a product makes those of its
+activation itself, and behind a convolution they are a launch. Maps of an odd number of places stay: each channel of
+theirs is padded to an even one in a launch of its own. A product without a bias gets one of zeros: its scales are then
+multiplied by what reads it, and not in a launch of their own.
 """
 
 from __future__ import annotations
@@ -20,100 +24,165 @@ from onnx import helper, numpy_helper
 
 from mlpdeploy.engine.forms._edit import attributes, replaced, shapes_of
 
+ELEMENTWISE = {
+    *("Add", "Clip", "Div", "Elu", "Erf", "Exp", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Max", "Min", "Mish"),
+    *("Mul", "Neg", "Pow", "Relu", "Sigmoid", "Softplus", "Sqrt", "Sub", "Tanh"),
+}
+
 
 def rewrite(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
     """The same model with such convolutions as products; and how many convolutions there are."""
     graph = _Graph(model)
     together: dict[str, list[onnx.NodeProto]] = {}
-    for node in filter(graph.is_pointwise, model.graph.node):
-        together.setdefault(node.input[0], []).append(node)
-    if not together:
-        return model, 0
     made: dict[str, list[onnx.NodeProto]] = {}
+    for node in filter(graph.is_pointwise, model.graph.node):
+        if graph.takes_codes(node):
+            together.setdefault(node.input[0], []).append(node)
+        elif (maker := graph.codes_behind(node)) is not None:
+            made |= {node.name: graph.product([node], node.output[0]), maker.name: graph.codes(maker, node)}
     for first, *others in together.values():
-        made |= {first.name: graph.product([first, *others])} | {one.name: [] for one in others}
+        made |= {first.name: graph.parts([first, *others])} | {one.name: [] for one in others}
+    if not made:
+        return model, 0
     result = replaced(model, made)
     result.graph.initializer.extend(graph.made)
-    _drop_unread(result)
-    return result, len(made)
+    _tidy(result, graph.flat)
+    return result, sum(node.op_type == "Conv" and node.name in made for node in model.graph.node)
 
 
 class _Graph:
-    """What makes the tensors of a graph, and the constants that products are `made` of."""
+    """What makes and reads the tensors of a graph, the constants that are `made` for products, and the tensors that
+    are `flat`, with one axis for all places, under the name that they had before."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.makers = {name: node for node in model.graph.node for name in node.output}
+        self.readers: dict[str, list[onnx.NodeProto]] = {}
+        for node in model.graph.node:
+            for name in dict.fromkeys(node.input):
+                self.readers.setdefault(name, []).append(node)
         self.constants = {one.name: one for one in model.graph.initializer}
-        self.shapes = shapes_of(model)
+        self.shapes, self.outputs = shapes_of(model), {one.name for one in model.graph.output}
         self.made: list[onnx.TensorProto] = []
+        self.flat: set[str] = set()
 
     def is_pointwise(self, node: onnx.NodeProto) -> bool:
-        """Whether a node is a convolution of codes with codes, a product at each of an even number of places."""
+        """Whether a node is a convolution with a weight of the file, of one place, of an even number of places."""
         if node.op_type != "Conv" or node.domain:
             return False
-        activation, matrix = (self.makers.get(name) for name in node.input[:2])
-        if activation is None or matrix is None or not self._decodes(activation) or not self._decodes(matrix):
+        told, weight, shape = attributes(node), self._weight(node), self.shapes.get(node.input[0], [])
+        if weight is None or any(name not in self.constants for name in node.input[2:]):
             return False
-        ours = [*node.input[2:], *matrix.input]
-        if activation.input[0] in self.constants or any(name not in self.constants for name in ours):
+        moved = any(told.get("pads", ())) or any(step != 1 for step in told.get("strides", ()))
+        if moved or told.get("group", 1) != 1 or any(size != 1 for size in weight.dims[2:]):
             return False
-        return _stays(node, self.constants[matrix.input[0]]) and self._is_even(node)
-
-    def product(self, nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
-        """What takes the place of convolutions of the same codes; the product has the name of the first."""
-        first, given = nodes[0], nodes[0].input[0]
-        channels, *places = self.shapes[given][1:]
-        outputs = [self.constants[self.makers[node.input[1]].input[0]].dims[0] for node in nodes]
-        made = f"{given}/{{}}".format
-        sizes = self._constant(made("sizes"), np.array([-1, channels, math.prod(places)]))
-        back = self._constant(made("back"), np.array([-1, sum(outputs), *places]))
-        results = [node.output[0] for node in nodes]
-        whole = results[0] if len(results) == 1 else made("map")
-        written = [
-            helper.make_node("Reshape", [given, sizes], [made("columns")], f"{first.name}/columns"),
-            self._weight(nodes, made("rows")),
-            helper.make_node("MatMul", [made("rows"), made("columns")], [made("product")], first.name),
-            helper.make_node(
-                "Add", [made("product"), self._bias(nodes, outputs)], [made("added")], f"{first.name}/bias"
-            ),
-            helper.make_node("Reshape", [made("added"), back], [whole], f"{first.name}/back"),
-        ]
-        if whole not in results:
-            parts = self._constant(made("parts"), np.array(outputs))
-            written.append(helper.make_node("Split", [whole, parts], results, f"{first.name}/parts", axis=1))
-        return written
-
-    def _decodes(self, node: onnx.NodeProto) -> bool:
-        """Whether a node makes values of codes that do not have a scale for each block."""
-        return node.op_type == "DequantizeLinear" and not node.domain and "block_size" not in attributes(node)
-
-    def _is_even(self, node: onnx.NodeProto) -> bool:
-        """Whether the map that a convolution reads has an even number of places; not where these are not known."""
-        shape = self.shapes.get(node.input[0], [])
         return len(shape) > 2 and 0 not in shape[1:] and math.prod(shape[2:]) % 2 == 0
 
-    def _weight(self, nodes: Sequence[onnx.NodeProto], result: str) -> onnx.NodeProto:
-        """The weights (n, k, 1, 1) of convolutions as one matrix (all n, k), with a scale for each row."""
-        makers = [self.makers[node.input[1]] for node in nodes]
-        codes = [self._values(one.input[0]) for one in makers]
-        matrices = [one.reshape(len(one), -1) for one in codes]
-        scales = [
-            np.broadcast_to(self._values(one.input[1]), len(rows)) for one, rows in zip(makers, codes, strict=True)
-        ]
-        names = [
-            self._constant(f"{result}/codes", np.concatenate(matrices)),
-            self._constant(f"{result}/scales", np.concatenate(scales)),
-        ]
-        return helper.make_node("DequantizeLinear", names, [result], makers[0].name, axis=0)
+    def takes_codes(self, node: onnx.NodeProto) -> bool:
+        """Whether a convolution reads codes, of an activation and of its weight."""
+        activation = self.makers.get(node.input[0])
+        of_activation = activation is not None and _decodes(activation) and activation.input[0] not in self.constants
+        return of_activation and node.input[1] in self.makers
 
-    def _bias(self, nodes: Sequence[onnx.NodeProto], outputs: Sequence[int]) -> str:
+    def codes_behind(self, node: onnx.NodeProto) -> onnx.NodeProto | None:
+        """What makes codes of an activation of what a convolution without codes gives, and alone reads that."""
+        if node.input[1] not in self.constants:
+            return None
+        found, last = {node.output[0]}, list[onnx.NodeProto]()
+        waiting = list(found)
+        while waiting:
+            for reader in self.readers.get(waiting.pop(), ()):
+                if self._is_elementwise(reader, found):
+                    waiting += [name for name in reader.output if name not in found]
+                    found |= {*reader.output}
+                else:
+                    last.append(reader)
+        if len(last) != 1 or last[0].op_type != "QuantizeLinear" or len(found) == 1 or found & self.outputs:
+            return None
+        if any(not self._is_number(name) for name in last[0].input[1:]):
+            return None
+        self.flat |= found
+        return last[0]
+
+    def parts(self, nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
+        """What takes the place of convolutions of the same codes: one product, and their parts of it."""
+        results, given = [node.output[0] for node in nodes], nodes[0].input[0]
+        counts, places = [self._outputs(node) for node in nodes], self.shapes[given][2:]
+        whole = results[0] if len(results) == 1 else f"{given}/map"
+        sizes = self._constant(f"{whole}/sizes", np.array([-1, sum(counts), *places]))
+        made = self.product(nodes, f"{whole}/columns")
+        made.append(helper.make_node("Reshape", [f"{whole}/columns", sizes], [whole], f"{nodes[0].name}/back"))
+        if len(results) > 1:
+            split = self._constant(f"{whole}/parts", np.array(counts))
+            made.append(helper.make_node("Split", [whole, split], results, f"{nodes[0].name}/parts", axis=1))
+        return made
+
+    def product(self, nodes: Sequence[onnx.NodeProto], result: str) -> list[onnx.NodeProto]:
+        """The columns (b, all n, h*w) that convolutions of one tensor give; the product has the name of the first."""
+        first, given = nodes[0], nodes[0].input[0]
+        channels, *places = self.shapes[given][1:]
+        sizes = self._constant(f"{result}/read", np.array([-1, channels, math.prod(places)]))
+        columns, rows, product = (f"{result}/{what}" for what in ("given", "rows", "product"))
+        return [
+            helper.make_node("Reshape", [given, sizes], [columns], f"{first.name}/columns"),
+            *self._rows(nodes, rows),
+            helper.make_node("MatMul", [rows, columns], [product], first.name),
+            helper.make_node("Add", [product, self._bias(nodes, f"{result}/bias")], [result], f"{first.name}/bias"),
+        ]
+
+    def codes(self, maker: onnx.NodeProto, node: onnx.NodeProto) -> list[onnx.NodeProto]:
+        """Codes made of columns, and then a map of the convolution `node` again."""
+        copy, (result,) = onnx.NodeProto(), maker.output
+        copy.CopyFrom(maker)
+        copy.output[0] = f"{result}/columns"
+        sizes = self._constant(f"{result}/sizes", np.array([-1, *self.shapes[node.output[0]][1:]]))
+        return [copy, helper.make_node("Reshape", [copy.output[0], sizes], [result], f"{maker.name}/back")]
+
+    def _weight(self, node: onnx.NodeProto) -> onnx.TensorProto | None:
+        """The weight of a convolution, or its codes, with one scale or one for each row; None of one that has none."""
+        maker = self.makers.get(node.input[1])
+        if maker is None:
+            return self.constants.get(node.input[1])
+        known = _decodes(maker) and all(name in self.constants for name in maker.input)
+        by_row = known and (attributes(maker).get("axis", 1) == 0 or self._is_number(maker.input[1]))
+        return self.constants[maker.input[0]] if by_row else None
+
+    def _outputs(self, node: onnx.NodeProto) -> int:
+        weight = self._weight(node)
+        assert weight is not None
+        return int(weight.dims[0])
+
+    def _is_elementwise(self, node: onnx.NodeProto, found: set[str]) -> bool:
+        """Whether a node computes each number by itself, of what was found and single numbers of the file."""
+        others = [name for name in node.input if name and name not in found]
+        return node.op_type in ELEMENTWISE and not node.domain and all(map(self._is_number, others))
+
+    def _is_number(self, name: str) -> bool:
+        maker, tensor = self.makers.get(name), self.constants.get(name)
+        if maker is not None and maker.op_type == "Constant":
+            tensor = attributes(maker).get("value")
+        return tensor is not None and not tensor.dims
+
+    def _rows(self, nodes: Sequence[onnx.NodeProto], result: str) -> list[onnx.NodeProto]:
+        """The weights (n, k, 1, 1) of convolutions as one matrix (all n, k), with a scale for each row of codes."""
+        makers = [self.makers[node.input[1]] for node in nodes if node.input[1] in self.makers]
+        weights = [self._values(one) for one in ([maker.input[0] for maker in makers] or [nodes[0].input[1]])]
+        matrix = np.concatenate([weight.reshape(len(weight), -1) for weight in weights])
+        if not makers:
+            self._constant(result, matrix)
+            return []
+        scales = [np.broadcast_to(self._values(m.input[1]), len(w)) for m, w in zip(makers, weights, strict=True)]
+        names = [self._constant(f"{result}/codes", matrix), self._constant(f"{result}/scales", np.concatenate(scales))]
+        return [helper.make_node("DequantizeLinear", names, [result], makers[0].name, axis=0)]
+
+    def _bias(self, nodes: Sequence[onnx.NodeProto], name: str) -> str:
         """The biases as a constant (all n, 1), zeros for convolutions that have none."""
-        scale = self._values(self.makers[nodes[0].input[1]].input[1])
-        each = (
-            self._values(node.input[2]) if len(node.input) > 2 else np.zeros(count, scale.dtype)
-            for node, count in zip(nodes, outputs, strict=True)
-        )
-        return self._constant(f"{nodes[0].input[0]}/bias", np.concatenate([*each]).reshape(-1, 1))
+        maker = self.makers.get(nodes[0].input[1])
+        dtype = self._values(nodes[0].input[1] if maker is None else maker.input[1]).dtype
+        each = [
+            self._values(node.input[2]) if len(node.input) > 2 else np.zeros(self._outputs(node), dtype)
+            for node in nodes
+        ]
+        return self._constant(name, np.concatenate(each).reshape(-1, 1))
 
     def _values(self, name: str) -> np.ndarray:
         return numpy_helper.to_array(self.constants[name])
@@ -123,20 +192,20 @@ class _Graph:
         return name
 
 
-def _stays(node: onnx.NodeProto, weight: onnx.TensorProto) -> bool:
-    """Whether what a convolution gives for a place comes from that place alone, and from all of its channels."""
-    told = attributes(node)
-    moved = any(told.get("pads", ())) or any(step != 1 for step in told.get("strides", ()))
-    return not moved and told.get("group", 1) == 1 and all(size == 1 for size in weight.dims[2:])
+def _decodes(node: onnx.NodeProto) -> bool:
+    """Whether a node makes values of codes that do not have a scale for each block."""
+    return node.op_type == "DequantizeLinear" and not node.domain and "block_size" not in attributes(node)
 
 
-def _drop_unread(model: onnx.ModelProto) -> None:
-    """Leave out decoded weights that nothing reads any more, and constants, in place."""
+def _tidy(model: onnx.ModelProto, flat: set[str]) -> None:
+    """Leave out decoded weights and constants that nothing reads any more, and shapes of what is `flat`, in place."""
     outputs = {one.name for one in model.graph.output}
     read = {name for node in model.graph.node for name in node.input} | outputs
     nodes = [node for node in model.graph.node if node.op_type != "DequantizeLinear" or node.output[0] in read]
     read = {name for node in nodes for name in node.input} | outputs
     constants = [one for one in model.graph.initializer if one.name in read]
-    del model.graph.node[:], model.graph.initializer[:]
+    told = [one for one in model.graph.value_info if one.name not in flat]
+    del model.graph.node[:], model.graph.initializer[:], model.graph.value_info[:]
     model.graph.node.extend(nodes)
     model.graph.initializer.extend(constants)
+    model.graph.value_info.extend(told)

@@ -16,7 +16,7 @@ import math
 from torch import fx
 
 from mlpdeploy.graph.editor import weight
-from mlpdeploy.graph.kinds import CONVOLUTIONS, is_pointwise, is_view, shape_of
+from mlpdeploy.graph.kinds import CONVOLUTIONS, is_pointwise, is_pointwise_convolution, is_view, shape_of
 from mlpdeploy.graph.layout.view import size_at
 from mlpdeploy.graph.quantisation.codes import FP8
 from mlpdeploy.graph.quantisation.sites import Site, sites
@@ -40,17 +40,25 @@ def unfused(module: fx.GraphModule) -> dict[str, str]:
 def _activated(module: fx.GraphModule, node: fx.Node) -> str | None:
     """The activation that reads a product, in another shape or with a constant added, where nothing else does.
 
-    Behind a convolution TensorRT-RTX 1.7 makes codes in a launch of their own in any case.
+    Of convolutions those count that an engine has as products (`engine.forms.multiply_pointwise`), with the activation
+    alone: behind any other TensorRT-RTX 1.7 makes codes in a launch of its own in any case.
     """
-    if node.target in CONVOLUTIONS or len(node.users) != 1:
+    if len(node.users) != 1:
         return None
     (reader,) = node.users
+    others = [one for one in reader.all_input_nodes if one is not node]
+    if node.target in CONVOLUTIONS:
+        return reader.name if _is_product(node) and is_pointwise(reader) and not others else None
     if is_view(reader):
         return _activated(module, reader)
-    others = [one for one in reader.all_input_nodes if one is not node]
     if not is_pointwise(reader) or any(weight(module, one) is None for one in others):
         return None
     return _activated(module, reader) if others else reader.name
+
+
+def _is_product(node: fx.Node) -> bool:
+    """Whether a convolution is one of one place, of an even number of places."""
+    return is_pointwise_convolution(node) and math.prod(size_at(size, 1) for size in shape_of(node)[2:]) % 2 == 0
 
 
 def _is_dearer(module: fx.GraphModule, node: fx.Node, site: Site) -> bool:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 import torch
+from onnx import numpy_helper
+from onnx.reference import ReferenceEvaluator
 from torch import Tensor, nn
 
 from mlpdeploy.engine.backend import BuildRequest, backends
@@ -83,38 +86,51 @@ def test_it_computes_the_same(precision: str) -> None:
 def file(
     kernel: str = "16, 16, 1, 1",
     told: str = "",
+    axis: int = 0,
     places: str = "2, 3",
     source: str = "coded",
     weight: str = "w",
     bias: str = "bias",
+    behind: str = "y = Identity (made)",
+    outputs: str = "float[b, n, h, v] y",
 ) -> onnx.ModelProto:
-    """y = a convolution of codes of x; `spare` are codes of the file, `floats` a weight that is none."""
-    numbers = ", ".join("1" * int(np.prod([int(size) for size in kernel.split(",")])))
-    made = f"""
+    """A convolution of codes of x; `spare` are codes of the file, `floats` a weight that is none."""
+    numbers, sixteen = ", ".join("1" * int(np.prod([*map(int, kernel.split(","))]))), ", ".join("1" * 16)
+    text = f"""
         <ir_version: 10, opset_import: ["" : 20]>
-        net (float[b, 16, {places}] x, float[16] other) => (float[b, n, h, v] y)
-        <float[{kernel}] floats = {{{numbers}}}, float scale = {{1}}, int8 zero = {{0}},
-         float[16] bias = {{{", ".join("1" * 16)}}},
-         int8[{kernel}] codes = {{{numbers}}}, float[16] scales = {{{", ".join("1" * 16)}}},
-         int8[1, 16, 2, 3] spare = {{{", ".join("1" * 96)}}}>
+        net (float[b, 16, {places}] x, float[16] other) => ({outputs})
+        <float[{kernel}] floats = {{{numbers}}}, float scale = {{1}}, int8 zero = {{0}}, float[16] bias = {{{sixteen}}},
+         int8[{kernel}] codes = {{{numbers}}}, float[16] scales = {{{sixteen}}}, float[16, 1, 1] each = {{{sixteen}}},
+         int8[16] zeros = {{{sixteen}}}, int8[1, 16, 2, 3] spare = {{{", ".join("1" * 96)}}}>
         {{
             q = QuantizeLinear (x, scale, zero)
             coded = DequantizeLinear (q, scale, zero)
             constant = DequantizeLinear (spare, scale, zero)
-            w = DequantizeLinear <axis = 0> (codes, scales)
-            y = Conv {told} ({source}, {weight}{", " + bias if bias else ""})
+            w = DequantizeLinear <axis = {axis}> (codes, scales)
+            made = Conv {told} ({source}, {weight}{", " + bias if bias else ""})
+            {behind}
         }}
     """
-    model = onnx.shape_inference.infer_shapes(onnx.parser.parse_model(made))
+    model = onnx.shape_inference.infer_shapes(onnx.parser.parse_model(text))
     for node in model.graph.node:
         node.name = f"{node.output[0]}/{node.op_type}"
     return model
 
 
+def before_codes(*lines: str, **given: Any) -> onnx.ModelProto:
+    """A convolution without codes, operations, and codes of what they give."""
+    made = {"source": "x", "weight": "floats", "outputs": "int8[b, n, h, v] y", "behind": "\n".join(lines)}
+    return file(**(made | given))
+
+
+CODES = "y = QuantizeLinear (h, scale, zero)"
 FIRES = {
     "a bias": file(),
     "no bias": file(bias=""),
     "what it says anyway": file(told="<group = 1, pads = [0, 0, 0, 0], strides = [1, 1], kernel_shape = [1, 1]>"),
+    "an activation before codes": before_codes("h = Relu (made)", CODES),
+    "an activation in parts": before_codes("s = Sigmoid (made)", "h = Mul (made, s)", CODES),
+    "with a number": before_codes("h = Max (made, scale)", CODES, bias=""),
 }
 NEAR_MISSES = {
     "an odd number of places": file(places="3, 3"),
@@ -124,19 +140,57 @@ NEAR_MISSES = {
     "places around": file(told="<pads = [1, 1, 1, 1]>"),
     "groups": file(kernel="16, 8, 1, 1", told="<group = 2>"),
     "a weight without codes": file(weight="floats"),
+    "a weight with scales of its columns": file(axis=1),
     "a map without codes": file(source="x"),
     "codes of the file": file(source="constant"),
     "a bias that is given": file(bias="other"),
+    "an odd number of places before codes": before_codes("h = Relu (made)", CODES, places="3, 3"),
+    "nothing between": before_codes("y = QuantizeLinear (made, scale, zero)"),
+    "no codes behind": before_codes("y = Relu (made)", outputs="float[b, n, h, v] y"),
+    "something else reads the activation": before_codes(
+        "h = Relu (made)", CODES, "z = Transpose (h)", outputs="int8[b, n, h, v] y, float[v, h, n, b] z"
+    ),
+    "the activation is an output": before_codes(
+        "h = Relu (made)", CODES, outputs="int8[b, n, h, v] y, float[b, n, h, v] h"
+    ),
+    "codes twice": before_codes(
+        "h = Relu (made)",
+        CODES,
+        "z = QuantizeLinear (made, scale, zero)",
+        outputs="int8[b, n, h, v] y, int8[b, n, h, v] z",
+    ),
+    "a number of each channel": before_codes("h = Mul (made, each)", CODES),
+    "another map": before_codes("h = Add (made, x)", CODES),
+    "scales of each channel": before_codes("h = Relu (made)", "y = QuantizeLinear (h, scales, zeros)"),
 }
 
 
+def drawn(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The file with weights and biases that are not all alike."""
+    random = np.random.default_rng(0)
+    for tensor in model.graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        if values.size > 1 and tensor.name != "zeros":
+            small = (
+                random.integers(-3, 4, values.shape) if values.dtype == np.int8 else random.random(values.shape) + 0.5
+            )
+            tensor.CopyFrom(numpy_helper.from_array(small.astype(values.dtype), tensor.name))
+    return model
+
+
 @pytest.mark.parametrize("name", FIRES)
-def test_a_convolution_of_codes_at_one_place(name: str) -> None:
-    model, found = multiply_pointwise.rewrite(FIRES[name])
+def test_a_convolution_at_one_place(name: str) -> None:
+    given = drawn(FIRES[name])
+    before = given.SerializeToString(deterministic=True)
+    model, found = multiply_pointwise.rewrite(given)
+    assert found == 1 and given.SerializeToString(deterministic=True) == before
     onnx.checker.check_model(model, full_check=True)
-    assert found == 1
     (product,) = (node for node in model.graph.node if node.op_type == "MatMul")
-    assert product.name == "y/Conv"
+    assert product.name == "made/Conv" and not any(node.op_type == "Conv" for node in model.graph.node)
+    x = {"x": np.random.default_rng(1).normal(size=(3, 16, 2, 3)).astype(np.float32), "other": np.zeros(16, np.float32)}
+    first, second = (ReferenceEvaluator(each).run(None, x) for each in (given, model))
+    for one, other in zip(first, second, strict=True):
+        assert one.shape == other.shape and np.abs(one.astype(float) - other.astype(float)).max() <= 1e-4
 
 
 @pytest.mark.parametrize("name", NEAR_MISSES)
