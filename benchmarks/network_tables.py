@@ -213,6 +213,30 @@ def engines(document: Document) -> list[str]:
     return [*table(head, rows), "", *source(document, ["tensorrt-rtx", "torch"], "engines ")]
 
 
+def moved(document: Document) -> list[str]:
+    """What one inference of a batch reads and writes, and in brackets its launches, by precision; where it differs,
+    what it would be without a form, or with codes for every product."""
+    rows = []
+    for name, row in document["results"].items():
+        found = {label: _moved(one) for label, one in measured(row).items()}
+        others = (label for label in found if label not in ("fp16", *EIGHT_BIT))
+        changed = [f"{_named(one)} {found[one]}" for one in others if found[one] != found[one.partition(",")[0]]]
+        rows.append([f"`{name}`", *(found[one] for one in ("fp16", *EIGHT_BIT)), "; ".join(changed)])
+    head = ["network", "FP16", "INT8", "FP8", "otherwise, where it differs"]
+    return [*table(head, rows), "", *source(document, ["tensorrt-rtx", "torch"])]
+
+
+def _moved(one: Document) -> str:
+    return f"{one['megabytes']:.0f} ({one['launches']})"
+
+
+def _named(label: str) -> str:
+    """`fp8, without a_form` as a page has it."""
+    precision, _, what = label.partition(", ")
+    without, _, form = what.partition("without ")
+    return f"{precision.upper()} without `{form}`" if form else f"{precision.upper()}, {without}"
+
+
 def weights(document: Document) -> list[str]:
     """TensorRT-RTX engines with weights of INT4 beside FP16's: size with and without source of kernels, launches."""
     rows = [

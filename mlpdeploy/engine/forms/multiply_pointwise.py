@@ -33,26 +33,20 @@ ELEMENTWISE = {
 def rewrite(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
     """The same model with such convolutions as products; and how many convolutions there are."""
     graph = _Graph(model)
+    writer = _Writer(graph)
     together: dict[str, list[onnx.NodeProto]] = {}
-    made: dict[str, list[onnx.NodeProto]] = {}
     for node in filter(graph.is_pointwise, model.graph.node):
         if graph.takes_codes(node):
             together.setdefault(node.input[0], []).append(node)
-        elif (maker := graph.codes_behind(node)) is not None:
-            made |= {node.name: graph.product([node], node.output[0]), maker.name: graph.codes(maker, node)}
-    for first, *others in together.values():
-        made |= {first.name: graph.parts([first, *others])} | {one.name: [] for one in others}
-    if not made:
-        return model, 0
-    result = replaced(model, made)
-    result.graph.initializer.extend(graph.made)
-    _tidy(result, graph.flat)
-    return result, sum(node.op_type == "Conv" and node.name in made for node in model.graph.node)
+        else:
+            writer.activate(node)
+    for nodes in together.values():
+        writer.share(nodes)
+    return writer.written(model)
 
 
 class _Graph:
-    """What makes and reads the tensors of a graph, the constants that are `made` for products, and the tensors that
-    are `flat`, with one axis for all places, under the name that they had before."""
+    """What makes and reads the tensors of a graph, and their shapes."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.makers = {name: node for node in model.graph.node for name in node.output}
@@ -62,14 +56,12 @@ class _Graph:
                 self.readers.setdefault(name, []).append(node)
         self.constants = {one.name: one for one in model.graph.initializer}
         self.shapes, self.outputs = shapes_of(model), {one.name for one in model.graph.output}
-        self.made: list[onnx.TensorProto] = []
-        self.flat: set[str] = set()
 
     def is_pointwise(self, node: onnx.NodeProto) -> bool:
         """Whether a node is a convolution with a weight of the file, of one place, of an even number of places."""
         if node.op_type != "Conv" or node.domain:
             return False
-        told, weight, shape = attributes(node), self._weight(node), self.shapes.get(node.input[0], [])
+        told, weight, shape = attributes(node), self.weight(node), self.shapes.get(node.input[0], [])
         if weight is None or any(name not in self.constants for name in node.input[2:]):
             return False
         moved = any(told.get("pads", ())) or any(step != 1 for step in told.get("strides", ()))
@@ -83,61 +75,20 @@ class _Graph:
         of_activation = activation is not None and _decodes(activation) and activation.input[0] not in self.constants
         return of_activation and node.input[1] in self.makers
 
-    def codes_behind(self, node: onnx.NodeProto) -> onnx.NodeProto | None:
-        """What makes codes of an activation of what a convolution without codes gives, and alone reads that."""
+    def codes_behind(self, node: onnx.NodeProto) -> tuple[onnx.NodeProto, set[str]] | None:
+        """What makes codes of an activation of what a convolution without codes gives, and alone reads that; and all
+        tensors from the convolution to it. None where nothing does."""
         if node.input[1] not in self.constants:
             return None
-        found, last = {node.output[0]}, list[onnx.NodeProto]()
-        waiting = list(found)
-        while waiting:
-            for reader in self.readers.get(waiting.pop(), ()):
-                if self._is_elementwise(reader, found):
-                    waiting += [name for name in reader.output if name not in found]
-                    found |= {*reader.output}
-                else:
-                    last.append(reader)
+        found = {node.output[0]}
+        while inner := [one for one in self._behind(found) if self._is_elementwise(one, found)]:
+            found |= {name for one in inner for name in one.output}
+        last = self._behind(found)
         if len(last) != 1 or last[0].op_type != "QuantizeLinear" or len(found) == 1 or found & self.outputs:
             return None
-        if any(not self._is_number(name) for name in last[0].input[1:]):
-            return None
-        self.flat |= found
-        return last[0]
+        return (last[0], found) if all(map(self._is_number, last[0].input[1:])) else None
 
-    def parts(self, nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
-        """What takes the place of convolutions of the same codes: one product, and their parts of it."""
-        results, given = [node.output[0] for node in nodes], nodes[0].input[0]
-        counts, places = [self._outputs(node) for node in nodes], self.shapes[given][2:]
-        whole = results[0] if len(results) == 1 else f"{given}/map"
-        sizes = self._constant(f"{whole}/sizes", np.array([-1, sum(counts), *places]))
-        made = self.product(nodes, f"{whole}/columns")
-        made.append(helper.make_node("Reshape", [f"{whole}/columns", sizes], [whole], f"{nodes[0].name}/back"))
-        if len(results) > 1:
-            split = self._constant(f"{whole}/parts", np.array(counts))
-            made.append(helper.make_node("Split", [whole, split], results, f"{nodes[0].name}/parts", axis=1))
-        return made
-
-    def product(self, nodes: Sequence[onnx.NodeProto], result: str) -> list[onnx.NodeProto]:
-        """The columns (b, all n, h*w) that convolutions of one tensor give; the product has the name of the first."""
-        first, given = nodes[0], nodes[0].input[0]
-        channels, *places = self.shapes[given][1:]
-        sizes = self._constant(f"{result}/read", np.array([-1, channels, math.prod(places)]))
-        columns, rows, product = (f"{result}/{what}" for what in ("given", "rows", "product"))
-        return [
-            helper.make_node("Reshape", [given, sizes], [columns], f"{first.name}/columns"),
-            *self._rows(nodes, rows),
-            helper.make_node("MatMul", [rows, columns], [product], first.name),
-            helper.make_node("Add", [product, self._bias(nodes, f"{result}/bias")], [result], f"{first.name}/bias"),
-        ]
-
-    def codes(self, maker: onnx.NodeProto, node: onnx.NodeProto) -> list[onnx.NodeProto]:
-        """Codes made of columns, and then a map of the convolution `node` again."""
-        copy, (result,) = onnx.NodeProto(), maker.output
-        copy.CopyFrom(maker)
-        copy.output[0] = f"{result}/columns"
-        sizes = self._constant(f"{result}/sizes", np.array([-1, *self.shapes[node.output[0]][1:]]))
-        return [copy, helper.make_node("Reshape", [copy.output[0], sizes], [result], f"{maker.name}/back")]
-
-    def _weight(self, node: onnx.NodeProto) -> onnx.TensorProto | None:
+    def weight(self, node: onnx.NodeProto) -> onnx.TensorProto | None:
         """The weight of a convolution, or its codes, with one scale or one for each row; None of one that has none."""
         maker = self.makers.get(node.input[1])
         if maker is None:
@@ -146,10 +97,15 @@ class _Graph:
         by_row = known and (attributes(maker).get("axis", 1) == 0 or self._is_number(maker.input[1]))
         return self.constants[maker.input[0]] if by_row else None
 
-    def _outputs(self, node: onnx.NodeProto) -> int:
-        weight = self._weight(node)
+    def outputs_of(self, node: onnx.NodeProto) -> int:
+        weight = self.weight(node)
         assert weight is not None
         return int(weight.dims[0])
+
+    def _behind(self, found: set[str]) -> list[onnx.NodeProto]:
+        """The nodes that read one of these tensors, and give another."""
+        readers = {one.output[0]: one for name in found for one in self.readers.get(name, ())}
+        return [one for name, one in readers.items() if name not in found]
 
     def _is_elementwise(self, node: onnx.NodeProto, found: set[str]) -> bool:
         """Whether a node computes each number by itself, of what was found and single numbers of the file."""
@@ -162,50 +118,108 @@ class _Graph:
             tensor = attributes(maker).get("value")
         return tensor is not None and not tensor.dims
 
+    def values(self, name: str) -> np.ndarray:
+        """A constant of the file."""
+        return numpy_helper.to_array(self.constants[name])
+
+
+class _Writer:
+    """Collects what takes the place of nodes, the constants of that, and the tensors that have one axis for all places
+    then, under the name that they had before."""
+
+    def __init__(self, graph: _Graph) -> None:
+        self.graph = graph
+        self.nodes: dict[str, list[onnx.NodeProto]] = {}
+        self.constants: list[onnx.TensorProto] = []
+        self.flat: set[str] = set()
+        self.count = 0
+
+    def share(self, nodes: Sequence[onnx.NodeProto]) -> None:
+        """Convolutions of the same codes become one product, of which they are parts."""
+        results, given = [node.output[0] for node in nodes], nodes[0].input[0]
+        counts, places = [self.graph.outputs_of(node) for node in nodes], self.graph.shapes[given][2:]
+        whole = results[0] if len(results) == 1 else f"{given}/map"
+        sizes = self._constant(f"{whole}/sizes", np.array([-1, sum(counts), *places]))
+        made = self._product(nodes, f"{whole}/columns")
+        made.append(helper.make_node("Reshape", [f"{whole}/columns", sizes], [whole], f"{nodes[0].name}/back"))
+        if len(results) > 1:
+            split = self._constant(f"{whole}/parts", np.array(counts))
+            made.append(helper.make_node("Split", [whole, split], results, f"{nodes[0].name}/parts", axis=1))
+        self.nodes |= {node.name: [] for node in nodes} | {nodes[0].name: made}
+        self.count += len(nodes)
+
+    def activate(self, node: onnx.NodeProto) -> None:
+        """A convolution without codes becomes a product, where codes are made of its activation alone."""
+        behind = self.graph.codes_behind(node)
+        if behind is None:
+            return
+        maker, flat = behind
+        codes, (result,) = onnx.NodeProto(), maker.output
+        codes.CopyFrom(maker)
+        codes.output[0] = f"{result}/columns"
+        sizes = self._constant(f"{result}/sizes", np.array([-1, *self.graph.shapes[node.output[0]][1:]]))
+        back = helper.make_node("Reshape", [codes.output[0], sizes], [result], f"{maker.name}/back")
+        self.nodes |= {node.name: self._product([node], node.output[0]), maker.name: [codes, back]}
+        self.flat |= flat
+        self.count += 1
+
+    def written(self, model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
+        """A copy of the model with them, without what nothing reads any more, and how many convolutions it lacks."""
+        if not self.count:
+            return model, 0
+        result = replaced(model, self.nodes)
+        graph, outputs = result.graph, self.graph.outputs
+        read = {name for node in graph.node for name in node.input} | outputs
+        nodes = [node for node in graph.node if node.op_type != "DequantizeLinear" or node.output[0] in read]
+        read = {name for node in nodes for name in node.input} | outputs
+        constants = [one for one in (*graph.initializer, *self.constants) if one.name in read]
+        told = [one for one in graph.value_info if one.name not in self.flat]
+        del graph.node[:], graph.initializer[:], graph.value_info[:]
+        graph.node.extend(nodes)
+        graph.initializer.extend(constants)
+        graph.value_info.extend(told)
+        return result, self.count
+
+    def _product(self, nodes: Sequence[onnx.NodeProto], result: str) -> list[onnx.NodeProto]:
+        """The columns (b, all n, h*w) that convolutions of one tensor give; the product has the name of the first."""
+        first, given = nodes[0], nodes[0].input[0]
+        channels, *places = self.graph.shapes[given][1:]
+        sizes = self._constant(f"{result}/read", np.array([-1, channels, math.prod(places)]))
+        columns, rows, product = (f"{result}/{what}" for what in ("given", "rows", "product"))
+        return [
+            helper.make_node("Reshape", [given, sizes], [columns], f"{first.name}/columns"),
+            *self._rows(nodes, rows),
+            helper.make_node("MatMul", [rows, columns], [product], first.name),
+            helper.make_node("Add", [product, self._bias(nodes, f"{result}/bias")], [result], f"{first.name}/bias"),
+        ]
+
     def _rows(self, nodes: Sequence[onnx.NodeProto], result: str) -> list[onnx.NodeProto]:
         """The weights (n, k, 1, 1) of convolutions as one matrix (all n, k), with a scale for each row of codes."""
-        makers = [self.makers[node.input[1]] for node in nodes if node.input[1] in self.makers]
-        weights = [self._values(one) for one in ([maker.input[0] for maker in makers] or [nodes[0].input[1]])]
+        graph = self.graph
+        makers = [graph.makers[node.input[1]] for node in nodes if node.input[1] in graph.makers]
+        weights = [graph.values(one) for one in ([maker.input[0] for maker in makers] or [nodes[0].input[1]])]
         matrix = np.concatenate([weight.reshape(len(weight), -1) for weight in weights])
         if not makers:
             self._constant(result, matrix)
             return []
-        scales = [np.broadcast_to(self._values(m.input[1]), len(w)) for m, w in zip(makers, weights, strict=True)]
+        scales = [np.broadcast_to(graph.values(m.input[1]), len(w)) for m, w in zip(makers, weights, strict=True)]
         names = [self._constant(f"{result}/codes", matrix), self._constant(f"{result}/scales", np.concatenate(scales))]
         return [helper.make_node("DequantizeLinear", names, [result], makers[0].name, axis=0)]
 
     def _bias(self, nodes: Sequence[onnx.NodeProto], name: str) -> str:
         """The biases as a constant (all n, 1), zeros for convolutions that have none."""
-        maker = self.makers.get(nodes[0].input[1])
-        dtype = self._values(nodes[0].input[1] if maker is None else maker.input[1]).dtype
-        each = [
-            self._values(node.input[2]) if len(node.input) > 2 else np.zeros(self._outputs(node), dtype)
-            for node in nodes
-        ]
+        maker = self.graph.makers.get(nodes[0].input[1])
+        dtype = self.graph.values(nodes[0].input[1] if maker is None else maker.input[1]).dtype
+        given = [self.graph.values(node.input[2]) if len(node.input) > 2 else None for node in nodes]
+        counts = map(self.graph.outputs_of, nodes)
+        each = [np.zeros(count, dtype) if one is None else one for one, count in zip(given, counts, strict=True)]
         return self._constant(name, np.concatenate(each).reshape(-1, 1))
 
-    def _values(self, name: str) -> np.ndarray:
-        return numpy_helper.to_array(self.constants[name])
-
     def _constant(self, name: str, values: np.ndarray) -> str:
-        self.made.append(numpy_helper.from_array(values, name))
+        self.constants.append(numpy_helper.from_array(values, name))
         return name
 
 
 def _decodes(node: onnx.NodeProto) -> bool:
     """Whether a node makes values of codes that do not have a scale for each block."""
     return node.op_type == "DequantizeLinear" and not node.domain and "block_size" not in attributes(node)
-
-
-def _tidy(model: onnx.ModelProto, flat: set[str]) -> None:
-    """Leave out decoded weights and constants that nothing reads any more, and shapes of what is `flat`, in place."""
-    outputs = {one.name for one in model.graph.output}
-    read = {name for node in model.graph.node for name in node.input} | outputs
-    nodes = [node for node in model.graph.node if node.op_type != "DequantizeLinear" or node.output[0] in read]
-    read = {name for node in nodes for name in node.input} | outputs
-    constants = [one for one in model.graph.initializer if one.name in read]
-    told = [one for one in model.graph.value_info if one.name not in flat]
-    del model.graph.node[:], model.graph.initializer[:], model.graph.value_info[:]
-    model.graph.node.extend(nodes)
-    model.graph.initializer.extend(constants)
-    model.graph.value_info.extend(told)

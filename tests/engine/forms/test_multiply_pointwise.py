@@ -130,6 +130,7 @@ FIRES = {
     "what it says anyway": file(told="<group = 1, pads = [0, 0, 0, 0], strides = [1, 1], kernel_shape = [1, 1]>"),
     "an activation before codes": before_codes("h = Relu (made)", CODES),
     "an activation in parts": before_codes("s = Sigmoid (made)", "h = Mul (made, s)", CODES),
+    "an activation in more parts": before_codes("t = Tanh (made)", "s = Add (t, scale)", "h = Mul (made, s)", CODES),
     "with a number": before_codes("h = Max (made, scale)", CODES, bias=""),
 }
 NEAR_MISSES = {
