@@ -58,7 +58,10 @@ class TensorRT(EngineBackend):
     code = "compiled kernels"
     beside_codes = "fp16"
     multiplied = QUANTISED
-    forms = tuple(map(Form, ("stage_norms", "transpose_last", "fill_ranks", "flatten_rows", "turn_maps")))
+    forms = tuple(
+        Form(name)
+        for name in ("crop_deconvolutions", "stage_norms", "transpose_last", "fill_ranks", "flatten_rows", "turn_maps")
+    )
     has_levels = has_profiles = concurrent = True
     # Of a split activation the products are joined again, and gelu then costs a launch of its own; convolutions of
     # shifts are more launches than the slices in their place (benchmarks/results/launches.json).
