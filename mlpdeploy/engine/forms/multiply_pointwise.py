@@ -204,7 +204,7 @@ class _Writer:
             return []
         scales = [np.broadcast_to(graph.values(m.input[1]), len(w)) for m, w in zip(makers, weights, strict=True)]
         names = [self._constant(f"{result}/codes", matrix), self._constant(f"{result}/scales", np.concatenate(scales))]
-        return [helper.make_node("DequantizeLinear", names, [result], makers[0].name, axis=0)]
+        return [helper.make_node("DequantizeLinear", names, [result], f"{nodes[0].name}/rows", axis=0)]
 
     def _bias(self, nodes: Sequence[onnx.NodeProto], name: str) -> str:
         """The biases as a constant (all n, 1), zeros for convolutions that have none."""

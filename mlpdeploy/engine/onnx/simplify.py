@@ -55,7 +55,7 @@ def simplify(model: ir.Model) -> None:
     rewriting = RewritePass(RULES)
     for _ in range(ROUNDS):
         optimizer.fold_constants(model, onnx_shape_inference=True)
-        rewriting(model)
+        _rewrite(model, rewriting)
         for step in clean:
             step(model)
     finishing: tuple[ir.passes.PassBase, ...] = (
@@ -68,3 +68,13 @@ def simplify(model: ir.Model) -> None:
     )
     for last in finishing:
         last(model)
+
+
+def _rewrite(model: ir.Model, rules: RewritePass) -> None:
+    """Apply rules; what takes the place of a node keeps what is known of that: which operation it stems from."""
+    known = {output.name: node.meta for node in model.graph for output in node.outputs}
+    rules(model)
+    for node in model.graph:
+        for output in node.outputs:
+            for key, told in known.get(output.name, {}).items():
+                node.meta.setdefault(key, told)

@@ -72,10 +72,13 @@ def images(count: int) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("precision", EIGHT_BIT)
 def test_it_computes_the_same(precision: str) -> None:
-    given = emitted(precision).model
+    whole = emitted(precision)
+    given = whole.model
     model, found = multiply_pointwise.rewrite(given)
     onnx.checker.check_model(model, full_check=True)
     kinds = [node.op_type for node in model.graph.node]
+    products = {node.name for node in model.graph.node if node.op_type == "MatMul"}
+    assert products <= whole.quantised_nodes, "an engine that does not take these codes is not built"
     assert found == 8 and kinds.count("Conv") == 1 and kinds.count("Split") == 2
     assert {one.name for one in model.graph.initializer} <= {name for node in model.graph.node for name in node.input}
     for batch in (1, 3, 64):
@@ -192,6 +195,25 @@ def test_a_convolution_at_one_place(name: str) -> None:
     first, second = (ReferenceEvaluator(each).run(None, x) for each in (given, model))
     for one, other in zip(first, second, strict=True):
         assert one.shape == other.shape and np.abs(one.astype(float) - other.astype(float)).max() <= 1e-4
+
+
+def test_maps_that_the_same_weight_multiplies() -> None:
+    """TensorRT's parser refuses a file in which two nodes have the same name."""
+    given = file()
+    first = next(node for node in given.graph.node if node.op_type == "Conv")
+    decoded = next(node for node in given.graph.node if node.output[0] == "coded")
+    for place, source in enumerate([decoded, first]):
+        second = given.graph.node.add()
+        second.CopyFrom(source)
+        second.name, second.output[0] = f"{source.name}_1", f"{source.output[0]}_1"
+        if place:
+            second.input[0] = "coded_1"
+    given.graph.output.append(onnx.helper.make_tensor_value_info("made_1", onnx.TensorProto.FLOAT, None))
+    given = onnx.shape_inference.infer_shapes(given)
+    model, found = multiply_pointwise.rewrite(given)
+    onnx.checker.check_model(model, full_check=True)
+    names = [node.name for node in model.graph.node]
+    assert found == 2 and len(names) == len(set(names))
 
 
 @pytest.mark.parametrize("name", NEAR_MISSES)

@@ -45,3 +45,10 @@ def test_a_factor_near_1_stays() -> None:
     rows = np.arange(1, 9, dtype=np.float32).reshape(2, 4)
     for found, wanted in zip(infer(model, x=rows), Nearly()(torch.from_numpy(rows)), strict=True):
         assert np.array_equal(found, wanted.numpy())
+
+
+def test_a_convolution_without_a_bias_is_known_by_its_module() -> None:
+    """Leaving out the zeros that the exporter gives it makes another node, which the engine's check finds by name."""
+    network = nn.Sequential(nn.Conv2d(3, 4, 1, bias=False), nn.ReLU(), nn.Conv2d(4, 5, 1, bias=False))
+    model = emitted(network, TensorSpec("x", (3, 4, 4), torch.float32)).model
+    assert [node.name for node in model.graph.node if node.op_type == "Conv"] == ["0/Conv", "2/Conv"]
