@@ -103,15 +103,15 @@ class Calibration:
 def calibrate_network(rewritten: Rewritten, source: Source, selection: Selection, stages: Stages) -> Calibration:
     """Calibrate the rewritten network on what the selection names. Raises InputError where that cannot be used."""
     samples = _samples(source, selection, stages)
-    quantisation = _calibrated(rewritten, samples, selection, stages)
-    found = Calibration(quantisation, _few(samples), warning=samples.warning())
-    if selection.min_sqnr is None and selection.max_drop is None:
-        return replace(found, quantisation=_without_loud_ends(rewritten, quantisation, samples, stages))
     if selection.max_drop is not None and samples.labels is None:
         raise InputError(
             f"--max-drop needs labels, and {selection.calibration} has none: name its sub-folders by class, put "
             "'labels' into the .npz, or give --min-sqnr"
         )
+    quantisation = _calibrated(rewritten, samples, selection, stages)
+    found = Calibration(quantisation, _few(samples), warning=samples.warning())
+    if selection.min_sqnr is None and selection.max_drop is None:
+        return replace(found, quantisation=_without_loud_ends(rewritten, quantisation, samples, stages))
     from mlpdeploy.evidence.proof.sensitivity import Target, mix
 
     balanced, ranked = _each_site(rewritten, quantisation, samples, stages)

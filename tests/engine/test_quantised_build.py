@@ -178,6 +178,14 @@ def test_wrong_options_are_one_line(arguments: list[str], message: str, capsys: 
     assert left.value.code == 2 and message in error and "Traceback" not in error
 
 
+def test_data_without_labels_are_refused_before_they_are_calibrated_on(capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["build", NAME, "--input-shape", "3,32,32", "--precision", "int8", "--calibration", "random"]
+    with pytest.raises(SystemExit) as left:
+        main([*given, "--backend", "onnxruntime", "--max-drop", "1"])
+    error = capsys.readouterr().err
+    assert left.value.code == 2 and "--max-drop needs labels" in error and "calibrator" not in error
+
+
 @pytest.mark.slow
 def test_build_then_verify_without_the_data(tmp_path: Path) -> None:
     given = selection(tmp_path / "out", "random", min_sqnr=60.0)
