@@ -37,6 +37,7 @@ _FEATURES = {
     STREAMING: (["--weight-streaming"], "--allowWeightStreaming"),
 }
 """How Polygraphy and trtexec are asked for what an engine is; of a stripped one they make the whole one."""
+_ON_CPU = "Check the file itself, on a CPU"
 SWITCH = "POLYGRAPHY_USE_TENSORRT_RTX=1"
 """In the environment of Polygraphy: which of the two flavours of TensorRT it takes."""
 
@@ -55,8 +56,17 @@ def write(found: Exported, folder: Path) -> list[str]:
     for name, text in found.layers.items():
         (folder / name).write_text(text, encoding="utf-8")
     lines = _lines(found)
+    if _has_fp4(found.model):
+        del lines[_ON_CPU]
     (folder / PAGE).write_text(_page(found, model, lines), encoding="utf-8")
     return list(lines.values())
+
+
+def _has_fp4(model: Any) -> bool:
+    """Whether a file has codes that ONNX Runtime cannot read: `verify` gives it them in 8 bits."""
+    from mlpdeploy.engine.forms import widen_fp4
+
+    return widen_fp4.rewrite(model)[1] > 0
 
 
 def _named(found: Exported) -> Any:
@@ -141,7 +151,7 @@ def _lines(found: Exported) -> dict[str, str]:
         given = ",".join(map(":".join, _raw("input", profiles[usual]["opt"]).items()))
         by_trtexec += [*([] if tf32 else ["--noTF32"]), f"--loadInputs={given}", "--dumpOutput"]
     return {
-        "Check the file itself, on a CPU": shlex.join(["polygraphy", "run", MODEL, "--onnxrt", *data, *off]),
+        _ON_CPU: shlex.join(["polygraphy", "run", MODEL, "--onnxrt", *data, *off]),
         "Build the engine and check it": (f"{SWITCH} " if rtx else "") + shlex.join([*by_polygraphy, *data, *off]),
         f"Build the engine with {tool}, and time it": shlex.join(by_trtexec),
     }
@@ -182,6 +192,8 @@ def _page(found: Exported, model: Any, lines: dict[str, str]) -> str:
         "`mlpdeploy verify`."
     )
     layers = [f"`{name}` has {_LAYERS[name]}." for name in found.layers]
+    if _ON_CPU not in lines:
+        layers.append("ONNX Runtime has no FP4: no line checks the file on a CPU.")
     facts = [f"| {entry.key.removeprefix('mlpdeploy.')} | {entry.value} |" for entry in model.metadata_props]
     blocks = [f"{what}:\n\n```sh\n{line}\n```" for what, line in lines.items()]
     return (

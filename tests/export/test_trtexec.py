@@ -158,6 +158,25 @@ def test_an_engine_of_several_optimisation_profiles(tmp_path: Path, monkeypatch:
     assert by_polygraphy.count("--trt-min-shapes") == 2 and "--optimization-profile 1" in by_polygraphy
 
 
+@pytest.mark.parametrize(("codes", "count"), [(onnx.TensorProto.FLOAT8E4M3FN, 3), (onnx.TensorProto.FLOAT4E2M1, 2)])
+def test_no_line_asks_onnx_runtime_for_fp4(
+    codes: int, count: int, selection: Selection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX Runtime 1.32 reads no E2M1: Polygraphy would end with its error."""
+    written = trtexec.write
+
+    def coded(found: Exported, folder: Path) -> list[str]:
+        values = np.zeros(2).astype(onnx.helper.tensor_dtype_to_np_dtype(codes))
+        found.model.graph.initializer.append(onnx.numpy_helper.from_array(values, "codes"))
+        return written(found, folder)
+
+    monkeypatch.setattr(trtexec, "write", coded)
+    lines = export(selection, "trtexec", tmp_path / "folder")["commands"]
+    page = (tmp_path / "folder" / "README.md").read_text(encoding="utf-8")
+    assert len(lines) == count and all(line in page for line in lines)
+    assert ("--onnxrt" in page) == (count == 3) != ("has no FP4" in page)
+
+
 @pytest.mark.parametrize(
     ("flavour", "gpus", "words"),
     [
