@@ -35,6 +35,7 @@ from mlpdeploy.engine.runner import Loading
 from mlpdeploy.handle import Engine, floats
 from mlpdeploy.selection import Selection
 from mlpdeploy.selection.choice import BATCH
+from mlpdeploy.selection.types import words
 from mlpdeploy.system.files import write
 from mlpdeploy.system.leftovers import for_a_while
 from mlpdeploy.system.turns import in_turn
@@ -115,18 +116,23 @@ def compile(
     from mlpdeploy.network.in_hand import source_of_network
 
     called = name or type(network).__name__
+    names = words("input_names", input_names), words("output_names", output_names)
+    without, more = (
+        sorted(words(*one)) for one in (("disabled_rules", disabled_rules), ("enabled_rules", enabled_rules))
+    )
     with for_a_while():
         folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="mlpdeploy-"))
     try:
-        source = source_of_network(network, example_input, called, value_range).called(input_names, output_names)
+        source = source_of_network(network, example_input, called, value_range).called(*names)
         selection = Selection(
-            GIVEN + called, precision, backend, str(batch), gpus=tuple(gpus), out=folder, seed=seed, io=io, level=level,
-            disabled_rules=tuple(sorted(disabled_rules)), enabled_rules=tuple(sorted(enabled_rules)), plugin=plugin,
+            GIVEN + called, precision, backend, str(batch), gpus=words("gpus", gpus), out=folder, seed=seed, io=io,
+            level=level,
+            disabled_rules=tuple(without), enabled_rules=tuple(more), plugin=plugin,
             calibration=_calibration(calibration, labels, source, folder), calibrator=calibrator,
             max_drop=max_drop, min_sqnr=min_sqnr, mean=floats(mean), std=floats(std), crop=crop, resize=resize,
             pixels=pixels, normalize=normalize, softmax=softmax, topk=topk, labels=_label_file(class_labels, folder),
-            features=tuple(features), timing_cache=None if timing_cache is None else Path(timing_cache),
-            limit=limit, route=build_route, input_names=tuple(input_names), output_names=tuple(output_names),
+            features=words("features", features), timing_cache=None if timing_cache is None else Path(timing_cache),
+            limit=limit, route=build_route, input_names=names[0], output_names=names[1],
         )  # fmt: skip
         artifact = pipeline.build(selection, source=source, search=search, tactics=tactics, progress=progress)
         engine = Engine(artifact, source, loading=Loading(cuda_graphs=cuda_graphs))

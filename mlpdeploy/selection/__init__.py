@@ -11,6 +11,7 @@ from mlpdeploy.errors import InputError
 from mlpdeploy.selection.choice import CalibrationChoice, EngineChoice, NetworkChoice
 from mlpdeploy.selection.option import option
 from mlpdeploy.selection.service import ServiceChoice
+from mlpdeploy.selection.types import fit
 
 OUT = Path("artifacts")
 LOCATIONS = ("out", "timing_cache")
@@ -35,6 +36,7 @@ class Selection(CalibrationChoice, ServiceChoice, EngineChoice, NetworkChoice):
         return sorted(fields(cls), key=lambda field: bool(field.kw_only))
 
     def __post_init__(self) -> None:
+        fit(self)
         for part in (NetworkChoice, EngineChoice, ServiceChoice, CalibrationChoice):
             part.__post_init__(self)
         if (said := self.said()) and not self.quantised:
