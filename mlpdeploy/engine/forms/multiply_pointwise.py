@@ -4,7 +4,7 @@ before: codes (b, k, h, w) -> Conv with codes (n, k, 1, 1) and a bias (n) -> (b,
 after:  codes (b, k, h, w) -> Reshape -> (b, k, h*w) -> codes (all n, k) @ -> + bias -> Reshape -> Split
 
 before: (b, k, h, w) -> Conv with (n, k, 1, 1) -> activation -> codes (b, n, h, w)
-after:  (b, k, h, w) -> Reshape -> (b, k, h*w) -> (n, k) @ -> + bias -> activation -> codes (b, n, h*w) -> Reshape
+after:  (b, k, h, w) -> Reshape -> (b, k, h*w) -> (n, k) @ -> + bias -> activation -> codes (b, n, h*w)
 
 TensorRT-RTX 1.7 writes what a convolution of codes gives in FP32, and what a product of codes gives in FP16. Those that
 read the same codes are one product, whose parts are read where they lie. Without codes a product makes those of its
@@ -75,18 +75,23 @@ class _Graph:
         of_activation = activation is not None and _decodes(activation) and activation.input[0] not in self.constants
         return of_activation and node.input[1] in self.makers
 
-    def codes_behind(self, node: onnx.NodeProto) -> tuple[onnx.NodeProto, set[str]] | None:
-        """What makes codes of an activation of what a convolution without codes gives, and alone reads that; and all
-        tensors from the convolution to it. None where nothing does."""
+    def codes_behind(self, node: onnx.NodeProto) -> tuple[list[onnx.NodeProto], set[str]] | None:
+        """What decodes the codes of an activation of what a convolution without codes gives, where nothing else reads
+        any of that; and all tensors from the convolution to these codes."""
         if node.input[1] not in self.constants:
             return None
         found = {node.output[0]}
         while inner := [one for one in self._behind(found) if self._is_elementwise(one, found)]:
             found |= {name for one in inner for name in one.output}
         last = self._behind(found)
-        if len(last) != 1 or last[0].op_type != "QuantizeLinear" or len(found) == 1 or found & self.outputs:
+        if len(last) != 1 or last[0].op_type != "QuantizeLinear" or len(found) == 1:
             return None
-        return (last[0], found) if all(map(self._is_number, last[0].input[1:])) else None
+        found |= {*last[0].output}
+        decoders = self._behind(found)
+        if found & self.outputs or not all(map(_decodes, decoders)):
+            return None
+        scales = (name for one in (*last, *decoders) for name in one.input[1:])
+        return (decoders, found) if all(map(self._is_number, scales)) else None
 
     def weight(self, node: onnx.NodeProto) -> onnx.TensorProto | None:
         """The weight of a convolution, or its codes, with one scale or one for each row; None of one that has none."""
@@ -153,13 +158,15 @@ class _Writer:
         behind = self.graph.codes_behind(node)
         if behind is None:
             return
-        maker, flat = behind
-        codes, (result,) = onnx.NodeProto(), maker.output
-        codes.CopyFrom(maker)
-        codes.output[0] = f"{result}/columns"
-        sizes = self._constant(f"{result}/sizes", np.array([-1, *self.graph.shapes[node.output[0]][1:]]))
-        back = helper.make_node("Reshape", [codes.output[0], sizes], [result], f"{maker.name}/back")
-        self.nodes |= {node.name: self._product([node], node.output[0]), maker.name: [codes, back]}
+        decoders, flat = behind
+        self.nodes[node.name] = self._product([node], node.output[0])
+        for decoder in decoders:
+            copy, (result,) = onnx.NodeProto(), decoder.output
+            copy.CopyFrom(decoder)
+            copy.output[0] = f"{result}/columns"
+            sizes = self._constant(f"{result}/sizes", np.array([-1, *self.graph.shapes[node.output[0]][1:]]))
+            back = helper.make_node("Reshape", [copy.output[0], sizes], [result], f"{decoder.name}/back")
+            self.nodes[decoder.name] = [copy, back]
         self.flat |= flat
         self.count += 1
 

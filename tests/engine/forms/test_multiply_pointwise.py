@@ -23,6 +23,7 @@ from mlpdeploy.graph.precision.plan import plan
 from mlpdeploy.graph.precision.typed import apply
 from mlpdeploy.graph.quantisation.calibrate import calibrate
 from mlpdeploy.graph.quantisation.equalise import equalise
+from mlpdeploy.graph.quantisation.unfused import unfused
 from mlpdeploy.graph.rewrite import rewrite
 from mlpdeploy.graph.tracing.trace import TensorSpec, trace
 from mlpdeploy.precisions import EIGHT_BIT
@@ -122,11 +123,12 @@ def file(
 
 def before_codes(*lines: str, **given: Any) -> onnx.ModelProto:
     """A convolution without codes, operations, and codes of what they give."""
-    made = {"source": "x", "weight": "floats", "outputs": "int8[b, n, h, v] y", "behind": "\n".join(lines)}
+    made = {"source": "x", "weight": "floats", "behind": "\n".join(lines)}
     return file(**(made | given))
 
 
-CODES = "y = QuantizeLinear (h, scale, zero)"
+CODES = "c = QuantizeLinear (h, scale, zero) \n y = DequantizeLinear (c, scale, zero)"
+BOTH = "float[b, n, h, v] y, float[b, n, h, v] {}"
 FIRES = {
     "a bias": file(),
     "no bias": file(bias=""),
@@ -134,6 +136,9 @@ FIRES = {
     "an activation before codes": before_codes("h = Relu (made)", CODES),
     "an activation in parts": before_codes("s = Sigmoid (made)", "h = Mul (made, s)", CODES),
     "an activation in more parts": before_codes("t = Tanh (made)", "s = Add (t, scale)", "h = Mul (made, s)", CODES),
+    "codes that are read twice": before_codes(
+        "h = Relu (made)", CODES, "z = DequantizeLinear (c, scale, zero)", outputs=BOTH.format("z")
+    ),
     "with a number": before_codes("h = Max (made, scale)", CODES, bias=""),
 }
 NEAR_MISSES = {
@@ -149,23 +154,29 @@ NEAR_MISSES = {
     "codes of the file": file(source="constant"),
     "a bias that is given": file(bias="other"),
     "an odd number of places before codes": before_codes("h = Relu (made)", CODES, places="3, 3"),
-    "nothing between": before_codes("y = QuantizeLinear (made, scale, zero)"),
-    "no codes behind": before_codes("y = Relu (made)", outputs="float[b, n, h, v] y"),
+    "nothing between": before_codes("h = Identity (made)", CODES),
+    "no codes behind": before_codes("y = Relu (made)"),
     "something else reads the activation": before_codes(
-        "h = Relu (made)", CODES, "z = Transpose (h)", outputs="int8[b, n, h, v] y, float[v, h, n, b] z"
+        "h = Relu (made)", CODES, "z = Exp (h)", outputs=BOTH.format("z")
     ),
-    "the activation is an output": before_codes(
-        "h = Relu (made)", CODES, outputs="int8[b, n, h, v] y, float[b, n, h, v] h"
+    "the activation is an output": before_codes("h = Relu (made)", CODES, outputs=BOTH.format("h")),
+    "the codes are an output": before_codes(
+        "h = Relu (made)", CODES, outputs="float[b, n, h, v] y, int8[b, n, h, v] c"
+    ),
+    "something else reads the codes": before_codes(
+        "h = Relu (made)", CODES, "z = Transpose (c)", outputs="float[b, n, h, v] y, int8[v, h, n, b] z"
     ),
     "codes twice": before_codes(
         "h = Relu (made)",
         CODES,
-        "z = QuantizeLinear (made, scale, zero)",
-        outputs="int8[b, n, h, v] y, int8[b, n, h, v] z",
+        "z = QuantizeLinear (h, scale, zero)",
+        outputs="float[b, n, h, v] y, int8[b, n, h, v] z",
     ),
     "a number of each channel": before_codes("h = Mul (made, each)", CODES),
     "another map": before_codes("h = Add (made, x)", CODES),
-    "scales of each channel": before_codes("h = Relu (made)", "y = QuantizeLinear (h, scales, zeros)"),
+    "scales of each channel": before_codes(
+        "h = Relu (made)", "c = QuantizeLinear (h, scales, zeros)", "y = DequantizeLinear (c, scales, zeros)"
+    ),
 }
 
 
@@ -220,6 +231,33 @@ def test_maps_that_the_same_weight_multiplies() -> None:
 def test_a_near_miss_stays(name: str) -> None:
     given = NEAR_MISSES[name]
     assert multiply_pointwise.rewrite(given) == (given, 0)
+
+
+class Mlp(nn.Module):
+    """Two convolutions of one place and a GELU, twice: on maps of 4 x 6 places the first of each stays out of FP8."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.up, self.down = nn.Conv2d(3, 16, 4, 4), nn.Conv2d(16, 20, 1), nn.Conv2d(20, 16, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.stem(image)
+        x = x + self.down(nn.functional.gelu(self.up(x)))
+        return x + self.down(nn.functional.relu(self.up(x)))
+
+
+def test_what_stays_out_of_fp8_is_a_product_too() -> None:
+    graph = rewrite(trace(Mlp().eval(), [TensorSpec("image", (3, 4 * HEIGHT, 4 * WIDTH), torch.float32)]))
+    kept = unfused(graph.module)
+    quantisation = calibrate(graph, images(6), "max", "fp8", kept=kept)
+    graph = equalise(graph, quantisation.equalised)
+    given = emit(apply(graph, plan(graph, "fp8", quantisation=quantisation, beside="fp32"))).model
+    model, found = multiply_pointwise.rewrite(given)
+    onnx.checker.check_model(model, full_check=True)
+    assert len(kept) == 2 and found == 4
+    first, second = (onnx_run(each, 1)(images(3))["output"] for each in (given, model))
+    assert np.abs(first - second).max() <= 1e-5 * np.abs(first).max()
 
 
 @pytest.mark.slow
