@@ -187,6 +187,19 @@ def test_fp8_is_refused_for_a_gpu_that_has_none() -> None:
     assert refused is not None and "sm75 has no INT4" in refused and backend.supports("int4", ("sm86",)) is None
 
 
+def test_turing_has_fp16_and_int8_alone() -> None:
+    backend = backends()["tensorrt-rtx"]
+    if (reason := backend.available()) is not None:
+        pytest.skip(reason)
+    for precision in ("fp32", "tf32", "bf16"):
+        refused = backend.supports(precision, ("sm75", "sm86"))
+        line = f"multiplies {precision.upper()} from compute capability 8.0 (Ampere and later) on, and not for sm75"
+        assert refused is not None and line in refused and "ask for fp16" in refused and "\n" not in refused
+        assert backend.supports(precision, ("sm86",)) is None is backend.supports(precision)
+        assert "choose from" in (backend.supports(precision, ("86",)) or "")
+    assert all(backend.supports(precision, ("sm75",)) is None for precision in ("fp16", "int8"))
+
+
 @pytest.mark.slow
 def test_an_fp8_engine_is_for_the_gpus_that_have_fp8(files: dict[str, Emitted], precision: str, tmp_path: Path) -> None:
     """Without --gpu too, where TensorRT-RTX would build for Ampere and refuse."""

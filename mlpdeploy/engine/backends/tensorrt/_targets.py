@@ -30,20 +30,27 @@ def _known(trt: Any) -> list[str]:
 
 SINCE = {"fp8": (89, "Ada, Hopper, Blackwell"), "nvfp4": (100, "Blackwell"), "int4": (80, "Ampere and later")}
 """The compute capability, times ten, from which on GPUs have a precision."""
+AMPERE = 80
+MULTIPLIED_SINCE_AMPERE = {"tensorrt": ("bf16", "tf32"), "tensorrt-rtx": ("bf16", "tf32", "fp32")}
+"""What a flavour refuses to multiply for GPUs before that, which have FP16."""
 
 
 def lacking(flavour: str, gpus: Collection[str], precision: str) -> str | None:
     """None where a flavour has a precision, and the GPUs that are asked for, or this machine's where it counts."""
     if precision == "nvfp4" and flavour == "tensorrt":
         return "backend tensorrt builds no NVFP4 here yet: ask for --backend tensorrt-rtx, or for fp8"
-    oldest, called = SINCE.get(precision, (0, ""))
+    wide = precision in MULTIPLIED_SINCE_AMPERE[flavour]
+    oldest, called = (AMPERE, "Ampere and later") if wide else SINCE.get(precision, (0, ""))
     gpu = nvidia.probe() if CURRENT in gpus or (flavour == "tensorrt" and not gpus) else None
     asked = [gpu.capability] if isinstance(gpu, nvidia.Gpu) else [name for name in gpus if name != CURRENT]
-    without = [name for name in asked if _number(name) < oldest]
+    without = [name for name in asked if 0 < _number(name) < oldest]
     if not without:
         return None
     since = f"compute capability {oldest / 10} ({called})"
-    return f"{', '.join(without)} has no {precision.upper()}, which GPUs have from {since} on: ask for int8 there"
+    names, precision = ", ".join(without), precision.upper()
+    if wide:
+        return f"{flavour} multiplies {precision} from {since} on, and not for {names}: ask for fp16 there"
+    return f"{names} has no {precision}, which GPUs have from {since} on: ask for int8 there"
 
 
 def compute_capabilities(flavour: str, gpus: Collection[str], precision: str) -> list[tuple[int, int]] | None:
