@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 MODEL, INPUTS, OUTPUTS, PAGE = "model.onnx", "inputs.json", "outputs.json", "README.md"
 RTX = "tensorrt-rtx"
+ENGINE = "engine"
+"""The folder of what is known of the artifact's engine, in the forms of trtexec, which Polygraphy does not read."""
 _LAYERS = {
     LAYERS: "the layers of the engine, in the form of `trtexec --exportLayerInfo`",
     PROFILE: "the time of each of them, in the form of `trtexec --exportProfile`",
@@ -54,7 +56,8 @@ def write(found: Exported, folder: Path) -> list[str]:
         for name, file in _raw(side, arrays).items():
             (folder / file).write_bytes(np.ascontiguousarray(arrays[name]).tobytes())
     for name, text in found.layers.items():
-        (folder / name).write_text(text, encoding="utf-8")
+        (folder / ENGINE).mkdir(exist_ok=True)
+        (folder / ENGINE / name).write_text(text, encoding="utf-8")
     lines = _lines(found)
     if _has_fp4(found.model):
         del lines[_ON_CPU]
@@ -191,7 +194,7 @@ def _page(found: Exported, model: Any, lines: dict[str, str]) -> str:
         "float32; the same as raw arrays are `input-*.bin` and `output-*.bin`. The tolerances are those of "
         "`mlpdeploy verify`."
     )
-    layers = [f"`{name}` has {_LAYERS[name]}." for name in found.layers]
+    layers = [f"`{ENGINE}/{name}` has {_LAYERS[name]}." for name in found.layers]
     if _ON_CPU not in lines:
         layers.append("ONNX Runtime has no FP4: no line checks the file on a CPU.")
     facts = [f"| {entry.key.removeprefix('mlpdeploy.')} | {entry.value} |" for entry in model.metadata_props]

@@ -121,9 +121,9 @@ def test_what_is_known_of_the_layers_leaves_with_it(selection: Selection, tmp_pa
     profile.write_text('[{"count": 3}]')
     try:
         found = export(selection, "trtexec", tmp_path / "here")
-        assert found["files"] == sorted([*FILES, "profile.json"])
-        assert (tmp_path / "here" / "profile.json").read_text() == '[{"count": 3}]'
-        assert "`profile.json` has the time of each of them" in (tmp_path / "here" / "README.md").read_text()
+        assert found["files"] == sorted([*FILES, "engine/profile.json"])
+        assert (tmp_path / "here" / "engine" / "profile.json").read_text() == '[{"count": 3}]'
+        assert "`engine/profile.json` has the time of each of them" in (tmp_path / "here" / "README.md").read_text()
         profile.unlink()
         os.mkfifo(profile)
         with pytest.raises(ArtifactError, match=r"profile\.json cannot be read"):
