@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -52,6 +52,26 @@ def replaced(model: onnx.ModelProto, made: Mapping[str, Sequence[onnx.NodeProto]
     for node in model.graph.node:
         result.graph.node.extend(made.get(node.name, [node]))
     return result
+
+
+def keep_read(model: onnx.ModelProto, more: Iterable[onnx.TensorProto], reshaped: Collection[str] = ()) -> None:
+    """Add constants, leave out those that nothing reads, and forget the shapes of what is `reshaped`, in place."""
+    graph = model.graph
+    read = {name for node in graph.node for name in node.input} | {one.name for one in graph.output}
+    constants = [one for one in (*graph.initializer, *more) if one.name in read]
+    told = [one for one in graph.value_info if one.name not in reshaped]
+    del graph.initializer[:], graph.value_info[:]
+    graph.initializer.extend(constants)
+    graph.value_info.extend(told)
+
+
+def readers_of(model: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
+    """The nodes that read each tensor, one that reads it twice once."""
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in model.graph.node:
+        for name in dict.fromkeys(node.input):
+            readers.setdefault(name, []).append(node)
+    return readers
 
 
 def shapes_of(model: onnx.ModelProto) -> dict[str, list[int]]:

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from mlpdeploy.engine.forms._edit import attributes, replaced, shapes_of
+from mlpdeploy.engine.forms._edit import attributes, keep_read, readers_of, replaced, shapes_of
 
 
 def rewrite(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
@@ -31,13 +31,7 @@ def rewrite(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
             made[cut.sum.name] = [cut.added(term, narrow.name)]
     result = replaced(model, made)
     if cuts:
-        uncut = {name for cut in cuts for name in cut.given}
-        told = [one for one in result.graph.value_info if one.name not in uncut]
-        read = {name for node in result.graph.node for name in node.input}
-        kept = [one for one in (*result.graph.initializer, *constants) if one.name in read]
-        del result.graph.value_info[:], result.graph.initializer[:]
-        result.graph.value_info.extend(told)
-        result.graph.initializer.extend(kept)
+        keep_read(result, constants, {name for cut in cuts for name in cut.given})
     return result, len(cuts)
 
 
@@ -90,10 +84,7 @@ class _Graph:
     def __init__(self, model: onnx.ModelProto) -> None:
         self.constants = {one.name: one for one in model.graph.initializer}
         self.shapes, self.outputs = shapes_of(model), {one.name for one in model.graph.output}
-        self.readers: dict[str, list[onnx.NodeProto]] = {}
-        for node in model.graph.node:
-            for name in node.input:
-                self.readers.setdefault(name, []).append(node)
+        self.readers = readers_of(model)
 
     def cut_behind(self, node: onnx.NodeProto) -> _Cut | None:
         """What cuts off places of a transposed convolution, which nothing else reads; None where nothing does."""

@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from mlpdeploy.engine.forms._edit import attributes, replaced, shapes_of
+from mlpdeploy.engine.forms._edit import attributes, keep_read, readers_of, replaced, shapes_of
 
 UNARY = {"Cast", "Erf", "Gelu", "HardSwish", "LeakyRelu", "Relu", "Sigmoid", "Sqrt", "Tanh"}
 BINARY = {"Add", "Div", "Mul", "Sub"}
@@ -45,10 +45,7 @@ class _Graph:
         }
         self.decoded = {name: node for name, node in self.nodes.items() if self._is_decoded(node)}
         self.shapes, self.outputs = shapes_of(model), {one.name for one in model.graph.output}
-        self.readers: dict[str, list[onnx.NodeProto]] = {}
-        for node in model.graph.node:
-            for name in node.input:
-                self.readers.setdefault(name, []).append(node)
+        self.readers = readers_of(model)
 
     @cached_property
     def by_rows(self) -> dict[str, onnx.NodeProto]:
@@ -172,10 +169,7 @@ class _Writer:
         made = {node.name: self._flattened(node) for node in nodes}
         unread = (node for name, node in self.graph.decoded.items() if not self.graph.leaves(name, self.parts))
         result = replaced(model, made | {node.name: [] for node in unread})
-        read = {name for node in result.graph.node for name in node.input} | self.graph.outputs
-        constants = [one for one in (*model.graph.initializer, *self.constants) if one.name in read]
-        del result.graph.initializer[:]
-        result.graph.initializer.extend(constants)
+        keep_read(result, self.constants)
         return result
 
     def _flattened(self, node: onnx.NodeProto) -> list[onnx.NodeProto]:

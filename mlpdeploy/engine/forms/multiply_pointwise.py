@@ -22,7 +22,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from mlpdeploy.engine.forms._edit import attributes, replaced, shapes_of
+from mlpdeploy.engine.forms._edit import attributes, keep_read, readers_of, replaced, shapes_of
 
 ELEMENTWISE = {
     *("Add", "Clip", "Div", "Elu", "Erf", "Exp", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Max", "Min", "Mish"),
@@ -50,10 +50,7 @@ class _Graph:
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.makers = {name: node for node in model.graph.node for name in node.output}
-        self.readers: dict[str, list[onnx.NodeProto]] = {}
-        for node in model.graph.node:
-            for name in dict.fromkeys(node.input):
-                self.readers.setdefault(name, []).append(node)
+        self.readers = readers_of(model)
         self.constants = {one.name: one for one in model.graph.initializer}
         self.shapes, self.outputs = shapes_of(model), {one.name for one in model.graph.output}
 
@@ -175,16 +172,11 @@ class _Writer:
         if not self.count:
             return model, 0
         result = replaced(model, self.nodes)
-        graph, outputs = result.graph, self.graph.outputs
-        read = {name for node in graph.node for name in node.input} | outputs
-        nodes = [node for node in graph.node if node.op_type != "DequantizeLinear" or node.output[0] in read]
-        read = {name for node in nodes for name in node.input} | outputs
-        constants = [one for one in (*graph.initializer, *self.constants) if one.name in read]
-        told = [one for one in graph.value_info if one.name not in self.flat]
-        del graph.node[:], graph.initializer[:], graph.value_info[:]
-        graph.node.extend(nodes)
-        graph.initializer.extend(constants)
-        graph.value_info.extend(told)
+        read = {name for node in result.graph.node for name in node.input} | self.graph.outputs
+        nodes = [node for node in result.graph.node if node.op_type != "DequantizeLinear" or node.output[0] in read]
+        del result.graph.node[:]
+        result.graph.node.extend(nodes)
+        keep_read(result, self.constants, self.flat)
         return result, self.count
 
     def _product(self, nodes: Sequence[onnx.NodeProto], result: str) -> list[onnx.NodeProto]:
