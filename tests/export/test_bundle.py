@@ -92,6 +92,7 @@ def test_versions_are_those_of_the_manifest(artifact: Artifact, tmp_path: Path) 
     }
     minor = ".".join(versions["python"].split(".")[:2])
     assert (tmp_path / "bundle" / "Dockerfile").read_text().splitlines()[0] == f"FROM python:{minor}-slim"
+    assert "Apache License" in (tmp_path / "bundle" / "mlpdeploy" / "LICENSE").read_text()
     assert not [*(tmp_path / "bundle").rglob(".*")] and not [*tmp_path.glob(".*")]
 
 

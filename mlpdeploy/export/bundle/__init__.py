@@ -42,7 +42,8 @@ README = """\
 # {name}: {precision}, {backend}, batch {low} to {high}
 
 Made by mlpdeploy {version}. `run.py` holds the files of `artifact/` against its manifest, and calls the engine;
-`mlpdeploy/` is the part of mlpdeploy (Apache-2.0) that does this, and `requirements.txt` all that it imports.
+`mlpdeploy/` is the part of mlpdeploy (Apache-2.0, its text lies there) that does this, and `requirements.txt` all that
+it imports.
 
 {lines}
 
@@ -86,7 +87,10 @@ def write(artifact: Artifact, folder: Path, *, trusted: bool = False) -> dict[st
 
 
 def _copy_package(backend: str, folder: Path) -> None:
-    """What `mlpdeploy.runtime` imports, with one backend: the others are not there, so nobody looks for theirs."""
+    """What `mlpdeploy.runtime` imports, with one backend: the others are not there, so nobody looks for theirs.
+
+    The licence lies beside it, as it asks of whoever passes the code on.
+    """
     known = modules(PACKAGE)
     for name in closure(["mlpdeploy.runtime", backend], known):
         target = folder / known[name].relative_to(PACKAGE)
@@ -94,6 +98,8 @@ def _copy_package(backend: str, folder: Path) -> None:
         shutil.copyfile(known[name], target)
     says = f'"""What of mlpdeploy {__version__} opens an artifact and calls its engine: `mlpdeploy.runtime`."""\n'
     (folder / "__init__.py").write_text(says, encoding="utf-8")
+    installed = PACKAGE / "LICENSE"
+    shutil.copyfile(installed if installed.is_file() else PACKAGE.parent / "LICENSE", folder / "LICENSE")
 
 
 def _dockerfile(manifest: dict[str, Any], *, on_gpu: bool) -> str:
