@@ -121,7 +121,8 @@ def rewrite_network(traced: Traced, selection: Selection, stages: Stages) -> Rew
 
         backend = backends().get(selection.backend)
         off = () if backend is None else backend.off_for(selection.gpus)
-        return rewrite(traced, selection.disabled_in_graph, selection.enabled_rules, off)
+        kernel = backend is not None and backend.carries_kernel(selection.gpus)
+        return rewrite(traced, selection.disabled_in_graph, selection.enabled_rules, off, kernel)
 
 
 def plan_network(

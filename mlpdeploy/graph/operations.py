@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
+import torch
+
 from mlpdeploy.graph.custom_ops import PROJECTIONS
 from mlpdeploy.graph.token_mlp import MLPS
 
+aten = torch.ops.aten
+
 OPERATIONS = {one.target: one for one in (*PROJECTIONS, *MLPS)}
+
+PRODUCTS = {
+    aten.linear, aten.matmul, aten.mm, aten.addmm, aten.bmm, aten.baddbmm, aten.mv, aten.einsum, aten.bilinear,
+    aten.conv1d, aten.conv2d, aten.conv3d, aten.conv_transpose1d, aten.conv_transpose2d, aten.conv_transpose3d,
+    aten.scaled_dot_product_attention, *(target.overloadpacket for target in OPERATIONS),
+}  # fmt: skip
+"""Operations that multiply matrices, or convolve, and sum: torch's and ours (packets of overloads)."""

@@ -42,28 +42,37 @@ def all_rules() -> dict[str, Rule | Lowering]:
     return {rule.name: rule for rule in ordered({rule.name: rule for rule in found})}
 
 
-def on_by_default(off: Collection[str] = ()) -> set[str]:
-    """The names of the rules that run unless asked otherwise, for an engine that has these `off`."""
-    return {name for name, rule in all_rules().items() if rule.default and name not in off}
+def on_by_default(off: Collection[str] = (), kernel: bool = False) -> set[str]:
+    """The names of the rules that run unless asked otherwise, for an engine that has these `off`.
+
+    `kernel`: whether it carries our kernels.
+    """
+    left_out = {*off} if kernel else {*off} | for_kernel()
+    return {name for name, rule in all_rules().items() if rule.default} - left_out
 
 
 def for_kernel() -> set[str]:
-    """The names of the rules that pay only in engines that carry our kernel with its epilogues."""
+    """The names of the rules that pay only in engines that carry our kernels."""
     return {name for name, rule in all_rules().items() if isinstance(rule, Rule) and rule.for_kernel}
 
 
 def rewrite(
-    traced: Traced, disabled: Collection[str] = (), enabled: Collection[str] = (), off: Collection[str] = ()
+    traced: Traced,
+    disabled: Collection[str] = (),
+    enabled: Collection[str] = (),
+    off: Collection[str] = (),
+    kernel: bool = False,
 ) -> Rewritten:
     """Run the rules that are on by default but those that an engine has `off`, those `enabled`, and none `disabled`.
 
-    `traced` stays as it is. Raises InputError for an unknown rule name.
+    `kernel`: whether the engine carries our kernels: then the rules for them are on by default too. `traced` stays as
+    it is. Raises InputError for an unknown rule name.
     """
     known = all_rules()
     unknown = sorted({*disabled, *enabled} - {*known, LAYOUT})
     if unknown:
         raise InputError(f"no rule is named {unknown[0]!r}; the rules are {', '.join([*known, LAYOUT])}")
-    return _rewritten(traced, ({LAYOUT} | on_by_default(off) | {*enabled}) - {*disabled})
+    return _rewritten(traced, ({LAYOUT} | on_by_default(off, kernel) | {*enabled}) - {*disabled})
 
 
 def rewrite_as(traced: Traced, other: Rewritten) -> Rewritten:

@@ -69,8 +69,9 @@ class Rule:
 
     `find` and `replace`: see there. `phase`: one of PHASES, in which order rules run; within a phase a rule runs behind
     those that it names as `after`. `backwards`: whether it sees the last operation first. `default`: whether it runs
-    unless asked for; an engine may have it off (`Backend.off`). `for_kernel`: whether it pays only in engines that
-    carry our kernel with its epilogues.
+    without being asked for; an engine may have it off (`Backend.off`). `for_kernel`: whether it makes an operation of
+    ours with an epilogue, and so runs by default only for engines that carry our kernels (`Backend.carries_kernel`):
+    their builds measure each such operation, and keep the faster of the kernel and what it means.
     """
 
     name: str

@@ -145,8 +145,9 @@ class Workshop:
         """How often each rule fires that is off by default, but not those for our kernel where there is none."""
         from mlpdeploy.graph.rewrite import all_rules, for_kernel, on_by_default, rewrite
 
-        off = {*all_rules()} - on_by_default(self.backend.off_for(self.selection.gpus))
-        off -= set() if self.backend.carries_kernel(self.selection.gpus) else for_kernel()
+        kernel = self.backend.carries_kernel(self.selection.gpus)
+        off = {*all_rules()} - on_by_default(self.backend.off_for(self.selection.gpus), kernel)
+        off -= set() if kernel else for_kernel()
         found = rewrite(self.traced, self.selection.disabled_in_graph, enabled=off).report
         return {one.name: one.fired for one in found if one.name in off}
 

@@ -52,6 +52,8 @@ def _where(rule: Mapping[str, Any], rules: Sequence[Mapping[str, Any]]) -> str:
         return f"  {', '.join(engines)}"
     every = dict.fromkeys(one for other in rules if other["phase"] for one in other["engines"])
     missing = [one for one in every if one not in engines]
+    if len(missing) > len(engines):
+        return f"  for {', '.join(engines)} alone"
     return f"  off for {', '.join(missing)}" if missing else ""
 
 

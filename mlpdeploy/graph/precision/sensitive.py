@@ -24,7 +24,7 @@ from mlpdeploy.graph.kinds import (
     is_view,
     packet,
 )
-from mlpdeploy.graph.operations import OPERATIONS
+from mlpdeploy.graph.operations import PRODUCTS
 from mlpdeploy.graph.precision.ranges import Peaks
 from mlpdeploy.graph.precision.reach import SUMS
 
@@ -35,12 +35,6 @@ SAMPLERS = {aten.grid_sampler, aten.grid_sampler_2d, aten.grid_sampler_3d}
 AFFINE = {aten.add, aten.sub, aten.mul, aten.div, aten.neg, aten.rsub}
 STEPS = {aten.floor, aten.ceil, aten.round, aten.trunc, aten.frac, aten.floor_divide, aten.remainder, aten.fmod}
 """Operations whose result jumps: the next integer, what is left of a division."""
-
-PRODUCTS = {
-    aten.linear, aten.matmul, aten.mm, aten.addmm, aten.bmm, aten.baddbmm, aten.mv, aten.einsum, aten.bilinear,
-    aten.conv1d, aten.conv2d, aten.conv3d, aten.conv_transpose1d, aten.conv_transpose2d, aten.conv_transpose3d,
-    aten.scaled_dot_product_attention, *(target.overloadpacket for target in OPERATIONS),
-}  # fmt: skip
 
 RANKS = {aten.argmax, aten.argmin, aten.argsort, aten.topk, aten.sort, aten.max, aten.min, aten.median, aten.kthvalue}
 """Operations that say in integers which value comes first."""

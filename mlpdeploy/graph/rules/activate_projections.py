@@ -6,23 +6,32 @@ after:  segment_grouped_projection_epilogue(bias, gelu) with one segment, from `
 
 Compilers for GPUs call a library for the product and launch GELU behind it: a pass over the widest activations of the
 network. Our kernel activates before it writes. Which of the two is faster is measured where an engine is built; the
-rule is for engines that carry the kernel. Only what nothing else reads is fused with what follows it.
+rule is for engines that carry the kernel. Only what nothing else reads is fused with what follows it, and only GELU
+that is a launch by itself: what norms, sums and other steps of a compiler's own kernels read, they compute in passing.
 """
 
 from __future__ import annotations
 
 import math
+import operator
 
 import torch
 from torch import fx
 
 from mlpdeploy.graph.custom_ops import WITH_EPILOGUE
 from mlpdeploy.graph.editor import Editor, weight
-from mlpdeploy.graph.kinds import gelu_of, packet, shape_of
+from mlpdeploy.graph.kinds import PICKS, SPLITS, gelu_of, packet, shape_of
 from mlpdeploy.graph.matching.products import OTHERS, Product, product, refusal
+from mlpdeploy.graph.operations import PRODUCTS
 from mlpdeploy.graph.rule import Refused, Rule
 
 aten = torch.ops.aten
+
+_VIEWS = (
+    SPLITS
+    | PICKS
+    | {aten.reshape.default, aten.permute.default, aten.transpose.int, aten.slice.Tensor, operator.getitem}
+)
 
 
 def find(editor: Editor, node: fx.Node) -> Product | Refused | None:
@@ -60,7 +69,17 @@ def _refusal(editor: Editor, node: fx.Node, found: Product, steps: list[fx.Node]
         return f"its activation is {packet(node).__name__}, and the kernel computes GELU"
     if any(len(step.users) > 1 for step in steps):
         return "what is before GELU is read elsewhere as well"
-    return refusal(editor, found, node)
+    if (reason := refusal(editor, found, node)) is not None:
+        return reason
+    return None if _is_stored(node) else "what reads its GELU is computed with it"
 
 
-RULE = Rule("activate_projections", "fusion", find, replace, after=("fuse_token_mlps",), default=False, for_kernel=True)
+def _is_stored(node: fx.Node) -> bool:
+    """Whether a library, or whoever called, reads a value, or a part of it: then it lies in memory as it is."""
+    return any(
+        reader.op == "output" or packet(reader) in PRODUCTS or (reader.target in _VIEWS and _is_stored(reader))
+        for reader in node.users
+    )
+
+
+RULE = Rule("activate_projections", "fusion", find, replace, after=("fuse_token_mlps",), for_kernel=True)

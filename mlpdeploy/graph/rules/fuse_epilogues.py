@@ -157,4 +157,4 @@ def _call(editor: Editor, found: _Followed, accumulate: fx.Node | None, origin: 
     return editor.call(WITH_EPILOGUE, arguments, origin=origin if accumulate is None else found.projection)
 
 
-RULE = Rule("fuse_epilogues", "fusion", find, replace, backwards=True, default=False)  # whole sums before their terms
+RULE = Rule("fuse_epilogues", "fusion", find, replace, backwards=True, for_kernel=True)  # whole sums before their terms

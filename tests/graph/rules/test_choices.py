@@ -7,7 +7,7 @@ import pytest
 from mlpdeploy import progress
 from mlpdeploy.engine.backend import backends
 from mlpdeploy.errors import InputError
-from mlpdeploy.graph.rewrite import all_rules, rewrite, rewrite_as
+from mlpdeploy.graph.rewrite import all_rules, for_kernel, on_by_default, rewrite, rewrite_as
 from mlpdeploy.graph.rules import LAYOUT
 from mlpdeploy.graph.tracing.trace import Traced, trace
 from mlpdeploy.selection import Selection
@@ -71,6 +71,15 @@ def test_shifts_and_parts_stay_what_they_are_in_engines_of_inductor_for_a_gpu() 
             result = rewrite_network(before, selection, progress.Stages(None))
             assert fired(result).get(name, 0) == times
     assert set(inductor.off_for(("current",))) == {*inductor.off, *replaced}
+
+
+def test_epilogues_are_on_where_a_build_measures_each_and_off_elsewhere() -> None:
+    for name in ("activate_projections", "fuse_epilogues"):
+        before, fires = traced(name)
+        for backend, gpus, times in (("inductor", ("current",), fires), ("inductor", (), 0), ("tensorrt-rtx", (), 0)):
+            result = rewrite_network(before, Selection("nets:Net", "fp32", backend, gpus=gpus), progress.Stages(None))
+            assert fired(result).get(name, 0) == times
+    assert "fuse_token_mlps" not in on_by_default(kernel=True) and "fuse_token_mlps" in for_kernel()
 
 
 def test_every_rule_that_an_engine_has_off_exists() -> None:
