@@ -1,4 +1,4 @@
-"""A product with a constant matrix, from the right (a linear) or the left (over tokens), and what is added to it."""
+"""A product with a constant matrix, from the right (a linear, also of a map) or the left, and what is added to it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from mlpdeploy.graph.editor import Editor, weight
-from mlpdeploy.graph.kinds import shape_of
+from mlpdeploy.graph.kinds import convolution_arguments, is_pointwise_convolution, shape_of
 
 aten = torch.ops.aten
 
@@ -25,24 +25,33 @@ NO_BIAS = "what is added to it is not a constant for each of its outputs"
 
 @dataclass(frozen=True)
 class Product:
-    """A product of `x` and a constant `matrix` from the right (a linear) or the `left`, and what is added to it."""
+    """A product of `x` and a constant `matrix` from the right (a linear) or the `left`, and what is added to it.
+
+    Of a `map` it is a linear over the axis of channels, behind the batch: a convolution of one place, whose kernel is
+    the matrix.
+    """
 
     node: fx.Node
     x: fx.Node
     matrix: fx.Node
     left: bool
     bias: Any
+    map: bool = False
 
     @property
     def dim(self) -> int:
-        """The axis that it contracts and produces."""
-        return -2 if self.left else -1
+        """The axis that it contracts and produces, from the end."""
+        return 1 - len(shape_of(self.x)) if self.map else -2 if self.left else -1
 
 
 def product(editor: Editor, node: fx.Node) -> Product | None:
     """The product that `node` is, or to which it adds something."""
     if node.target is aten.linear.default:
         return Product(node, node.args[0], node.args[1], False, _third(node))  # type: ignore[arg-type]
+    if is_pointwise_convolution(node):
+        x, kernel, bias, *_ = convolution_arguments(node)
+        batched = len(shape_of(x)) == len(shape_of(kernel))
+        return Product(node, x, kernel, False, bias, map=True) if batched else None
     if node.target is aten.matmul.default:
         matrix, x = node.args
         known = weight(editor.module, matrix) is not None and len(shape_of(x)) > 1  # type: ignore[arg-type]
@@ -67,13 +76,18 @@ def refusal(editor: Editor, found: Product, activation: fx.Node) -> str | None:
     if (dtype := activation.meta["val"].dtype) in _ROUNDED:
         return f"the network itself computes it in {str(dtype).removeprefix('torch.')}, and rounds it before GELU"
     matrix = weight(editor.module, found.matrix)
-    if matrix is None or matrix.dim() != 2:
+    if matrix is None or (matrix.dim() != 2 and not found.map):
         return NO_MATRIX
-    if found.bias is not None and not is_bias(editor, found, found.bias):
+    if found.bias is not None and not _is_bias_of(editor, found):
         return NO_BIAS
     if not all(isinstance(size, int) for size in shape_of(found.x)[found.dim :]):
         return "its sizes depend on the batch"
     return None
+
+
+def _is_bias_of(editor: Editor, found: Product) -> bool:
+    """Whether the bias of a product is one; that of a convolution has no other shape."""
+    return is_bias(editor, found, found.bias) if not found.map else weight(editor.module, found.bias) is not None
 
 
 def is_bias(editor: Editor, found: Product, added: Any) -> bool:

@@ -2,7 +2,9 @@
 
 before: `b t c` -> linear over c -> gelu                                                              (channel MLPs)
 before: `b t c` -> W @ x -> + one number for each row of W -> gelu                                      (token MLPs)
-after:  segment_grouped_projection_epilogue(bias, gelu) with one segment, from `(b t) 1 1 c`, or from `b 1 1 t c`
+before: `b c h w` -> conv2d with kernel 1x1 -> gelu                                           (channel MLPs over maps)
+after:  segment_grouped_projection_epilogue(bias, gelu) with one segment, from `(b t) 1 1 c`, or from `b 1 1 t c`;
+        of a map from `(b h w) 1 1 c`, as it lies where its channels are last in memory
 
 Compilers for GPUs call a library for the product and launch GELU behind it: a pass over the widest activations of the
 network. Our kernel activates before it writes. Which of the two is faster is measured where an engine is built; the
@@ -52,15 +54,35 @@ def find(editor: Editor, node: fx.Node) -> Product | Refused | None:
 
 def replace(editor: Editor, node: fx.Node, found: Product) -> fx.Node:
     """The operation, between the shapes that it takes and gives and those of the network."""
-    shape = shape_of(found.x)
-    leading, last = shape[: found.dim], shape[found.dim :]
-    stored = editor.reshape(found.x, [math.prod(leading), 1, 1, *last], origin=found.node)
+    x = _channels(editor, found.x, -1, found.node) if found.map else found.x
+    dim = -2 if found.left else -1
+    leading, last = shape_of(x)[:dim], shape_of(x)[dim:]
+    stored = editor.reshape(x, [math.prod(leading), 1, 1, *last], origin=found.node)
     constant, bias = weight(editor.module, found.bias), None
     if constant is not None:
         column = constant.reshape(1, 1, -1, *[1] * found.left)
         bias = editor.constant(column, f"{found.bias.target}_epilogue", origin=found.node)
-    arguments = (stored, found.matrix, 1, bias, gelu_of(node), None, None)
-    return editor.reshape(editor.call(WITH_EPILOGUE, arguments, origin=node), shape_of(node), origin=node)
+    arguments = (stored, _matrix(editor, found), 1, bias, gelu_of(node), None, None)
+    result = editor.call(WITH_EPILOGUE, arguments, origin=node)
+    if found.map:
+        rows = editor.reshape(result, [*leading, shape_of(found.node)[1]], origin=node)
+        result = _channels(editor, rows, 1, node)
+    return editor.reshape(result, shape_of(node), origin=node)
+
+
+def _channels(editor: Editor, x: fx.Node, place: int, origin: fx.Node) -> fx.Node:
+    """A map whose channels are last (-1) instead of behind the batch (1), or the other way round."""
+    batch, *axes = range(len(shape_of(x)))
+    turned = [batch, *axes[1:], axes[0]] if place == -1 else [batch, axes[-1], *axes[:-1]]
+    return editor.permute(x, turned, origin=origin)
+
+
+def _matrix(editor: Editor, found: Product) -> fx.Node:
+    """The weight with rows for what it produces, and columns for what it contracts."""
+    constant = weight(editor.module, found.matrix)
+    if constant is None or not found.map:
+        return found.matrix
+    return editor.constant(constant.flatten(1), f"{found.matrix.target}_matrix", origin=found.node)
 
 
 def _refusal(editor: Editor, node: fx.Node, found: Product, steps: list[fx.Node]) -> str | None:

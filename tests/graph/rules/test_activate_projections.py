@@ -75,6 +75,29 @@ NEAR_MISSES = {
         lambda net, x: (y := F.gelu(net.channels(x)).chunk(2, -1))[0] * F.layer_norm(y[1], (C // 2,)), BEHIND, BEHIND
     ),
     "a mean of tokens": near_miss(lambda net, x: net.channels(F.gelu(net.channels(x)).mean(1)), BEHIND),
+    "a convolution of more than a place": near_miss(
+        lambda net, x: F.gelu(F.conv1d(x, net.weights[0], padding=1)), shapes=((T, T, 3),)
+    ),
+    "a convolution of every second place": near_miss(
+        lambda net, x: F.gelu(F.conv1d(x, net.weights[0], stride=2)), shapes=((T, T, 1),)
+    ),
+    "a convolution of groups": near_miss(
+        lambda net, x: F.gelu(F.conv1d(x, net.weights[0], groups=2)), shapes=((T, T // 2, 1),)
+    ),
+    "a convolution with room around": near_miss(
+        lambda net, x: F.gelu(F.conv1d(x, net.weights[0], padding=1)), shapes=((T, T, 1),)
+    ),
+    "a transposed convolution": near_miss(
+        lambda net, x: F.gelu(F.conv_transpose1d(x, net.weights[0])), shapes=((T, T, 1),)
+    ),
+    "a convolution whose kernel is computed": near_miss(
+        lambda net, x: F.gelu(F.conv1d(x, x.mean(0)[:, :1, None] + net.weights[0])),
+        "its weight is not one constant matrix",
+        shapes=((T, T, 1),),
+    ),
+    "a map that is read before GELU as well": near_miss(
+        lambda net, x: F.gelu(y := F.conv1d(x, net.weights[0])) + y.sin(), ELSEWHERE, shapes=((T, T, 1),)
+    ),
     "relu": near_miss(lambda net, x: net.channels(x).relu(), "its activation is relu, and the kernel computes GELU"),
     "silu of tokens": near_miss(
         lambda net, x: F.silu(across(net, x)), "its activation is silu, and the kernel computes GELU"
@@ -137,6 +160,17 @@ FUSED: dict[str, tuple[Run, tuple[tuple[int, ...], ...]]] = {
     "of images": (lambda net, x: F.gelu(net.channels(x.unflatten(1, (2, 3)))), ()),
     "in another shape": (lambda net, x: F.gelu(net.channels(x).flatten(1)), ()),
     "of a transposed value": (lambda net, x: F.gelu(F.linear(x.transpose(1, 2).sin(), net.weights[0])), ((7, T),)),
+    "a convolution of one place": (lambda net, x: F.gelu(F.conv1d(x, *net.weights)), ((5, T, 1), (5,))),
+    "a convolution of one place, without a bias": (
+        lambda net, x: F.gelu(F.conv2d(x.unflatten(2, (2, 2)), net.weights[0], padding="same")), ((5, T, 1, 1),),
+    ),
+    "a convolution of one place, in another shape": (
+        lambda net, x: F.gelu(F.conv1d(x, *net.weights).flatten(1)), ((5, T, 1), (5,))
+    ),
+    "a convolution of one place in three dimensions": (
+        lambda net, x: F.gelu(F.conv3d(x.unflatten(2, (2, 1, 2)), *net.weights), approximate="tanh"),
+        ((1, T, 1, 1, 1), (1,)),
+    ),
     "of one row for an image": (lambda net, x: F.gelu(net.channels(x.mean(1))), ()),
     "along the height of a grid": (
         lambda net, x: F.gelu(torch.einsum("uh,bhwc->buwc", net.weights[0], x.unflatten(1, (2, 3)))), ((5, 2),),
