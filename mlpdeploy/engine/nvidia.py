@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import re
 from collections.abc import Iterator
@@ -41,10 +42,22 @@ def probe() -> Gpu | str:
     return found if isinstance(found, str) else found[0]
 
 
-def require() -> None:
-    """Raise MachineLacks where `current` means no GPU."""
+def require() -> Gpu:
+    """The GPU that `current` means. Raises MachineLacks where it means none."""
     if isinstance(gpu := probe(), str):
         raise MachineLacks(f"--gpu {CURRENT} means this machine's GPU: {gpu}")
+    return gpu
+
+
+def outdated(library: str, cuda: str, gpu: Gpu) -> str | None:
+    """None where a GPU's driver serves a library that was made for that version of CUDA, else one line: why not.
+
+    A driver serves every library of its own major version or an earlier one (CUDA's minor version compatibility).
+    """
+    needed, here = (int(version.partition(".")[0]) for version in (cuda, gpu.driver))
+    if needed <= here:
+        return None
+    return f"the driver is too old: it is for CUDA {gpu.driver}, and {library} for CUDA {cuda}; install a newer driver"
 
 
 @functools.cache
@@ -59,13 +72,14 @@ def gpus() -> tuple[Gpu, ...] | str:
 def see(device: str) -> None:
     """Let this process, and those that it starts, see one GPU alone: by its number among those it saw, or by its UUID.
 
-    Before anything uses CUDA. Raises InputError where it is neither, or there are fewer.
+    Before anything uses CUDA. Raises InputError where it is neither, or is hidden; a number that no GPU has shows when
+    the GPUs are asked for, as the driver reads the variable once.
     """
     numbered = device.isascii() and device.isdecimal()
     if not numbered and not device.startswith(("GPU-", "MIG-")):
         raise InputError(f"--device {device}: give a GPU's number, or its UUID, which begins with GPU-")
     if numbered and (seen := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
-        listed = [part.strip() for part in seen.split(",") if part.strip()]
+        listed = _listed(seen)
         if int(device) >= len(listed):
             raise InputError(
                 f"--device {device}: of GPUs this process sees {len(listed)} (CUDA_VISIBLE_DEVICES={seen})"
@@ -76,22 +90,32 @@ def see(device: str) -> None:
     gpus.cache_clear()
 
 
+def _listed(seen: str) -> list[str]:
+    """The GPUs that CUDA_VISIBLE_DEVICES names: those before the first that is none, such as -1."""
+    named = (part.strip() for part in seen.split(","))
+    return list(itertools.takewhile(lambda part: part and not part.startswith("-"), named))
+
+
 def _ask() -> Iterator[Gpu]:
     driver = _driver()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    none_seen = "the driver sees no device" + ("" if visible is None else f" with CUDA_VISIBLE_DEVICES={visible}")
 
     def call(function: str, *arguments: Any) -> Any:
         try:
             status, *values = getattr(driver, function)(*arguments)
         except RuntimeError:  # cuda-bindings looks for the driver's library at the first call
             raise _NoGpu("no NVIDIA GPU (its driver library is not installed)") from None
+        if status == driver.CUresult.CUDA_ERROR_NO_DEVICE:
+            raise _NoGpu(f"no NVIDIA GPU ({none_seen})")
         if int(status):
-            raise _NoGpu(f"no usable NVIDIA GPU (the driver's {function} answered error {int(status)})")
+            raise _NoGpu(f"no usable NVIDIA GPU (the driver's {function} answered {status.name})")
         return values[0] if values else None
 
     call("cuInit", 0)
     count, version = call("cuDeviceGetCount"), call("cuDriverGetVersion")
     if count == 0:
-        raise _NoGpu("no NVIDIA GPU (the driver sees no device)")
+        raise _NoGpu(f"no NVIDIA GPU ({none_seen})")
     major, minor = (
         getattr(driver.CUdevice_attribute, f"CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_{part}")
         for part in ("MAJOR", "MINOR")

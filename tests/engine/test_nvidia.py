@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from enum import IntEnum
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,15 +24,22 @@ def test_the_driver_names_the_gpu() -> None:
     assert gpu.capability.startswith("sm") and gpu.name and np.prod([int(n) for n in gpu.driver.split(".")]) >= 0
 
 
-class Driver:
-    """A stand-in of cuda.bindings.driver: `broken` names the function that fails, `gpus` are names and capabilities."""
+class Result(IntEnum):
+    """Some of the driver's answers."""
 
+    CUDA_SUCCESS, CUDA_ERROR_NO_DEVICE, CUDA_ERROR_SYSTEM_DRIVER_MISMATCH = 0, 100, 803
+
+
+class Driver:
+    """A stand-in of cuda.bindings.driver: `gpus` are names and capabilities, and cuInit answers with `error`."""
+
+    CUresult = Result
     CUdevice_attribute = SimpleNamespace(
         CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR=75, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR=76
     )
 
-    def __init__(self, *gpus: tuple[str, int, int], broken: str = "", absent: bool = False) -> None:
-        self.gpus, self.broken, self.absent = gpus, broken, absent
+    def __init__(self, *gpus: tuple[str, int, int], error: str = "", absent: bool = False) -> None:
+        self.gpus, self.error, self.absent = gpus, error, absent
 
     def __getattr__(self, function: str) -> Any:
         answers: dict[str, Callable[..., Any]] = {
@@ -45,9 +53,9 @@ class Driver:
         def call(*arguments: Any) -> tuple[Any, ...]:
             if self.absent:
                 raise RuntimeError("libcuda.so.1 is not there")
-            if function == self.broken:
-                return (999,)
-            return (0, answers[function](*arguments)) if function in answers else (0,)
+            if function == "cuInit":
+                return (self.CUresult[self.error or "CUDA_SUCCESS"],)
+            return (self.CUresult.CUDA_SUCCESS, answers[function](*arguments))
 
         return call
 
@@ -75,11 +83,29 @@ def test_a_gpu_that_cannot_be_is_refused(device: str, said: str, monkeypatch: py
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "2,3"
 
 
-def test_gpus_that_were_hidden_stay_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    with pytest.raises(InputError, match="this process sees 0"):
-        nvidia.see("0")
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
+@pytest.mark.parametrize(("hidden", "device"), [("", "0"), ("-1", "0"), ("0,-1,1", "1"), ("0,,1", "1")])
+def test_gpus_that_were_hidden_stay_hidden(hidden: str, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+    with pytest.raises(InputError, match="this process sees"):
+        nvidia.see(device)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == hidden
+
+
+def test_a_number_that_no_gpu_has_is_told_where_the_driver_finds_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    nvidia.see("99")
+    monkeypatch.setattr(nvidia, "_driver", lambda: Driver(error="CUDA_ERROR_NO_DEVICE"))
+    assert nvidia.gpus() == "no NVIDIA GPU (the driver sees no device with CUDA_VISIBLE_DEVICES=99)"
+    nvidia.gpus.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("cuda", "served"), [("13.0", False), ("13", False), ("12.9", True), ("12.8", True), ("12", True), ("11.8", True)]
+)
+def test_a_driver_serves_what_is_made_for_its_major_version_and_earlier_ones(cuda: str, served: bool) -> None:
+    said = nvidia.outdated("a library", cuda, nvidia.Gpu("NVIDIA L4", "sm89", "12.8"))
+    too_old = f"the driver is too old: it is for CUDA 12.8, and a library for CUDA {cuda}; install a newer driver"
+    assert said == (None if served else too_old)
 
 
 @pytest.mark.parametrize(
@@ -92,10 +118,15 @@ def test_gpus_that_were_hidden_stay_hidden(monkeypatch: pytest.MonkeyPatch) -> N
         ),
         (Driver(), "no NVIDIA GPU (the driver sees no device)"),
         (Driver(absent=True), "no NVIDIA GPU (its driver library is not installed)"),
-        (Driver(broken="cuInit"), "no usable NVIDIA GPU (the driver's cuInit answered error 999)"),
+        (Driver(error="CUDA_ERROR_NO_DEVICE"), "no NVIDIA GPU (the driver sees no device)"),
+        (
+            Driver(error="CUDA_ERROR_SYSTEM_DRIVER_MISMATCH"),
+            "no usable NVIDIA GPU (the driver's cuInit answered CUDA_ERROR_SYSTEM_DRIVER_MISMATCH)",
+        ),
     ],
 )
 def test_the_driver_is_asked(monkeypatch: pytest.MonkeyPatch, driver: Driver, expected: object) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(nvidia, "_driver", lambda: driver)
     assert nvidia.gpus.__wrapped__() == expected
 
