@@ -15,7 +15,10 @@ CPU_FLAGS = ("avx2", "f16c", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16"
 
 
 def examine() -> dict[str, Any]:
-    """The machine, the libraries' versions, and for each backend whether it builds, whether it runs, and why not."""
+    """The machine, the libraries' versions, and for each backend whether it builds and runs, or why not.
+
+    `cannot_use_gpu` is of a backend that builds for the CPU or, where it is asked for, for a GPU.
+    """
     return {
         "machine": {
             "system": f"{platform.system()} {platform.machine()}",
@@ -30,6 +33,7 @@ def examine() -> dict[str, Any]:
                 "versions": backend.versions(),
                 "cannot_build": backend.available(),
                 "cannot_run": backend.executable(),
+                "cannot_use_gpu": backend.without_gpu(),
                 "precisions": [precision for precision in PRECISIONS if backend.supports(precision) is None],
             }
             for backend in backends().values()

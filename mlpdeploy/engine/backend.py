@@ -142,10 +142,13 @@ class Backend(Protocol):
     def executable(self) -> str | None:
         """None where this machine can run its engines, else one line: why not."""
 
+    def without_gpu(self) -> str | None:
+        """Of a backend that may use a GPU, and need not: one line, why it cannot here; None where it can."""
+
     def supports(self, precision: str, gpus: Collection[str] = ()) -> str | None:
         """None where it builds engines of that precision, for those GPUs; else one line: why not, and what to do.
 
-        Raises MachineLacks where these are this machine's, and it has none.
+        Raises MachineLacks where these are this machine's, and it has none that can be used.
         """
 
     def beside(self, precision: str) -> str | None:

@@ -80,6 +80,10 @@ class EngineBackend(ABC):
             return f"backend {self.name} has no {precision.upper()}; ask for fp32, or for another backend"
         return None
 
+    def without_gpu(self) -> str | None:
+        """See Backend.without_gpu: it has no choice."""
+        return None
+
     def beside(self, precision: str) -> str | None:
         """See Backend.beside."""
         return self.beside_codes if precision in CODED else None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from mlpdeploy.engine import nvidia
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -11,6 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from mlpdeploy.engine.batch import Batch
+    from mlpdeploy.engine.nvidia import Gpu
     from mlpdeploy.engine.onnx.emit import Emitted
     from mlpdeploy.engine.runner import Bind, Context, Launch, Tensors
     from mlpdeploy.graph.precision.typed import Typed
@@ -18,6 +21,24 @@ if TYPE_CHECKING:
 
 GPU = "cuda:0"
 """The GPU that programs are moved to, by its number: torch.export takes `cuda` and `cuda:0` for different devices."""
+
+
+def unserved(gpu: Gpu) -> str | None:
+    """None where the PyTorch that is installed runs programs on a GPU with its driver, else one line: why not."""
+    import torch
+
+    library = f"PyTorch {torch.__version__}"
+    if torch.version.cuda is None:
+        return f"{library} was built without CUDA; install a build with it"
+    if (reason := nvidia.outdated(library, torch.version.cuda, gpu)) is not None:
+        return reason
+    # Code for sm80 runs on every later GPU of that major version.
+    here = int(gpu.capability.removeprefix("sm"))
+    known = [name.replace("_", "") for name in torch.cuda.get_arch_list() if name.startswith("sm_")]
+    numbers = [int("".join(filter(str.isdigit, name))) for name in known]
+    if not known or any(number // 10 == here // 10 and number <= here for number in numbers):
+        return None
+    return f"{library} has code for {', '.join(known)}, and this machine's {gpu.name} is {gpu.capability}"
 
 
 def exported(emitted: Emitted, batch: Batch) -> Any:

@@ -199,7 +199,8 @@ def print_doctor(console: Console, found: Mapping[str, Any]) -> None:
     console.print(table)
     reasons = {}
     for backend in found["backends"]:
-        for what, reason in (("build", backend["cannot_build"]), ("run", backend["cannot_run"])):
+        whys = {"build": backend["cannot_build"], "run": backend["cannot_run"], "use a GPU": backend["cannot_use_gpu"]}
+        for what, reason in whys.items():
             if reason is not None and (what == "build" or reason != backend["cannot_build"]):
                 reasons[f"{backend['name']} cannot {what}"] = reason
     if reasons:

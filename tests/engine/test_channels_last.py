@@ -97,7 +97,8 @@ def test_inductor_is_given_kernels_laid_for_a_gpu_alone(
 
     monkeypatch.setattr("torch.export.passes.move_to_device_pass", lambda program, device: program)
     monkeypatch.setattr("torch._inductor.aoti_compile_and_package", compiled)
-    monkeypatch.setattr(nvidia, "probe", lambda: object())
+    monkeypatch.setattr(nvidia, "probe", lambda: nvidia.Gpu("Stand-in", "sm90", "13.0"))
+    monkeypatch.setattr(programs, "unserved", lambda gpu: None)
     monkeypatch.setattr(programs, "tune", lambda module, batch: None)
     request = BuildRequest("fp32", Batch(1, 2, 4), gpus)
     backends()["inductor"].build(Emitted(emitted("fp32").model, typed()), request, tmp_path, Silent())

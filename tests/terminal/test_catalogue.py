@@ -42,3 +42,5 @@ def test_doctor_names_every_backend_and_says_why_one_does_not_work(cli: Cli) -> 
     assert all(len(line) <= 80 for line in printed.splitlines())
     for backend in document["backends"]:
         assert (f"{backend['name']} cannot build" in printed) == (backend["cannot_build"] is not None)
+        assert (f"{backend['name']} cannot use a GPU" in printed) == (backend["cannot_use_gpu"] is not None)
+        assert backend["cannot_use_gpu"] is None or backend["name"] == "inductor"

@@ -63,10 +63,18 @@ class Inductor(EngineBackend):
         """See Backend.supports: of GPUs it builds for the one that is here."""
         if not gpus:
             return super().supports(precision)
-        if tuple(gpus) != ("current",):
+        if tuple(gpus) != (nvidia.CURRENT,):
             return f"backend {self.name} builds for this machine's GPU, not for {', '.join(gpus)}: --gpu current"
-        nvidia.require()
+        if (reason := self.without_gpu()) is not None:
+            raise MachineLacks(f"--gpu {nvidia.CURRENT} means this machine's GPU: {reason}")
         return super().supports(precision)
+
+    def without_gpu(self) -> str | None:
+        """See Backend.without_gpu."""
+        gpu = nvidia.probe()
+        if isinstance(gpu, str):
+            return gpu
+        return self.available() or programs.unserved(gpu)
 
     def off_for(self, gpus: Collection[str] = ()) -> tuple[str, ...]:
         """See Backend.off_for."""
@@ -127,8 +135,8 @@ class Inductor(EngineBackend):
         from torch._inductor import aoti_load_package
 
         device = self.device(facts)
-        if device == "cuda" and isinstance(gpu := nvidia.probe(), str):
-            raise MachineLacks(f"{engine} was compiled for a GPU: {gpu}")
+        if device == "cuda" and (reason := self.without_gpu()) is not None:
+            raise MachineLacks(f"{engine} was compiled for a GPU: {reason}")
         try:
             model = aoti_load_package(str(engine))
         except RuntimeError as error:

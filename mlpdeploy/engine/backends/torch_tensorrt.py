@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlpdeploy.engine import nvidia, programs
 from mlpdeploy.engine.backends import _ptx_op
+from mlpdeploy.engine.backends.tensorrt import unserved
 from mlpdeploy.engine.base import EngineBackend, installed_version, missing, one_line
 from mlpdeploy.engine.on_gpu import OnGpu
 from mlpdeploy.engine.signature import Signature
@@ -51,9 +52,14 @@ class TorchTensorRT(EngineBackend):
         return missing("torch_tensorrt", "torch-tensorrt") or self.executable()
 
     def executable(self) -> str | None:
-        """Its engines run on an NVIDIA GPU only."""
+        """Its engines run on an NVIDIA GPU only, which PyTorch and the flavour's TensorRT serve."""
         gpu = nvidia.probe()
-        return gpu if isinstance(gpu, str) else missing("torch_tensorrt", "torch-tensorrt")
+        if isinstance(gpu, str):
+            return gpu
+        if (absent := missing("torch_tensorrt", "torch-tensorrt")) is not None:
+            return absent
+        flavour = "tensorrt-rtx" if FLAVOURS[1] in self.versions() else "tensorrt"
+        return programs.unserved(gpu) or unserved(flavour, gpu)
 
     def device(self, facts: Mapping[str, Any]) -> str:
         """See Backend.device: a GPU."""

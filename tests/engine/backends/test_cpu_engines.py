@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import ml_dtypes
@@ -21,6 +22,8 @@ from mlpdeploy.graph.precision.typed import Typed, apply
 from mlpdeploy.graph.rewrite import rewrite
 from mlpdeploy.graph.tracing.trace import TensorSpec, trace
 from tests.engine.small_networks import emitted, graph_model, images
+
+GPU = nvidia.Gpu("NVIDIA L4", "sm89", "13.0")
 
 
 class Silent:
@@ -164,9 +167,43 @@ def test_inductor_builds_for_the_gpu_that_is_here_or_says_that_there_is_none(mon
     monkeypatch.setattr(nvidia, "probe", lambda: "no NVIDIA GPU")
     with pytest.raises(MachineLacks, match=r"^--gpu current means this machine's GPU: no NVIDIA GPU$"):
         backend.supports("fp16", ("current",))
-    monkeypatch.setattr(nvidia, "probe", lambda: object())
-    assert backend.supports("fp16", ("current",)) is None
+    monkeypatch.setattr(nvidia, "probe", lambda: GPU)
+    monkeypatch.setattr(programs, "unserved", lambda gpu: None)
+    assert backend.supports("fp16", ("current",)) is None and backend.without_gpu() is None
     assert "no INT8" in (backend.supports("int8", ("current",)) or "")
+
+
+@pytest.mark.parametrize(
+    ("cuda", "gpu", "said"),
+    [
+        ("13.0", GPU, None),
+        (None, GPU, "was built without CUDA"),
+        ("13.0", replace(GPU, driver="12.8"), "the driver is too old: it is for CUDA 12.8, and PyTorch"),
+        ("12.8", replace(GPU, driver="12.4"), None),  # of one major version each driver serves
+        ("13.0", replace(GPU, capability="sm70"), "has code for sm75, sm80, sm100a, and this machine"),
+        ("13.0", replace(GPU, capability="sm90"), "sm90"),
+        ("13.0", replace(GPU, capability="sm103"), None),
+    ],
+)
+def test_a_gpu_that_pytorch_does_not_serve_is_what_the_machine_lacks(
+    cuda: str | None, gpu: nvidia.Gpu, said: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_75", "sm_80", "sm_100a", "compute_100"])
+    monkeypatch.setattr(nvidia, "probe", lambda: gpu)
+    backend = backends()["inductor"]
+    reason = backend.without_gpu()
+    assert (reason is None) == (said is None) and (said or "") in (reason or "")
+    assert backend.executable() is None and backend.supports("fp16") is None  # on the CPU
+    if reason is None:
+        assert backend.supports("fp16", ("current",)) is None
+        return
+    with pytest.raises(MachineLacks, match="--gpu current means this machine's GPU: ") as raised:
+        backend.supports("fp16", ("current",))
+    assert reason in str(raised.value)
+    with pytest.raises(MachineLacks, match="was compiled for a GPU: ") as raised:
+        next(backend._load(tmp_path / "engine.pt2", None, {"device": "cuda"}).gen)  # type: ignore[attr-defined, arg-type]
+    assert reason in str(raised.value)
 
 
 @pytest.mark.parametrize(("gpus", "moved"), [((), None), (("current",), "cuda:0")])
@@ -185,7 +222,8 @@ def test_inductor_moves_the_graph_to_the_gpu_that_was_asked_for(
         "torch._inductor.aoti_compile_and_package",
         lambda program, package_path, **options: Path(package_path).write_bytes(b"package"),
     )
-    monkeypatch.setattr(nvidia, "probe", lambda: object())
+    monkeypatch.setattr(nvidia, "probe", lambda: GPU)
+    monkeypatch.setattr(programs, "unserved", lambda gpu: None)
     given = low_ends(torch.float16)
     built = backends()["inductor"].build(given, BuildRequest("fp16", Batch(1, 2, 4), gpus), tmp_path, Silent())
     assert seen == ([] if moved is None else ["tuned for 2", moved])

@@ -39,7 +39,7 @@ from mlpdeploy.engine.batch import Batch
 from mlpdeploy.engine import nvidia
 from mlpdeploy.engine.onnx.emit import Emitted
 from mlpdeploy.errors import MlpdeployError
-nvidia.probe = lambda: nvidia.Gpu("Stand-in 80", "sm80", "12.8")
+nvidia.probe = lambda: nvidia.Gpu("Stand-in 80", "sm80", "13.0")
 class Silent:
     def step(self, phase, done, total): pass
 said = []
@@ -152,7 +152,7 @@ def test_an_old_library_is_named_with_the_one_to_install(
 
     monkeypatch.setattr(tensorrt, "missing", lambda module, install: None)
     monkeypatch.setattr(tensorrt, "installed_version", lambda package: version)
-    monkeypatch.setattr(tensorrt.nvidia, "probe", lambda: tensorrt.nvidia.Gpu("Stand-in", "sm80", "12.8"))
+    monkeypatch.setattr(tensorrt.nvidia, "probe", lambda: tensorrt.nvidia.Gpu("Stand-in", "sm80", "13.0"))
     reason = tensorrt.TensorRT("tensorrt").available()
     too_old = f"tensorrt {version} is too old; install 10.13 or later: pip install -U tensorrt"
     assert reason == (too_old if old else None)

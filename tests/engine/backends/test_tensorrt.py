@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from onnx import TensorProto, helper
 from mlpdeploy.artifact.lookup import folder_of
 from mlpdeploy.engine import nvidia
 from mlpdeploy.engine.backend import BuildRequest, backends
-from mlpdeploy.engine.backends.tensorrt import TensorRT, _polygraphy, parse
+from mlpdeploy.engine.backends.tensorrt import TensorRT, _polygraphy, _targets, parse
 from mlpdeploy.engine.batch import Batch
 from mlpdeploy.engine.onnx.emit import Emitted
 from mlpdeploy.errors import ArtifactError, BuildError, InputError, MachineLacks, TunedElsewhere
@@ -134,6 +135,35 @@ def test_a_gpu_that_tensorrt_rtx_does_not_serve_runs_nothing(
     reason = rtx.executable()
     assert (reason is None) == served and rtx.available() is None
     assert served or str(reason).endswith(f"and this machine's Stand-in is {capability}")
+
+
+@pytest.mark.parametrize("flavour", ["tensorrt", "tensorrt-rtx"])
+@pytest.mark.parametrize(
+    ("wheels", "driver", "served"),
+    [
+        (("cu13",), "13.0", True),
+        (("cu13",), "12.9", False),
+        (("cu12",), "12.2", True),
+        (("cu12", "cu13"), "12.9", True),  # one of both is what is imported
+        ((), "12.9", True),  # of another origin, it does not tell
+    ],
+)
+def test_a_driver_that_is_too_old_runs_nothing(
+    flavour: str, wheels: tuple[str, ...], driver: str, served: bool, rtx: TensorRT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = {f"{flavour}-{name}" for name in wheels}
+    monkeypatch.setattr(_targets, "installed_version", lambda name: "1.0" if name in installed else None)
+    reason = _targets.unserved(flavour, replace(GPU, driver=driver))
+    assert (reason is None) == served
+    too_old = f"the driver is too old: it is for CUDA {driver}, and {flavour} for CUDA 13; install a newer driver"
+    assert served or reason == too_old
+
+
+@pytest.mark.parametrize(("capability", "served"), [("sm70", False), ("sm75", True), ("sm100", True)])
+def test_tensorrt_runs_on_turing_and_later(capability: str, served: bool) -> None:
+    reason = _targets.unserved("tensorrt", replace(GPU, capability=capability))
+    said = f"tensorrt runs on sm75 and later, and this machine's {GPU.name} is {capability}"
+    assert reason == (None if served else said)
 
 
 @pytest.mark.parametrize("flavour", ["tensorrt", "tensorrt-rtx"])

@@ -64,10 +64,26 @@ def library(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(torch_tensorrt, "missing", lambda module, install: None)
     monkeypatch.setattr(torch_tensorrt, "installed_version", {"torch": "2", "torch-tensorrt-rtx": "2.14.0"}.get)
     monkeypatch.setattr(nvidia, "probe", lambda: nvidia.Gpu("Stand-in", "sm90", "13.0"))
+    monkeypatch.setattr(programs, "unserved", lambda gpu: None)
+    monkeypatch.setattr(torch_tensorrt, "unserved", lambda flavour, gpu: None)
     monkeypatch.setattr(
         "torch.export.passes.move_to_device_pass", lambda program, device: device == "cuda:0" and program
     )
     return asked
+
+
+@pytest.mark.parametrize(
+    ("installed", "flavour"), [("torch-tensorrt-rtx", "tensorrt-rtx"), ("torch-tensorrt", "tensorrt")]
+)
+def test_what_pytorch_or_the_flavours_tensorrt_does_not_serve_runs_nothing(
+    library: Any, installed: str, flavour: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = backends()["torch-tensorrt"]
+    monkeypatch.setattr(torch_tensorrt, "installed_version", {"torch": "2", installed: "2.14.0"}.get)
+    monkeypatch.setattr(torch_tensorrt, "unserved", lambda name, gpu: f"{name} has no {gpu.capability}")
+    assert backend.available() == backend.executable() == f"{flavour} has no sm90"
+    monkeypatch.setattr(programs, "unserved", lambda gpu: "the driver is too old")
+    assert backend.available() == backend.executable() == "the driver is too old"
 
 
 def test_it_compiles_the_rewritten_graph_and_saves_a_program(

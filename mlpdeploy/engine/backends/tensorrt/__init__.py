@@ -28,7 +28,8 @@ from mlpdeploy.engine.backends.tensorrt import (
 )
 from mlpdeploy.engine.backends.tensorrt._follows_plan import DTYPES, check, executed
 from mlpdeploy.engine.backends.tensorrt._launches import launches
-from mlpdeploy.engine.backends.tensorrt._targets import compute_capabilities, lacking, unserved, version_numbers
+from mlpdeploy.engine.backends.tensorrt._targets import compute_capabilities, lacking, version_numbers
+from mlpdeploy.engine.backends.tensorrt._targets import unserved as unserved
 from mlpdeploy.engine.backends.tensorrt.parsed import ParsedNetwork, read
 from mlpdeploy.engine.base import EngineBackend, installed_version, missing
 from mlpdeploy.engine.batch import Batch

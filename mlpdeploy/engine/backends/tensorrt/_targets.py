@@ -8,18 +8,32 @@ from typing import Any
 
 from mlpdeploy.engine import nvidia
 from mlpdeploy.engine.backends.tensorrt import _polygraphy
+from mlpdeploy.engine.base import installed_version
 from mlpdeploy.engine.nvidia import CURRENT
 from mlpdeploy.errors import InputError
 
+TURING = 75
+"""TensorRT's oldest GPUs: Volta's support ended with 10.5, by its release notes."""
+MADE_FOR = ("cu12", "cu13")
+"""NVIDIA's wheels for each version of CUDA: tensorrt-cu12, tensorrt-rtx-cu13 and so on."""
+
 
 def unserved(flavour: str, gpu: nvidia.Gpu) -> str | None:
-    """None where engines of a flavour run on a GPU, else one line: why not. Only TensorRT-RTX tells which it serves."""
+    """None where engines of a flavour run on a GPU with its driver, else one line: why not.
+
+    TensorRT-RTX tells which GPUs it serves. A library that is in no wheel of NVIDIA's does not tell its CUDA.
+    """
+    made_for = [name.removeprefix("cu") for name in MADE_FOR if installed_version(f"{flavour}-{name}")]
+    if made_for and (reason := nvidia.outdated(flavour, min(made_for), gpu)) is not None:
+        return reason
     if flavour == "tensorrt":
-        return None
-    known = _known(importlib.import_module(flavour.replace("-", "_")))
-    if gpu.capability in known:
-        return None
-    return f"{flavour} runs on {', '.join(known)}, and this machine's {gpu.name} is {gpu.capability}"
+        served, known = _number(gpu.capability) >= TURING, [f"sm{TURING} and later"]
+    else:
+        known = _known(importlib.import_module(flavour.replace("-", "_")))
+        served = gpu.capability in known
+    return (
+        None if served else f"{flavour} runs on {', '.join(known)}, and this machine's {gpu.name} is {gpu.capability}"
+    )
 
 
 def _known(trt: Any) -> list[str]:
