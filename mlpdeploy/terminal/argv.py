@@ -12,11 +12,14 @@ USUAL = {"--search": SECONDS, "--tactics": TACTICS}
 
 
 def device_first(arguments: list[str]) -> list[str]:
-    """With `--device N` in front, where it is read."""
+    """With `--device N` in front, where it is read. Raises InputError where N is missing, or it stands there twice."""
+    places = [place for place, word in enumerate(arguments) if word == "--device" or word.startswith("--device=")]
+    if places and (len(places) > 1 or arguments[-1] == "--device"):
+        raise InputError("--device: give one GPU's number, or its UUID, which begins with GPU-")
     for place, argument in enumerate(arguments):
         if argument.startswith("--device="):
             return [argument, *arguments[:place], *arguments[place + 1 :]]
-        if argument == "--device" and place + 1 < len(arguments):
+        if argument == "--device":
             return [*arguments[place : place + 2], *arguments[:place], *arguments[place + 2 :]]
     return arguments
 

@@ -242,8 +242,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         app(args=arguments, prog_name="mlpdeploy")
     warnings.formatwarning = formatted
     debug = "--debug" in arguments or os.environ.get("MLPDEPLOY_DEBUG") == "1"
-    words = device_first([argument for argument in arguments if argument != "--debug"])
-    code = _run(with_seconds(words), debug)
+    code = _run([argument for argument in arguments if argument != "--debug"], debug)
     atexit.register(streams.end)  # the last one that is registered runs first
     sys.exit(code)
 
@@ -252,8 +251,9 @@ def _run(arguments: list[str], debug: bool) -> int:
     interruption = Interruption()
     try:
         require_words(arguments)
+        words = with_seconds(device_first(arguments))
         with unwinding() as interruption:
-            code = app(args=arguments, prog_name="mlpdeploy", standalone_mode=False)
+            code = app(args=words, prog_name="mlpdeploy", standalone_mode=False)
             with streams.as_long_as_read():
                 pass  # what is still to be written
         if code == INTERRUPTED:  # typer's answer to KeyboardInterrupt

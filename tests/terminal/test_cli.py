@@ -118,6 +118,28 @@ def test_a_gpu_is_chosen_wherever_the_option_stands(
     assert capsys.readouterr().err == "error: --device many: give a GPU's number, or its UUID, which begins with GPU-\n"
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["doctor", "--device"],
+        ["--device"],
+        ["doctor", "--device", "0", "--device=1"],
+        ["--device=0", "doctor", "--device"],
+    ],
+)
+def test_one_gpu_is_chosen(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert in_process(*arguments) == 2
+    said = "error: --device: give one GPU's number, or its UUID, which begins with GPU-\n"
+    assert capsys.readouterr() == ("", said)
+
+
+@pytest.mark.parametrize("option", ["--search", "--tactics", "--device"])
+def test_an_empty_value_is_told_by_its_option(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert in_process("build", "mixer_s32", option, "") == 2
+    said = f"error: {option}: an argument is empty; is a variable of the shell unset?\n"
+    assert capsys.readouterr() == ("", said)
+
+
 def test_a_shell_completes_commands_recipes_and_precisions() -> None:
     typed = {"mlpdeploy ver": "verify", "mlpdeploy build vip_": "vip_s14", "mlpdeploy build x --precision f": "fp16"}
     for words, offered in typed.items():
