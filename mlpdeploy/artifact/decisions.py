@@ -4,8 +4,9 @@ on a device; kept for later builds.
     <out>/decisions.json          of searches whose engines lie there (`mlpdeploy build NAME --search --tactics`)
     artifact/decided.json         those that come with mlpdeploy, which its benchmarks have measured
 
-An entry counts only where all of its `Case` is the same: what pays elsewhere is a guess. The file may be copied to
-other folders and machines, and kept in a repository. A name that this mlpdeploy does not know is left alone.
+An entry counts only where all of its `Case` is the same, and rules that were chosen by hand when it was searched for
+are chosen again: what pays elsewhere is a guess. The file may be copied to other folders and machines, and kept in a
+repository. A name that this mlpdeploy does not know is left alone.
 """
 
 from __future__ import annotations
@@ -13,15 +14,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlpdeploy.artifact import store
 from mlpdeploy.artifact.schema import DECISIONS
 from mlpdeploy.engine import build_route, form, host, nvidia
-from mlpdeploy.engine.backend import Backend
+from mlpdeploy.engine.backend import Backend, backends
+from mlpdeploy.errors import ArtifactError
 from mlpdeploy.selection import Selection
 from mlpdeploy.selection.checks import rule_names
 from mlpdeploy.system import documents
@@ -105,7 +107,8 @@ class Trial:
 class Decision:
     """What a search found for a network at a batch size, each trial in order; judged by time, or by structure.
 
-    `seconds` were taken by rules and forms, `tactics` by build routes; 0 says that these were not searched.
+    `seconds` were taken by rules and forms, `tactics` by build routes; 0 says that these were not searched. What was
+    found holds on top of the changes that the selection said itself (`beside`), which were not tried.
     """
 
     network: str
@@ -115,12 +118,13 @@ class Decision:
     seconds: float
     trials: tuple[Trial, ...]
     tactics: float = 0.0
+    beside: tuple[str, ...] = ()
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Decision:
-        """What `asdict` gives."""
-        trials = tuple(Trial(**{**one, "ratio": one["ratio"] and Ratio(**one["ratio"])}) for one in values["trials"])
-        return cls(**{**values, "trials": trials})
+        """What `asdict` gives, and what another version has beside that is left alone."""
+        known = {name: values[name] for name in _names(cls) if name in values}
+        return cls(**known | {"trials": (*map(_trial, values["trials"]),), "beside": (*values.get("beside", ()),)})
 
     def of(self, routes: bool) -> tuple[Trial, ...]:
         """The trials of build routes, or all others."""
@@ -135,6 +139,25 @@ class Decision:
     def kept(self, change: str) -> tuple[str, ...]:
         """The rules and forms that are left out, or put in; or the words of the build route that are set."""
         return tuple(one.name for one in self.trials if one.verdict == KEPT and one.change == change)
+
+    def kept_in_words(self) -> str:
+        """What was decided to be other than by default: `pick_parts left out, gather_shifts put in`."""
+        return ", ".join(f"{one.name} {one.change}" for one in self.trials if one.verdict == KEPT)
+
+
+def _names(kind: type) -> Iterator[str]:
+    return (one.name for one in fields(kind))
+
+
+def _trial(values: Mapping[str, Any]) -> Trial:
+    ratio = values["ratio"] and Ratio(**{name: values["ratio"][name] for name in _names(Ratio)})
+    return Trial(**{name: values[name] for name in _names(Trial)} | {"ratio": ratio})
+
+
+def said_by(selection: Selection) -> tuple[str, ...]:
+    """The changes that a selection says itself, each in words."""
+    words = ((selection.disabled_rules, LEFT_OUT), (selection.enabled_rules, PUT_IN), (selection.route.split(), SET))
+    return tuple(sorted(f"{name} {change}" for names, change in words for name in names))
 
 
 def case_of(selection: Selection, backend: Backend, graph: str) -> Case:
@@ -156,21 +179,35 @@ def structure(traced: Traced) -> str:
     return digest.hexdigest()
 
 
-def remembered(out: Path, case: Case) -> Decision | None:
-    """What was decided for a case. Raises ArtifactError where the file of decisions in `out` cannot be used."""
-    for path in (out / FILE, SHIPPED):
-        for entry in read(path):
-            if entry["case"] == asdict(case):
-                return Decision.from_json(entry["decision"])
-    return None
+def remembered(selection: Selection, case: Case) -> Decision | None:
+    """What was decided for a case. Raises ArtifactError where the file of decisions of a selection cannot be used."""
+    return found(selection, case)[0]
+
+
+def found(selection: Selection, case: Case) -> tuple[Decision | None, Path]:
+    """What was decided for a case, and the file that has it: of the folder of artifacts, then what mlpdeploy brings.
+
+    Of several, what was decided beside most of what the selection says itself.
+    """
+    said = {*said_by(selection)}
+    for path in (selection.out / FILE, SHIPPED):
+        entries = (Decision.from_json(one["decision"]) for one in read(path) if one["case"] == asdict(case))
+        fitting = [one for one in entries if said.issuperset(one.beside)]
+        if fitting:
+            return max(fitting, key=lambda one: len(one.beside)), path
+    return None, selection.out / FILE
 
 
 def remember(out: Path, case: Case, decision: Decision) -> Path:
     """Keep a decision, in the place of an earlier one. Raises InputError where the file cannot be written."""
-    path = out / FILE
+    path, entry = out / FILE, {"case": asdict(case), "decision": json.loads(json.dumps(asdict(decision)))}
     with store.locked(path):
-        others = [entry for entry in read(path) if entry["case"] != asdict(case)]
-        return write(path, [*others, {"case": asdict(case), "decision": asdict(decision)}])
+        others = [one for one in read(path) if _place(one) != _place(entry)]
+        return write(path, [*others, entry])
+
+
+def _place(entry: Mapping[str, Any]) -> tuple[Any, Any]:
+    return entry["case"], entry["decision"].get("beside", [])
 
 
 def copy(out: Path, other: Path) -> None:
@@ -191,11 +228,13 @@ def suffices(decision: Decision | None, effort: Effort) -> bool:
 
 
 def applied(selection: Selection, decision: Decision | None) -> Selection:
-    """The selection with what was decided; what it says itself counts more."""
+    """The selection with what was decided; what it says itself counts more, and what its engine needs stays."""
     if decision is None:
         return selection
-    open_to_choice = {*rule_names(), *form.names()} - {*selection.disabled_rules, *selection.enabled_rules}
-    without, extra = (tuple(open_to_choice & {*decision.kept(change)}) for change in (LEFT_OUT, PUT_IN))
+    backend, said = backends().get(selection.backend), {*selection.disabled_rules, *selection.enabled_rules}
+    closed = said if backend is None else said | form.needed(backend.forms)
+    rules, kept = {*rule_names()} - closed, {change: {*decision.kept(change)} for change in (LEFT_OUT, PUT_IN)}
+    without, extra = ({*form.names()} - closed | rules) & kept[LEFT_OUT], rules & kept[PUT_IN] - kept[LEFT_OUT]
     words = (word for word in decision.kept(SET) if build_route.WORD.fullmatch(word))
     return replace(
         selection,
@@ -221,16 +260,21 @@ def stands(manifest: Mapping[str, Any], selection: Selection, backend: Backend, 
     if "decided" not in manifest:
         return False
     case, built_by = case_of(selection, backend, manifest["decided"]["case"]["graph"]), of_manifest(manifest)
-    return remembered(selection.out, case) == built_by and suffices(built_by, effort)
+    return remembered(selection, case) == built_by and suffices(built_by, effort)
 
 
 def read(path: Path) -> list[dict[str, Any]]:
     """The cases and decisions of a file, the other way of `write`; none where there is no such file."""
     if not os.path.lexists(path):
         return []
-    document = documents.read(path, DECISIONS, "remove it, and search again") or {"decisions": []}
-    found: list[dict[str, Any]] = document["decisions"]
-    return found
+    again = "remove it, and search again"
+    document = documents.read(path, {"schema": object}, again) or {"schema": SCHEMA, "decisions": []}
+    if document["schema"] != SCHEMA:
+        raise ArtifactError(f"{path} has schema {document['schema']}, this mlpdeploy reads {SCHEMA}: {again}")
+    if (problem := documents.wrong(document, DECISIONS)) is not None:
+        raise ArtifactError(f"{path} is damaged or of another version ({problem}): {again}")
+    entries: list[dict[str, Any]] = document["decisions"]
+    return entries
 
 
 def _device(backend: Backend, selection: Selection) -> str:

@@ -82,7 +82,7 @@ TRIAL = {
 CASE = {"graph": str, "backend": str, "versions": {str: str}, "device": str, "precision": str, "batch": str}
 DECISION = {
     "network": str, "created": str, "judged_by": str, "batch": SIZE, "seconds": AMOUNT, "tactics?": AMOUNT,
-    "trials": [TRIAL],
+    "trials": [TRIAL], "beside?": [str],
 }  # fmt: skip
 DECISIONS = {"schema": COUNT, "decisions": [{"case": CASE, "decision": DECISION}]}
 """What searches decided, for later builds."""

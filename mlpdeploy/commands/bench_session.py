@@ -143,7 +143,11 @@ class Session:
 
         found = {}
         for rule in self._fired():
-            without = replace(self.selection, disabled_rules=(*self.selection.disabled_rules, rule))
+            without = replace(
+                self.selection,
+                disabled_rules=(*self.selection.disabled_rules, rule),
+                enabled_rules=tuple(name for name in self.selection.enabled_rules if name != rule),
+            )
             rewritten = rewrite_network(self.traced, without, self.stages)
             emitted = emit(plan_network(self.traced, rewritten, without, self.stages).served)
             built = self._built(f"without-{rule}", emitted, without.request(self.precision))

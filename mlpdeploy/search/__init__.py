@@ -68,15 +68,19 @@ def decide(
     """The case of a build, and what is decided for it: remembered, or searched for where `effort` asks for that.
 
     What is remembered is searched for again `anew`, or where the search before had fewer seconds than it needed. Build
-    routes are tried on top of the rules and forms that were decided.
+    routes are tried on top of the rules and forms that were decided. What an earlier search decides about this build is
+    said.
     """
     case = decisions.case_of(selection, backend, decisions.structure(traced))
-    known = decisions.remembered(selection.out, case)
+    known, path = decisions.found(selection, case)
+    before = known
     for routes, seconds in ((False, effort.search), (True, effort.tactics)):
         if seconds is None or (known is not None and known.settled(routes, seconds) and not anew):
             continue
         known = search(traced, source, selection, backend, seconds, stages, routes=routes, known=known)
         stages.say(f"decisions kept in {decisions.remember(selection.out, case, known)}")
+    if known is not None and known is before and (kept := known.kept_in_words()):
+        stages.say(f"decided by the search of {known.created[:10]} in {path}: {kept}")
     return case, known
 
 
@@ -98,7 +102,7 @@ def search(
     it is. Raises what a build raises where the engine cannot be built by default, and MachineLacks where its engines
     neither run here nor tell what they launch, or where no build routes are offered.
     """
-    began, others = clock(), () if known is None else known.of(not routes)
+    began, others, beside = clock(), () if known is None else known.of(not routes), decisions.said_by(selection)
     selection = selection if known is None else decisions.applied(selection, replace(known, trials=others))
     with stages("search"), workplace() as folder:
         shop = Workshop(traced, source, selection, backend, folder)
@@ -118,6 +122,7 @@ def search(
         seconds=taken if not routes else 0.0 if known is None else known.seconds,
         trials=(*others, *trials) if routes else (*trials, *others),
         tactics=taken if routes else 0.0 if known is None else known.tactics,
+        beside=beside,
     )
 
 

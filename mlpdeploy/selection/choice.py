@@ -180,6 +180,8 @@ class EngineChoice:
             known_rule(rule, form.names())
         for rule in self.enabled_rules:
             known_rule(rule)
+        if both := {*self.disabled_rules} & {*self.enabled_rules}:
+            raise InputError(f"{min(both)} stands in --disable-rule and in --enable-rule: choose one of them")
         for gpu in self.gpus:
             if not re.fullmatch(r"sm[0-9]{2,3}|current", gpu):
                 raise InputError(f"GPU {gpu!r}: give compute capabilities such as sm86,sm89, or current")

@@ -28,8 +28,10 @@ from mlpdeploy.artifact.decisions import (
     applied,
     remember,
     remembered,
+    said_by,
     suffices,
 )
+from mlpdeploy.engine import form
 from mlpdeploy.engine.backend import backends
 from mlpdeploy.errors import ArtifactError
 from mlpdeploy.graph.tracing.trace import TensorSpec, Traced, trace
@@ -47,13 +49,17 @@ DECISION = Decision("mixer_s32", "2026-01-01T00:00:00+00:00", "time", 8, 61.5, T
 SELECTION = Selection("mixer_s32", "fp32", "openvino")
 
 
+def at(out: Path, **said: tuple[str, ...] | str) -> Selection:
+    return replace(SELECTION, out=out, **said)  # type: ignore[arg-type]
+
+
 def test_what_is_kept_comes_back(tmp_path: Path) -> None:
-    assert remembered(tmp_path, CASE) is None
+    assert remembered(at(tmp_path), CASE) is None
     assert remember(tmp_path, CASE, DECISION) == tmp_path / FILE
-    assert remembered(tmp_path, CASE) == DECISION
+    assert remembered(at(tmp_path), CASE) == DECISION
     again = replace(DECISION, seconds=10.0)
     remember(tmp_path, CASE, again)
-    assert remembered(tmp_path, CASE) == again
+    assert remembered(at(tmp_path), CASE) == again
     assert len(json.loads((tmp_path / FILE).read_text())["decisions"]) == 1
 
 
@@ -70,7 +76,7 @@ def test_what_is_kept_comes_back(tmp_path: Path) -> None:
 )
 def test_in_another_case_nothing_is_decided(tmp_path: Path, other: dict[str, object]) -> None:
     remember(tmp_path, CASE, DECISION)
-    assert remembered(tmp_path, replace(CASE, **other)) is None  # type: ignore[arg-type]
+    assert remembered(at(tmp_path), replace(CASE, **other)) is None  # type: ignore[arg-type]
 
 
 def test_a_selection_takes_what_is_kept_and_what_it_says_itself_counts_more() -> None:
@@ -85,6 +91,60 @@ def test_a_selection_takes_what_is_kept_and_what_it_says_itself_counts_more() ->
 def test_a_rule_that_there_is_no_more_is_left_alone() -> None:
     other = replace(DECISION, trials=(*TRIALS, Trial("a_rule_of_old", LEFT_OUT, KEPT)))
     assert applied(SELECTION, other) == applied(SELECTION, DECISION)
+
+
+def test_a_form_is_never_put_in_and_what_an_engine_needs_is_never_left_out() -> None:
+    forms = Trial("flatten_rows", PUT_IN, KEPT), Trial("fill_ranks", LEFT_OUT, KEPT)
+    other = replace(DECISION, trials=(*TRIALS, *forms))
+    assert applied(SELECTION, replace(other, trials=(*TRIALS, forms[0]))) == applied(SELECTION, DECISION)
+    needed = next(iter(form.needed(backends()["onnxruntime"].forms)))
+    selection, wrong = replace(SELECTION, backend="onnxruntime"), Trial(needed, LEFT_OUT, KEPT)
+    assert applied(selection, replace(DECISION, trials=(*TRIALS, wrong))) == applied(selection, DECISION)
+
+
+def test_a_rule_is_not_left_out_and_put_in() -> None:
+    both = Trial("pick_parts", LEFT_OUT, KEPT), Trial("pick_parts", PUT_IN, KEPT)
+    found = applied(SELECTION, replace(DECISION, trials=both))
+    assert (found.disabled_rules, found.enabled_rules) == (("pick_parts",), ())
+
+
+def test_what_was_searched_beside_rules_that_were_chosen_by_hand_counts_beside_them_alone(tmp_path: Path) -> None:
+    without = replace(SELECTION, disabled_rules=("merge_reshapes",))
+    special = replace(DECISION, trials=TRIALS[:1], beside=said_by(without))
+    remember(tmp_path, CASE, special)
+    assert remembered(at(tmp_path), CASE) is None
+    assert remembered(at(tmp_path, disabled_rules=("merge_reshapes",)), CASE) == special
+    assert remembered(at(tmp_path, enabled_rules=("merge_reshapes",)), CASE) is None
+    remember(tmp_path, CASE, DECISION)
+    assert remembered(at(tmp_path), CASE) == DECISION
+    both = ("fold_affine", "merge_reshapes")
+    assert remembered(at(tmp_path, disabled_rules=both), CASE) == special
+    assert remembered(at(tmp_path, disabled_rules=both[:1], route="-a=1"), CASE) == DECISION
+    again = replace(special, seconds=1.0)
+    remember(tmp_path, CASE, again)
+    assert remembered(at(tmp_path, disabled_rules=both), CASE) == again
+    assert len(json.loads((tmp_path / FILE).read_text())["decisions"]) == 2
+
+
+@pytest.mark.parametrize("place", ["decision", "trial", "ratio"])
+def test_what_a_later_version_has_beside_is_left_alone(tmp_path: Path, place: str) -> None:
+    path = remember(tmp_path, CASE, DECISION)
+    document = json.loads(path.read_text())
+    decision = document["decisions"][0]["decision"]
+    {"decision": decision, "trial": decision["trials"][0], "ratio": decision["trials"][0]["ratio"]}[place]["new"] = [1]
+    path.write_text(json.dumps(document))
+    assert remembered(at(tmp_path), CASE) == DECISION
+    assert decisions.of_manifest({"decided": {"decision": decision}}) == DECISION
+
+
+def test_a_file_of_another_version_is_one_line_and_stays(tmp_path: Path) -> None:
+    path = remember(tmp_path, CASE, DECISION)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": 2, "decisions": "in another form"}))
+    before = path.read_text()
+    for use in (lambda: remembered(at(tmp_path), CASE), lambda: remember(tmp_path, CASE, DECISION)):
+        with pytest.raises(ArtifactError, match=r"has schema 2, this mlpdeploy reads 1: remove it, and search again$"):
+            use()
+    assert path.read_text() == before
 
 
 def test_a_search_that_tried_all_or_had_as_long_suffices() -> None:
@@ -116,11 +176,11 @@ def test_of_a_setting_the_last_value_that_was_kept_counts_and_the_users_own_most
 def test_routes_come_back_and_a_file_of_before_them_is_read(tmp_path: Path) -> None:
     decided = replace(DECISION, trials=(*TRIALS, *ROUTES), tactics=9.0)
     path = remember(tmp_path, CASE, decided)
-    assert remembered(tmp_path, CASE) == decided
+    assert remembered(at(tmp_path), CASE) == decided
     document = json.loads(path.read_text())
     del document["decisions"][0]["decision"]["tactics"]
     path.write_text(json.dumps(document))
-    assert remembered(tmp_path, CASE) == replace(decided, tactics=0.0)
+    assert remembered(at(tmp_path), CASE) == replace(decided, tactics=0.0)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +190,7 @@ def test_routes_come_back_and_a_file_of_before_them_is_read(tmp_path: Path) -> N
 def test_a_file_that_is_none_is_one_line(tmp_path: Path, text: str) -> None:
     (tmp_path / FILE).write_text(text)
     with pytest.raises(ArtifactError, match="remove it, and search again") as raised:
-        remembered(tmp_path, CASE)
+        remembered(at(tmp_path), CASE)
     assert str(tmp_path / FILE) in str(raised.value) and "\n" not in str(raised.value)
     with pytest.raises(ArtifactError):
         remember(tmp_path, CASE, DECISION)
@@ -141,7 +201,7 @@ def test_threads_that_remember_at_once_lose_nothing(tmp_path: Path) -> None:
     cases = [replace(CASE, graph=str(number)) for number in range(12)]
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(lambda case: remember(tmp_path, case, DECISION), cases))
-    assert all(remembered(tmp_path, case) == DECISION for case in cases)
+    assert all(remembered(at(tmp_path), case) == DECISION for case in cases)
     assert sorted(path.name for path in tmp_path.iterdir() if not path.name.startswith(".")) == [FILE]
 
 
@@ -150,7 +210,7 @@ def test_another_folder_takes_them_over(tmp_path: Path) -> None:
     assert not (tmp_path / "other").exists()
     remember(tmp_path, CASE, DECISION)
     decisions.copy(tmp_path, tmp_path / "other")
-    assert remembered(tmp_path / "other", CASE) == DECISION
+    assert remembered(at(tmp_path / "other"), CASE) == DECISION
 
 
 @pytest.mark.parametrize(("batch", "words"), [("1", "1"), ("1:2:3", "2-3"), ("1:7:8", "4-7"), ("8:8:64", "8-15")])

@@ -144,6 +144,9 @@ def test_rules_and_gpus_that_do_not_exist(artifact: Path, fails: Any) -> None:
     for option in ("--disable-rule", "--enable-rule"):
         assert "did you mean fold_affine" in fails("build", *OWN, option, "fold_afine")
         assert "the rules are" in fails("build", *OWN, option, "zzz") and LAYOUT in fails("build", *OWN, option, "zzz")
+    both = ("--disable-rule", "fold_affine", "--enable-rule", "fold_affine")
+    said = "error: fold_affine stands in --disable-rule and in --enable-rule: choose one of them"
+    assert fails("build", *OWN, *both) == fails("build", *OWN, *both, "--search", "3") == said
     gpu = fails("build", "my_nets:Net", "--input-shape", "3,16,16", "--gpu", "sm10")
     assert "cannot build for sm10" in gpu and "sm89" in gpu
 

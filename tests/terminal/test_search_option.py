@@ -127,10 +127,29 @@ def kept_elsewhere(run: Any, *names: str) -> None:
 @pytest.mark.slow
 def test_a_file_of_decisions_that_was_brought_counts(run: Any) -> None:
     kept_elsewhere(run, "project_tokens", "flatten_grids", "a_rule_of_another_version")
-    found = run("build", *ORT, "--json")
-    assert not found["cached"] and "project_tokens" not in rules(found["manifest"])
-    assert "flatten_grids" not in {form["name"] for form in found["manifest"]["forms"]}
+    said = run("build", *ORT)
+    found = store.open_artifact(FOLDER).manifest
+    assert "decided by the search of 2026-01-01 in artifacts/decisions.json: project_tokens left out, " in said.err
+    assert "project_tokens" not in rules(found)
+    assert "flatten_grids" not in {form["name"] for form in found["forms"]}
     assert run("verify", *ORT, "--json")["passed"]
+
+
+@pytest.mark.slow
+def test_what_is_found_beside_a_rule_that_was_chosen_by_hand_is_searched_for_again_without_it(
+    run: Any, quick: None
+) -> None:
+    def tried(*words: str) -> set[str]:
+        found = run("build", *ORT, "--search", "500", *words, "--json")["manifest"]["decided"]["decision"]
+        return {one["name"] for one in found["trials"]}
+
+    beside = ("--disable-rule", "fold_affine")
+    assert "fold_affine" not in tried(*beside)
+    assert run("build", *ORT, *beside, "--search", "500", "--json")["cached"]
+    assert run("build", *ORT, "--json")["manifest"]["decided"]["decision"] is None
+    assert "fold_affine" in tried()
+    assert "fold_affine" not in tried(*beside)  # what was found for this selection is still there
+    assert len(json.loads((Path("artifacts") / FILE).read_text())["decisions"]) == 2
 
 
 @pytest.mark.slow
