@@ -74,6 +74,16 @@ def write(
     return path
 
 
+def kept(name: str, settings: dict[str, Any], folder: Path = RESULTS) -> dict[str, Any]:
+    """The results in `folder/<name>.json` where they were taken on this machine with these settings; none otherwise."""
+    path = folder / f"{name}.json"
+    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if found.get("settings") != settings or differences(fingerprint(), found["machine"]):
+        return {}
+    results: dict[str, Any] = found["results"]
+    return results
+
+
 def parser(doc: str | None, chosen: Collection[str] | None = None) -> argparse.ArgumentParser:
     """A command line with what every script takes: recipes (by default `chosen`, or all), --out and --seed."""
     made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)

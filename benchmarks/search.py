@@ -46,10 +46,14 @@ def measure(selection: Selection, backend: Backend, start: str, seconds: float) 
     return decisions.described(decisions.case_of(selection, backend, decisions.structure(traced)), found)
 
 
-def shipped(results: dict[str, Any]) -> list[dict[str, Any]]:
-    """What comes with mlpdeploy: cases in which something is kept that the defaults do not know."""
-    rows = (row[DEFAULTS] for engines in results.values() for row in engines.values() if DEFAULTS in row)
-    return [row for row in rows if any(one["verdict"] == decisions.KEPT for one in row["decision"]["trials"])]
+def shipped(results: dict[str, Any], before: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What comes with mlpdeploy: cases in which something is kept that the defaults do not know.
+
+    Of other cases, such as those of another machine, what came `before` stays.
+    """
+    rows = [row[DEFAULTS] for engines in results.values() for row in engines.values() if DEFAULTS in row]
+    others = [entry for entry in before if entry["case"] not in [row["case"] for row in rows]]
+    return others + [row for row in rows if any(one["verdict"] == decisions.KEPT for one in row["decision"]["trials"])]
 
 
 def main() -> None:
@@ -62,9 +66,11 @@ def main() -> None:
     settings = {"precision": "fp32", "batch": arguments.batch, "seconds": arguments.seconds}
     results: dict[str, Any] = {}
     for name in arguments.recipes:
+        # Of other engines and starts of a network, what was found before stays.
+        results[name] = common.kept("search", settings, arguments.out).get(name, {})
         for engine in arguments.backends.split(","):
             selection = Selection(name, "fp32", engine, arguments.batch, seed=arguments.seed)
-            row = results.setdefault(name, {}).setdefault(engine, {})
+            row = results[name].setdefault(engine, {})
             for start in arguments.starts.split(","):
                 row[start] = measure(selection, backends()[engine], start, arguments.seconds)
                 for trial in decisions.Decision.from_json(row[start]["decision"]).trials:
@@ -73,7 +79,7 @@ def main() -> None:
         path = common.write("search", results, settings, arguments.out)
     if arguments.out == RESULTS:
         everything = json.loads(path.read_text(encoding="utf-8"))["results"]
-        decisions.write(decisions.SHIPPED, shipped(everything))
+        decisions.write(decisions.SHIPPED, shipped(everything, decisions.read(decisions.SHIPPED)))
     print(path)
 
 

@@ -105,6 +105,7 @@ def test_what_is_found_is_kept_used_shown_and_proved(run: Any, quick: None) -> N
     assert run("verify", FOLDER, "--json")["passed"]
     shown = run("inspect", FOLDER).out
     assert "What a search tried" in shown and "0.900 (below 0.950)" in shown
+    assert f" s on {found['manifest']['decided']['decision']['created'][:10]}, " in " ".join(shown.split())
     assert all(len(line) <= 80 for line in shown.splitlines()[2:])
     run("report", FOLDER)
     assert "What a search tried" in (FOLDER / "report.html").read_text()

@@ -20,7 +20,8 @@ def search_text(decided: Mapping[str, Any] | None) -> str:
     results = ", ".join(f"{count} {verdict}" for verdict, count in found.items()) or "there was nothing to try"
     judged = f"judged by {decision['judged_by']} at batch {decision['batch']} ({decided['case']['device']})"
     seconds = decision["seconds"] + decision.get("tactics", 0.0)
-    return f"{len(decision['trials'])} changes in {seconds:.0f} s, {judged}: {results}"
+    when = f"in {seconds:.0f} s on {decision['created'][:10]}"
+    return f"{len(decision['trials'])} changes {when}, {judged}: {results}"
 
 
 def search_rows(decided: Mapping[str, Any] | None) -> list[Sequence[str]]:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import build, common, cpu, graph, install, rules, zoo
+from benchmarks import build, common, cpu, graph, install, rules, search, zoo
 from benchmarks.train_digits import augment
 from mlpdeploy.engine.backends.tensorrt.parsed import Counts, FunctionBody, ParsedNetwork
 from mlpdeploy.engine.host import cpu_model
@@ -131,3 +131,32 @@ def test_an_installation_is_more_than_what_a_gpu_needs_of_it() -> None:
     found = install.measured()
     assert 1e8 < found["whole"] - found["cuda"] - found["torch_cuda"] < found["whole"]
     assert all(bytes_ >= 0 for bytes_ in found.values())
+
+
+def searched(network: str, engine: str, verdict: str) -> dict[str, Any]:
+    """What a search of the benchmark finds, of one change."""
+    case = {"graph": network, "backend": engine, "versions": {}, "device": "a CPU", "precision": "fp32", "batch": "1"}
+    trial = {"name": "pick_parts", "change": "left out", "verdict": verdict, "ratio": None, "pairs": 0, "why": ""}
+    decision = {"network": network, "created": "2026-01-01", "judged_by": "time", "batch": 1, "seconds": 1.0}
+    return {"case": case, "decision": decision | {"trials": [trial]}}
+
+
+def test_a_search_of_one_engine_leaves_what_was_found_for_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verdicts = {"openvino": "kept", "onnxruntime": "no better"}
+    monkeypatch.setattr(
+        search, "measure", lambda selection, backend, *_: searched("a", backend.name, verdicts[backend.name])
+    )
+    for engines, starts in (("openvino", "defaults,every rule on"), ("onnxruntime", "defaults")):
+        arguments = ["search", "mixer_s32", "--backends", engines, "--starts", starts, "--out", str(tmp_path)]
+        monkeypatch.setattr(sys, "argv", arguments)
+        search.main()
+    found = json.loads((tmp_path / "search.json").read_text())["results"]["mixer_s32"]
+    assert {name: set(row) for name, row in found.items()} == {
+        "openvino": {"defaults", "every rule on"}, "onnxruntime": {"defaults"}
+    }  # fmt: skip
+    elsewhere = searched("a", "openvino", "kept")
+    elsewhere["case"]["device"] = "another CPU"
+    no_more = searched("a", "onnxruntime", "kept")
+    assert search.shipped({"mixer_s32": found}, [elsewhere, no_more]) == [elsewhere, found["openvino"]["defaults"]]
