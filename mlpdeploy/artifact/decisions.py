@@ -37,7 +37,8 @@ LEFT_OUT, PUT_IN, SET = "left out", "put in", "set"
 KEPT, NO_BETTER, UNDECIDED, REFUSED, UNTRIED = "kept", "no better", "undecided", "refused", "no time"
 BY_TIME, BY_STRUCTURE = "time", "structure"
 NO_DEVICE = "not executed"
-"""The device of a decision that was taken by the engine's structure, where its engines cannot run."""
+"""The device of a decision that was taken by the engine's structure, where its engines cannot run; then the GPUs that
+they are for, where some are named."""
 
 
 @dataclass(frozen=True)
@@ -282,7 +283,7 @@ def _device(backend: Backend, selection: Selection) -> str:
     if gpu is not None:
         return gpu.name
     if backend.executable() is not None:
-        return NO_DEVICE
+        return f"{NO_DEVICE}, for {', '.join(sorted(selection.gpus))}" if selection.gpus else NO_DEVICE
     here = nvidia.probe()
     if backend.device({}) == "cuda" and isinstance(here, nvidia.Gpu):
         return here.name

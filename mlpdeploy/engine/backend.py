@@ -203,10 +203,9 @@ class Backend(Protocol):
 
 
 def backends() -> dict[str, Backend]:
-    """Every backend by name, in the order of `AUTO`, then by name.
+    """Every backend by name, in the order of `AUTO`, then by name. Importing them imports no inference library.
 
-    Each public module of `mlpdeploy.engine.backends` defines BACKEND or BACKENDS; a file whose name starts with an
-    underscore is a helper of theirs. Importing them imports no inference library.
+    Each public module of `mlpdeploy.engine.backends` defines BACKEND or BACKENDS, and other files are their helpers.
     """
     found: dict[str, Backend] = {}
     for info in pkgutil.iter_modules(_package.__path__):
@@ -214,8 +213,7 @@ def backends() -> dict[str, Backend]:
             continue
         module = importlib.import_module(f"{_package.__name__}.{info.name}")
         several = getattr(module, "BACKENDS", None)
-        for backend in (module.BACKEND,) if several is None else several:
-            found[backend.name] = backend
+        found |= {one.name: one for one in ((module.BACKEND,) if several is None else several)}
     rank = {name: place for place, name in enumerate(AUTO)}
     return dict(sorted(found.items(), key=lambda item: (rank.get(item[0], len(rank)), item[0])))
 
@@ -282,16 +280,20 @@ def _pick(table: Mapping[str, Backend], name: str, precision: str, gpus: Collect
 
 
 def _pick_auto(table: Mapping[str, Backend], precision: str, gpus: Collection[str]) -> Backend:
-    reasons, refused = [], []
+    reasons, refused, lacks = [], list[str](), list[MachineLacks]()
     for name in (name for name in AUTO if name in table):
-        reason = table[name].available() or table[name].supports(precision)
-        other = table[name].supports(precision, gpus) if reason is None else None
+        reason, other = table[name].available() or table[name].supports(precision), None
+        try:
+            other = table[name].supports(precision, gpus) if reason is None else None
+        except MachineLacks as error:
+            lacks.append(error)
+            continue
         if reason is None and other is None:
             return table[name]
         reasons.append(f"{name}: {reason or other}")
         refused += [other] if other else []
-    if refused:
-        raise InputError(refused[0])
+    if lacks or refused:
+        raise lacks[0] if lacks else InputError(refused[0])
     raise MachineLacks(
         f"no backend of this machine can build {precision}; install one, for example: pip install tensorrt-rtx\n"
         + "\n".join(reasons)

@@ -223,6 +223,10 @@ def test_where_engines_cannot_run_the_device_says_so(monkeypatch: pytest.MonkeyP
     backend = backends()["tensorrt-rtx"]
     monkeypatch.setattr(type(backend), "executable", lambda self: "no GPU")
     assert decisions.case_of(SELECTION, backend, "ab").device == NO_DEVICE
+    # An engine for other GPUs is another one.
+    named = [replace(SELECTION, gpus=gpus) for gpus in (("sm75",), ("sm86", "sm120"), ("sm120", "sm86"))]
+    devices = [decisions.case_of(one, backend, "ab").device for one in named]
+    assert devices == [f"{NO_DEVICE}, for {gpus}" for gpus in ("sm75", "sm120, sm86", "sm120, sm86")]
 
 
 def traced(network: nn.Module, size: int = 8) -> Traced:

@@ -222,11 +222,18 @@ def test_on_is_a_wrong_wish_where_there_are_no_plugins(cli: Any) -> None:
 
 
 def test_current_means_this_machines_gpu_and_stands_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nvidia, "probe", lambda: nvidia.Gpu("New", "sm90", "12.8"))
+    pytest.importorskip("tensorrt_rtx")
+    monkeypatch.setattr(nvidia, "probe", lambda: nvidia.Gpu("New", "sm120", "13.0"))
     for flavour in ("tensorrt", "tensorrt-rtx"):
         assert compute_capabilities(flavour, ("current",), "fp16") is None
         with pytest.raises(InputError, match="stands alone"):
             compute_capabilities(flavour, ("current", "sm86"), "fp16")
-    monkeypatch.setattr(nvidia, "probe", lambda: "no NVIDIA GPU")
-    with pytest.raises(MachineLacks, match="this machine's GPU: no NVIDIA GPU"):
-        compute_capabilities("tensorrt-rtx", ("current",), "fp16")
+    for found, said in (
+        ("no NVIDIA GPU", "no NVIDIA GPU"),
+        (nvidia.Gpu("H100", "sm90", "13.0"), "tensorrt-rtx runs on sm75, .*, and this machine's H100 is sm90"),
+        (nvidia.Gpu("H100", "sm90", "10.0"), "the driver is too old"),
+    ):
+        monkeypatch.setattr(nvidia, "probe", lambda found=found: found)
+        with pytest.raises(MachineLacks, match=f"--gpu current means this machine's GPU: {said}"):
+            compute_capabilities("tensorrt-rtx", ("current",), "fp16")
+        assert compute_capabilities("tensorrt-rtx", ("sm86",), "fp16") == [(8, 6)]

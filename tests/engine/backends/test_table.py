@@ -57,6 +57,27 @@ def test_auto_passes_over_a_backend_without_the_precision(monkeypatch: pytest.Mo
     assert pick("auto", "fp4").name == "onnxruntime"
 
 
+def test_auto_takes_the_first_that_uses_this_machines_gpu_and_else_says_why_none_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Lacking(Stub):
+        def supports(self, precision: str, gpus: tuple[str, ...] = ()) -> str | None:
+            if gpus:
+                raise MachineLacks(f"{self.name} does not serve it")
+            return None
+
+    class Cpu(Stub):
+        def supports(self, precision: str, gpus: tuple[str, ...] = ()) -> str | None:
+            return "drop --gpu" if gpus else None
+
+    none = Stub("tensorrt", "not installed"), Lacking("tensorrt-rtx"), Cpu("openvino")
+    use(monkeypatch, *none, Stub("inductor"))
+    assert pick("auto", "fp16", ("current",)).name == "inductor" and pick("auto", "fp16").name == "tensorrt-rtx"
+    use(monkeypatch, *none, Lacking("inductor"))
+    with pytest.raises(MachineLacks, match=r"^tensorrt-rtx does not serve it$"):
+        pick("auto", "fp16", ("current",))
+
+
 def test_auto_with_nothing_to_pick_lists_every_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, Stub("tensorrt", "no GPU"), Stub("openvino", refused="no tf32"))
     with pytest.raises(MachineLacks) as raised:

@@ -10,7 +10,7 @@ from mlpdeploy.engine import nvidia
 from mlpdeploy.engine.backends.tensorrt import _polygraphy
 from mlpdeploy.engine.base import installed_version
 from mlpdeploy.engine.nvidia import CURRENT
-from mlpdeploy.errors import InputError
+from mlpdeploy.errors import InputError, MachineLacks
 
 TURING = 75
 """TensorRT's oldest GPUs: Volta's support ended with 10.5, by its release notes."""
@@ -72,7 +72,8 @@ def compute_capabilities(flavour: str, gpus: Collection[str], precision: str) ->
     precision is then for those that have it.
 
     Raises InputError for a GPU that TensorRT-RTX cannot build for, and, in the plain flavour, for any but this
-    machine's own: it times kernels on the GPU that the engine will run on; MachineLacks for `current` without a GPU.
+    machine's own: it times kernels on the GPU that the engine will run on; MachineLacks for `current` without a GPU, or
+    with one that it does not serve.
     """
     if precision in SINCE and not gpus and flavour != "tensorrt":
         gpus = [name for name in _known(_polygraphy.bind(flavour)) if _number(name) >= SINCE[precision][0]]
@@ -83,7 +84,8 @@ def compute_capabilities(flavour: str, gpus: Collection[str], precision: str) ->
     if CURRENT in gpus:
         if len(gpus) > 1:
             raise InputError(f"--gpu {CURRENT} means this machine's GPU: it stands alone")
-        nvidia.require()
+        if (reason := unserved(flavour, nvidia.require())) is not None:
+            raise MachineLacks(f"--gpu {CURRENT} means this machine's GPU: {reason}")
         return None
     if flavour == "tensorrt":
         if set(gpus) != {here}:
