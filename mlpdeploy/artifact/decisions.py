@@ -201,7 +201,7 @@ def found(selection: Selection, case: Case) -> tuple[Decision | None, Path]:
 
 def remember(out: Path, case: Case, decision: Decision) -> Path:
     """Keep a decision, in the place of an earlier one. Raises InputError where the file cannot be written."""
-    path, entry = out / FILE, {"case": asdict(case), "decision": json.loads(json.dumps(asdict(decision)))}
+    path, entry = out / FILE, json.loads(json.dumps(described(case, decision)))
     with store.locked(path):
         others = [one for one in read(path) if _place(one) != _place(entry)]
         return write(path, [*others, entry])
@@ -246,8 +246,11 @@ def applied(selection: Selection, decision: Decision | None) -> Selection:
 
 
 def described(case: Case, decision: Decision | None) -> dict[str, Any]:
-    """What a manifest says of it."""
-    return {"case": asdict(case), "decision": None if decision is None else asdict(decision)}
+    """What a manifest says of it; `beside` only where there is something, which older versions do not know."""
+    told = None if decision is None else asdict(decision)
+    if told is not None and not told["beside"]:
+        del told["beside"]
+    return {"case": asdict(case), "decision": told}
 
 
 def of_manifest(manifest: Mapping[str, Any]) -> Decision | None:

@@ -17,7 +17,7 @@ from mlpdeploy.artifact import decisions, store
 from mlpdeploy.artifact.decisions import FILE, KEPT, LEFT_OUT, Case, Decision, Trial
 from mlpdeploy.engine.backend import backends
 from mlpdeploy.errors import InputError
-from mlpdeploy.search import SECONDS, judging
+from mlpdeploy.search import SECONDS, judging, variants
 from mlpdeploy.terminal.argv import with_seconds
 from tests.terminal.conftest import Said
 
@@ -151,6 +151,32 @@ def test_what_is_found_beside_a_rule_that_was_chosen_by_hand_is_searched_for_aga
     assert "fold_affine" in tried()
     assert "fold_affine" not in tried(*beside)  # what was found for this selection is still there
     assert len(json.loads((Path("artifacts") / FILE).read_text())["decisions"]) == 2
+
+
+@pytest.mark.slow
+def test_a_variant_that_computes_something_else_is_refused_before_it_is_timed(
+    run: Any, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rewrite = variants.rewrite_network
+
+    def wrong(traced: Any, selection: Any, stages: Any) -> Any:
+        rewritten = rewrite(traced, selection, stages)
+        if "fold_affine" in selection.disabled_rules:
+            (output,) = rewritten.module.graph.find_nodes(op="output")
+            given = output.args[0][0]
+            with rewritten.module.graph.inserting_before(output):
+                other = rewritten.module.graph.call_function(torch.ops.aten.mul.Tensor, (given, 1.001))
+            other.meta.update(given.meta)
+            given.replace_all_uses_with(other, delete_user_cb=lambda user: user is not other)
+            rewritten.module.recompile()
+        return rewritten
+
+    monkeypatch.setattr(variants, "rewrite_network", wrong)
+    found = run("build", *ORT, "--search", "500", "--json")["manifest"]
+    (trial,) = (one for one in found["decided"]["decision"]["trials"] if one["name"] == "fold_affine")
+    assert trial["verdict"] == decisions.REFUSED and trial["why"].startswith("rewritten graph, float64: ")
+    assert "fold_affine" in rules(found)
+    assert "refused: rewritten graph, float64: " in " ".join(run("inspect", FOLDER).out.split())
 
 
 @pytest.mark.slow
