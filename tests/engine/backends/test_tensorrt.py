@@ -159,6 +159,17 @@ def test_a_driver_that_is_too_old_runs_nothing(
     assert served or reason == too_old
 
 
+def test_a_library_that_is_there_and_cannot_be_imported_runs_nothing(
+    rtx: TensorRT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(name: str) -> Any:
+        raise ImportError("libcudart.so.13: cannot open shared object file\nat length")
+
+    monkeypatch.setattr(_targets.importlib, "import_module", broken)
+    said = "tensorrt-rtx cannot be imported: libcudart.so.13: cannot open shared object file"
+    assert _targets.unserved("tensorrt-rtx", GPU) == said
+
+
 @pytest.mark.parametrize(("capability", "served"), [("sm70", False), ("sm75", True), ("sm100", True)])
 def test_tensorrt_runs_on_turing_and_later(capability: str, served: bool) -> None:
     reason = _targets.unserved("tensorrt", replace(GPU, capability=capability))

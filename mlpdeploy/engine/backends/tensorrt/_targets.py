@@ -8,7 +8,7 @@ from typing import Any
 
 from mlpdeploy.engine import nvidia
 from mlpdeploy.engine.backends.tensorrt import _polygraphy
-from mlpdeploy.engine.base import installed_version
+from mlpdeploy.engine.base import installed_version, one_line
 from mlpdeploy.engine.nvidia import CURRENT
 from mlpdeploy.errors import InputError, MachineLacks
 
@@ -29,7 +29,10 @@ def unserved(flavour: str, gpu: nvidia.Gpu) -> str | None:
     if flavour == "tensorrt":
         served, known = _number(gpu.capability) >= TURING, [f"sm{TURING} and later"]
     else:
-        known = _known(importlib.import_module(flavour.replace("-", "_")))
+        try:
+            known = _known(importlib.import_module(flavour.replace("-", "_")))
+        except (ImportError, OSError) as error:  # a library below it that is missing, or another one
+            return f"{flavour} cannot be imported: {one_line(error)}"
         served = gpu.capability in known
     return (
         None if served else f"{flavour} runs on {', '.join(known)}, and this machine's {gpu.name} is {gpu.capability}"
