@@ -6,7 +6,7 @@ import operator
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import fx, nn
@@ -81,9 +81,12 @@ class Editor:
         return self.call(aten.reshape.default, (node, self.arguments(shape, origin)), origin=origin)
 
     def permute(self, node: fx.Node, order: Sequence[int], *, origin: fx.Node) -> fx.Node:
-        """`node` permuted; the node itself where the order is the identity."""
+        """`node` permuted, in one step where it is a permutation itself; the node itself where nothing moves."""
         if list(order) == list(range(len(order))):
             return node
+        if node.target is aten.permute.default:
+            source, inner = cast("tuple[fx.Node, list[int]]", node.args[:2])
+            return self.permute(source, [inner[dim] % len(inner) for dim in order], origin=origin)
         return self.call(aten.permute.default, (node, list(order)), origin=origin)
 
     def project(self, node: fx.Node, dim: int, matrix: torch.Tensor, name: str, *, origin: fx.Node) -> fx.Node:

@@ -23,3 +23,15 @@ def test_arguments_stand_in_their_places_however_they_were_given() -> None:
     assert (cut.args, cut.kwargs) == ((x, 2, None, None, 2), {}) and cut.meta["val"].shape[1:] == (4, 3)
     assert (gelu.args, gelu.kwargs) == ((x,), {"approximate": "tanh"})
     assert (total.args, total.kwargs) == ((x, [1], True), {"dtype": torch.float64})
+
+
+def test_a_permutation_of_a_permutation_is_one() -> None:
+    traced = trace(nn.ReLU(), [TensorSpec("x", (4, 6), torch.float32)])
+    editor = Editor(traced.module, traced.module.graph)
+    x, origin = editor.inputs[0], next(node for node in traced.module.graph.nodes if node.op == "call_function")
+    with editor.before(origin):
+        first = editor.call(aten.permute.default, (x, [1, -1, 0]), origin=origin)
+        second = editor.permute(first, [2, 1, 0], origin=origin)
+        third = editor.permute(second, [0, 2, 1], origin=origin)
+    assert second.args == (x, [0, 2, 1]) and second.meta["val"].shape[1:] == (6, 4)
+    assert third is x
