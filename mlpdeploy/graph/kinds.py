@@ -154,6 +154,11 @@ def convolution_arguments(node: fx.Node) -> tuple[Any, ...]:
     return (*node.args, *(None, [1, 1], [0, 0], [1, 1], 1)[len(node.args) - 2 :])
 
 
+def convolves_maps(node: fx.Node) -> bool:
+    """Whether a node is a conv2d of a batch of maps; without a batch its channels would be its first dimension."""
+    return node.target is aten.conv2d.default and len(shape_of(node)) == 4
+
+
 def is_pointwise_convolution(node: fx.Node) -> bool:
     """Whether a node is a convolution that gives for each place what is at that place alone, of all channels."""
     if node.target not in CONVOLUTIONS:

@@ -17,7 +17,7 @@ import torch
 from torch import fx, nn
 
 from mlpdeploy.graph.editor import is_linear_of_constants, weight
-from mlpdeploy.graph.kinds import convolution_arguments, is_tensor, rearranged, shape_of
+from mlpdeploy.graph.kinds import convolution_arguments, convolves_maps, is_tensor, rearranged, shape_of
 from mlpdeploy.graph.layout.view import Axis, Group, View, flat, numel, size_at, size_of
 from mlpdeploy.graph.matching.affine import affine, rearranges
 
@@ -79,7 +79,7 @@ def region(module: nn.Module, top: fx.Node) -> Region | None:
 
 def _projects(module: nn.Module, node: fx.Node) -> bool:
     """Whether `node` is a convolution or a linear whose weights are constants."""
-    if node.target is aten.conv2d.default and len(shape_of(node.args[0])) == 4:  # type: ignore[arg-type]
+    if convolves_maps(node):
         bias = node.args[2] if len(node.args) > 2 else None
         return weight(module, node.args[1]) is not None and (bias is None or weight(module, bias) is not None)
     return is_linear_of_constants(node)
@@ -198,7 +198,7 @@ def _after(module: nn.Module, node: fx.Node, views: list[View], projection: RowP
             return "a branch mixes what the projection keeps apart"
         last = _axes(shape_of(node)[-1])
         return View((*view.seen[:-1], last), (*view.seen[:-1], last))
-    if node.target is aten.conv2d.default:
+    if convolves_maps(node):
         return _convolved(node, view, projection)
     return rearranged(node, view) or "a branch cuts across the rows of the projection"
 

@@ -15,7 +15,7 @@ import torch
 from torch import fx
 
 from mlpdeploy.graph.editor import Editor, weight
-from mlpdeploy.graph.kinds import convolution_arguments, rearranged, shape_of
+from mlpdeploy.graph.kinds import convolution_arguments, convolves_maps, rearranged, shape_of
 from mlpdeploy.graph.layout.view import View
 from mlpdeploy.graph.matching.rearrangements import back
 from mlpdeploy.graph.rule import Refused, Rule
@@ -25,7 +25,7 @@ aten = torch.ops.aten
 
 def find(editor: Editor, node: fx.Node) -> int | Refused | None:
     """The dimension of such lines, where they lie in front of the channels and are wanted there."""
-    lines = _lines(editor, node) if node.target is aten.conv2d.default else None
+    lines = _lines(editor, node) if convolves_maps(node) else None
     x: Any = node.args[0] if node.args else None
     if lines is None or not _in_front(back(x).view, lines):
         return None

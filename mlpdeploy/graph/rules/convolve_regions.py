@@ -18,7 +18,7 @@ import torch
 from torch import fx
 
 from mlpdeploy.graph.editor import Editor, weight
-from mlpdeploy.graph.kinds import convolution_arguments, is_tensor, rearranged, shape_of
+from mlpdeploy.graph.kinds import convolution_arguments, convolves_maps, is_tensor, rearranged, shape_of
 from mlpdeploy.graph.layout.view import Axis, Group, View, flat, numel
 from mlpdeploy.graph.rule import Rule
 
@@ -44,7 +44,7 @@ class RegionFold:
 
 def find(editor: Editor, node: fx.Node) -> RegionFold | None:
     """Such a convolution, with the rearrangement in front of it or behind it."""
-    kernel = weight(editor.module, node.args[1]) if node.target is aten.conv2d.default else None
+    kernel = weight(editor.module, node.args[1]) if convolves_maps(node) else None
     if kernel is None or not _is_pointwise(node, kernel):
         return None
     return _rearranged_from(node.args[0]) or _rearranged_to(node)

@@ -17,7 +17,7 @@ import torch
 from torch import fx
 
 from mlpdeploy.graph.editor import Editor, weight
-from mlpdeploy.graph.kinds import SPLITS, dim_of, shape_of
+from mlpdeploy.graph.kinds import SPLITS, convolves_maps, dim_of, shape_of
 from mlpdeploy.graph.rule import Refused, Rule
 
 aten = torch.ops.aten
@@ -107,7 +107,7 @@ def _refusal(editor: Editor, node: fx.Node, parts: list[ShiftedPart]) -> str | N
 
 def _reads_channels(editor: Editor, user: fx.Node) -> bool:
     """Whether `user` is a convolution of all channels with a constant weight."""
-    if user.target is not aten.conv2d.default or weight(editor.module, user.args[1]) is None:
+    if not convolves_maps(user) or weight(editor.module, user.args[1]) is None:
         return False
     groups: Any = user.args[6] if len(user.args) > 6 else 1
     return bool(groups == 1)

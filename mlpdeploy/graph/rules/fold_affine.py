@@ -18,7 +18,7 @@ import torch
 from torch import fx
 
 from mlpdeploy.graph.editor import Editor, is_linear_of_constants, weight
-from mlpdeploy.graph.kinds import convolution_arguments, shape_of
+from mlpdeploy.graph.kinds import convolution_arguments, convolves_maps, shape_of
 from mlpdeploy.graph.matching.affine import Affine, affine, averages, rearranges, seen_behind, seen_in_front
 from mlpdeploy.graph.rule import Refused, Rule
 
@@ -55,7 +55,7 @@ def find(editor: Editor, node: fx.Node) -> Surroundings | Refused | None:
     """Constant scales and shifts around a linear, a convolution, or a product from the left."""
     if is_linear_of_constants(node):
         return _around_linear(editor, node)
-    if node.target is aten.conv2d.default and weight(editor.module, node.args[1]) is not None:
+    if convolves_maps(node) and weight(editor.module, node.args[1]) is not None:
         return _around_convolution(editor, node)
     if node.target is aten.matmul.default and _is_left_product(editor, node):
         return _around_left_product(editor, node)
@@ -66,7 +66,7 @@ def replace(editor: Editor, node: fx.Node, found: Surroundings) -> fx.Node:
     """The projection with all that in it."""
     if node.target is aten.matmul.default:
         return _left_product(editor, node, found)
-    return _projection(editor, node, found, (1, 1) if node.target is aten.conv2d.default else ())
+    return _projection(editor, node, found, (1, 1) if convolves_maps(node) else ())
 
 
 def _is_left_product(editor: Editor, node: fx.Node) -> bool:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import fx
 
 from mlpdeploy.graph.editor import Editor, weight
-from mlpdeploy.graph.kinds import SPLITS, convolution_arguments, dim_of, is_getitem, shape_of
+from mlpdeploy.graph.kinds import SPLITS, convolution_arguments, convolves_maps, dim_of, is_getitem, shape_of
 from mlpdeploy.graph.rule import Refused, Rule
 
 aten = torch.ops.aten
@@ -53,7 +53,7 @@ def find(editor: Editor, node: fx.Node) -> list[Depthwise] | Refused | None:
 
 def _group(editor: Editor, node: fx.Node) -> Depthwise | None:
     """`node` as such a convolution, of stride 1 and `same` padding, that one operation reads; else None."""
-    kernel = weight(editor.module, node.args[1]) if node.target is aten.conv2d.default else None
+    kernel = weight(editor.module, node.args[1]) if convolves_maps(node) else None
     if kernel is None or len(node.users) != 1:
         return None
     x, _, bias, stride, padding, dilation, groups = convolution_arguments(node)

@@ -15,7 +15,7 @@ from torch import fx
 
 from mlpdeploy.graph.custom_ops import SEGMENT_GROUPED_PROJECTION
 from mlpdeploy.graph.editor import Editor, weight
-from mlpdeploy.graph.kinds import convolution_arguments, is_tensor, rearranged, shape_of
+from mlpdeploy.graph.kinds import convolution_arguments, convolves_maps, is_tensor, rearranged, shape_of
 from mlpdeploy.graph.layout.view import View, flat
 from mlpdeploy.graph.rule import Refused, Rule, drop
 
@@ -32,7 +32,7 @@ class PatchSource:
 
 def find(editor: Editor, node: fx.Node) -> PatchSource | Refused | None:
     """Such a convolution between its rearrangements."""
-    kernel = weight(editor.module, node.args[1]) if node.target is aten.conv2d.default else None
+    kernel = weight(editor.module, node.args[1]) if convolves_maps(node) else None
     if kernel is None:
         return None
     source, last = _channels_last_source(node), _channels_last_result(node)

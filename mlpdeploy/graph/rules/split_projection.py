@@ -20,7 +20,16 @@ import torch
 from torch import fx
 
 from mlpdeploy.graph.editor import Editor, is_linear_of_constants, weight
-from mlpdeploy.graph.kinds import SPLITS, arguments, convolution_arguments, dim_of, is_getitem, is_pointwise, shape_of
+from mlpdeploy.graph.kinds import (
+    SPLITS,
+    arguments,
+    convolution_arguments,
+    convolves_maps,
+    dim_of,
+    is_getitem,
+    is_pointwise,
+    shape_of,
+)
 from mlpdeploy.graph.rule import Refused, Rule
 
 aten = torch.ops.aten
@@ -73,7 +82,7 @@ def _produced(editor: Editor, node: fx.Node) -> int | None:
         return LINEAR
     if node.target is aten.matmul.default and weight(editor.module, node.args[0]) is not None:
         return LEFT
-    convolves = node.target is aten.conv2d.default and weight(editor.module, node.args[1]) is not None
+    convolves = convolves_maps(node) and weight(editor.module, node.args[1]) is not None
     return CONVOLUTION if convolves else None
 
 

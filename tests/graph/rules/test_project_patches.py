@@ -8,7 +8,7 @@ from torch import nn
 
 from mlpdeploy.graph.rewrite import RuleReport, rewrite
 from mlpdeploy.graph.tracing.trace import TensorSpec, trace
-from tests.graph.rules.examples import Example, NearMiss
+from tests.graph.rules.examples import Example, NearMiss, Net
 
 
 class Stages(nn.Module):
@@ -53,6 +53,9 @@ NEAR_MISSES = {
     "grouped": near_miss(12, 2, stride=2, groups=2, why=OVERLAP),
     "a rest at the edge": near_miss(10, 5, stride=5, why=COVER),
     "a result that is wanted channels first": near_miss(10, 2, stride=2, back=False),
+    "a map without a batch": NearMiss(
+        lambda: Net(lambda net, x: net.one(x.t()[..., None])[..., 0].t(), one=nn.Conv2d(4, 4, 1)), (4,)
+    ),
 }
 
 
