@@ -14,8 +14,8 @@ from __future__ import annotations
 import torch
 from torch import fx
 
-from mlpdeploy.graph.editor import Editor, weight
-from mlpdeploy.graph.kinds import arguments, convolution_arguments, is_pointwise, is_tensor, shape_of
+from mlpdeploy.graph.editor import Editor
+from mlpdeploy.graph.kinds import CONVOLUTIONS_OF_IMAGES, arguments, is_pointwise, is_tensor, shape_of
 from mlpdeploy.graph.rule import Refused, Rule
 
 aten = torch.ops.aten
@@ -32,18 +32,17 @@ HAND_ON = {
 
 def find(editor: Editor, node: fx.Node) -> fx.Node | Refused | None:
     """The map of a convolution, where it does not lie so; notes whether each map does."""
-    if node.target is not aten.conv2d.default:
+    if node.target not in CONVOLUTIONS_OF_IMAGES or len(shape_of(node)) != 4:
         editor.notes[node] = _lies_last(editor, node)
         return None
-    x, kernel, *_, groups = convolution_arguments(node)
+    x, kernel = node.all_input_nodes[:2]
     editor.notes[node] = editor.notes.get(x, False)
-    numbers = weight(editor.module, kernel)
-    product = numbers is None or (groups == 1 and numbers[0, 0].numel() == 1)
+    product = arguments(node)["groups"] == 1 and shape_of(kernel)[2:] == (1, 1)
     if editor.notes[node] or product:
         return None
-    if any(user.target not in (aten.conv2d.default, aten.contiguous.default) for user in x.users):
+    if any(user.target not in {*CONVOLUTIONS_OF_IMAGES, aten.contiguous.default} for user in x.users):
         return Refused("not only convolutions read its map")
-    return x  # type: ignore[no-any-return]
+    return x
 
 
 def replace(editor: Editor, node: fx.Node, x: fx.Node) -> fx.Node:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mlpdeploy.graph.kinds import CONVOLUTIONS_OF_IMAGES
 from mlpdeploy.graph.rewrite import Rewritten
 from tests.graph.proof import aten, fired, prove, rewritten, targets
 from tests.graph.rules.examples import Example, NearMiss, Net
@@ -19,6 +20,8 @@ PARTS: dict[str, Callable[[], nn.Module]] = {
     "depthwise": lambda: nn.Conv2d(4, 4, 3, padding=1, groups=4),
     "grouped": lambda: nn.Conv2d(4, 4, (1, 3), padding=(0, 1), groups=2),
     "product": lambda: nn.Conv2d(4, 4, 1),
+    "same": lambda: nn.Conv2d(4, 4, 3, padding="same", groups=4),
+    "larger": lambda: nn.ConvTranspose2d(4, 4, 2, stride=2),
     "norm": lambda: nn.BatchNorm2d(4),
     "linear": lambda: nn.Linear(4, 4),
 }
@@ -33,6 +36,11 @@ CHAINS: dict[str, Callable[[Net, Tensor], Tensor]] = {
     "with a norm between": lambda m, x: m.depthwise(F.gelu(m.norm(m.stem(x)))),
     "a residual": lambda m, x: (y := m.stem(x)) + m.grouped(m.depthwise(y)),
     "pooled and gated": lambda m, x: m.depthwise(F.avg_pool2d(m.stem(x), 2)) * m.stem(x).mean((2, 3), keepdim=True),
+    "padded to its size": lambda m, x: m.same(m.same(m.stem(x)).relu()),
+    "transposed": lambda m, x: m.depthwise(m.larger(m.larger(m.stem(x))).relu()),
+    "a kernel that is computed": lambda m, x: F.conv2d(
+        (y := m.stem(x)), m.depthwise.weight * y.mean((0, 2, 3)).sum(), padding=1, groups=4
+    ),
     "two readers of one map": lambda m, x: m.depthwise((y := m.stem(x)).relu()) + m.grouped(y.relu()),
 }
 
@@ -45,7 +53,7 @@ class _Convolving(torch.fx.Interpreter):
         self.last: list[bool] = []
 
     def call_function(self, target: object, args: tuple, kwargs: dict) -> object:  # type: ignore[override, type-arg]
-        if target is aten.conv2d.default:
+        if target in CONVOLUTIONS_OF_IMAGES:
             self.last.append(args[0].is_contiguous(memory_format=torch.channels_last))
         return super().call_function(target, args, kwargs)  # type: ignore[arg-type]
 
