@@ -17,13 +17,12 @@ from torch import fx
 from mlpdeploy.graph import kinds
 from mlpdeploy.graph.editor import is_linear_of_constants
 from mlpdeploy.graph.kinds import (
+    arguments,
     convolution_arguments,
     dim_of,
-    dims_of,
     is_getitem,
     is_pointwise,
     is_tensor,
-    keeps_dims,
     rearranged,
     shape_of,
 )
@@ -33,6 +32,15 @@ aten = torch.ops.aten
 
 MAPS = {aten.avg_pool2d.default, aten.max_pool2d.default, aten.adaptive_avg_pool2d.default}
 """Operations on each map of a batch and a channel alone."""
+
+REDUCTIONS = kinds.REDUCTIONS | {
+    aten.linalg_vector_norm.default, aten.logsumexp.default, aten.std.correction, aten.std.dim, aten.var.correction,
+    aten.var.dim,
+}  # fmt: skip
+"""Operations that take some dimensions away, and do not see in which order these have their elements."""
+
+NORMALISING = {aten.softmax.int, aten.log_softmax.int}
+"""Operations along one dimension that treat its elements alike."""
 
 
 @dataclass(frozen=True)
@@ -95,9 +103,9 @@ def _beside(operation: fx.Node, place: Place, size: int) -> list[Place] | None:
         return _aligned(operation, place)
     if is_linear_of_constants(operation):
         return _projected(operation, place)
-    if operation.target in kinds.REDUCTIONS:
+    if operation.target in REDUCTIONS:
         return _reduced(operation, place)
-    if operation.target in kinds.ALONG:
+    if operation.target in kinds.ALONG | NORMALISING | {aten.index_select.default}:
         return _along(operation, place)
     known = _KNOWN.get(operation.target)
     if known is not None:
@@ -138,40 +146,51 @@ def _projected(operation: fx.Node, place: Place) -> list[Place]:
 
 def _reduced(operation: fx.Node, place: Place) -> list[Place] | None:
     """A mean or sum over other dimensions; over the axis, it does not matter in which order."""
-    dims = range(len(shape_of(operation.all_input_nodes[0])))
-    removed = dims_of(operation) or dims
-    kept = [dim for dim in dims if keeps_dims(operation) or dim not in removed]
+    given, dims = arguments(operation), range(len(shape_of(operation.all_input_nodes[0])))
+    removed = {dim % len(dims) for dim in given["dim"] or ()} or dims
+    kept = [dim for dim in dims if given["keepdim"] or dim not in removed]
     if place.node is operation:
         return [place.at(operation.args[0], kept[place.dim])] if kept[place.dim] not in removed else []  # type: ignore[arg-type]
     return [] if place.dim in removed else [place.at(operation, kept.index(place.dim))]
 
 
 def _along(operation: fx.Node, place: Place) -> list[Place] | None:
-    """Softmax treats its dimension alike; slices, splits and picks take from theirs by place."""
+    """Softmax treats its dimension alike; slices, splits, picks and gathers take from theirs by place."""
     dim = dim_of(operation)
     if operation.target in kinds.PICKS:
         if place.node is operation:
             return [place.at(operation.args[0], place.dim + (place.dim >= dim))]  # type: ignore[arg-type]
         return None if place.dim == dim else [place.at(operation, place.dim - (place.dim > dim))]
-    return _same(operation, place) if operation.target is aten.softmax.int or place.dim != dim else None
+    return _same(operation, place) if operation.target in NORMALISING or place.dim != dim else None
 
 
 def _normalised(operation: fx.Node, place: Place) -> list[Place]:
-    """LayerNorm over the axis has it in its scale and shift."""
+    """LayerNorm and RMSNorm over the axis have it in their scale and shift."""
     first = len(shape_of(operation)) - len(operation.args[1])  # type: ignore[arg-type]
     affine = (one for one in operation.args[2:4] if isinstance(one, fx.Node) and place.dim >= first)
     return [*_same(operation, place), *(place.at(one, place.dim - first) for one in affine)]
 
 
+def _group_normalised(operation: fx.Node, place: Place) -> list[Place] | None:
+    """One group has all channels, and each of them in its scale and shift."""
+    if place.dim == 1 and operation.args[1] != 1:
+        return None
+    affine = (one for one in operation.args[2:4] if isinstance(one, fx.Node) and place.dim == 1)
+    return [*_same(operation, place), *(place.at(one, 0) for one in affine)]
+
+
 def _batch_normalised(operation: fx.Node, place: Place) -> list[Place]:
-    vectors = (one for one in operation.args[1:5] if isinstance(one, fx.Node) and place.dim == 1)
-    return [*_same(operation, place), *(place.at(one, 0) for one in vectors)]
+    """Batch and instance norms have their channels in each vector, as PReLU has them in its slopes."""
+    vectors = [one for one in operation.args[1:5] if isinstance(one, fx.Node) and place.dim == 1]
+    return [*_same(operation, place), *(place.at(one, 0) for one in vectors if shape_of(one) != (1,))]
 
 
 def _convolved(operation: fx.Node, place: Place) -> list[Place] | None:
     """A convolution has its channels in its kernel; a depthwise one keeps them where they are."""
     x, kernel, bias, *_, groups = convolution_arguments(operation)
     constants = [one for one in (kernel, bias) if isinstance(one, fx.Node)]
+    if len(shape_of(x)) < len(shape_of(kernel)):  # one image without a batch
+        return None
     if place.dim == 0:
         return _same(operation, place)
     if place.dim != 1 or any(one.op != "get_attr" for one in constants):
@@ -194,6 +213,24 @@ def _joined(operation: fx.Node, place: Place) -> list[Place] | None:
         return None
     parts: Any = operation.args[0]
     return [place.at(node, place.dim) for node in (operation, *parts) if node is not place.node]
+
+
+def _stacked(operation: fx.Node, place: Place) -> list[Place] | None:
+    """Tensors that are stacked have the axis, each, where the new dimension is not counted."""
+    dim = int(arguments(operation)["dim"]) % len(shape_of(operation))
+    whole = place.dim if place.node is operation else place.dim + (place.dim >= dim)
+    if whole == dim:
+        return None
+    parts: Any = operation.args[0]
+    found = [place.at(operation, whole), *(place.at(node, whole - (whole > dim)) for node in parts)]
+    return [one for one in found if one.node is not place.node]
+
+
+def _padded(operation: fx.Node, place: Place) -> list[Place] | None:
+    """Padding of other dimensions, which it tells from the last one on."""
+    padding: Any = operation.args[1]
+    from_end = len(shape_of(operation)) - 1 - place.dim
+    return None if any(padding[2 * from_end : 2 * from_end + 2]) else _same(operation, place)
 
 
 def _rearranged(operation: fx.Node, place: Place, size: int) -> list[Place] | None:
@@ -238,9 +275,15 @@ def _found(node: fx.Node, axes: Group, groups: Sequence[Group]) -> list[Place] |
 
 _KNOWN: Mapping[Any, Callable[[fx.Node, Place], list[Place] | None]] = {
     aten.layer_norm.default: _normalised,
+    aten.rms_norm.default: _normalised,
     aten.batch_norm.default: _batch_normalised,
-    aten.conv2d.default: _convolved,
+    aten.instance_norm.default: _batch_normalised,
+    aten.prelu.default: _batch_normalised,
+    aten.group_norm.default: _group_normalised,
     aten.cat.default: _joined,
+    aten.stack.default: _stacked,
+    aten.pad.default: _padded,
     aten.expand.default: _aligned,
     **dict.fromkeys(MAPS, _pooled),
+    **dict.fromkeys(kinds.CONVOLUTIONS, _convolved),
 }

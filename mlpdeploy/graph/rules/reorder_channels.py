@@ -50,7 +50,8 @@ def find(editor: Editor, node: fx.Node) -> list[Stream] | Refused | None:
         others = (end for end, value in ends if not _takes_apart(end, course.places[value], n, s))
         if (other := next(others, None)) is not None:
             return Refused(f"{name_of(other)} has its channels in their order")
-        streams.append(Stream(course, n, s))
+        if course.held:
+            streams.append(Stream(course, n, s))
     return streams or None
 
 
@@ -114,16 +115,17 @@ def _reorder(editor: Editor, stream: Stream) -> None:
         with editor.before(reader):
             ordered = editor.constant(tensor, f"{str(constant.target).removesuffix(SUFFIX)}{SUFFIX}", origin=reader)
         reader.replace_input_with(constant, ordered)
+    inside: dict[fx.Node, fx.Node] = {}
     for made in course.makes:
-        inside = [user for user in made.users if (user, made) not in course.reads]
+        users = list(made.users)
         with editor.before(made.next):
-            swapped = _swapped(editor, made, course.places[made], n, s)
-        for user in inside:
-            user.replace_input_with(made, swapped)
+            inside[made] = _swapped(editor, made, course.places[made], n, s)
+        for user in users:
+            user.replace_input_with(made, inside[made])
     for reader, value in course.reads:
-        if value not in course.makes:
-            with editor.before(reader):
-                reader.replace_input_with(value, _swapped(editor, value, course.places[value], s, n))
+        ordered, place = inside.get(value, value), course.places[value]
+        with editor.before(reader):
+            reader.replace_input_with(ordered, _swapped(editor, ordered, place, s, n))
 
 
 def _ordered(tensor: torch.Tensor, place: Place, n: int, s: int) -> torch.Tensor:

@@ -34,7 +34,11 @@ class Net(nn.Module):
         self.scale, self.token = nn.Parameter(torch.empty(C, 1, 1)), nn.Parameter(torch.empty(1, 1, W, C))
         self.mlp, self.gate, self.branches = nn.Linear(C, C), nn.Linear(C, C), nn.Linear(C, 3 * C)
         self.depthwise, self.dense = nn.Conv2d(C, C, 3, padding=1, groups=C), nn.Conv2d(C, C, 3, padding=1)
-        self.grouped = nn.Conv2d(C, C, 3, padding=1, groups=2)
+        self.grouped, self.one = nn.Conv2d(C, C, 3, padding=1, groups=2), nn.Conv2d(C, C, 1)
+        self.same = nn.Conv2d(C, C, 3, padding="same", groups=C)
+        self.line, self.volume = nn.Conv1d(C, C, 3, padding=1), nn.Conv3d(C, C, 3, padding=1)
+        self.root, self.instance = nn.RMSNorm(C), nn.InstanceNorm2d(C, affine=True)
+        self.map, self.groups, self.slopes = nn.GroupNorm(1, C), nn.GroupNorm(2, C), nn.PReLU(C)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.mixed(self.step(self, self.stem(x))).relu())
@@ -78,6 +82,20 @@ STEPS: dict[str, Step] = {
     "a row less": lambda net, x: x[:, 1:] * x[:, 0].unsqueeze(1),
     "three branches, the branch fastest": lambda net, x: weighted(net, x, fastest=True),
     "three branches, the channel fastest": lambda net, x: weighted(net, x, fastest=False),
+    "mixed, and read beside the next mixing": lambda net, x: (y := net.mixed(x)) + net.mixed(y),
+    "other convolutions": on_maps(
+        lambda net, x: net.line(net.same(x).flatten(2)).unflatten(2, (H, W)) + net.volume(x[:, :, None]).squeeze(2)
+    ),
+    "other norms": lambda net, x: net.root(on_maps(lambda net, x: net.slopes(net.instance(net.map(x))))(net, x)),
+    "by its lengths and spreads": lambda net, x: (
+        F.normalize(x, dim=-1)
+        + x.norm(dim=(1, 2), keepdim=True) / (1 + x.var(-1, keepdim=True) + x.std(1, keepdim=True))
+    ),
+    "by logarithms": lambda net, x: x.log_softmax(-1) - x.logsumexp(1, keepdim=True),
+    "branches in a stack": lambda net, x: (torch.stack([x, net.mlp(x)], 1) * net.scale[:, 0, 0]).sum(1),
+    "as high, padded and gathered": lambda net, x: (
+        F.pad(x, (0, 0, 0, 0, 1, 1)).index_select(1, torch.tensor([2, 3, 1])) + x
+    ),
     "tokens in one axis": lambda net, x: net.norm(x.flatten(1, 2)).unflatten(1, (H, W)),
 }
 
@@ -107,6 +125,12 @@ NEAR_MISSES = {
     "halves": near_miss(lambda net, x: torch.cat([x[..., : C // 2].sin(), x[..., C // 2 :]], -1), "aten::cat"),
     "a gate of two halves": near_miss(lambda net, x: torch.cat([one * 2 for one in x.chunk(2, -1)], -1), "aten::cat"),
     "groups of channels": near_miss(on_maps(lambda net, x: net.grouped(x)), "aten::conv2d"),
+    "a norm of groups of channels": near_miss(on_maps(lambda net, x: net.groups(x)), "aten::group_norm"),
+    "padded channels": near_miss(lambda net, x: F.pad(x, (1, 0))[..., 1:], "aten::slice"),
+    "channels in a stack": near_miss(lambda net, x: torch.stack([*x.unbind(-1)], -1), "aten::stack"),
+    "a map without a batch": near_miss(
+        lambda net, x: x + net.one(x.mean((1, 2)).t()[..., None])[..., 0].t()[:, None, None], "aten::conv2d"
+    ),
     "rolled": near_miss(lambda net, x: x.roll(1, -1), "aten::index_select"),
     "a running sum": near_miss(lambda net, x: x.cumsum(-1), "aten::cumsum"),
     "other segments as well": near_miss(
