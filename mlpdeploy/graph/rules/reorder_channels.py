@@ -50,6 +50,8 @@ def find(editor: Editor, node: fx.Node) -> list[Stream] | Refused | None:
         others = (end for end, value in ends if not _takes_apart(end, course.places[value], n, s))
         if (other := next(others, None)) is not None:
             return Refused(f"{name_of(other)} has its channels in their order")
+        if any(_opposed(end, course.places[value], n, s) for end, value in ends):
+            return Refused("its channels are mixed as (s n) elsewhere")
         if course.held:
             streams.append(Stream(course, n, s))
     return streams or None
@@ -94,6 +96,36 @@ def _takes_apart(end: fx.Node, place: Place, n: int, s: int) -> bool:
         return made is not None and made.reshape([*shape[:dim], *parts, *shape[dim + 1 :]]) is not None
     apart = tuple(Axis(size) for size in parts if size != 1)
     return place.node is source and rearranged(end, view.replace({view.seen[dim][0]: apart})) is not None
+
+
+def _opposed(end: fx.Node, place: Place, n: int, s: int) -> bool:
+    """Whether behind an end of the stream, or in front of it, a linear mixes n with another axis, and s not."""
+    shape, dim = shape_of(place.node), place.dim
+    chain = back(place.node)
+    view = chain.view.reshape([*shape[:dim], place.before, n, s, place.behind, *shape[dim + 1 :]])
+    if view is None:
+        return False
+    alone, other = view.seen[dim + 1], view.seen[dim + 2]
+    if place.node is end:
+        return is_linear_of_constants(chain.source) and _mixes(view.stored[-1], alone, other)
+    seen = view.reshape(shape)
+    return seen is not None and _read_opposed(end, seen, alone, other)
+
+
+def _read_opposed(node: fx.Node, view: View, alone: Group, other: Group) -> bool:
+    """The same of what a rearrangement hands on."""
+    moved = rearranged(node, view)
+    if moved is None:
+        return False
+    linears = [user for user in node.users if is_linear_of_constants(user) and user.args[0] is node]
+    if linears and _mixes(moved.seen[-1], alone, other):
+        return True
+    return any(_read_opposed(user, moved, alone, other) for user in node.users if user not in linears)
+
+
+def _mixes(mixed: Group, alone: Group, other: Group) -> bool:
+    """Whether one factor of the channels is mixed with another axis, and the other factor not."""
+    return {*alone} < {*mixed} and not {*other} & {*mixed}
 
 
 def replace(editor: Editor, node: fx.Node, streams: list[Stream]) -> None:

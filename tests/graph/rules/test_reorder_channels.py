@@ -37,6 +37,7 @@ class Net(nn.Module):
         self.grouped, self.one = nn.Conv2d(C, C, 3, padding=1, groups=2), nn.Conv2d(C, C, 1)
         self.same = nn.Conv2d(C, C, 3, padding="same", groups=C)
         self.line, self.volume = nn.Conv1d(C, C, 3, padding=1), nn.Conv3d(C, C, 3, padding=1)
+        self.across = nn.Linear(W * N, W * N)
         self.root, self.instance = nn.RMSNorm(C), nn.InstanceNorm2d(C, affine=True)
         self.map, self.groups, self.slopes = nn.GroupNorm(1, C), nn.GroupNorm(2, C), nn.PReLU(C)
 
@@ -48,6 +49,11 @@ class Net(nn.Module):
         h = x.shape[1]
         y = x.reshape(-1, h, W, N, S).transpose(2, 3).reshape(-1, h, N, W * S)
         return self.mix(y).reshape(-1, h, N, W, S).transpose(2, 3).reshape(-1, h, W, C)
+
+    def crossed(self, x: Tensor) -> Tensor:
+        """Of channels as (s n)."""
+        y = self.across(x.unflatten(-1, (N, S)).permute(0, 1, 4, 2, 3).flatten(3))
+        return y.unflatten(-1, (W, N)).permute(0, 1, 3, 4, 2).flatten(3)
 
 
 def on_maps(step: Callable[[Net, Tensor], Tensor]) -> Step:
@@ -122,6 +128,9 @@ def near_miss(step: Step, why: str) -> NearMiss:
 
 EXAMPLE = Example(lambda: Net(STEPS["the block twice"]), (H, W, 2), fires=2)
 NEAR_MISSES = {
+    "mixed in the other order as well": NearMiss(
+        lambda: Net(lambda net, x: x + net.crossed(x)), (H, W, 2), ("its channels are mixed as (s n) elsewhere",)
+    ),
     "halves": near_miss(lambda net, x: torch.cat([x[..., : C // 2].sin(), x[..., C // 2 :]], -1), "aten::cat"),
     "a gate of two halves": near_miss(lambda net, x: torch.cat([one * 2 for one in x.chunk(2, -1)], -1), "aten::cat"),
     "groups of channels": near_miss(on_maps(lambda net, x: net.grouped(x)), "aten::conv2d"),
