@@ -62,7 +62,7 @@ def project(  # type: ignore[no-untyped-def]
     total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for start in range(0, P * S, BLOCK_K):
         c = start + tl.arange(0, BLOCK_K)
-        p, s = c // S, c % S
+        p, s = (0, c) if P == 1 else (c // S, c % S)  # c goes beyond S where it is masked: no quotient that is 0
         a = rows + (p * (Q * S * O) + s * O)[None, :]
         w = matrix + (c * WEIGHT_COLUMN)[:, None]
         if (P * S) % BLOCK_K == 0:

@@ -57,6 +57,15 @@ def widths(found: Counter[str], kind: str) -> set[int]:
     return {int(name.split()[1]) for name in found if name.startswith(kind)}
 
 
+def loop(ptx: str) -> list[str]:
+    """The instructions of the longest loop."""
+    lines = [line.strip() for line in ptx.splitlines()]
+    labels = {found[1]: place for place, line in enumerate(lines) if (found := re.match(r"(\$\w+):", line))}
+    jumps = [(found[1], place) for place, line in enumerate(lines) if (found := re.search(r"bra\S*\s+(\$\w+);", line))]
+    loops = [lines[labels[to] : place + 1] for to, place in jumps if labels[to] < place]
+    return [re.sub(r"^@!?%\w+\s+", "", line) for line in max(loops, key=len)]
+
+
 def resources(cubin: bytes, folder: Path) -> dict[str, int]:
     """Registers, stack and local memory of the only kernel of a cubin, as NVIDIA's own tool reads them."""
     tool, file = ASSEMBLER / "cuobjdump", folder / "kernel.cubin"
@@ -110,6 +119,14 @@ def test_channels_as_s_n_are_read_and_written_16_bytes_at_a_time(given: Problem)
     """Both branches of vip_s7's first stage, the width branch with nothing between what it contracts (q = 1)."""
     found = instructions(ahead.compile_kernel(given, Config(128, 64, 32, 4, 3), 90).ptx)
     assert widths(found, "load") == {16} and widths(found, "store") == {16} and not found["local"]
+
+
+@pytest.mark.parametrize("given", [Problem(1, 28, 112, 64, 28, 2, "fp16"), Problem(1, 1, 196, 768, 1, 384, "fp16")])
+def test_one_contracted_axis_needs_no_quotients_in_the_loop(given: Problem) -> None:
+    """RaftMLP's second projection, and a product over tokens whose last step is not full."""
+    steps = loop(ahead.compile_kernel(given, Config(128, 128, 64, 4, 3), 90).ptx)
+    assert any("wgmma" in step for step in steps)
+    assert not [step for step in steps if re.match(r"mul\.hi|div|rem", step)]
 
 
 def test_tiles_of_128_x_128_are_tried_with_either_number_of_warps() -> None:
