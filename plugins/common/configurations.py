@@ -22,6 +22,9 @@ _MULTIPROCESSORS = {80: 108, 86: 84, 89: 128, 90: 132, 100: 148, 120: 170}
 SHARED = {80: 163 << 10, 86: 99 << 10, 89: 99 << 10, 90: 227 << 10, 100: 227 << 10, 120: 99 << 10}
 """Shared memory that one block can have, in bytes (CUDA C++ Programming Guide, compute capabilities)."""
 
+_RESERVED = 1 << 10
+"""Bytes of shared memory that the system takes of every block; a multiprocessor has that of one block beside SHARED."""
+
 INDEXABLE = 2**31
 """Elements of a tensor that 32-bit addresses reach."""
 
@@ -46,8 +49,14 @@ class Problem(Protocol):
     def default(self, batch: int, sm: int) -> Config | None:
         """The configuration where nothing was measured; None where the kernel fits no block of this GPU."""
 
+    def candidates(self, sm: int) -> tuple[Config, ...]:
+        """The configurations that a GPU can run."""
+
     def shortlist(self, batch: int, sm: int) -> tuple[Config, ...]:
-        """The configurations worth measuring."""
+        """The tiles worth measuring, in one configuration each."""
+
+    def variants(self, config: Config, sm: int) -> tuple[Config, ...]:
+        """The other configurations of the same tile and warps: depths of a step, and steps in flight."""
 
 
 def capability(sm: int) -> int:
@@ -61,6 +70,38 @@ def filling(found: Sequence[Config], tiles: Callable[[Config], Any], sm: int) ->
     """The first configuration that gives every multiprocessor a tile; where none does, that of the most tiles."""
     enough = _MULTIPROCESSORS[capability(sm)]
     return next((config for config in found if tiles(config) >= enough), max(found, key=tiles))
+
+
+def pipelines(
+    deepest_first: Sequence[Config], needs: Callable[[Config], int], sm: int, limit: int | None = None
+) -> list[Config]:
+    """Of configurations by their steps in flight: the deepest that fits a block, and that of which two fit at once.
+
+    Two blocks on a multiprocessor overlap what one does before and behind its products with those of the other.
+    `needs`: bytes of shared memory. `limit`: as many at most, where a block could have more.
+    """
+    most = SHARED[capability(sm)]
+    halves = (most - _RESERVED) // 2
+    sizes = [min(size, limit or size) for size in (most, halves)]
+    fitting = [next((config for config in deepest_first if needs(config) <= size), None) for size in sizes]
+    return [*dict.fromkeys(config for config in fitting if config is not None)]
+
+
+def leading(found: Sequence[Config]) -> list[Config]:
+    """The first configuration of each tile and number of warps."""
+    first: dict[tuple[int, ...], Config] = {}
+    for config in found:
+        first.setdefault(_tile(config), config)
+    return [*first.values()]
+
+
+def alike(config: Config, found: Sequence[Config]) -> tuple[Config, ...]:
+    """The others that have its tile and its warps."""
+    return tuple(other for other in found if other != config and _tile(other) == _tile(config))
+
+
+def _tile(config: Config) -> tuple[int, ...]:
+    return config.block_m, config.block_n, config.warps
 
 
 def nearest(found: Sequence[Config], tiles: Callable[[Config], Any], to: Config, count: int) -> tuple[Config, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -30,6 +31,11 @@ def serves(x: Tensor, *others: Tensor) -> bool:
         return False
     same = all(one.dtype == x.dtype and one.device == x.device for one in others)
     return same and compute_capability(x.device) >= OLDEST and all(one.is_contiguous() for one in (x, *others))
+
+
+def on_its_device(x: Tensor) -> contextlib.AbstractContextManager[Any]:
+    """The device of `x` made the current one, on which Triton launches; nothing where CUDA was never used."""
+    return torch.cuda.device(x.device) if x.is_cuda and torch.cuda.is_initialized() else contextlib.nullcontext()
 
 
 def compute_capability(device: torch.device) -> int:

@@ -1,7 +1,9 @@
 """Which configuration runs a kernel: measured where there is a GPU, remembered on disk, else the default.
 
-Measurements are kept by compute capability and shape class. What the operation means, as libraries compute it, competes
-too: where that was faster, or where the kernel fits no block, the answer is LIBRARY, and the caller uses them.
+Measurements are kept by GPU and shape class: this machine's in a file of the user's cache, a line each, so that
+processes that measure at once, or end meanwhile, cost one another nothing; and those of GPUs that were measured before
+in SHIPPED, which comes with the code. What the operation means, as libraries compute it, competes too: where that was
+faster, or where the kernel fits no block, the answer is LIBRARY, and the caller uses them.
 """
 
 from __future__ import annotations
@@ -10,7 +12,8 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -23,6 +26,9 @@ LIBRARY = "library"
 
 Choice = Config | str
 
+SHIPPED = Path(__file__).with_name("measured.json")
+"""By GPU, what was measured there: of which code of the kernels, and the choices by shape class. `ship` writes it."""
+
 CODE = ("kernel", "problem", "configurations")
 """Files that say what a measurement was of."""
 
@@ -34,8 +40,9 @@ def choose(problem: Problem, batch: int, sm: int) -> Choice:
 
 
 def remembered(problem: Problem, batch: int, sm: int) -> Choice | None:
-    """What was measured for this shape class on this compute capability."""
-    return _remembered(sm).get(problem.shape_class(batch))
+    """What was measured for this shape class on this machine, or on a GPU like it, where it is still a candidate."""
+    choice = _remembered(sm).get(problem.shape_class(batch))
+    return choice if choice == LIBRARY or choice in problem.candidates(sm) else None
 
 
 def timings(
@@ -43,15 +50,24 @@ def timings(
 ) -> dict[Choice, float]:
     """Seconds of each configuration worth measuring, and of LIBRARY; the fastest is remembered.
 
-    `run(choice)` makes a function without arguments, `time(function)` says how many seconds it takes. A candidate that
-    the GPU refuses (shared memory, registers) is left out.
+    `run(choice)` makes a function without arguments, `time(function)` says how many seconds it takes. Tiles compete
+    first, each in one configuration, and then the other configurations of the best. A candidate that the GPU or the
+    compiler refuses (shared memory, registers) is left out.
     """
+    from triton import TritonError
+
     taken: dict[Choice, float] = {}
-    competing: list[Choice] = [LIBRARY, *problem.shortlist(batch, sm)]
-    for choice in competing:
-        with contextlib.suppress(RuntimeError):  # CUDA's and Triton's launch errors
-            taken[choice] = time(run(choice))
-    remember({problem.shape_class(batch): fastest(taken)}, sm)
+
+    def measure(choices: Sequence[Choice]) -> None:
+        for choice in choices:
+            with contextlib.suppress(RuntimeError, TritonError):  # CUDA's errors, and Triton's, which are of their own
+                taken[choice] = time(run(choice))
+
+    measure([LIBRARY, *problem.shortlist(batch, sm)])
+    if own := {choice: seconds for choice, seconds in taken.items() if isinstance(choice, Config)}:
+        measure(problem.variants(min(own, key=lambda config: own[config]), sm))
+    if taken:
+        remember({problem.shape_class(batch): fastest(taken)}, sm)
     return taken
 
 
@@ -68,29 +84,62 @@ def seconds(function: Callable[[], Any]) -> float:
 
 
 def remember(choices: Mapping[str, Choice], sm: int) -> None:
-    """Add choices by shape class to the file of this compute capability, in one step; nothing where it is read-only."""
+    """Add choices by shape class to this machine's file; nothing where it is read-only."""
+    lines = [json.dumps({"shape": name, "choice": _written(choice)}) for name, choice in choices.items()]
     path = file(sm)
-    merged = {**_read(path), **choices}
-    document = {name: choice if isinstance(choice, str) else asdict(choice) for name, choice in sorted(merged.items())}
-    temporary = path.with_suffix(f".{os.getpid()}")
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-        temporary.replace(path)
+        # One write to the end of a file is whole; what an ended process left of its own stays on a line by itself.
+        with path.open("a", encoding="utf-8") as opened:
+            opened.write("".join(f"\n{line}\n" for line in lines))
     _remembered.cache_clear()
 
 
+def ship(sm: int, path: Path | None = None) -> Path:
+    """Put what this machine has measured into the file that comes with the code, under the name of its GPU.
+
+    What another version of the kernels measured there goes. Raises ValueError where there is no such GPU.
+    """
+    import triton
+
+    name, path = gpu(sm), path or SHIPPED
+    if not name:
+        raise ValueError(f"this machine has no GPU of compute capability {sm // 10}.{sm % 10}")
+    document = _document(path)
+    choices = {**_shipped(sm, path), **_read(file(sm))}
+    kept = {shape: _written(choice) for shape, choice in sorted(choices.items())}
+    document[name] = {"code": _code(), "triton": triton.__version__, "choices": kept}
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    temporary.replace(path)
+    _remembered.cache_clear()
+    return path
+
+
 def file(sm: int) -> Path:
-    """Where the choices for a compute capability lie: a name of its own for each version of the kernels and Triton."""
+    """Where this machine's choices lie: a name of its own for each GPU, and version of the kernels and Triton."""
+    import triton
+
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlpdeploy"
-    return root / f"kernels-sm{sm}-{_version()}.json"
+    name = re.sub(r"[^a-z0-9]+", "-", gpu(sm).lower()) or f"sm{sm}"
+    version = hashlib.sha256(f"{triton.__version__} {_code()}".encode()).hexdigest()[:12]
+    return root / f"kernels-{name}-{version}.jsonl"
 
 
 @cache
-def _version() -> str:
-    import triton
+def gpu(sm: int) -> str:
+    """The name of this machine's GPU of a compute capability, as its driver tells it; empty where there is none."""
+    import torch
 
-    digest = hashlib.sha256(triton.__version__.encode())
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    found = map(torch.cuda.get_device_properties, range(count))
+    return next((str(one.name) for one in found if 10 * one.major + one.minor == sm), "")
+
+
+@cache
+def _code() -> str:
+    """Twelve hexadecimal digits that change with what a measurement is of."""
+    digest = hashlib.sha256()
     for path in sorted(Path(__file__).parents[1].rglob("*.py")):
         if path.stem in CODE:
             digest.update(path.read_bytes())
@@ -99,13 +148,36 @@ def _version() -> str:
 
 @cache
 def _remembered(sm: int) -> dict[str, Choice]:
-    return _read(file(sm))
+    return {**_shipped(sm, SHIPPED), **_read(file(sm))}
+
+
+def _shipped(sm: int, path: Path) -> dict[str, Choice]:
+    """The choices that come with the code for this machine's GPU, where they are of the kernels as they are."""
+    entry = _document(path).get(gpu(sm), {})
+    if entry.get("code") != _code():
+        return {}
+    return {name: _choice(choice) for name, choice in entry["choices"].items()}
+
+
+def _document(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return found
 
 
 def _read(path: Path) -> dict[str, Choice]:
-    """The choices of a file; none where there is no such file or it is damaged."""
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        return {name: LIBRARY if choice == LIBRARY else Config(**choice) for name, choice in document.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
-        return {}
+    """The choices of this machine's file, the last of each: none where there is no file, damaged lines left out."""
+    found: dict[str, Choice] = {}
+    with contextlib.suppress(OSError):
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            with contextlib.suppress(ValueError, TypeError, LookupError, RecursionError):
+                record = json.loads(line)
+                found[record["shape"]] = _choice(record["choice"])
+    return found
+
+
+def _written(choice: Choice) -> Any:
+    return choice if isinstance(choice, str) else asdict(choice)
+
+
+def _choice(written: Any) -> Choice:
+    return LIBRARY if written == LIBRARY else Config(**written)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..common import tuning
 from ..common.configurations import Config
-from ..common.launching import compiled, compute_capability, drawn, hint, largest, precision_of, serves
+from ..common.launching import compiled, compute_capability, drawn, hint, largest, on_its_device, precision_of, serves
 from .kernel import project as kernel
 from .problem import Problem
 
@@ -103,10 +103,11 @@ def project(
     b, _, q, _, *trailing = x.shape
     shape = (b, segments, q, problem.t, *trailing) if accumulate is None else accumulate.shape
     y = x.new_empty(shape) if out is None else out
-    kernel[(problem.tiles(config, b),)](
-        x, weight, bias, scale, accumulate, b, y,
-        **problem.constants(config), num_warps=config.warps, num_stages=config.stages,
-    )  # fmt: skip
+    with on_its_device(x):
+        kernel[(problem.tiles(config, b),)](
+            x, weight, bias, scale, accumulate, b, y,
+            **problem.constants(config), num_warps=config.warps, num_stages=config.stages,
+        )  # fmt: skip
     return y
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..common.ahead import Compiled
-from ..common.configurations import Config
+from ..common.configurations import Config, leading
 from .ahead import compile_kernel
 from .problem import Problem
 
@@ -25,8 +25,8 @@ NAMESPACE, NAME, VERSION = "mlpdeploy", "segment_grouped_projection", "1"
 SHARED = 47 << 10
 """Bytes of shared memory for the operands: a launch may ask for 48 KiB, barriers included, without further setting."""
 
-TACTICS = 8
-"""Configurations that TensorRT measures; each is compiled."""
+TACTICS = 10
+"""Configurations that TensorRT measures, each of another tile or number of warps; each is compiled."""
 
 PRECISIONS = {"HALF": "fp16", "BF16": "bf16", "FLOAT": "fp32"}
 AUTOTUNED = {"HALF": "FP16", "BF16": "BF16", "FLOAT": "FP32"}
@@ -65,7 +65,7 @@ def problem(shape: Sequence[int], split: Any, dtype: str, tf32: Any, largest: in
 
 def tactics(problem: Problem, sm: int) -> tuple[Config, ...]:
     """The configurations that TensorRT chooses from; tactic n is the n-th, counted from 1."""
-    return problem.candidates(sm, SHARED)[:TACTICS]
+    return tuple(leading(problem.candidates(sm, SHARED))[:TACTICS])
 
 
 def register(trtp: Any, sm: int, cuda: str | None = None) -> None:

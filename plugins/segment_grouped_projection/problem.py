@@ -12,15 +12,19 @@ from ..common.configurations import (
     GELUS,
     INDEXABLE,
     POINTERS,
-    SHARED,
     Config,
+    alike,
     at_most,
-    capability,
     filling,
+    holding,
+    leading,
     nearest,
+    pipelines,
 )
 
-_TILES = ((128, 256), (128, 128), (256, 64), (128, 64), (64, 128), (64, 64), (32, 64), (32, 32), (16, 32))
+_TILES = (
+    (128, 256), (128, 128), (256, 64), (64, 256), (128, 64), (64, 128), (64, 64), (32, 64), (32, 32), (16, 32),
+)  # fmt: skip
 """Rows and columns of the tiles that are tried, largest first."""
 
 
@@ -115,7 +119,6 @@ class Problem:
 
     def candidates(self, sm: int, shared: int | None = None) -> tuple[Config, ...]:
         """The configurations that fit, largest tiles first; `shared` limits shared memory further."""
-        limit = min(SHARED[capability(sm)], shared or SHARED[capability(sm)])
         step, wide = 64 if BYTES[self.precision] == 2 else 32, at_most(256, self.columns)
         found: dict[Config, None] = {}
         for block_m, block_n in ((tall, min(across, wide)) for tall, across in _TILES):
@@ -124,9 +127,8 @@ class Problem:
                 continue
             depths = (at_most(step, self.depth), at_most(step // 2, self.depth))
             for warps, block_k in itertools.product(_warps(block_m * block_n), depths):
-                deepest = (Config(block_m, block_n, block_k, warps, stages) for stages in (4, 3, 2))
-                fitting = next((config for config in deepest if self.shared(config) <= limit), None)
-                found |= {} if fitting is None else {fitting: None}
+                deepest_first = [Config(block_m, block_n, block_k, warps, stages) for stages in (4, 3, 2)]
+                found |= dict.fromkeys(pipelines(deepest_first, self.shared, sm, shared))
         return tuple(found)
 
     def default(self, batch: int, sm: int, shared: int | None = None) -> Config:
@@ -136,9 +138,13 @@ class Problem:
         return filling(likely, lambda config: self.tiles(config, batch), sm)
 
     def shortlist(self, batch: int, sm: int, count: int = 8) -> tuple[Config, ...]:
-        """The candidates to measure at one batch: those whose number of tiles is nearest to that of the default."""
-        found, chosen = self.candidates(sm), self.default(batch, sm)
-        return nearest(found, lambda config: self.tiles(config, batch), chosen, count)
+        """The tiles to measure at one batch, in one configuration each: whose number is nearest to the default's."""
+        found = [config for config in leading(self.candidates(sm)) if config.block_m <= holding(batch * self.rows)]
+        return nearest(found, lambda config: self.tiles(config, batch), self.default(batch, sm), count)
+
+    def variants(self, config: Config, sm: int) -> tuple[Config, ...]:
+        """See the protocol."""
+        return alike(config, self.candidates(sm))
 
 
 def _warps(elements: int) -> tuple[int, ...]:

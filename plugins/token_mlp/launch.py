@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..common import tuning
 from ..common.configurations import Config
-from ..common.launching import compiled, compute_capability, drawn, hint, largest, precision_of, serves
+from ..common.launching import compiled, compute_capability, drawn, hint, largest, on_its_device, precision_of, serves
 from .kernel import mlp as kernel
 from .problem import Problem
 
@@ -96,10 +96,11 @@ def run(
     """
     problem = describe(x, up, up_bias, gelu, down, down_bias, residual, tf32)
     y = x.new_empty((x.shape[0], problem.m, problem.c))
-    kernel[(problem.tiles(config, x.shape[0]),)](
-        x, up, up_bias, down, down_bias, residual, x.shape[0], y,
-        **problem.constants(config), num_warps=config.warps, num_stages=config.stages,
-    )  # fmt: skip
+    with on_its_device(x):
+        kernel[(problem.tiles(config, x.shape[0]),)](
+            x, up, up_bias, down, down_bias, residual, x.shape[0], y,
+            **problem.constants(config), num_warps=config.warps, num_stages=config.stages,
+        )  # fmt: skip
     return y
 
 

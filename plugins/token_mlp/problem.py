@@ -14,13 +14,14 @@ from ..common.configurations import (
     GELUS,
     INDEXABLE,
     POINTERS,
-    SHARED,
     Config,
+    alike,
     at_most,
-    capability,
     filling,
     holding,
+    leading,
     nearest,
+    pipelines,
 )
 
 _TILES = ((128, 64), (128, 32), (64, 64), (64, 32), (32, 64), (32, 32), (32, 16), (16, 32), (16, 16))
@@ -108,9 +109,8 @@ class Problem:
             if (sums := block_m * (block_n + block_k)) > _SUMS[self.precision]:
                 continue
             for warps in (8, 4) if sums <= _SUMS_OF_FOUR[self.precision] else (8,):
-                deepest = (Config(block_m, block_n, block_k, warps, stages) for stages in (3, 2))
-                fitting = next((config for config in deepest if self.shared(config) <= SHARED[capability(sm)]), None)
-                found |= {} if fitting is None else {fitting: None}
+                deepest_first = [Config(block_m, block_n, block_k, warps, stages) for stages in (3, 2)]
+                found |= dict.fromkeys(pipelines(deepest_first, self.shared, sm))
         return tuple(found)
 
     def default(self, batch: int, sm: int) -> Config | None:
@@ -119,9 +119,13 @@ class Problem:
         return filling(found, lambda config: self.tiles(config, batch), sm) if found else None
 
     def shortlist(self, batch: int, sm: int, count: int = 8) -> tuple[Config, ...]:
-        """The candidates to measure at one batch: those whose number of tiles is nearest to that of the default."""
-        found, chosen = self.candidates(sm), self.default(batch, sm)
+        """The tiles to measure at one batch, in one configuration each: whose number is nearest to the default's."""
+        found, chosen = leading(self.candidates(sm)), self.default(batch, sm)
         return () if chosen is None else nearest(found, lambda config: self.tiles(config, batch), chosen, count)
+
+    def variants(self, config: Config, sm: int) -> tuple[Config, ...]:
+        """See the protocol."""
+        return alike(config, self.candidates(sm))
 
 
 def least_shared(n: int, m: int) -> int:

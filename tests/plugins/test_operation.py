@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import json
 import shutil
 import subprocess
 import sys
@@ -31,9 +31,15 @@ problem: Any = kernels.load("segment_grouped_projection.problem")
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    tuning._remembered.cache_clear()
+    forget()
     yield
+    forget()
+
+
+def forget() -> None:
+    """What a process knows of files of measurements and of this machine's GPUs."""
     tuning._remembered.cache_clear()
+    tuning.gpu.cache_clear()
 
 
 @pytest.fixture
@@ -175,44 +181,33 @@ def test_the_meaning_is_the_contraction(trailing: tuple[int, ...]) -> None:
     torch.library.opcheck(custom_ops.SEGMENT_GROUPED_PROJECTION, (x, weight, 4), test_utils=tests)
 
 
-GIVEN = problem.Problem(16, 16, 24, 1, 16, 24, "fp16")
+class Recorder:
+    """A kernel that only notes which device is the current one while it is launched."""
+
+    def __init__(self) -> None:
+        self.current, self.seen = "cuda:0", list[str]()
+
+    def __getitem__(self, grid: Any) -> Any:
+        return lambda *given, **named: self.seen.append(self.current)
+
+    @contextlib.contextmanager
+    def device(self, wanted: torch.device) -> Any:
+        before, self.current = self.current, str(wanted)
+        yield
+        self.current = before
 
 
-def test_the_fastest_is_remembered_by_shape_class_and_gpu() -> None:
-    tried: list[Any] = []
-    wanted = GIVEN.shortlist(32, 90)[3]
-
-    def seconds(choice: Any) -> float:
-        tried.append(choice)
-        if choice == GIVEN.shortlist(32, 90)[1]:
-            raise RuntimeError("out of resource: shared memory")
-        return 1.0 if choice == wanted else 2.0
-
-    taken = tuning.timings(GIVEN, 32, 90, lambda choice: choice, seconds)
-    assert tuning.fastest(taken) == wanted and len(taken) == len(tried) - 1 and tuning.LIBRARY in taken
-    for batch in (32, 17):  # 17 to 32 are one class
-        assert tuning.choose(GIVEN, batch, 90) == wanted
-    for other in ((GIVEN, 33, 90), (GIVEN, 32, 80)):
-        assert tuning.remembered(*other) is None and tuning.choose(*other) == GIVEN.default(*other[1:])
-    assert tuning.remembered(problem.Problem(16, 16, 24, 1, 16, 24, "bf16"), 32, 90) is None
-
-
-def test_choices_add_up_in_a_file_and_damage_is_forgotten() -> None:
-    config = problem.Config(16, 32, 64, 4, 2)
-    tuning.remember({"a": config}, 90)
-    tuning.remember({"b": tuning.LIBRARY}, 90)
-    path = tuning.file(90)
-    assert tuning._read(path) == {"a": config, "b": tuning.LIBRARY} and len(list(path.parent.iterdir())) == 1
-    for damage in ("", "{", "[]", '{"a": 3}', json.dumps({"a": {"block_m": 16}})):
-        path.write_text(damage)
-        tuning._remembered.cache_clear()
-        assert tuning.choose(GIVEN, 1, 90) == GIVEN.default(1, 90)
-
-
-def test_a_cache_that_cannot_be_written_costs_nothing(tmp_path: Path) -> None:
-    (tmp_path / "cache").write_text("a file where the folder should be")
-    tuning.remember({"a": tuning.LIBRARY}, 90)
-    assert tuning.choose(GIVEN, 1, 90) == GIVEN.default(1, 90)
+def test_kernels_run_on_the_device_of_their_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton launches on the current one, where another GPU's addresses mean nothing."""
+    recorder, mlps = Recorder(), kernels.load("token_mlp.launch")
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device", recorder.device)
+    config = problem.Config(16, 16, 16, 4, 2)
+    with FakeTensorMode():
+        x, weight = (torch.empty(size, device="cuda:1") for size in ((2, 1, 1, 4, 3), (4, 4)))
+        launch.project(x, weight, 1, config, kernel=recorder)
+        mlps.run(config, x[:, 0, 0], weight, None, "erf", weight, None, None, kernel=recorder)
+    assert recorder.seen == ["cuda:1", "cuda:1"] and recorder.current == "cuda:0"
 
 
 def test_a_build_for_a_gpu_measures_each_projection_at_its_batch(monkeypatch: pytest.MonkeyPatch) -> None:
