@@ -1,12 +1,13 @@
 """Everything that a GPU can show, in one command without a network connection.
 
-    python -m benchmarks.gpu [--budget 450] [--parts correctness,kernel,network,engine] [--out DIR] [--dry-run]
+    python -m benchmarks.gpu [--budget 450] [--parts correctness,kernel,network,engine,choices] [--out DIR] [--dry-run]
 
 Finds out what the machine has, checks the kernel, measures it, and measures whole networks in PyTorch, each beside
 eager and torch.compile and without each of its rules, and in TensorRT where that is installed. Networks compile at
 once, a process each, and are measured one at a time. Each row is written when it is done, most important first, to
 `<gpu>.json` and `<gpu>.md`; a run that ends early leaves what it has, and the next one on the same machine goes on
-where it ended. `--dry-run` takes every path with tiny sizes on a CPU.
+where it ended. The last part, `choices`, measures our kernels' configurations for each shape of the networks and puts
+them beside the kernels (`plugins/common/measured.json`). `--dry-run` takes every path with tiny sizes on a CPU.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parents[1] / "results"
-PARTS = ("correctness", "kernel", "network", "engine")
+PARTS = ("correctness", "kernel", "network", "engine", "choices")
 QUICK = "mixer_s32"
 """The network whose engines say whether TensorRT accepts this GPU."""
 
@@ -50,7 +51,7 @@ class Session:
 
 def jobs(session: Session) -> Iterator[Job]:
     """All rows, most important first."""
-    from benchmarks.gpu import fused, kernels, networks
+    from benchmarks.gpu import choices, fused, kernels, networks
 
     device, dry, seconds = session.device, session.dry, session.seconds
     cases, others = (kernels.TINY, ()) if dry else (kernels.CASES, kernels.OTHERS)
@@ -74,6 +75,7 @@ def jobs(session: Session) -> Iterator[Job]:
     yield from _engine_jobs(dry, seconds, quick=False)
     yield from _correctness_jobs(cases, device)
     yield from _kernel_jobs(others, (128, 8, 1), device, dry, seconds)
+    yield from choices.jobs([*dict.fromkeys((*names, *mlps))], (2,) if dry else batches, device)
 
 
 def _correctness_jobs(cases: Any, device: str) -> Iterator[Job]:

@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -77,10 +77,25 @@ def fastest(taken: Mapping[Choice, float]) -> Choice:
 
 
 def seconds(function: Callable[[], Any]) -> float:
-    """The median time of a function on the GPU, its cache emptied before each run."""
+    """The median time of a function on the GPU, its cache emptied before each run, while no other process measures."""
     from triton.testing import do_bench
 
-    return 1e-3 * float(do_bench(function, warmup=10, rep=40, return_mode="median"))
+    function()  # compiles, beside the others
+    with _alone():
+        return 1e-3 * float(do_bench(function, warmup=10, rep=40, return_mode="median"))
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """One process of a user at a time; all at once where there is no such lock, or no place for its file."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(ImportError, OSError):
+            import fcntl
+
+            _folder().mkdir(parents=True, exist_ok=True)
+            held = stack.enter_context((_folder() / "measuring.lock").open("w"))
+            fcntl.flock(held, fcntl.LOCK_EX)
+        yield
 
 
 def remember(choices: Mapping[str, Choice], sm: int) -> None:
@@ -106,7 +121,7 @@ def ship(sm: int, path: Path | None = None) -> Path:
     if not name:
         raise ValueError(f"this machine has no GPU of compute capability {sm // 10}.{sm % 10}")
     document = _document(path)
-    choices = {**_shipped(sm, path), **_read(file(sm))}
+    choices = {**shipped(sm, path), **_read(file(sm))}
     kept = {shape: _written(choice) for shape, choice in sorted(choices.items())}
     document[name] = {"code": _code(), "triton": triton.__version__, "choices": kept}
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -120,10 +135,13 @@ def file(sm: int) -> Path:
     """Where this machine's choices lie: a name of its own for each GPU, and version of the kernels and Triton."""
     import triton
 
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlpdeploy"
     name = re.sub(r"[^a-z0-9]+", "-", gpu(sm).lower()) or f"sm{sm}"
     version = hashlib.sha256(f"{triton.__version__} {_code()}".encode()).hexdigest()[:12]
-    return root / f"kernels-{name}-{version}.jsonl"
+    return _folder() / f"kernels-{name}-{version}.jsonl"
+
+
+def _folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlpdeploy"
 
 
 @cache
@@ -148,10 +166,10 @@ def _code() -> str:
 
 @cache
 def _remembered(sm: int) -> dict[str, Choice]:
-    return {**_shipped(sm, SHIPPED), **_read(file(sm))}
+    return {**shipped(sm, SHIPPED), **_read(file(sm))}
 
 
-def _shipped(sm: int, path: Path) -> dict[str, Choice]:
+def shipped(sm: int, path: Path) -> dict[str, Choice]:
     """The choices that come with the code for this machine's GPU, where they are of the kernels as they are."""
     entry = _document(path).get(gpu(sm), {})
     if entry.get("code") != _code():

@@ -6,6 +6,7 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
+from time import sleep
 from types import SimpleNamespace
 from typing import Any
 
@@ -151,6 +152,26 @@ def test_those_that_measure_at_once_lose_nothing() -> None:
     with ThreadPoolExecutor(4) as pool:
         [*pool.map(remember_many, range(0, 200, 50))]
     assert tuning._read(tuning.file(90)) == {f"shape {place}": tuning.LIBRARY for place in range(200)}
+
+
+@pytest.mark.parametrize("place", ["", "a file where the folder should be"])
+def test_measurements_wait_for_one_another(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels compile at once. Where there is no place for a lock nothing waits, and all are measured."""
+    running, most, compiled = [0], [0], [0]
+
+    def bench(function: Any, **options: Any) -> float:
+        running[0] += 1
+        most[0] = max(most[0], running[0])
+        sleep(0.02)
+        running[0] -= 1
+        return 1e3
+
+    monkeypatch.setattr("triton.testing.do_bench", bench)
+    if place:
+        (tmp_path / "cache").write_text(place)
+    with ThreadPoolExecutor(4) as pool:
+        taken = [*pool.map(tuning.seconds, [lambda: compiled.append(1)] * 4)]
+    assert taken == [1.0] * 4 and len(compiled) == 5 and (most[0] == 1 or place)
 
 
 def test_what_one_machine_measured_serves_the_next_with_that_gpu(h100: Any, monkeypatch: pytest.MonkeyPatch) -> None:

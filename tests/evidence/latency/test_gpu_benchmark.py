@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.gpu import fused, machine, report, timer
+from benchmarks.gpu import choices, fused, machine, report, timer
 from benchmarks.gpu.__main__ import Book, Session, jobs
-from benchmarks.gpu.networks import NAMES, TINY
+from benchmarks.gpu.networks import NAMES, TINY, Network
 from mlpdeploy.evidence.latency.timing import Timings
 from mlpdeploy.selection.choice import NetworkChoice
 
@@ -53,7 +53,7 @@ def test_a_dry_run_takes_every_path_and_goes_on_where_it_ended(tmp_path: Path) -
     assert "network tiny" in second and "kernel " not in second and "correctness " not in second
     document = json.loads((tmp_path / "dry-run.json").read_text())
     names = [name.split(" ")[0] for name in document["results"]]
-    once = {"roofline": 1, "network": 1, "rules": 1, "epilogues": 2}
+    once = {"roofline": 1, "network": 1, "rules": 1, "epilogues": 2, "choices": 2}
     assert {name: names.count(name) for name in names} == {"correctness": 2, "kernel": 2, **once}
     for name, row in document["results"].items():
         assert "failed" not in row, (name, row)
@@ -188,6 +188,22 @@ def test_what_the_kernels_of_mlps_are_worth_is_measured_at_every_batch() -> None
         rows = [f"epilogues {name} batch {batch}" for batch in (128, 8, 1)]
         assert [one for one in asked if one in rows] == rows
         assert name not in NAMES or asked.index(rows[0]) > asked.index(f"network {name} batch 128")
+
+
+def test_choices_are_measured_in_every_form_and_put_beside_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    tuned: list[dict[str, int]] = []
+    tuning: Any = choices.kernels.load("common.tuning")
+    monkeypatch.setattr(choices.networks, "tune", lambda network, batch, device: tuned.append(network.rules))
+    assert choices.measure(fused.TINY_MIXER, 2, "cpu") == {"nothing": "there is no GPU"}
+    assert [("activate_projections" in one, "fuse_token_mlps" in one) for one in tuned] == [
+        (False, False), (True, False), (True, True),
+    ]  # fmt: skip
+    monkeypatch.setattr(choices.networks, "load", lambda name, device, rules: Network("", *[None] * 2, {}, ()))
+    monkeypatch.setattr(choices, "RULES", ((),))
+    monkeypatch.setattr(choices.kernels.load("common.launching"), "compute_capability", lambda device: 90)
+    monkeypatch.setattr(tuning, "ship", lambda sm: Path(f"sm{sm}/measured.json"))
+    monkeypatch.setattr(tuning, "shipped", lambda sm, path: {"a": "library"})
+    assert choices.measure("any", 2, "cuda") == {"file": "measured.json", "known": 1}
 
 
 @pytest.mark.parametrize(
