@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from mlpdeploy.engine import nvidia
@@ -69,7 +70,7 @@ VECTOR = 16
 
 def for_gpu(typed: Typed) -> Typed:
     """The same graph with its weights laid as a GPU reads them, once and not in each call."""
-    return channels_last(padded(typed))
+    return channels_last(padded(carried(typed)))
 
 
 def channels_last(typed: Typed) -> Typed:
@@ -98,6 +99,43 @@ def channels_last(typed: Typed) -> Typed:
     return replace(typed, module=module)
 
 
+def carried(typed: Typed) -> Typed:
+    """The same graph, in which products from the left whose rows begin between two vectors are our operation.
+
+    A library's kernels read such rows (196 numbers in FP16) two numbers at a time, and would only read `x` wider if it
+    were copied to a length that vectors divide. Ours reads rows that are stored longer, and `x` as it lies. Which of
+    the two is faster is measured where an engine is built.
+    """
+    from dataclasses import replace
+
+    import torch
+    from torch import fx
+
+    from mlpdeploy.graph.custom_ops import SEGMENT_GROUPED_PROJECTION
+    from mlpdeploy.graph.editor import Editor, weight
+    from mlpdeploy.graph.kinds import shape_of
+    from mlpdeploy.graph.matching.products import product
+    from mlpdeploy.graph.rewrite import copied
+
+    module = fx.GraphModule(typed.module, copied(typed.module.graph))
+    editor = Editor(module, module.graph)
+    for node in list(module.graph.nodes):
+        found = product(editor, node) if node.target is torch.ops.aten.matmul.default else None
+        matrix = None if found is None else weight(module, found.matrix)
+        if found is None or matrix is None or matrix.dim() != 2 or not _lacking(matrix):
+            continue
+        *leading, tokens, channels = shape_of(found.x)
+        if not (isinstance(tokens, int) and isinstance(channels, int)):
+            continue
+        with editor.before(node):
+            x = editor.reshape(found.x, [math.prod(leading), tokens, channels], origin=node)
+            made = editor.call(SEGMENT_GROUPED_PROJECTION, (x, found.matrix, 1), origin=node)
+            node.replace_all_uses_with(editor.reshape(made, shape_of(node), origin=node))
+        module.graph.erase_node(node)
+    module.recompile()
+    return replace(typed, module=module)
+
+
 def padded(typed: Typed) -> Typed:
     """The same graph, in which every row of a matrix of our operations begins where a vector does.
 
@@ -120,7 +158,7 @@ def padded(typed: Typed) -> Typed:
     for node, place in [(node, place) for node, operation in ours for place in operation.matrices]:
         given = node.args[place]
         matrix = weight(module, given)
-        if matrix is None or not (lacking := -matrix.shape[1] % (VECTOR // matrix.element_size())):
+        if matrix is None or not (lacking := _lacking(matrix)):
             continue
         if given not in known:
             with editor.before(node):
@@ -129,6 +167,11 @@ def padded(typed: Typed) -> Typed:
     module.graph.eliminate_dead_code()
     module.recompile()
     return replace(typed, module=module)
+
+
+def _lacking(matrix: Tensor) -> int:
+    """By how many numbers its rows are too short for each to begin where a vector does."""
+    return -matrix.shape[1] % (VECTOR // matrix.element_size())
 
 
 def tune(module: Any, batch: int) -> None:

@@ -23,8 +23,9 @@ def segment_grouped_projection(x: Tensor, weight: Tensor, segments: int) -> Tens
     height branch with p = h and q = (w n), the width branch with p = w, q = n and the rows h counted to the batch.
     RaftMLP's mixers have a trailing axis: `b h w (r o)` with p = h, q = w, s = r.
 
-    `x`: (B, P, Q, S) or (B, P, Q, S, O). `weight`: (K*T, P*S), whose rows may be longer, if they end in zeros (see
-    `programs.padded`). `segments`: K. Returns (B, K, Q, T) or (B, K, Q, T, O), contiguous. On NVIDIA GPUs a kernel that
+    `x`: (B, P, Q, S) or (B, P, Q, S, O); or (B, S, O), which is a product from the left, with one segment. `weight`:
+    (K*T, P*S), whose rows may be longer, if they end in zeros (see `programs.padded`). `segments`: K. Returns
+    (B, K, Q, T), (B, K, Q, T, O) or (B, T, O), contiguous. On NVIDIA GPUs a kernel that
     permutes nothing computes it, unless it was measured to be slower.
     Source: Hou et al., Vision Permutator, section 3.2 (arXiv 2106.12368).
     """
@@ -42,6 +43,9 @@ def by_permuting(
     accumulate: Tensor | None = None,
 ) -> Tensor:
     """What both operations mean: permute, multiply, permute, and each step of the epilogue by itself."""
+    if x.dim() == 3:
+        full = by_permuting(x[:, None, None], weight, segments, bias, gelu, scale, accumulate)
+        return full[:, 0, 0] if accumulate is None else full
     _, p, q, s, *trailing = x.shape
     weight = weight[:, : p * s] if weight.shape[1] > p * s else weight
     result = _from_the_left(x, weight) if trailing and p == q == segments == 1 else _permuted(x, weight, segments)
@@ -94,9 +98,9 @@ def segment_grouped_projection_epilogue(
 @segment_grouped_projection.register_fake
 @segment_grouped_projection_epilogue.register_fake
 def _(x: Tensor, weight: Tensor, segments: int, *epilogue: Any) -> Tensor:
-    b, _, q, _, *trailing = x.shape
+    b, *sizes, t = *x.shape, weight.shape[0] // segments
     accumulate = epilogue[-1] if epilogue else None
-    shape = (b, segments, q, weight.shape[0] // segments, *trailing)
+    shape = (b, t, sizes[1]) if x.dim() == 3 else (b, segments, sizes[1], t, *sizes[3:])
     return x.new_empty(shape if accumulate is None else accumulate.shape)
 
 

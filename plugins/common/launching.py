@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -31,6 +32,18 @@ def serves(x: Tensor, *others: Tensor) -> bool:
         return False
     same = all(one.dtype == x.dtype and one.device == x.device for one in others)
     return same and compute_capability(x.device) >= OLDEST and all(one.is_contiguous() for one in (x, *others))
+
+
+def wrapped(kernel: Any) -> Any:
+    """A kernel as compilers see it.
+
+    What it reads is computed once: Inductor, which writes an operand of somebody's kernel where the kernel wants it,
+    would compute the operand anew for each of its other readers, as it would not for those of a library's product.
+    """
+    lowering = sys.modules.get("torch._inductor.lowering")  # Inductor is there where it is what traces
+    if lowering is not None and hasattr(lowering, "needs_realized_inputs"):
+        lowering.needs_realized_inputs.add(torch.ops.higher_order.triton_kernel_wrapper_mutation)
+    return torch.library.wrap_triton(kernel)
 
 
 def on_its_device(x: Tensor) -> contextlib.AbstractContextManager[Any]:

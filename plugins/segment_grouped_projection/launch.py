@@ -10,7 +10,17 @@ from torch import Tensor
 
 from ..common import tuning
 from ..common.configurations import Config
-from ..common.launching import compiled, compute_capability, drawn, hint, largest, on_its_device, precision_of, serves
+from ..common.launching import (
+    compiled,
+    compute_capability,
+    drawn,
+    hint,
+    largest,
+    on_its_device,
+    precision_of,
+    serves,
+    wrapped,
+)
 from .kernel import project as kernel
 from .problem import Problem
 
@@ -27,7 +37,7 @@ def dispatch(x: Tensor, weight: Tensor, segments: int, *following: Any) -> Tenso
     choice = tuning.choose(problem, hint(x.shape[0]), compute_capability(x.device))
     if isinstance(choice, str):
         return None
-    return project(x, weight, segments, choice, **epilogue, kernel=torch.library.wrap_triton(kernel))
+    return project(x, weight, segments, choice, **epilogue, kernel=wrapped(kernel))
 
 
 def _flat(
@@ -57,10 +67,10 @@ def describe(
 
     All sizes but the batch are constants of the kernel: where a compiler has symbols for them, they become numbers.
     """
-    p, q, s, *trailing = map(int, x.shape[1:])
+    p, q, s, *trailing = [1, 1] * (x.dim() == 3) + [*map(int, x.shape[1:])]
     o, segments = trailing[0] if trailing else 1, int(segments)
     rows, columns = map(int, weight.shape)
-    if columns < p * s or rows % segments:
+    if columns < p * s or rows % segments or (x.dim() == 3 and segments > 1):
         raise ValueError(f"a weight {list(weight.shape)} does not contract x {list(x.shape)} into {segments} segments")
     t = rows // segments
     problem = Problem(
@@ -92,16 +102,17 @@ def project(
 ) -> Tensor:
     """`accumulate + scale * gelu(x * weight + bias)`, of which all but the projection is optional.
 
-    `x`: (B, P, Q, S) or (B, P, Q, S, O). `weight`: (K*T, P*S), or longer rows that end in zeros. `segments`: K. Returns
-    (B, K, Q, T) or (B, K, Q, T, O), in `out` where it is given. `bias`: (K*T,). `scale`: (images, channels), where B is
-    a multiple of images, whose entries are consecutive, and a channel is (the last part of q, t, o). `accumulate`: the
-    elements of the result in the same order, in any shape, which the result then has; it may be `out`. All contiguous
-    and of one dtype.
+    `x`: (B, P, Q, S) or (B, P, Q, S, O); or (B, S, O), with one segment. `weight`: (K*T, P*S), or longer rows that end
+    in zeros. `segments`: K. Returns (B, K, Q, T), (B, K, Q, T, O) or (B, T, O), in `out` where it is given. `bias`:
+    (K*T,). `scale`: (images, channels), where B is a multiple of images, whose entries are consecutive, and a channel
+    is (the last part of q, t, o). `accumulate`: the elements of the result in the same order, in any shape, which the
+    result then has; it may be `out`. All contiguous and of one dtype.
     `tf32`: for FP32 (None: as `torch.set_float32_matmul_precision` says). `kernel`: wrapped, where a compiler traces.
     """
     problem = describe(x, weight, segments, bias=bias, scale=scale, accumulate=accumulate, gelu=gelu, tf32=tf32)
-    b, _, q, _, *trailing = x.shape
-    shape = (b, segments, q, problem.t, *trailing) if accumulate is None else accumulate.shape
+    b, *sizes = x.shape
+    given = (b, problem.t, *sizes[1:]) if x.dim() == 3 else (b, segments, sizes[1], problem.t, *sizes[3:])
+    shape = given if accumulate is None else accumulate.shape
     y = x.new_empty(shape) if out is None else out
     with on_its_device(x):
         kernel[(problem.tiles(config, b),)](

@@ -10,7 +10,17 @@ from torch import Tensor
 
 from ..common import tuning
 from ..common.configurations import Config
-from ..common.launching import compiled, compute_capability, drawn, hint, largest, on_its_device, precision_of, serves
+from ..common.launching import (
+    compiled,
+    compute_capability,
+    drawn,
+    hint,
+    largest,
+    on_its_device,
+    precision_of,
+    serves,
+    wrapped,
+)
 from .kernel import mlp as kernel
 from .problem import Problem
 
@@ -25,7 +35,7 @@ def dispatch(*operands: Any) -> Tensor | None:
         return None
     x = given["x"]
     choice = tuning.choose(describe(**given), hint(x.shape[0]), compute_capability(x.device))
-    return None if isinstance(choice, str) else run(choice, **given, kernel=torch.library.wrap_triton(kernel))
+    return None if isinstance(choice, str) else run(choice, **given, kernel=wrapped(kernel))
 
 
 def _flat(

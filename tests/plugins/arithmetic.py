@@ -138,6 +138,16 @@ def test_mlps_over_channels_and_tokens(shape: tuple[int, ...], gelu: str) -> Non
     agree(got, torch.nn.functional.gelu(rows, approximate=custom_ops.GELUS[gelu]).movedim(-1, 3))
 
 
+@pytest.mark.parametrize("sizes", [(2, 49, 37, 20, 56), (1, 196, 196, 8, 200), (3, 7, 5, 1, 7)], ids=str)
+@pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
+def test_a_product_from_the_left_of_three_axes(sizes: tuple[int, ...], dtype: torch.dtype) -> None:
+    b, n, m, c, pitch = sizes
+    x, weight = drawn((b, n, c), dtype, 0), drawn((m, n), dtype, 1) / n**0.5
+    longer = torch.nn.functional.pad(weight, (0, pitch - n))
+    got = launch.project(x, longer, 1, problem.Config(32, 16, 32, 4, 2), tf32=False)
+    agree(got, weight.double() @ x.double())
+
+
 @pytest.mark.parametrize("gelu", [None, "erf"])
 @pytest.mark.parametrize(("shape", "pitch"), [((3, 1, 1, 9), 16), ((2, 1, 1, 49, 3), 56), ((2, 2, 3, 7), 16)], ids=str)
 def test_rows_of_a_weight_that_end_in_zeros(shape: tuple[int, ...], pitch: int, gelu: str | None) -> None:
