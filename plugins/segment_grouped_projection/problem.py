@@ -126,7 +126,7 @@ class Problem:
             if self.precision == "fp32" and block_m * block_n > 64 * 128:
                 continue
             depths = (at_most(step, self.depth), at_most(step // 2, self.depth))
-            for warps, block_k in itertools.product(_warps(block_m * block_n), depths):
+            for warps, block_k in itertools.product(_warps(block_m, block_n), depths):
                 deepest_first = [Config(block_m, block_n, block_k, warps, stages) for stages in (4, 3, 2)]
                 found |= dict.fromkeys(pipelines(deepest_first, self.shared, sm, shared))
         return tuple(found)
@@ -147,8 +147,11 @@ class Problem:
         return alike(config, self.candidates(sm))
 
 
-def _warps(elements: int) -> tuple[int, ...]:
-    """How many warps share a tile: of 128 x 128, either may be faster."""
-    if elements == 128 * 128:
+def _warps(block_m: int, block_n: int) -> tuple[int, ...]:
+    """How many warps share a tile: of 128 x 128 and 64 x 256, either may be faster.
+
+    Four have too few registers for the addresses of 256 rows.
+    """
+    if block_m * block_n == 128 * 128 and block_m < 256:
         return 8, 4
-    return (8,) if elements > 128 * 128 else (4,)
+    return (8,) if block_m * block_n >= 128 * 128 else (4,)

@@ -129,6 +129,24 @@ def test_one_contracted_axis_needs_no_quotients_in_the_loop(given: Problem) -> N
     assert not [step for step in steps if re.match(r"mul\.hi|div|rem", step)]
 
 
+@pytest.mark.parametrize("sm", TENSOR_CORES)
+@pytest.mark.parametrize(
+    "given",
+    [
+        Problem(192, 1, 1, 32, 192, 1, "bf16"),
+        Problem(1, 1, 196, 768, 1, 196, "fp16", pitch=200),
+        Problem(1, 1, 384, 1, 1, 1152, "fp16"),
+    ],
+    ids=["vip_s7 width", "tokens", "linear"],
+)
+def test_with_nothing_between_all_is_read_and_written_16_bytes_at_a_time(given: Problem, sm: int) -> None:
+    """By the configuration that runs where nothing was measured."""
+    made = ahead.compile_kernel(given, given.default(4096 // given.rows + 128, sm), sm)
+    found = instructions(made.ptx)
+    assert widths(found, "load") == {16} and widths(found, "store") == {16} and not found["local"]
+    assert made.shared <= configurations.SHARED[sm]
+
+
 def test_tiles_of_128_x_128_are_tried_with_either_number_of_warps() -> None:
     tried = {config.warps for config in VIP_HEIGHT.candidates(90) if config.block_m == config.block_n == 128}
     assert tried == {4, 8}
