@@ -116,6 +116,22 @@ def test_mlps_are_the_same_eager_compiled_and_tuned(shape: tuple[int, ...], gelu
     agree(launch.compiled(custom_ops.by_permuting, given)(), wanted)
 
 
+@pytest.mark.parametrize("sizes", [(4, 196, 196, 384), (300, 49, 33, 7), (1, 196, 384, 768)], ids=str)
+def test_products_over_tokens_are_the_same_eager_compiled_and_tuned(sizes: tuple[int, ...]) -> None:
+    """Bare ones, of three axes, whose rows are padded."""
+    b, n, m, c = sizes
+    run = torch.ops.mlpdeploy.segment_grouped_projection
+    x = torch.randn(b, n, c, device="cuda", dtype=torch.float16)
+    weight = torch.randn(m, n, device="cuda", dtype=torch.float16) / n**0.5
+    given = (x, torch.nn.functional.pad(weight, (0, -n % 8)), 1)
+    wanted = weight.double() @ x.double()
+    agree(run(*given), wanted)
+    agree(torch.compile(lambda *given: run(*given).relu())(*given), wanted.relu())
+    taken = launch.tune(given, custom_ops.by_permuting)
+    assert tuning.LIBRARY in taken and launch.is_tuned(given)
+    agree(run(*given), wanted)
+
+
 @pytest.mark.parametrize("dtype", list(ALLOWED), ids=str)
 @pytest.mark.parametrize("sizes", [(4, 196, 384, 192), (3, 49, 256, 512), (2, 7, 33, 21)], ids=str)
 def test_token_mlps_are_the_same_eager_compiled_and_tuned(sizes: tuple[int, ...], dtype: torch.dtype) -> None:
