@@ -46,6 +46,7 @@ from mlpdeploy.graph.tracing.trace import Traced, trace
 
 BATCHES = (128, 1)
 OFF = backends()["inductor"].off_for((CURRENT,))
+KERNEL = backends()["inductor"].carries_kernel((CURRENT,))
 SETTINGS = {"precision": "fp16", "gpu": "H100"}
 SM = 90
 """Compute capability, and with it an H100's numbers."""
@@ -232,7 +233,7 @@ def bytes_of(node: Any) -> int:
 
 def ours(traced: Traced, disabled: Sequence[str] = (), enabled: Sequence[str] = ()) -> tuple[Typed, Rewritten]:
     """The graph that the backend is given for a GPU, in FP16 from inputs to outputs."""
-    rewritten = rewrite(traced, disabled, enabled, OFF)
+    rewritten = rewrite(traced, disabled, enabled, OFF, KERNEL)
     return apply(rewritten, plan(rewritten, "fp16", io="fp16")), rewritten
 
 
@@ -241,7 +242,7 @@ def measure(name: str, seed: int, rules: bool) -> dict[str, Any]:
     network, specs = common.load(name, seed)
     traced = trace(network, specs)
     report = ours(traced, (), [*all_rules()])[1].report if rules else ()
-    named = variants({one.name: one.fired for one in report if one.name != LAYOUT}, OFF)
+    named = variants({one.name: one.fired for one in report if one.name != LAYOUT}, OFF, KERNEL)
     plain = network.half().to(memory_format=torch.channels_last)
     found: dict[str, Any] = {}
     for batch in BATCHES:

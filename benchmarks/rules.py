@@ -45,9 +45,13 @@ Variant = tuple[tuple[str, ...], tuple[str, ...]]
 """What is disabled, and what is enabled."""
 
 
-def variants(fired: dict[str, int], off: Collection[str] = ()) -> dict[str, Variant]:
-    """By contender: the default rules, each rule left out that `fired`, each that is off by default put in, no rule."""
-    extra = [name for name in all_rules() if name not in on_by_default(off) and fired.get(name)]
+def variants(fired: dict[str, int], off: Collection[str] = (), kernel: bool = False) -> dict[str, Variant]:
+    """By contender: the default rules, each rule left out that `fired`, each that is off by default put in, no rule.
+
+    By default for an engine that has these `off`, and carries our kernels or not.
+    """
+    on = on_by_default(off, kernel)
+    extra = [name for name in all_rules() if name not in on and fired.get(name)]
     named: dict[str, Variant] = {ALL: ((), ())}
     named |= {f"without {name}": ((name,), ()) for name, count in fired.items() if count and name not in extra}
     named |= {f"with {name}": ((), (name,)) for name in extra}
