@@ -138,7 +138,7 @@ def test_mlps_over_channels_and_tokens(shape: tuple[int, ...], gelu: str) -> Non
     agree(got, torch.nn.functional.gelu(rows, approximate=custom_ops.GELUS[gelu]).movedim(-1, 3))
 
 
-@pytest.mark.parametrize("sizes", [(2, 49, 37, 20, 56), (1, 196, 196, 8, 200), (3, 7, 5, 1, 7)], ids=str)
+@pytest.mark.parametrize("sizes", [(2, 49, 37, 20, 56), (1, 196, 196, 8, 200), (300, 7, 5, 1, 7)], ids=str)
 @pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
 def test_a_product_from_the_left_of_three_axes(sizes: tuple[int, ...], dtype: torch.dtype) -> None:
     b, n, m, c, pitch = sizes
@@ -160,6 +160,15 @@ def test_rows_of_a_weight_that_end_in_zeros(shape: tuple[int, ...], pitch: int, 
         got = launch.project(x, longer, 2, config, tf32=False, **launch._flat(*given))
         agree(got, custom_ops.by_permuting(x.double(), weight.double(), 2, *given))
     torch.testing.assert_close(*(custom_ops.by_permuting(x, one, 2, *given) for one in (longer, weight)))
+
+
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+def test_what_is_not_finite_stays_where_it_is() -> None:
+    """Zeros behind a row of the weight meet nothing: 0 times infinity would be no number."""
+    x, weight = drawn((3, 13, 8), torch.float32, 0), drawn((7, 13), torch.float32, 1)
+    x[0, 12, 3], x[1, 0, 0] = float("inf"), float("nan")
+    got = launch.project(x, torch.nn.functional.pad(weight, (0, 3)), 1, problem.Config(16, 16, 16, 4, 2), tf32=False)
+    assert torch.equal(got.isnan(), (weight @ x).isnan()) and torch.equal(got.isinf(), (weight @ x).isinf())
 
 
 def test_gelu_by_tanh_ends_as_it_should() -> None:

@@ -13,7 +13,7 @@ pytest.importorskip("triton", reason="Triton, which the kernel is written in, is
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("file", "passed"), [("arithmetic.py", 24), ("token_mlps.py", 44)])
+@pytest.mark.parametrize(("file", "passed"), [("arithmetic.py", 31), ("token_mlps.py", 44)])
 def test_a_kernel_by_the_interpreter(file: str, passed: int) -> None:
     here, root = Path(__file__).parent, Path(__file__).parents[2]
     done = subprocess.run(
