@@ -144,11 +144,11 @@ from tests.plugins.test_carried import Tokens
 class Residual(nn.Module):
     def __init__(self):
         super().__init__()
-        self.tokens, self.channels = Tokens(), nn.Linear(64, 64)
+        self.tokens, self.channels = Tokens(), nn.Linear(64, 64, bias=False)
 
     def forward(self, x):
         y = x + self.channels(x)  # two tensors, which its other reader would read again
-        return (y + self.tokens.mixed(y.transpose(1, 2)).transpose(1, 2)).sin()
+        return (y + self.tokens.mixed(y.transpose(1, 2)).transpose(1, 2)).relu()
 
 
 typed, shape = ours(trace(Residual().eval(), [TensorSpec("x", (196, 64), torch.float32)]))[0], (4, 196, 64)
