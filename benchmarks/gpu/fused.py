@@ -1,13 +1,12 @@
-"""Ours against ours whose products take in what follows them, by rules that are off by default."""
+"""Ours against ours whose products take in more of what follows them, or less."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 
 import torch
 from torch import nn
 
-from benchmarks.gpu import timer
 from benchmarks.gpu.networks import (
     CHECKED,
     TINY,
@@ -15,12 +14,10 @@ from benchmarks.gpu.networks import (
     Row,
     captured,
     compiler,
-    deviation,
     exact,
-    first,
     load,
     low,
-    throughput,
+    timed,
     tune,
 )  # fmt: skip
 
@@ -30,11 +27,16 @@ EPILOGUES = ("vip_s7", "vip_s14", "raft_mlp_s")
 MLPS = ("mixer_b16", "mixer_s32", "resmlp_24", "gmlp_s16", "gmixer_24")
 """Networks of products over tokens and over channels."""
 
-_EPILOGUES = {"epilogues": ("fuse_epilogues", "hoist_reweighting")}
-_MLPS = {
-    "activated": ("activate_projections",),
-    "token MLPs": ("fuse_token_mlps",),
-    "token MLPs, activated": ("fuse_token_mlps", "activate_projections"),
+Change = tuple[tuple[str, ...], tuple[str, ...]]
+"""Rules that are left out, and put in."""
+_EPILOGUES: dict[str, Change] = {
+    "hoisted": ((), ("hoist_reweighting",)),
+    "without epilogues": (("activate_projections",), ()),
+}
+_MLPS: dict[str, Change] = {
+    "without GELU": (("activate_projections",), ()),
+    "token MLPs": ((), ("fuse_token_mlps",)),
+    "token MLPs, without GELU": (("activate_projections",), ("fuse_token_mlps",)),
 }
 TINY_MIXER = "benchmarks.gpu.fused:tiny_mixer"
 
@@ -49,20 +51,22 @@ def tiny_mixer() -> nn.Module:
 
 
 def contenders(name: str, device: str) -> dict[str, Network]:
-    """The network as it is by default, and by each set of rules that all fire in it: none where they leave it alone."""
-    found = {"ours": load(name, device)}
-    for label, rules in (_EPILOGUES if name in (*EPILOGUES, TINY) else _MLPS).items():
-        network = load(name, device, rules)
-        if all(network.rules[rule] for rule in rules):
+    """The network as it is by default, and by each change whose rules fire in it: none where they leave it alone."""
+    ours = load(name, device)
+    found = {"ours": ours}
+    for label, (left_out, put_in) in (_EPILOGUES if name in (*EPILOGUES, TINY) else _MLPS).items():
+        network = load(name, device, put_in, left_out)
+        if all(network.rules[rule] for rule in put_in) and all(ours.rules[rule] for rule in left_out):
             found[label] = network
     return found
 
 
-def prepare(name: str, batch: int, device: str, dry: bool, seconds: float) -> Callable[[], Row]:
-    """Compiles a network with and without the rules, and captures each as a CUDA graph; what measures them."""
+def measure(known: Row, name: str, batch: int, device: str, dry: bool, seconds: float) -> Iterator[Row]:
+    """Compiles a network with and without the rules, captures each as a CUDA graph and times them."""
     found = contenders(name, device)
     if len(found) == 1:
-        return lambda: {"nothing": "none of the rules fires"}
+        yield {"nothing": "none of the rules fires"}
+        return
     ours, compiled = found["ours"], compiler(dry)
     images = ours.images(max(batch, CHECKED), device).to(low(device))
     for network in found.values():
@@ -70,12 +74,4 @@ def prepare(name: str, batch: int, device: str, dry: bool, seconds: float) -> Ca
     with torch.inference_mode():
         wanted = exact(ours.plain, images[:CHECKED].float())
         runs = {label: captured(compiled(network.ours), images[:batch]) for label, network in found.items()}
-        errors = {label: deviation(first(run()), wanted) for label, run in runs.items()}
-
-    def measure() -> Row:
-        with torch.inference_mode():
-            taken = timer.measure(runs, seconds=seconds)
-        speed = throughput(taken, batch)
-        return {"times": timer.row(taken, "ours"), "errors": errors, "images_per_second": speed}
-
-    return measure
+        yield timed(runs, wanted, batch, seconds)

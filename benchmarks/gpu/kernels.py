@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,8 +124,9 @@ def correctness(case: Case, device: str) -> dict[str, Any]:
     return {"errors": found, "passed": all(one["error"] <= one["allowed"] for one in found.values())}
 
 
-def speed(case: Case, batch: int, device: str, compiled: Callable[..., Tensor], seconds: float) -> dict[str, Any]:
+def speed(case: Case, batch: int, device: str, dry: bool, seconds: float) -> dict[str, Any]:
     """Times of the kernel, of permute + linear + permute eager and compiled, and of a plain GEMM of the same size."""
+    compiled = torch.compile(by_permuting, backend="eager" if dry else "inductor", dynamic=False)
     dtype = torch.float16 if device == "cuda" else torch.float32
     x, w = case.tensors(batch, dtype, device)
     m, n, k = case.gemm(batch)
@@ -168,14 +167,6 @@ def roofline(device: str) -> dict[str, float]:
     }
 
 
-@contextlib.contextmanager
-def compiler(dry: bool) -> Iterator[Callable[..., Tensor]]:
-    """Permute + linear + permute under torch.compile, for each size anew."""
-    torch.compiler.reset()
-    yield torch.compile(by_permuting, backend="eager" if dry else "inductor", dynamic=False)
-    torch.compiler.reset()
-
-
 def _launch() -> Any:
     return kernels.load("segment_grouped_projection.launch")
 
@@ -184,7 +175,8 @@ def _tuned(x: Tensor, w: Tensor, case: Case, device: str) -> tuple[Any, str]:
     """The fastest configuration of the kernel, measured now, and what the operation will use: that, or the library."""
     if device != "cuda":
         return kernels.load("common.configurations").Config(16, 16, 16, 4, 2), "the kernel"
-    taken = _launch().tune((x, w, case.k), by_permuting)
+    with timer.tuned_alone():
+        taken = _launch().tune((x, w, case.k), by_permuting)
     own = {choice: time for choice, time in taken.items() if not isinstance(choice, str)}
     best = min(own, key=lambda choice: own[choice])
     return best, "the kernel" if own[best] == min(taken.values()) else "the library"

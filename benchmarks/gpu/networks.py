@@ -1,19 +1,16 @@
-"""Whole networks in FP16 and BF16: eager, torch.compile, ours with and without the kernel, and TensorRT's engines.
+"""Whole networks in FP16 and BF16: eager, torch.compile, and ours with and without the kernel.
 
 Ours is the graph of an `inductor` package, its weights laid in the same way, and compiled as the plain network is: for
-one batch. A package's batch is free, so its kernels know less; `pipeline` builds one, and does not time it.
+one batch. A package's batch is free, so its kernels know less: `commands` builds and times one.
 """
 
 from __future__ import annotations
 
 import copy
 import functools
-import json
 import math
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -40,6 +37,8 @@ Row = dict[str, Any]
 TINY = "benchmarks.gpu.networks:tiny"
 FORMATS = {"": torch.contiguous_format, ", channels last": torch.channels_last}
 DEFAULT, TUNED = "default", "max-autotune-no-cudagraphs"
+AUTOTUNE = "max-autotune"
+WITHOUT = "ours without kernel"
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 CHECKED = 8
 """Images on which accuracy is measured."""
@@ -73,12 +72,12 @@ class Network:
 def load(
     name: str, device: str, enabled: tuple[str, ...] = (), disabled: tuple[str, ...] = (), precision: str = "fp16"
 ) -> Network:
-    """The network with random weights, rewritten (with the rules `enabled` too, without those `disabled`) and typed;
-    nothing is fetched.
+    """The network with random weights, rewritten as for a GPU (with the rules `enabled` too, without those `disabled`)
+    and typed; nothing is fetched.
     """
     source, traced = _traced(name)
-    off = backends()["inductor"].off_for((CURRENT,) if device == "cuda" else ())
-    rewritten = rewrite(traced, disabled, enabled, off)
+    backend, gpus = backends()["inductor"], (CURRENT,)
+    rewritten = rewrite(traced, disabled, enabled, backend.off_for(gpus), backend.carries_kernel(gpus))
     precision = precision if device == "cuda" else "fp32"
     typed = programs.for_gpu(apply(rewritten, plan(rewritten, precision, io=precision)))
     fired = {report.name: report.fired for report in rewritten.report}
@@ -102,39 +101,80 @@ def without_kernel(module: fx.GraphModule) -> fx.GraphModule:
     return fx.GraphModule(module, graph)
 
 
-def prepare(
-    name: str, batch: int, device: str, dry: bool, seconds: float, precision: str, mode: str
-) -> Callable[[], Row]:
-    """Compiles a network for all contenders, in one mode of torch.compile, and captures each as a CUDA graph; what
-    measures them. The plain network is compiled in the memory format in which eager is faster.
+def measure(known: Row, name: str, batch: int, device: str, dry: bool, seconds: float, precision: str) -> Iterator[Row]:
+    """Compiles a network and ours, captures all contenders as CUDA graphs and times them; then ours without the kernel.
+
+    The plain network is compiled in the memory format in which eager is faster.
     """
+    network, images = ready(name, batch, device, precision)
+    compiled, given = compiler(dry), images[:batch].contiguous()
+    with torch.inference_mode():
+        plain, eager, better = _eager(network, images, batch)
+        runs = eager | {
+            "compile": captured(compiled(plain[better]), given),
+            "ours": captured(compiled(network.ours), given),
+        }
+        wanted = exact(network.plain, images[:CHECKED].float())
+        row = timed(runs, wanted, batch, seconds, {"eager, launched": lambda: plain[better](given)})
+        row |= {"format": better}
+        if not has_kernel(network.ours):
+            yield row
+            return
+        yield row | {"left": [WITHOUT]}
+        last = {"ours": runs["ours"], WITHOUT: captured(compiled(without_kernel(network.ours)), given)}
+        yield joined(row, timed(last, wanted, batch, seconds / 3))
+
+
+def measure_tuned(
+    known: Row, name: str, batch: int, device: str, dry: bool, seconds: float, precision: str
+) -> Iterator[Row]:
+    """The plain network in max-autotune beside ours as it is by default; then ours in max-autotune."""
+    network, images = ready(name, batch, device, precision)
+    compiled, given = compiler(dry, TUNED), images[:batch].contiguous()
+    with torch.inference_mode():
+        plain, _, better = _eager(network, images, batch)
+        runs = {
+            "ours": captured(compiler(dry)(network.ours), given),
+            f"compile {AUTOTUNE}": captured(compiled(plain[better]), given),
+        }
+        wanted = exact(network.plain, images[:CHECKED].float())
+        row = timed(runs, wanted, batch, seconds) | {"format": better}
+        yield row | {"left": [f"ours {AUTOTUNE}"]}
+        last = {"ours": runs["ours"], f"ours {AUTOTUNE}": captured(compiled(network.ours), given)}
+        yield joined(row, timed(last, wanted, batch, seconds / 3))
+
+
+def ready(name: str, batch: int, device: str, precision: str = "fp16") -> tuple[Network, Tensor]:
+    """A network whose kernels are tuned, and images: as many as are checked, or more."""
     network = load(name, device, precision=precision)
     tune(network, batch, device)
-    images = network.images(max(batch, CHECKED), device).to(low(device, precision))
-    with torch.inference_mode():
-        plain = {form: _formed(network.plain, images, form) for form in FORMATS}
-        found: dict[str, Callable[[Tensor], Any]] = {f"eager{form}": one for form, one in plain.items()}
-        runs = {kind: captured(module, images[:batch]) for kind, module in found.items()}
-        better = min(FORMATS, key=lambda form: _once(runs[f"eager{form}"]))
-        compiled = compiler(dry, mode)
-        found |= {
-            "compile": compiled(plain[better]),
-            "ours": compiled(network.ours),
-            "ours without kernel": compiled(without_kernel(network.ours)),
-        }
-        runs |= {kind: captured(found[kind], images[:batch]) for kind in found if kind not in runs}
-        launched = plain[better]
-        wanted = exact(network.plain, images[:CHECKED].float())
-        errors = {kind: deviation(first(run()), wanted) for kind, run in runs.items()}
+    return network, network.images(max(batch, CHECKED), device).to(low(device, precision))
 
-    def measure() -> Row:
-        given = images[:batch].contiguous()
-        with torch.inference_mode():
-            taken = timer.measure({"eager, launched": lambda: launched(given), **runs}, seconds=seconds)
-        speed = throughput(taken, batch)
-        return {"times": timer.row(taken, "ours"), "errors": errors, "images_per_second": speed, "format": better}
 
-    return measure
+def _eager(network: Network, images: Tensor, batch: int) -> tuple[dict[str, nn.Module], dict[str, timer.Run], str]:
+    """The plain network by memory format, what runs each, and the format in which it is faster."""
+    plain = {form: _formed(network.plain, images, form) for form in FORMATS}
+    runs = {f"eager{form}": captured(one, images[:batch]) for form, one in plain.items()}
+    return plain, runs, min(FORMATS, key=lambda form: _once(runs[f"eager{form}"]))
+
+
+def timed(
+    runs: Mapping[str, timer.Run], wanted: Tensor, batch: int, seconds: float, more: Mapping[str, timer.Run] = {}
+) -> Row:
+    """Times of all, and errors of the `runs`."""
+    errors = {kind: deviation(first(run()), wanted) for kind, run in runs.items()}
+    taken = timer.measure({**more, **runs}, seconds=seconds)
+    return {"times": timer.row(taken, "ours"), "errors": errors, "images_per_second": throughput(taken, batch)}
+
+
+def joined(row: Row, last: Row) -> Row:
+    """A row with contenders that were timed later, beside ours again; what it says of ours stays."""
+    return row | {part: last[part] | row[part] for part in ("times", "errors", "images_per_second")}
+
+
+def has_kernel(module: fx.GraphModule) -> bool:
+    """Whether any of our operations is in a graph."""
+    return any(node.target in programs.meanings() for node in module.graph.nodes)
 
 
 def low(device: str, precision: str = "fp16") -> torch.dtype:
@@ -160,7 +200,8 @@ def _once(run: timer.Run) -> float:
 def tune(network: Network, batch: int, device: str) -> None:
     """On a GPU, measure the kernel's configurations for each projection that was not measured yet."""
     if device == "cuda":
-        programs.tune(network.ours, batch)
+        with timer.tuned_alone():
+            programs.tune(network.ours, batch)
 
 
 def compiler(dry: bool, mode: str = DEFAULT) -> Callable[[nn.Module], Callable[[Tensor], Any]]:
@@ -168,71 +209,6 @@ def compiler(dry: bool, mode: str = DEFAULT) -> Callable[[nn.Module], Callable[[
     if dry:
         return lambda module: torch.compile(module, backend="eager", dynamic=False)
     return lambda module: torch.compile(module, mode=mode, dynamic=False)
-
-
-def engines(name: str, batch: int, backend_name: str, gpus: tuple[str, ...], seconds: float) -> dict[str, Any]:
-    """TensorRT's engines, the plain export's and ours, built here for `gpus`; times where this GPU runs them."""
-    from mlpdeploy.engine.backends.tensorrt import _polygraphy
-
-    _polygraphy.bind(backend_name)  # before anything of Polygraphy is imported
-    from polygraphy.backend.trt import EngineFromBytes, TrtRunner
-
-    from benchmarks import common
-    from mlpdeploy.engine.backend import BuildRequest
-    from mlpdeploy.engine.batch import Batch
-    from mlpdeploy.engine.onnx.emit import emit
-
-    backend, source = backends()[backend_name], source_of(NetworkChoice(name))
-    rewritten = rewrite(trace(source.network, source.specs()), off=backend.off)
-    ours = emit(apply(rewritten, plan(rewritten, "fp16", io="fp16")))
-    graphs = {"ours": ours, "plain": common.plain(source.network, source.specs(), "fp16")}
-    images = torch.randn((batch, *source.specs()[0].shape), device="cuda")
-    wanted = exact(source.network.cuda(), images[:CHECKED])
-    found: dict[str, Any] = {"built": {}}
-    with tempfile.TemporaryDirectory() as folder:
-        runners = {}
-        for kind, graph in graphs.items():
-            where = Path(folder) / kind
-            where.mkdir()
-            request = BuildRequest("fp16", Batch(1, batch, batch), gpus)
-            built = backend.build(graph, request, where, common.Silent())
-            found["built"][kind] = {key: built.facts.get(key) for key in ("build_seconds", "engine_bytes", "plugin")}
-            runners[kind] = (TrtRunner(EngineFromBytes(built.engine.read_bytes())), graph.typed.inputs[0])
-        found |= _run(runners, images, wanted, seconds)
-    return found
-
-
-def pipeline(name: str, backend_name: str, gpus: tuple[str, ...]) -> dict[str, Any]:
-    """`mlpdeploy build` and `mlpdeploy verify`, the engine executed: the verdict of each stage."""
-    from mlpdeploy import Selection, build, verify
-
-    with tempfile.TemporaryDirectory() as folder:
-        selection = Selection(name, backend=backend_name, batch="1:8:32", gpus=gpus, out=Path(folder))
-        artifact = build(selection)
-        verification = verify(selection).to_json()
-        facts = json.loads(json.dumps(artifact.manifest["facts"]))
-    return {
-        "facts": {key: facts.get(key) for key in ("gpu", "gpus", "executed", "plugin")},
-        "verification": verification,
-    }
-
-
-def _run(runners: dict[str, Any], images: Tensor, wanted: Tensor, seconds: float) -> dict[str, Any]:
-    runs: dict[str, timer.Run] = {}
-    errors = {}
-    for kind, (runner, port) in runners.items():
-        runner.activate()
-        feed = {port.name: images.to(port.dtype)}
-
-        def run(runner: Any = runner, feed: dict[str, Tensor] = feed) -> Any:
-            return next(iter(runner.infer(feed, check_inputs=False, copy_outputs_to_host=False).values()))
-
-        runs[kind] = run
-        errors[kind] = deviation(run(), wanted)
-    taken = timer.measure(runs, seconds=seconds)
-    for runner, _ in runners.values():
-        runner.deactivate()
-    return {"times": timer.row(taken, "ours"), "errors": errors}
 
 
 def exact(network: nn.Module, images: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from benchmarks.gpu.networks import BATCHES, NAMES
 from benchmarks.markdown import table, worth
 
 NOT_YET = "not measured yet"
@@ -19,14 +20,15 @@ def markdown(document: Document) -> str:
         f"# {machine['gpu']}",
         f"Driver {machine.get('driver')}, CUDA {machine['cuda']}, Python {machine['python']}, {versions}; "
         f"{document['date']}{_commits(document['results'])}. "
-        "Times are medians; a ratio in brackets has an interval that holds 1.",
+        f"Times are medians; a ratio in brackets has an interval that holds 1.{_elsewhere(document['results'])}",
         *_section("Correctness of the kernel", correctness, document),
         *_section("The kernel, FP16", kernels, document),
         *_section("Networks, FP16 unless said, CUDA graphs", networks, document),
+        *_section("Networks in max-autotune, FP16, CUDA graphs", tuned, document),
         *_section("Networks with other rules, FP16, CUDA graphs", rules, document),
         *_section("Projections with what follows them, FP16, CUDA graphs", epilogues, document),
         *_section("TensorRT", engines, document),
-        *_section("Build and verify with the engine executed", pipelines, document),
+        *_section("The command line", commands, document),
         *_section("What was aimed at", claims, document),
     ]
     return "\n\n".join(parts) + "\n"
@@ -36,6 +38,16 @@ def _commits(results: Document) -> str:
     """Of what code the rows are."""
     known = dict.fromkeys(row["commit"] for row in results.values() if row.get("commit"))
     return f"; at commit {', '.join(known)}" if known else ""
+
+
+def _elsewhere(results: Document) -> str:
+    """Rows of machines that differ."""
+    others: dict[str, list[str]] = {}
+    for name, row in results.items():
+        if one := row.get("machine"):
+            versions = ", ".join(f"{package} {one['versions'].get(package)}" for package in ("torch", "triton"))
+            others.setdefault(f"driver {one.get('driver')}, CUDA {one['cuda']}, {versions}", []).append(name)
+    return "".join(f" {len(names)} rows are of {where}." for where, names in others.items())
 
 
 def _section(title: str, write: Any, document: Document) -> list[str]:
@@ -86,23 +98,63 @@ def bounds(row: Document, results: Document) -> Document | None:
     return {"seconds": max(memory, arithmetic), "by": "memory" if memory > arithmetic else "arithmetic"}
 
 
-OTHERS = ("eager", "eager, channels last", "compile", "ours without kernel")
+RIVALS = ("eager", "eager, channels last", "compile")
+TUNED = "max-autotune"
+WITHOUT = "ours without kernel"
 
 
 def networks(results: Document) -> list[str]:
-    """Milliseconds of ours, the others' times over ours, and errors."""
+    """Milliseconds of ours, the others' times over ours, the best of them, and errors."""
     rows = []
     for name, row in _part(results, "network ").items():
-        if "failed" in row:
-            rows.append([name, row["failed"], *[""] * (2 + len(OTHERS))])
+        if name.endswith(TUNED):
             continue
-        times = row["times"]
-        others = [worth(times[other]["ratio"]) for other in OTHERS]
+        if "failed" in row:
+            rows.append([name, row["failed"], *[""] * (5 + len(RIVALS))])
+            continue
+        times, found = row["times"], best(results, name)
+        others = [_worth(times, other) for other in (*RIVALS, WITHOUT)]
         errors = " / ".join(_error(row["errors"][one]) for one in ("eager", "compile", "ours"))
         speed = f"{row['images_per_second']['ours']:.0f}"
-        rows.append([name, f"{times['ours']['ms']:.3f}", speed, *others, errors])
-    head = ["network", "ours, ms", "images/s", *OTHERS, "errors: eager/compile/ours"]
-    return table(head, rows) if rows else []
+        computed = over_searched(results, name)
+        ahead = ["" if one is None else f"{one:.2f}" for one in (found, computed)]
+        rows.append([name, f"{times['ours']['ms']:.3f}", speed, *others, *ahead, errors])
+    head = ["network", "ours, ms", "images/s", *RIVALS, WITHOUT, "best of the others", "over searched (computed)"]
+    return table([*head, "errors: eager/compile/ours"], rows) if rows else []
+
+
+def tuned(results: Document) -> list[str]:
+    """Milliseconds of ours as it is by default, and max-autotune's times over it."""
+    rows = []
+    for name, row in _part(results, "network ").items():
+        if name.endswith(TUNED):
+            times = row.get("times")
+            cells = [f"{times['ours']['ms']:.3f}", *(_worth(times, f"{one} {TUNED}") for one in ("compile", "ours"))]
+            rows.append([name.removesuffix(f" {TUNED}"), *(cells if times else [row["failed"], "", ""])])
+    return table(["network", "ours, ms", f"compile {TUNED}", f"ours {TUNED}"], rows) if rows else []
+
+
+def _worth(times: Document, name: str) -> str:
+    return worth(times[name]["ratio"]) if name in times else ""
+
+
+def best(results: Document, name: str) -> float | None:
+    """The least time of the others over ours, max-autotune among them where it was measured."""
+    rows = [results.get(f"network {name}", {}), results.get(f"network {name} {TUNED}", {})]
+    if "times" not in rows[0]:
+        return None
+    others = (*RIVALS, f"compile {TUNED}")
+    return min(
+        float(row["times"][one]["ratio"]["value"]) for row in rows for one in others if one in row.get("times", {})
+    )
+
+
+def over_searched(results: Document, name: str) -> float | None:
+    """The same over ours searched: computed from two rows, in each of which ours is beside the one or the other."""
+    row, found = results.get(f"rules {name}", {}), best(results, name)
+    if found is None or "searched" not in row:
+        return None
+    return found / float(row["times"]["searched"]["ratio"]["value"]) if row["searched"] else found
 
 
 def rules(results: Document) -> list[str]:
@@ -116,6 +168,11 @@ def rules(results: Document) -> list[str]:
             if change != "ours":
                 label = f"searched ({', '.join(row['searched'])})" if change == "searched" else change
                 rows.append([name, label, worth(times["ratio"])])
+        rows += [[name, change, f"failed: {why}"] for change, why in row.get("failed_changes", {}).items()]
+        if row.get("searched") == []:
+            rows.append([name, "searched", "no change is decided better"])
+        if row.get("left"):
+            rows.append([name, ", ".join(row["left"]), NOT_YET])
     return table(["network", "rules", "over the default rules"], rows) if rows else []
 
 
@@ -150,62 +207,68 @@ def _error(value: float | None) -> str:
     return "not finite" if value is None else f"{value:.0e}"
 
 
-def pipelines(results: Document) -> list[str]:
-    """The verdict of each run of the pipeline."""
+def commands(results: Document) -> list[str]:
+    """A line for each command: how it ended, and what it found."""
     rows = []
-    for name, row in _part(results, "pipeline ").items():
-        verdict = row["failed"] if "failed" in row else row["verification"].get("verdict", "?")
-        rows.append([name, str(verdict)])
-    return table(["network", "verdict"], rows) if rows else []
+    for name, row in _part(results, "commands ").items():
+        for command, one in row.get("commands", {}).items():
+            code = "" if one.get("exit") is None else str(one["exit"])
+            rows.append([name, command, code, f"{one['seconds']}" if "seconds" in one else "", _told(one)])
+        if "failed" in row or "ended" in row:
+            rows.append([name, "", "", "", str(row.get("failed") or row.get("ended"))])
+    return (
+        table(["engine", "command", "exit code", "seconds, beside others", "found, or said last"], rows) if rows else []
+    )
+
+
+def _told(row: Document) -> str:
+    ratios = (f"{worth(one)} of {name}'s time" for name, one in row.get("ratios", {}).items())
+    sizes = (f"{count} bytes of {kind}" for kind, count in row.get("bytes", {}).items())
+    engine = [f"engine of {row['engine_bytes']} bytes"] if "engine_bytes" in row else []
+    first = [str(one) for one in (row.get("verdict"), row.get("first_failed"), row.get("failed")) if one]
+    return ", ".join([*first, *engine, *ratios, *sizes])
 
 
 def claims(results: Document) -> list[str]:
-    """Each aim and what was found; a row that was not measured is named as such."""
+    """Each aim and what was found; how much of it was measured."""
     found = [
-        ("the kernel over the plain GEMM at batch 32 and 128: at most 1.25", _gemm(results)),
-        ("compiled permute + linear + permute over it, where memory-bound: at least 1.5", _compiled(results)),
+        ("the kernel over the plain GEMM, ViP's projections: at most 1.25", _gemm(results, "vip")),
+        ("the kernel over the plain GEMM, RaftMLP's projections: at most 1.5", _gemm(results, "raft")),
+        ("compiled permute + linear + permute over the kernel, where memory-bound: at least 1.5", _compiled(results)),
     ]
-    aims = {"vip_s7": 1.3, "vip_s14": 1.3, "mixer_b16": 1.05, "resmlp_24": 1.05, "gmlp_s16": 1.05}
-    for name, aim in aims.items():
-        ratio = _against_compile(results, f"network {name} batch 128")
-        found.append((f"{name} at batch 128, torch.compile over ours: at least {aim}", ratio))
-    for name in ("vip_s7", "vip_s14"):
-        ratio = _against_compile(results, f"network {name} batch 1")
-        found.append((f"{name} at batch 1, torch.compile over ours: at least 1", ratio))
-    found.append(("the best of the others over ours: geometric mean at least 1.3, none under 1", _best(results)))
+    aim = "the best of the others over ours, geometric mean at least 1.3, none under 1"
+    marks = [("", [f" batch {batch}" for batch in BATCHES])]
+    marks += [(f", batch {batch}", [f" batch {batch}"]) for batch in BATCHES] + [
+        (", BF16", [f" batch {BATCHES[0]} bf16"])
+    ]
+    for label, endings in marks:
+        asked = [f"{name}{ending}" for ending in endings for name in NAMES]
+        found.append((f"{aim}{label}", _mean({name: best(results, name) for name in asked})))
+    searched = {name: over_searched(results, name) for name in (f"{one} batch {BATCHES[0]}" for one in NAMES)}
+    found.append((f"{aim}, batch {BATCHES[0]}, ours searched (computed)", _mean(searched)))
     return table(["aim", "found"], [list(row) for row in found])
 
 
-def _gemm(results: Document) -> str:
-    rows = _part(results, "kernel ")
-    ratios = {
-        name: 1 / row["times"]["gemm"]["ratio"]["value"]
-        for name, row in rows.items()
-        if "failed" not in row and name.endswith((" batch 32", " batch 128"))
-    }
-    return _worst(ratios, max)
+def _gemm(results: Document, family: str) -> str:
+    rows = {name: row for name, row in _part(results, f"kernel {family}").items() if "failed" not in row}
+    return _worst({f"{family}{name}": 1 / row["times"]["gemm"]["ratio"]["value"] for name, row in rows.items()}, max)
 
 
 def _compiled(results: Document) -> str:
     ratios = {}
     for name, row in _part(results, "kernel ").items():
         bound = None if "failed" in row else bounds(row, results)
-        if bound is not None and bound["by"] == "memory" and name.endswith((" batch 32", " batch 128")):
+        if bound is not None and bound["by"] == "memory":
             ratios[name] = row["times"]["compile"]["ratio"]["value"]
     return _worst(ratios, min)
 
 
-def _best(results: Document) -> str:
-    """The best of the others over ours, over all networks and batches."""
-    ratios = {
-        name: min(row["times"][other]["ratio"]["value"] for other in OTHERS if other != "ours without kernel")
-        for name, row in _part(results, "network ").items()
-        if "failed" not in row
-    }
+def _mean(asked: dict[str, float | None]) -> str:
+    ratios = {name: ratio for name, ratio in asked.items() if ratio is not None}
     if not ratios:
         return NOT_YET
     mean = math.exp(sum(map(math.log, ratios.values())) / len(ratios))
-    return f"{mean:.2f}; {_worst(ratios, min)}"
+    return f"{mean:.2f}; {_worst(ratios, min)} of {len(asked)}"
 
 
 def _worst(ratios: dict[str, float], pick: Any) -> str:
@@ -213,10 +276,3 @@ def _worst(ratios: dict[str, float], pick: Any) -> str:
         return NOT_YET
     name = pick(ratios, key=lambda one: ratios[one])
     return f"{ratios[name]:.2f} at worst ({name}), {len(ratios)} measured"
-
-
-def _against_compile(results: Document, name: str) -> str:
-    row = results.get(name)
-    if row is None:
-        return NOT_YET
-    return row["failed"] if "failed" in row else worth(row["times"]["compile"]["ratio"])

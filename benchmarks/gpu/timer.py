@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
 
+from benchmarks.gpu.crew import alone
+from mlpdeploy import kernels
 from mlpdeploy.evidence.latency.timing import Timings
 
 Run = Callable[[], object]
@@ -20,13 +24,26 @@ CACHE = 256 << 20
 def measure(
     contenders: Mapping[str, Run], *, seconds: float, rounds: int = 100, cold: bool = False, seed: int = 0
 ) -> Timings:
-    """Time each contender once a round, until `rounds` are full or `seconds` are spent, but never before five rounds.
+    """Time each contender once a round, until `rounds` are full or `seconds` are spent, but never before five rounds;
+    the GPU is theirs alone.
 
     `cold`: the GPU's cache is emptied before each call, which also lets the CPU run ahead, so that what is timed is the
     GPU's work alone. Otherwise the GPU is idle when a call begins, and its launches count.
     """
     one = _on_gpu if torch.cuda.is_available() else _on_cpu
     flush = torch.empty(CACHE if cold and torch.cuda.is_available() else 0, dtype=torch.int8, device=_device())
+    with alone():
+        return _rounds(contenders, one, flush if cold else None, seconds, rounds, seed)
+
+
+def _rounds(
+    contenders: Mapping[str, Run],
+    one: Callable[[Run, torch.Tensor | None], float],
+    flush: torch.Tensor | None,
+    seconds: float,
+    rounds: int,
+    seed: int,
+) -> Timings:
     for run in contenders.values():
         for _ in range(3):
             run()
@@ -36,8 +53,18 @@ def measure(
         if turn >= 5 and time.perf_counter() - began > seconds:
             break
         for name in rng.permutation(names):
-            samples[name].append(one(contenders[name], flush if cold else None))
+            samples[name].append(one(contenders[name], flush))
     return Timings({name: np.array(values) for name, values in samples.items()}, dict.fromkeys(names, 1), seed)
+
+
+@contextmanager
+def tuned_alone() -> Iterator[None]:
+    """Configurations of our kernels are timed on a GPU that nothing else uses, and compiled before.
+
+    In turns in place of the lock that processes have otherwise: who stands still would hold it.
+    """
+    with patch.object(kernels.load("common.tuning"), "alone", alone):
+        yield
 
 
 def row(taken: Timings, baseline: str) -> dict[str, Any]:

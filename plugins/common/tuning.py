@@ -81,12 +81,12 @@ def seconds(function: Callable[[], Any]) -> float:
     from triton.testing import do_bench
 
     function()  # compiles, beside the others
-    with _alone():
+    with alone():
         return 1e-3 * float(do_bench(function, warmup=10, rep=40, return_mode="median"))
 
 
 @contextlib.contextmanager
-def _alone() -> Iterator[None]:
+def alone() -> Iterator[None]:
     """One process of a user at a time; all at once where there is no such lock, or no place for its file."""
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(ImportError, OSError):

@@ -126,9 +126,9 @@ def tune(operands: Sequence[Any], library: Callable[..., Tensor]) -> dict[tuning
     """Measure the configurations for an operation on this machine's GPU: seconds of each.
 
     `operands`: the arguments of `dispatch`, of whose tensors shape and dtype count. `library(*operands)` computes the
-    same without the kernel, and competes, with an epilogue as Inductor compiles it: Inductor fuses its steps among
-    themselves, which launched one by one would lose. `dispatch` will use the fastest from now on. None where the kernel
-    does not serve.
+    same without the kernel, and competes as Inductor compiles it: its permutations and the steps of an epilogue are
+    fused among themselves there, which launched one by one would lose. `dispatch` will use the fastest from now on.
+    None where the kernel does not serve.
     """
     made: list[Any] = [drawn(one) if isinstance(one, Tensor) else one for one in operands]
     x, weight, segments, *following = made
@@ -138,7 +138,7 @@ def tune(operands: Sequence[Any], library: Callable[..., Tensor]) -> dict[tuning
 
     def run(choice: tuning.Choice) -> Callable[[], Any]:
         if isinstance(choice, str):
-            return compiled(library, made) if following else lambda: library(*made)
+            return compiled(library, made)
         return lambda: project(x, weight, segments, choice, **epilogue)
 
     problem = describe(x, weight, segments, **epilogue)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -119,7 +120,9 @@ class Inductor(EngineBackend):
                 programs.tune(emitted.typed.module, request.batch.opt)
                 exported = move_to_device_pass(exported, programs.GPU)
             progress.step("exporting", 1, _STEPS)
-            aoti_compile_and_package(exported, package_path=str(engine), inductor_configs=_options(request.threads))
+            with warnings.catch_warnings():  # of what Inductor itself should no longer use
+                warnings.simplefilter("ignore")
+                aoti_compile_and_package(exported, package_path=str(engine), inductor_configs=_options(request.threads))
             progress.step("compiling", 2, _STEPS)
         except RuntimeError as error:  # the root of the errors of Inductor, Dynamo and export
             raise BuildError(f"AOTInductor cannot compile the graph: {one_line(error)}\n{error}") from error

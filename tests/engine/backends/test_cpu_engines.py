@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -218,10 +219,12 @@ def test_inductor_moves_the_graph_to_the_gpu_that_was_asked_for(
 
     monkeypatch.setattr("torch.export.passes.move_to_device_pass", move)
     monkeypatch.setattr(programs, "tune", lambda module, batch: seen.append(f"tuned for {batch}"))
-    monkeypatch.setattr(
-        "torch._inductor.aoti_compile_and_package",
-        lambda program, package_path, **options: Path(package_path).write_bytes(b"package"),
-    )
+
+    def compiled(program: object, package_path: str, **options: object) -> None:
+        warnings.warn("Inductor uses what is deprecated", FutureWarning, stacklevel=1)  # as torch 2.11's does
+        Path(package_path).write_bytes(b"package")
+
+    monkeypatch.setattr("torch._inductor.aoti_compile_and_package", compiled)
     monkeypatch.setattr(nvidia, "probe", lambda: GPU)
     monkeypatch.setattr(programs, "unserved", lambda gpu: None)
     given = low_ends(torch.float16)
