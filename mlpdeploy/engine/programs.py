@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from mlpdeploy.engine import nvidia
+from mlpdeploy.engine.grouped import grouped
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -70,7 +71,7 @@ VECTOR = 16
 
 def for_gpu(typed: Typed) -> Typed:
     """The same graph with its weights laid as a GPU reads them, once and not in each call."""
-    return channels_last(padded(carried(typed)))
+    return channels_last(padded(carried(grouped(typed))))
 
 
 def channels_last(typed: Typed) -> Typed:
@@ -86,13 +87,15 @@ def channels_last(typed: Typed) -> Typed:
     from torch import fx, nn
 
     from mlpdeploy.graph.editor import weight
+    from mlpdeploy.graph.grouped_convolution import GROUPED_CONVOLUTION
     from mlpdeploy.graph.kinds import CONVOLUTIONS_OF_IMAGES
     from mlpdeploy.graph.rewrite import copied
 
     module = fx.GraphModule(typed.module, copied(typed.module.graph))
     for node in module.graph.nodes:
-        kernel = weight(module, node.args[1]) if node.target in CONVOLUTIONS_OF_IMAGES else None
-        if kernel is not None:
+        convolves = node.target in CONVOLUTIONS_OF_IMAGES or node.target is GROUPED_CONVOLUTION
+        kernel = weight(module, node.args[1]) if convolves else None
+        if kernel is not None and kernel.dim() == 4:
             place, _, name = node.args[1].target.rpartition(".")
             laid = kernel.detach().clone(memory_format=torch.channels_last)
             setattr(module.get_submodule(place), name, nn.Parameter(laid, requires_grad=False))
@@ -185,12 +188,12 @@ def tune(module: Any, batch: int) -> None:
 
     if importlib.util.find_spec("triton") is None:
         return
-    hint: Any = kernels.load("common.launching").hint
+    launching: Any = kernels.load("common.launching")
     for node in module.graph.nodes:
         if (operation := OPERATIONS.get(node.target)) is not None:
             launch: Any = kernels.load(f"{operation.plugin}.launch")
-            operands = fx.map_arg(node.args, lambda argument: _at_batch(argument.meta["val"], batch, hint))
-            if not launch.is_tuned(operands):
+            operands = fx.map_arg(node.args, lambda argument: _at_batch(argument.meta["val"], batch, launching.hint))
+            if operands[0].dtype in launching.PRECISIONS and not launch.is_tuned(operands):
                 launch.tune(operands, operation.meaning)
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 
 from mlpdeploy.graph.custom_ops import PROJECTIONS
+from mlpdeploy.graph.grouped_convolution import CONVOLUTIONS_OF_GROUPS
 from mlpdeploy.graph.token_mlp import MLPS
 
 aten = torch.ops.aten
 
-OPERATIONS = {one.target: one for one in (*PROJECTIONS, *MLPS)}
+OPERATIONS = {one.target: one for one in (*PROJECTIONS, *MLPS, *CONVOLUTIONS_OF_GROUPS)}
 
 PRODUCTS = {
     aten.linear, aten.matmul, aten.mm, aten.addmm, aten.bmm, aten.baddbmm, aten.mv, aten.einsum, aten.bilinear,

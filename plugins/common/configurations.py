@@ -40,22 +40,26 @@ class Config:
     stages: int
 
 
+Choice = Config | str
+"""How a problem is computed: by a kernel in a configuration, or in a way that has a name."""
+
+
 class Problem(Protocol):
-    """What a kernel is to compute, with everything but the batch."""
+    """What is to be computed, with everything but the batch."""
 
     def shape_class(self, batch: int) -> str:
         """A name that problems which share a configuration have in common, and those of other kernels never."""
 
-    def default(self, batch: int, sm: int) -> Config | None:
-        """The configuration where nothing was measured; None where the kernel fits no block of this GPU."""
+    def default(self, batch: int, sm: int) -> Choice | None:
+        """The choice where nothing was measured; None where the kernel fits no block of this GPU."""
 
-    def candidates(self, sm: int) -> tuple[Config, ...]:
-        """The configurations that a GPU can run."""
+    def candidates(self, sm: int) -> tuple[Choice, ...]:
+        """The choices that a GPU can run."""
 
-    def shortlist(self, batch: int, sm: int) -> tuple[Config, ...]:
-        """The tiles worth measuring, in one configuration each."""
+    def shortlist(self, batch: int, sm: int) -> tuple[Choice, ...]:
+        """What is worth measuring: tiles in one configuration each."""
 
-    def variants(self, config: Config, sm: int) -> tuple[Config, ...]:
+    def variants(self, config: Config, sm: int) -> tuple[Choice, ...]:
         """The other configurations of the same tile and warps: depths of a step, and steps in flight."""
 
 

@@ -19,12 +19,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from .configurations import Config, Problem
+from .configurations import Choice, Config, Problem
 
 LIBRARY = "library"
 """The answer where the library's matrix products and what is around them are faster than the kernel."""
-
-Choice = Config | str
 
 SHIPPED = Path(__file__).with_name("measured.json")
 """By GPU, what was measured there: of which code of the kernels, and the choices by shape class. `ship` writes it."""
@@ -198,4 +196,4 @@ def _written(choice: Choice) -> Any:
 
 
 def _choice(written: Any) -> Choice:
-    return LIBRARY if written == LIBRARY else Config(**written)
+    return written if isinstance(written, str) else Config(**written)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..common import tuning
-from ..common.configurations import Config
+from ..common.configurations import Choice, Config
 from ..common.launching import (
     compiled,
     compute_capability,
@@ -122,7 +122,7 @@ def project(
     return y
 
 
-def tune(operands: Sequence[Any], library: Callable[..., Tensor]) -> dict[tuning.Choice, float] | None:
+def tune(operands: Sequence[Any], library: Callable[..., Tensor]) -> dict[Choice, float] | None:
     """Measure the configurations for an operation on this machine's GPU: seconds of each.
 
     `operands`: the arguments of `dispatch`, of whose tensors shape and dtype count. `library(*operands)` computes the
@@ -136,7 +136,7 @@ def tune(operands: Sequence[Any], library: Callable[..., Tensor]) -> dict[tuning
     if not serves(x, weight):
         return None
 
-    def run(choice: tuning.Choice) -> Callable[[], Any]:
+    def run(choice: Choice) -> Callable[[], Any]:
         if isinstance(choice, str):
             return compiled(library, made)
         return lambda: project(x, weight, segments, choice, **epilogue)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..common import tuning
-from ..common.configurations import Config
+from ..common.configurations import Choice, Config
 from ..common.launching import (
     compiled,
     compute_capability,
@@ -114,7 +114,7 @@ def run(
     return y
 
 
-def tune(operands: Sequence[Any], library: Callable[..., Tensor]) -> dict[tuning.Choice, float] | None:
+def tune(operands: Sequence[Any], library: Callable[..., Tensor]) -> dict[Choice, float] | None:
     """Measure the configurations for an operation on this machine's GPU: seconds of each.
 
     `operands`: the arguments of `dispatch`, of whose tensors shape and dtype count. `library(*operands)` computes the
@@ -126,7 +126,7 @@ def tune(operands: Sequence[Any], library: Callable[..., Tensor]) -> dict[tuning
     if not serves(given["x"]):
         return None
 
-    def contender(choice: tuning.Choice) -> Callable[[], Any]:
+    def contender(choice: Choice) -> Callable[[], Any]:
         return compiled(library, made) if isinstance(choice, str) else lambda: run(choice, **given)
 
     batch = given["x"].shape[0]
