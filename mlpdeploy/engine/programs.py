@@ -127,6 +127,8 @@ def carried(typed: Typed) -> Typed:
         matrix = None if found is None else weight(module, found.matrix)
         if found is None or matrix is None or matrix.dim() != 2 or not _lacking(matrix):
             continue
+        if not matrix.is_floating_point():  # which no kernel multiplies
+            continue
         *leading, tokens, channels = shape_of(found.x)
         if not (isinstance(tokens, int) and isinstance(channels, int)):
             continue
@@ -190,7 +192,8 @@ def tune(module: Any, batch: int) -> None:
         return
     launching: Any = kernels.load("common.launching")
     for node in module.graph.nodes:
-        if (operation := OPERATIONS.get(node.target)) is not None:
+        operation = OPERATIONS.get(node.target)
+        if operation is not None and node.meta["val"].is_floating_point():
             launch: Any = kernels.load(f"{operation.plugin}.launch")
             operands = fx.map_arg(node.args, lambda argument: _at_batch(argument.meta["val"], batch, launching.hint))
             if operands[0].dtype in launching.PRECISIONS and not launch.is_tuned(operands):

@@ -99,10 +99,14 @@ class Editor:
         return self.permute(result, [order.index(one) for one in range(rank)], origin=origin)
 
     def arguments(self, shape: Sequence[Size], origin: fx.Node) -> list[Any]:
-        """A shape as arguments of reshape: -1 for the symbolic size, graph nodes for any further ones."""
+        """A shape as arguments of reshape: -1 for the symbolic size, graph nodes for any further ones.
+
+        Of no elements every size is told: -1 could be any.
+        """
         result: list[Any] = []
         for size in shape:
-            result.append(-1 if not isinstance(size, int) and -1 not in result else self.size(size, origin=origin))
+            open_ = not isinstance(size, int) and -1 not in result and 0 not in shape
+            result.append(-1 if open_ else self.size(size, origin=origin))
         return result
 
     def size(self, size: Size, *, origin: fx.Node) -> int | fx.Node:

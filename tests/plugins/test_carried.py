@@ -169,3 +169,26 @@ def test_what_the_kernel_reads_is_computed_once_for_all_its_readers() -> None:
     assert found["kernel"]["calls"] == {"mm": 1, "our kernel": 1}
     assert found["kernel"]["kernels"] == found["library"]["kernels"]
     assert found["kernel"]["bytes"]["kernels"] == found["library"]["bytes"]["kernels"]
+
+
+def test_products_of_integers_are_left_to_libraries(pretended: None) -> None:
+    class Counts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Parameter(torch.ones(7, 7, dtype=torch.int32), requires_grad=False)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return (self.table @ (x > 0).int()).float()
+
+    carried = programs.for_gpu(typed(Counts(), (7, 4)))
+    assert not ours(carried)
+
+
+def test_a_kernel_that_takes_no_integers_is_not_measured_for_them(pretended: None) -> None:
+    graph = fx.Graph()
+    x, table = (graph.placeholder(name) for name in ("x", "table"))
+    node = graph.call_function(custom_ops.SEGMENT_GROUPED_PROJECTION, (x, table, 1))
+    x.meta["val"] = node.meta["val"] = torch.ones(2, 7, 4, dtype=torch.int32)
+    table.meta["val"] = torch.ones(7, 7, dtype=torch.int32)
+    graph.output(node)
+    programs.tune(fx.GraphModule(nn.Module(), graph), 2)

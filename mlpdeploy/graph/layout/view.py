@@ -37,7 +37,9 @@ def size_at(size: Size, batch: int) -> int:
 
 
 def quotient(numerator: Size, denominator: Size) -> Size | None:
-    """The exact quotient of two sizes, or None where it is not a whole number for every batch."""
+    """The exact quotient of two sizes, or None where it is not a whole number for every batch; 1 of nothing by nothing."""
+    if denominator == 0:
+        return 1 if numerator == 0 else None
     if isinstance(numerator, int) and isinstance(denominator, int):
         return numerator // denominator if numerator % denominator == 0 else None
     ratio = sympy.cancel(sympy.sympify(numerator) / denominator)

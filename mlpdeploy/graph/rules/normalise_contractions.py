@@ -44,7 +44,7 @@ def replace(editor: Editor, node: fx.Node, found: Contraction) -> fx.Node:
     free = [dim for dim in range(len(shape)) if dim not in axes[0]]
     rows = [dim for dim in range(tensor.dim()) if dim not in axes[1]]
     columns = math.prod(tensor.shape[dim] for dim in axes[1])
-    matrix = tensor.permute([*rows, *axes[1]]).reshape(-1, columns)
+    matrix = tensor.permute([*rows, *axes[1]]).reshape(math.prod(tensor.shape[dim] for dim in rows), columns)
     left = editor.permute(x, [*free, *axes[0]], origin=node)
     left = editor.reshape(left, [shape[dim] for dim in free] + [columns], origin=node)
     constant = editor.constant(matrix, f"{node.name}_weight", origin=node)
