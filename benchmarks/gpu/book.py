@@ -15,6 +15,8 @@ from benchmarks.gpu.crew import Row, Task
 
 OWN = ("commit", "code", "at_s", "clocks", "machine")
 """What the book adds to a row."""
+SPENT = ("OutOfMemoryError", "out of memory", "ALLOC_FAILED")
+"""What PyTorch, CUDA and its libraries say where there is no memory left, which a row's neighbours may have taken."""
 
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -62,7 +64,7 @@ class Book:
         if not machine.same(row.get("machine", self.machine), self.machine):
             return False
         if row.get("code") == self.code:
-            return "OutOfMemoryError" not in row.get("failed", "")  # which its neighbours may have caused
+            return not any(word in row.get("failed", "") for word in SPENT)
         return not (self.again or row.get("left") or "failed" in row or row.get("passed") is False)
 
     def add(self, task: Task, row: Row) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -15,10 +16,12 @@ from typing import Any
 
 from benchmarks.gpu.crew import ONE_CORE, Row, ending
 from benchmarks.gpu.machine import ROOT
+from mlpdeploy import kernels
 
 PROGRAM = (sys.executable, "-m", "mlpdeploy")
 LIMIT = 240.0
 """Seconds that a command may take."""
+CACHE = "cache"
 NOT_RUN = {"failed": "not run: nothing was built"}
 
 
@@ -39,6 +42,7 @@ def measure(known: Row, case: Case, program: Sequence[str] = PROGRAM, limit: flo
     """One row that grows by a command: how it ended, after how many seconds, and what it found."""
     row: Row = {"commands": {}, "left": ["build", "verify", "bench", "regress", "report"]}
     with tempfile.TemporaryDirectory() as folder:
+        _choices(Path(folder))
         for command in [*row["left"]]:
             built = row["commands"].get("build", {"exit": 0})
             told = run(program, command, case, Path(folder), limit) if built.get("exit") == 0 else NOT_RUN
@@ -47,12 +51,24 @@ def measure(known: Row, case: Case, program: Sequence[str] = PROGRAM, limit: flo
             yield row
 
 
+def _choices(folder: Path) -> None:
+    """A cache of its own, with what was measured of our kernels until now.
+
+    A build measures beside processes that use the GPU: that is no choice for others, or for the file that is shipped.
+    """
+    tuning: Any = kernels.load("common.tuning")
+    (folder / CACHE / "mlpdeploy").mkdir(parents=True)
+    for path in tuning.folder().glob("kernels-*.jsonl"):
+        shutil.copy(path, folder / CACHE / "mlpdeploy")
+
+
 def run(program: Sequence[str], command: str, case: Case, folder: Path, limit: float) -> Row:
     """One command in its own process: its exit code or signal, seconds, and what it found, or said last."""
     began = time.monotonic()
     with open(folder / f"{command}.out", "w+") as out, open(folder / f"{command}.err", "w+") as err:
         line = [*program, command, case.name, *arguments(command, case, folder), "--json"]
         usual = {name: value for name, value in os.environ.items() if name not in ONE_CORE}
+        usual |= {"XDG_CACHE_HOME": str(folder / CACHE)}
         with subprocess.Popen(line, cwd=ROOT, env=usual, stdin=subprocess.DEVNULL, stdout=out, stderr=err) as process:
             try:
                 code: int | None = process.wait(limit)

@@ -22,7 +22,7 @@ from mlpdeploy.engine.backend import backends
 from mlpdeploy.engine.nvidia import CURRENT
 from mlpdeploy.graph.precision.plan import plan
 from mlpdeploy.graph.precision.typed import apply
-from mlpdeploy.graph.rewrite import rewrite
+from mlpdeploy.graph.rewrite import Rewritten, rewrite
 from mlpdeploy.graph.tracing.trace import Traced, trace
 from mlpdeploy.network.source import Source, source_of
 from mlpdeploy.selection.choice import NetworkChoice
@@ -75,15 +75,24 @@ def load(
     """The network with random weights, rewritten as for a GPU (with the rules `enabled` too, without those `disabled`)
     and typed; nothing is fetched.
     """
-    source, traced = _traced(name)
-    backend, gpus = backends()["inductor"], (CURRENT,)
-    rewritten = rewrite(traced, disabled, enabled, backend.off_for(gpus), backend.carries_kernel(gpus))
+    source, _ = _traced(name)
+    rewritten = by_rules(name, enabled, disabled)
     precision = precision if device == "cuda" else "fp32"
     typed = programs.for_gpu(apply(rewritten, plan(rewritten, precision, io=precision)))
-    fired = {report.name: report.fired for report in rewritten.report}
     # Copies: what is traced stays on the CPU, where it is rewritten again.
     plain, ours = copy.deepcopy(source.network).to(device), copy.deepcopy(typed.module).to(device)
-    return Network(name, plain, ours, fired, source.specs()[0].shape)
+    return Network(name, plain, ours, fired(rewritten), source.specs()[0].shape)
+
+
+def by_rules(name: str, enabled: tuple[str, ...] = (), disabled: tuple[str, ...] = ()) -> Rewritten:
+    """The network rewritten as for a GPU, before a precision is planned, which takes most of `load`."""
+    backend, gpus = backends()["inductor"], (CURRENT,)
+    return rewrite(_traced(name)[1], disabled, enabled, backend.off_for(gpus), backend.carries_kernel(gpus))
+
+
+def fired(rewritten: Rewritten) -> dict[str, int]:
+    """How often each rule fired."""
+    return {report.name: report.fired for report in rewritten.report}
 
 
 @functools.cache

@@ -15,10 +15,12 @@ from benchmarks.gpu.networks import (
     CHECKED,
     Network,
     Row,
+    by_rules,
     captured,
     compiler,
     deviation,
     exact,
+    fired,
     first,
     has_kernel,
     load,
@@ -99,6 +101,7 @@ def measure(known: Row, name: str, batch: int, device: str, dry: bool, seconds: 
         yield row
         torch.compiler.reset()
         gc.collect()
+        torch.cuda.empty_cache()  # what was captured leaves its memory to other processes
 
 
 def _behind(row: Row) -> Row:
@@ -113,11 +116,11 @@ def planned(labels: Sequence[str]) -> list[str]:
 def changes(name: str, device: str) -> list[str]:
     """Most promising first: each rule that fires left out, or put in where it is off; our operations spelled out."""
     ours = load(name, device)
-    fired = _fired(name, device)
-    labels = {rule: f"{'without' if rule in ours.rules else 'with'} {rule}" for rule in fired}
-    late = [rule for rule in fired if rule not in PROMISING]
+    firing = _fired(name, device)
+    labels = {rule: f"{'without' if rule in ours.rules else 'with'} {rule}" for rule in firing}
+    late = [rule for rule in firing if rule not in PROMISING]
     return [
-        *(labels[rule] for rule in PROMISING if rule in fired),
+        *(labels[rule] for rule in PROMISING if rule in firing),
         *([KERNEL] if has_kernel(ours.ours) else []),
         *(labels[rule] for rule in late if rule in ours.rules),
         *(labels[rule] for rule in sorted(late, key=lambda rule: rule in SHIFTS) if rule not in ours.rules),
@@ -128,7 +131,7 @@ def changes(name: str, device: str) -> list[str]:
 def _fired(name: str, device: str) -> dict[str, int]:
     """How often each rule fires, those that are off by default put in one by one, but those that never do."""
     on = load(name, device).rules
-    off = {rule: load.__wrapped__(name, device, (rule,)).rules[rule] for rule in all_rules() if rule not in on}
+    off = {rule: fired(by_rules(name, (rule,)))[rule] for rule in all_rules() if rule not in on}
     return {rule: count for rule, count in (on | off).items() if count}
 
 

@@ -90,8 +90,8 @@ def alone() -> Iterator[None]:
         with contextlib.suppress(ImportError, OSError):
             import fcntl
 
-            _folder().mkdir(parents=True, exist_ok=True)
-            held = stack.enter_context((_folder() / "measuring.lock").open("w"))
+            folder().mkdir(parents=True, exist_ok=True)
+            held = stack.enter_context((folder() / "measuring.lock").open("w"))
             fcntl.flock(held, fcntl.LOCK_EX)
         yield
 
@@ -135,10 +135,11 @@ def file(sm: int) -> Path:
 
     name = re.sub(r"[^a-z0-9]+", "-", gpu(sm).lower()) or f"sm{sm}"
     version = hashlib.sha256(f"{triton.__version__} {_code()}".encode()).hexdigest()[:12]
-    return _folder() / f"kernels-{name}-{version}.jsonl"
+    return folder() / f"kernels-{name}-{version}.jsonl"
 
 
-def _folder() -> Path:
+def folder() -> Path:
+    """Where this user's measurements lie."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlpdeploy"
 
 

@@ -37,7 +37,7 @@ def size_at(size: Size, batch: int) -> int:
 
 
 def quotient(numerator: Size, denominator: Size) -> Size | None:
-    """The exact quotient of two sizes, or None where it is not a whole number for every batch; 1 of nothing by nothing."""
+    """The exact quotient of two sizes, or None where it is not a whole number for every batch; 1 of 0 by 0."""
     if denominator == 0:
         return 1 if numerator == 0 else None
     if isinstance(numerator, int) and isinstance(denominator, int):

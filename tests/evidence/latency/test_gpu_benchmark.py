@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -216,3 +217,18 @@ def test_every_projection_of_a_network_is_a_case(name: str) -> None:
             size = node.args[1].meta["val"].shape[0] // segments
             found.add((int(entries), p, q, s, *(trailing or [1]), segments, size))
     assert found and found <= known
+
+
+def test_a_file_of_choices_that_cannot_be_written_costs_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks.gpu import __main__ as command
+    from mlpdeploy import kernels
+
+    tuning: Any = kernels.load("common.tuning")
+    launching: Any = kernels.load("common.launching")
+
+    def ship(sm: int) -> None:
+        raise PermissionError(13, "Permission denied", "measured.json")
+
+    monkeypatch.setattr(tuning, "ship", ship)
+    monkeypatch.setattr(launching, "compute_capability", lambda device: 90)
+    assert command._shipped().endswith("Permission denied: 'measured.json'")

@@ -103,3 +103,20 @@ def test_the_command_line_takes_what_is_typed(command: str, tmp_path: Path) -> N
     group: Any = typer.main.get_command(app)
     with group.commands[command].make_context(command, line) as context:
         assert context.params["as_json"] is True
+
+
+def test_what_a_command_measures_beside_others_is_nobodys_choice(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    kept = tmp_path / "mlpdeploy" / "kernels-h100-1.jsonl"
+    kept.parent.mkdir()
+    kept.write_text("before\n")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    how = f"""
+from pathlib import Path
+path = Path(os.environ["XDG_CACHE_HOME"], "mlpdeploy", {kept.name!r})
+assert path.read_text().startswith("before")
+path.write_text("before, and another")
+"""
+    assert not any("failed" in one for one in told(how).values())
+    assert kept.read_text() == "before\n"

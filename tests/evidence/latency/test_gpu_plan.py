@@ -178,6 +178,7 @@ def test_what_failed_is_tried_again_where_the_code_has_changed(
     """Or where a neighbour took its memory; and what only other code measured, where that is asked for."""
     rows: dict[str, Row] = {
         "failed": {"failed": "RuntimeError: no kernel"}, "memory": {"failed": "OutOfMemoryError: CUDA out of memory"},
+        "context": {"failed": "AcceleratorError: CUDA error: out of memory"},
         "done": {"times": {}}, "begun": {"times": {}, "left": ["b"]}, "wrong": {"passed": False},
         "died": {"left": ["b"], "trying": "b", "ended": "it ended"}, "broke": {"left": ["b"], "ended": "it ended"},
     }  # fmt: skip
@@ -191,7 +192,7 @@ def test_what_failed_is_tried_again_where_the_code_has_changed(
         return {name: found.known(task(name)) for name in rows}
 
     begun, died = {"times": {}, "left": ["b"]}, {"left": ["b"], "trying": "b", "ended": "it ended"}
-    assert again() == dict.fromkeys(rows) | {"memory": {}, "begun": begun, "died": died}
+    assert again() == dict.fromkeys(rows) | {"memory": {}, "context": {}, "begun": begun, "died": died}
     assert again(code="other") == {name: None if name == "done" else {} for name in rows}
     assert again(code="other", again=True) == {name: {} for name in rows}
     assert again(parts=["kernel"]) == dict.fromkeys(rows)

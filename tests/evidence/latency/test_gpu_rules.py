@@ -137,3 +137,22 @@ def test_what_is_timed_has_its_turn_and_configurations_are_compiled_before(monke
     said.clear()
     timer.measure({"": run}, seconds=0, rounds=5)
     assert said == ["turn", *["run"] * 8, "over"]
+
+
+def test_which_rules_fire_is_found_without_a_plan_of_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    def planned(*given: object, **options: object) -> None:
+        raise AssertionError("a precision is planned")
+
+    networks.load(TINY, "cpu")
+    rules._fired.cache_clear()
+    monkeypatch.setattr(networks, "plan", planned)
+    assert rules.changes(TINY, "cpu")
+
+
+def test_memory_of_what_was_tried_is_given_back(
+    measured: Callable[..., list[Row]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = list[None]()
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: given.append(None))
+    measured(Contest())
+    assert len(given) == len(LABELS) + 2
