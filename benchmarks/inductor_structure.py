@@ -27,6 +27,7 @@ from torch import nn
 from torch._inductor.graph import GraphLowering
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export.passes import move_to_device_pass
+from torch.fx import Node
 
 from benchmarks import common
 from benchmarks.gpu.networks import NAMES
@@ -84,7 +85,17 @@ def told_of_a_gpu() -> Iterator[None]:
     for function in vars(found).values():
         getattr(function, "cache_clear", bool)()  # what was asked before, of the machine as it is
     target = SimpleNamespace(get_current_target=lambda: GPUTarget("cuda", SM, 32))
-    patterns = joint_graph.lazy_init
+    patterns, deduce = joint_graph.lazy_init, joint_graph.UniformValueConstantFolder._deduce_value
+
+    def deduced(folder: Any, node: Node) -> Any:
+        """What a constant is, found with one on the CPU."""
+        given = node.kwargs
+        node.kwargs = given | ({"device": torch.device("cpu")} if "device" in given else {})
+        try:
+            return deduce(folder, node)
+        finally:
+            node.kwargs = given
+
     with ExitStack() as stack:
         for name, answer in answers.items():
             for holder in (torch.cuda, CudaInterface, CudaInterface.Worker):
@@ -93,6 +104,7 @@ def told_of_a_gpu() -> Iterator[None]:
                     stack.enter_context(patch.object(holder, name, kept))
         # Patterns of attention are made of tensors, which can be those of a CPU.
         stack.enter_context(patch.object(joint_graph, "lazy_init", lambda device: patterns(torch.device("cpu"))))
+        stack.enter_context(patch.object(joint_graph.UniformValueConstantFolder, "_deduce_value", deduced))
         stack.enter_context(patch.object(driver, "_active", target))
         register_interface_for_device("cuda", CudaInterface)
         yield

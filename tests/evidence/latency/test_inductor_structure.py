@@ -35,6 +35,12 @@ class Shifted(nn.Module):
         return self.head(y.mean((2, 3)))
 
 
+class Filled(nn.Module):
+    def forward(self, x):
+        taps = torch.arange(4.0, dtype=x.dtype)
+        return nn.functional.conv1d(x.new_ones(1, 1, 8), taps[None, None], stride=2) * x[:, :, :3]
+
+
 shape = (16, 8, 8)
 traced = trace(Shifted().eval(), [TensorSpec("x", shape, torch.float32)])
 typed = {"ours": ours(traced)[0], "tables": ours(traced, (), ["gather_shifts"])[0]}
@@ -43,6 +49,7 @@ found = {name: generated(module, [(4, *shape)]) for name, module in modules.item
 found["package"] = packaged(typed["ours"], 4)
 with patch.object(programs, "channels_last", lambda given: given):
     found["as traced"] = packaged(typed["ours"], 4)
+found["filled"] = packaged(ours(trace(Filled(), [TensorSpec("x", (4, 8), torch.float32)]))[0], 4)
 print(json.dumps(found))
 print(torch.cuda.is_available(), torch.cuda.device_count())
 """
@@ -59,6 +66,8 @@ def test_code_for_a_gpu_is_counted_without_one_and_shifts_are_read_through_no_ta
     first, last = done.stdout.splitlines()
     found: dict[str, Any] = json.loads(first)
     assert last == "False 0"
+    # Constants are computed on no GPU either: here what is filled with ones.
+    assert found.pop("filled")["calls"] == {"convolution": 1}
     assert {name: one["tables"] for name, one in found.items()} == {
         "plain": 0,
         "ours": 0,
