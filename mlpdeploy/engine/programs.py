@@ -192,8 +192,7 @@ def tune(module: Any, batch: int) -> None:
         return
     launching: Any = kernels.load("common.launching")
     for node in module.graph.nodes:
-        operation = OPERATIONS.get(node.target)
-        if operation is not None and node.meta["val"].is_floating_point():
+        if (operation := OPERATIONS.get(node.target)) is not None:
             launch: Any = kernels.load(f"{operation.plugin}.launch")
             operands = fx.map_arg(node.args, lambda argument: _at_batch(argument.meta["val"], batch, launching.hint))
             if operands[0].dtype in launching.PRECISIONS and not launch.is_tuned(operands):
