@@ -71,7 +71,28 @@ VECTOR = 16
 
 def for_gpu(typed: Typed) -> Typed:
     """The same graph with its weights laid as a GPU reads them, once and not in each call."""
-    return channels_last(padded(carried(grouped(typed))))
+    return channels_last(padded(carried(grouped(sampled(typed)))))
+
+
+def sampled(typed: Typed) -> Typed:
+    """The same graph, in which maps are sampled at places by an operation that compilers know on a GPU too.
+
+    There `grid_sampler` can become an operation of cuDNN, which has no shape where the batch is free.
+    """
+    from dataclasses import replace
+
+    import torch
+    from torch import fx
+
+    from mlpdeploy.graph.rewrite import copied
+
+    aten = torch.ops.aten
+    module = fx.GraphModule(typed.module, copied(typed.module.graph))
+    for node in module.graph.nodes:
+        if node.target is aten.grid_sampler.default and node.meta["val"].dim() == 4:
+            node.target = aten.grid_sampler_2d.default
+    module.recompile()
+    return replace(typed, module=module)
 
 
 def channels_last(typed: Typed) -> Typed:

@@ -152,7 +152,10 @@ def test_a_killed_run_leaves_no_process_behind_that_stands_still(tmp_path: Path)
         "    Path(folder, 'heard').touch()\n"
     )
     root = Path(__file__).parents[3]
-    with subprocess.Popen([sys.executable, "-c", code], cwd=root, stdout=subprocess.PIPE, text=True) as process:
+    usual = os.environ | {"TMPDIR": str(tmp_path)}  # where what is killed leaves its folder
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=root, env=usual, stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout is not None
         started = [int(word) for word in process.stdout.readline().split()]
         while not (path := tmp_path / "hanging").exists() or not path.read_text():
