@@ -10,14 +10,15 @@ time, alone: all others stand still meanwhile. Each row is written when it is do
 another machine with the same GPU, PyTorch and Triton too: two calls with `--budget 520` measure what counts most. What
 failed is tried again where the code has changed since. In a folder of `--out` without a result the one in
 benchmarks/results goes on. What was measured of our kernels' configurations lies in `plugins/common/measured.json`
-afterwards, where builds on such a GPU find it. `--dry-run` takes every path with tiny sizes on a CPU. Where git does
-not tell the commit, MLPDEPLOY_COMMIT can.
+afterwards, where builds on such a GPU find it, and in the folder of `--out`. `--dry-run` takes every path with tiny
+sizes on a CPU. Where git does not tell the commit, MLPDEPLOY_COMMIT can.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -64,14 +65,16 @@ def main(arguments: list[str] | None = None) -> int:
     book.write()
     print(f"{book.path} and {book.path.with_suffix('.md').name}")
     if device == "cuda":
-        print(_shipped())
+        print(_shipped(given.out))
     if skipped := crew.left_out():
         print(f"no time for {len(skipped)} rows: {', '.join(skipped)}")
     return int(any(row.get("passed") is False for row in book.results.values()))
 
 
-def _shipped() -> str:
-    """The file that comes with the kernels, with what this machine has measured of them; why it is not written."""
+def _shipped(folder: Path) -> str:
+    """The file that comes with the kernels, with what this machine has measured of them, and a copy in a `folder` that
+    is not the repository's; why it is not written.
+    """
     import torch
 
     from mlpdeploy import kernels
@@ -79,7 +82,8 @@ def _shipped() -> str:
     tuning: Any = kernels.load("common.tuning")
     launching: Any = kernels.load("common.launching")
     try:
-        return str(tuning.ship(launching.compute_capability(torch.device("cuda"))))
+        path: Path = tuning.ship(launching.compute_capability(torch.device("cuda")))
+        return str(path if folder.resolve() == RESULTS else shutil.copy(path, folder))
     except (OSError, ValueError) as error:
         return f"what was measured of our kernels is not shipped: {error}"
 

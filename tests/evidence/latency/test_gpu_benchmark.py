@@ -219,7 +219,9 @@ def test_every_projection_of_a_network_is_a_case(name: str) -> None:
     assert found and found <= known
 
 
-def test_a_file_of_choices_that_cannot_be_written_costs_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_choices_lie_with_the_results_too_and_a_file_that_cannot_be_written_costs_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from benchmarks.gpu import __main__ as command
     from mlpdeploy import kernels
 
@@ -231,4 +233,9 @@ def test_a_file_of_choices_that_cannot_be_written_costs_no_result(monkeypatch: p
 
     monkeypatch.setattr(tuning, "ship", ship)
     monkeypatch.setattr(launching, "compute_capability", lambda device: 90)
-    assert command._shipped().endswith("Permission denied: 'measured.json'")
+    assert command._shipped(tmp_path).endswith("Permission denied: 'measured.json'")
+    (made := tmp_path / "kernels" / "measured.json").parent.mkdir()
+    made.write_text("{}")
+    monkeypatch.setattr(tuning, "ship", lambda sm: made)
+    assert command._shipped(command.RESULTS) == str(made)
+    assert command._shipped(tmp_path) == str(tmp_path / "measured.json") and (tmp_path / "measured.json").is_file()
