@@ -105,7 +105,7 @@ def library(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setitem(sys.modules, "torch_tensorrt.kernels", kernels)
     monkeypatch.setattr(torch_tensorrt, "missing", lambda module, install: None)
     monkeypatch.setattr(torch_tensorrt, "installed_version", {"torch": "2", "torch-tensorrt": VERSION}.get)
-    monkeypatch.setattr(nvidia, "probe", lambda: nvidia.Gpu("Stand-in", "sm90", "12.8"))
+    monkeypatch.setattr(nvidia, "probe", lambda: nvidia.Gpu("Stand-in", "sm90", "99.0"))
     monkeypatch.setattr("torch.export.passes.move_to_device_pass", lambda program, device: program)
     _ptx_op._registered.cache_clear()
     yield state
