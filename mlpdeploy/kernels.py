@@ -11,13 +11,14 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 
+from mlpdeploy.shipped import shipped
+
 _PACKAGE = "mlpdeploy.plugins"
 
 
 def folder() -> Path:
     """The folder of the plugins."""
-    inside = Path(__file__).parent / "plugins"
-    return inside if inside.is_dir() else Path(__file__).parent.parent / "plugins"
+    return shipped("plugins")
 
 
 @cache

@@ -12,7 +12,7 @@ from tests.conftest import REPOSITORY
 PACKAGE = REPOSITORY / "mlpdeploy"
 MODULES = modules(PACKAGE)
 LAYERS = (
-    ("_version", "errors", "kernels", "precisions", "progress"),
+    ("_version", "errors", "kernels", "precisions", "progress", "shipped"),
     ("system",),
     ("zoo",),
     ("graph",),

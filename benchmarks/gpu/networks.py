@@ -22,7 +22,7 @@ from mlpdeploy.engine.backend import backends
 from mlpdeploy.engine.nvidia import CURRENT
 from mlpdeploy.graph.precision.plan import plan
 from mlpdeploy.graph.precision.typed import apply
-from mlpdeploy.graph.rewrite import Rewritten, rewrite
+from mlpdeploy.graph.rewrite import Rewritten, copied, rewrite
 from mlpdeploy.graph.tracing.trace import Traced, trace
 from mlpdeploy.network.source import Source, source_of
 from mlpdeploy.selection.choice import NetworkChoice
@@ -103,11 +103,11 @@ def _traced(name: str) -> tuple[Source, Traced]:
 
 def without_kernel(module: fx.GraphModule) -> fx.GraphModule:
     """The same graph, in which our operation is permute, linear, permute."""
-    graph = fx.Graph()
-    graph.output(graph.graph_copy(module.graph, {}))
-    for node in graph.nodes:
-        node.target = programs.meanings().get(node.target, node.target)
-    return fx.GraphModule(module, graph)
+    spelled, meanings = copied(module), programs.meanings()
+    for node in spelled.graph.nodes:
+        node.target = meanings.get(node.target, node.target)
+    spelled.recompile()
+    return spelled
 
 
 def measure(known: Row, name: str, batch: int, device: str, dry: bool, seconds: float, precision: str) -> Iterator[Row]:

@@ -21,14 +21,12 @@ def grouped(typed: Typed) -> Typed:
     """
     from dataclasses import replace
 
-    from torch import fx
-
     from mlpdeploy.graph.editor import Editor, weight
     from mlpdeploy.graph.grouped_convolution import GROUPED_CONVOLUTION
     from mlpdeploy.graph.kinds import CONVOLUTIONS, convolution_arguments
     from mlpdeploy.graph.rewrite import copied
 
-    module = fx.GraphModule(typed.module, copied(typed.module.graph))
+    module = copied(typed.module)
     editor = Editor(module, module.graph)
     for node in list(module.graph.nodes):
         if node.target not in CONVOLUTIONS:

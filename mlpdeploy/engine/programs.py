@@ -82,12 +82,11 @@ def sampled(typed: Typed) -> Typed:
     from dataclasses import replace
 
     import torch
-    from torch import fx
 
     from mlpdeploy.graph.rewrite import copied
 
     aten = torch.ops.aten
-    module = fx.GraphModule(typed.module, copied(typed.module.graph))
+    module = copied(typed.module)
     for node in module.graph.nodes:
         if node.target is aten.grid_sampler.default and node.meta["val"].dim() == 4:
             node.target = aten.grid_sampler_2d.default
@@ -105,14 +104,14 @@ def channels_last(typed: Typed) -> Typed:
     from dataclasses import replace
 
     import torch
-    from torch import fx, nn
+    from torch import nn
 
     from mlpdeploy.graph.editor import weight
     from mlpdeploy.graph.grouped_convolution import GROUPED_CONVOLUTION
     from mlpdeploy.graph.kinds import CONVOLUTIONS_OF_IMAGES
     from mlpdeploy.graph.rewrite import copied
 
-    module = fx.GraphModule(typed.module, copied(typed.module.graph))
+    module = copied(typed.module)
     for node in module.graph.nodes:
         convolves = node.target in CONVOLUTIONS_OF_IMAGES or node.target is GROUPED_CONVOLUTION
         kernel = weight(module, node.args[1]) if convolves else None
@@ -133,7 +132,6 @@ def carried(typed: Typed) -> Typed:
     from dataclasses import replace
 
     import torch
-    from torch import fx
 
     from mlpdeploy.graph.custom_ops import SEGMENT_GROUPED_PROJECTION
     from mlpdeploy.graph.editor import Editor, weight
@@ -141,7 +139,7 @@ def carried(typed: Typed) -> Typed:
     from mlpdeploy.graph.matching.products import product
     from mlpdeploy.graph.rewrite import copied
 
-    module = fx.GraphModule(typed.module, copied(typed.module.graph))
+    module = copied(typed.module)
     editor = Editor(module, module.graph)
     for node in list(module.graph.nodes):
         found = product(editor, node) if node.target is torch.ops.aten.matmul.default else None
@@ -177,7 +175,7 @@ def padded(typed: Typed) -> Typed:
     from mlpdeploy.graph.operations import OPERATIONS
     from mlpdeploy.graph.rewrite import copied
 
-    module = fx.GraphModule(typed.module, copied(typed.module.graph))
+    module = copied(typed.module)
     editor = Editor(module, module.graph)
     known: dict[fx.Node, fx.Node] = {}
     ours = [(node, OPERATIONS[node.target]) for node in module.graph.nodes if node.target in OPERATIONS]

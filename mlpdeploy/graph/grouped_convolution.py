@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -32,19 +34,11 @@ def grouped_convolution(
     return by_convolving(*given) if result is None else result
 
 
-def by_convolving(
-    x: Tensor,
-    weight: Tensor,
-    taps: Tensor,
-    bias: Tensor | None,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    groups: int,
-) -> Tensor:
-    """What the operation means."""
-    convolve = torch.conv1d if weight.dim() == 3 else torch.conv2d
-    return convolve(x, weight, bias, stride, padding, dilation, groups)
+def by_convolving(x: Tensor, weight: Tensor, taps: Tensor, bias: Tensor | None, *spans: Any) -> Tensor:
+    """What the operation means; `spans`: stride, padding, dilation, groups."""
+    convolve: Any = torch.conv1d if weight.dim() == 3 else torch.conv2d
+    result: Tensor = convolve(x, weight, bias, *spans)
+    return result
 
 
 grouped_convolution.register_fake(by_convolving)

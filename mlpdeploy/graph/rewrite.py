@@ -82,7 +82,7 @@ def rewrite_as(traced: Traced, other: Rewritten) -> Rewritten:
 
 def _rewritten(traced: Traced, names: Collection[str]) -> Rewritten:
     active = [rule for name, rule in all_rules().items() if name in names]
-    module = fold_constants(fx.GraphModule(traced.module, copied(traced.module.graph)))
+    module = fold_constants(copied(traced.module))
     reports: list[RuleReport] = []
     for phase in PHASES:
         if phase == "layout" and LAYOUT in names:
@@ -114,11 +114,11 @@ def _timed(work: Callable[[], T]) -> tuple[float, T]:
     return time.perf_counter() - start, result
 
 
-def copied(graph: fx.Graph) -> fx.Graph:
-    """A graph of its own with the same nodes."""
-    copy = fx.Graph()
-    copy.output(copy.graph_copy(graph, {}))
-    return copy
+def copied(module: fx.GraphModule) -> fx.GraphModule:
+    """The same weights, and a graph of its own with the same nodes."""
+    graph = fx.Graph()
+    graph.output(graph.graph_copy(module.graph, {}))
+    return fx.GraphModule(module, graph)
 
 
 def _is_pure(node: fx.Node) -> bool:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mlpdeploy.errors import InputError
+from mlpdeploy.shipped import shipped
 
 if TYPE_CHECKING:
     pass
@@ -138,9 +139,7 @@ def done_within(pixels: str) -> set[str]:
 
 def folder() -> Path:
     """Where the recipes lie: inside the package where it was installed, beside it in a checkout."""
-    package = Path(__file__).parents[1]
-    inside = package / "recipes"
-    return inside if inside.is_dir() else package.parent / "recipes"
+    return shipped("recipes")
 
 
 @cache

@@ -15,20 +15,16 @@ from .kernel import SPELLED
 from .problem import Problem
 
 
-def dispatch(
-    x: Tensor, weight: Tensor, taps: Tensor, bias: Tensor | None,
-    stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int,
-) -> Tensor | None:  # fmt: skip
+def dispatch(x: Tensor, weight: Tensor, taps: Tensor, *others: Any) -> Tensor | None:
     """The convolution as it is spelled; None where the library's was measured to be faster, or the dtype is another.
 
     The operands are those of `grouped_convolution` of `mlpdeploy.graph`.
     """
     if x.dtype not in PRECISIONS:
         return None
-    given = stride, padding, dilation, groups
-    problem = describe(x, weight, taps, bias, *given)
+    problem = describe(x, weight, taps, *others)
     choice = tuning.choose(problem, hint(x.shape[0]), compute_capability(x.device))
-    return None if choice == tuning.LIBRARY else SPELLED[str(choice)](x, weight.shape[2:], taps, bias, *given)
+    return None if choice == tuning.LIBRARY else SPELLED[str(choice)](x, weight.shape[2:], taps, *others)
 
 
 def describe(

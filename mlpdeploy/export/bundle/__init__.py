@@ -22,6 +22,7 @@ from mlpdeploy.export.bundle._imports import closure, modules
 from mlpdeploy.export.folders import in_one_step, require_new
 from mlpdeploy.export.packages import needed
 from mlpdeploy.selection import Selection
+from mlpdeploy.shipped import shipped
 
 PACKAGE = Path(__file__).parents[2]
 TEMPLATE = Path(__file__).parent / "template" / "run.py"
@@ -98,8 +99,7 @@ def _copy_package(backend: str, folder: Path) -> None:
         shutil.copyfile(known[name], target)
     says = f'"""What of mlpdeploy {__version__} opens an artifact and calls its engine: `mlpdeploy.runtime`."""\n'
     (folder / "__init__.py").write_text(says, encoding="utf-8")
-    installed = PACKAGE / "LICENSE"
-    shutil.copyfile(installed if installed.is_file() else PACKAGE.parent / "LICENSE", folder / "LICENSE")
+    shutil.copyfile(shipped("LICENSE"), folder / "LICENSE")
 
 
 def _dockerfile(manifest: dict[str, Any], *, on_gpu: bool) -> str:

@@ -74,7 +74,7 @@ def equalise(rewritten: Rewritten, chosen: Mapping[str, Sequence[float]]) -> Rew
     """The same function with the factors of `chosen` (by site) moved from activations to weights."""
     if not chosen:
         return rewritten
-    module = fx.GraphModule(rewritten.module, copied(rewritten.module.graph))
+    module = copied(rewritten.module)
     editor = Editor(module, module.graph)
     found = products(module)
     for node in list(module.graph.nodes):

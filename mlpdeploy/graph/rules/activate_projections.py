@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 import operator
+from dataclasses import replace as _replaced
 
 import torch
 from torch import fx
@@ -54,35 +55,30 @@ def find(editor: Editor, node: fx.Node) -> Product | Refused | None:
 
 def replace(editor: Editor, node: fx.Node, found: Product) -> fx.Node:
     """The operation, between the shapes that it takes and gives and those of the network."""
-    x = _channels(editor, found.x, -1, found.node) if found.map else found.x
-    dim = -2 if found.left else -1
-    leading, last = shape_of(x)[:dim], shape_of(x)[dim:]
-    stored = editor.reshape(x, [math.prod(leading), 1, 1, *last], origin=found.node)
+    rows = _of_rows(editor, found) if found.map else found
+    leading, last = shape_of(rows.x)[: rows.dim], shape_of(rows.x)[rows.dim :]
+    stored = editor.reshape(rows.x, [math.prod(leading), 1, 1, *last], origin=found.node)
     constant, bias = weight(editor.module, found.bias), None
     if constant is not None:
         column = constant.reshape(1, 1, -1, *[1] * found.left)
         bias = editor.constant(column, f"{found.bias.target}_epilogue", origin=found.node)
-    arguments = (stored, _matrix(editor, found), 1, bias, gelu_of(node), None, None)
+    arguments = (stored, rows.matrix, 1, bias, gelu_of(node), None, None)
     result = editor.call(WITH_EPILOGUE, arguments, origin=node)
     if found.map:
-        rows = editor.reshape(result, [*leading, shape_of(found.node)[1]], origin=node)
-        result = _channels(editor, rows, 1, node)
+        result = editor.reshape(result, [*leading, shape_of(found.node)[1]], origin=node)
+        batch, *places, channels = range(len(shape_of(result)))
+        result = editor.permute(result, [batch, channels, *places], origin=node)
     return editor.reshape(result, shape_of(node), origin=node)
 
 
-def _channels(editor: Editor, x: fx.Node, place: int, origin: fx.Node) -> fx.Node:
-    """A map whose channels are last (-1) instead of behind the batch (1), or the other way round."""
-    batch, *axes = range(len(shape_of(x)))
-    turned = [batch, *axes[1:], axes[0]] if place == -1 else [batch, axes[-1], *axes[:-1]]
-    return editor.permute(x, turned, origin=origin)
-
-
-def _matrix(editor: Editor, found: Product) -> fx.Node:
-    """The weight with rows for what it produces, and columns for what it contracts."""
-    constant = weight(editor.module, found.matrix)
-    if constant is None or not found.map:
-        return found.matrix
-    return editor.constant(constant.flatten(1), f"{found.matrix.target}_matrix", origin=found.node)
+def _of_rows(editor: Editor, found: Product) -> Product:
+    """A product of a map as a linear, of the map whose channels are last."""
+    batch, channels, *places = range(len(shape_of(found.x)))
+    x = editor.permute(found.x, [batch, *places, channels], origin=found.node)
+    kernel = weight(editor.module, found.matrix)
+    assert kernel is not None  # else the product was refused
+    matrix = editor.constant(kernel.flatten(1), f"{found.matrix.target}_matrix", origin=found.node)
+    return _replaced(found, x=x, matrix=matrix, map=False)
 
 
 def _refusal(editor: Editor, node: fx.Node, found: Product, steps: list[fx.Node]) -> str | None:
